@@ -132,9 +132,16 @@ class CrossAttention(MultiHeadAttention):
         if not isinstance(inputs, GridInputs):
             return self.attend(query, self.layernorm_inputs(inputs), attention_mask, output_attentions, **kwargs)
         attended, weights = separable_attention(
-            query, inputs, self.layernorm_inputs, self.k_proj, self.v_proj, attention_mask, self.dropout
+            query,
+            inputs,
+            self.layernorm_inputs,
+            self.k_proj,
+            self.v_proj,
+            attention_mask,
+            self.dropout,
+            output_attentions,
         )
-        return self.o_proj(attended.to(query.dtype)), weights if output_attentions else None
+        return self.o_proj(attended.to(query.dtype)), weights
 
 
 class PerceiverStudyMLP(nn.Module):

@@ -145,7 +145,7 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
         if attention_mask is None:
             return None
         on_grid = isinstance(embedded, GridInputs)
-        expected = tuple(embedded.variance.shape if on_grid else embedded.shape[:2])
+        expected = tuple(embedded.variance.flatten(1).shape if on_grid else embedded.shape[:2])
         if tuple(attention_mask.shape) != expected:
             raise ValueError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}: expected {expected}, one entry per input."
