@@ -34,30 +34,31 @@ class GridAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, asked_pixels, asked_rows, asked_columns, pixels, rows, columns, inverse_deviation, attention_mask):
-        asked = (asked_pixels, asked_rows, asked_columns)
-        grid = (pixels, rows, columns, inverse_deviation)
-        batch, (_, num_heads, num_latents, _) = pixels.shape[0], asked_pixels.shape
-        sums = tuple(part.new_zeros(batch, num_heads, num_latents, part.shape[-1]) for part in asked)
-        log_total = pixels.new_empty(batch, num_heads, num_latents, 1)
+        asked, grid = (asked_pixels, asked_rows, asked_columns), (pixels, rows, columns, inverse_deviation)
+        lead = (pixels.shape[0], *asked_pixels.shape[1:3])
+        sums = tuple(part.new_zeros(*lead, part.shape[-1]) for part in asked)
+        log_total = pixels.new_empty(*lead, 1)
         for samples, row_blocks in _blocks(asked_pixels, pixels):
-            some_asked = [_of(part, samples) for part in asked]
+            question = _Question(asked, columns, samples)
             maximum = log_total.new_full((), float("-inf"))
-            total, some_sums = 0.0, [0.0, 0.0, 0.0]
+            total = of_pixels = of_rows = of_columns = 0.0
             for block in row_blocks:
-                some = _Block(*(_of(part, samples) for part in grid), block)
-                weights = some.dot(some_asked).mul_(some.inverse_deviation)
+                some = _Block(grid, samples, block)
+                weights = some.score(question)
                 if attention_mask is not None:
-                    hidden = ~attention_mask[samples, block].flatten(1)[:, None, None]
-                    weights.masked_fill_(hidden, torch.finfo(weights.dtype).min)
+                    weights.masked_fill_(_hidden(attention_mask, samples, block), torch.finfo(weights.dtype).min)
                 new_maximum = torch.maximum(maximum, weights.amax(dim=-1, keepdim=True))
                 kept = (maximum - new_maximum).exp()
                 maximum = new_maximum
                 weights.sub_(maximum).exp_()
                 total = total * kept + weights.sum(dim=-1, keepdim=True)
                 added = some.sum(weights.mul_(some.inverse_deviation))
-                some_sums = [part * kept + more for part, more in zip(some_sums, added, strict=True)]
-            for part, more in zip(sums, some_sums, strict=True):
-                part[samples] = more / total
+                of_pixels, of_rows, of_columns = (
+                    old * kept + new for old, new in zip((of_pixels, of_rows, of_columns), added, strict=True)
+                )
+            sums[0][samples] = of_pixels / total
+            sums[1][samples] = of_rows / total
+            sums[2][samples] = of_columns / total @ question.columns
             log_total[samples] = maximum + total.log()
         ctx.save_for_backward(*asked, *grid, attention_mask, log_total, *sums)
         return sums
@@ -67,70 +68,78 @@ class GridAttention(torch.autograd.Function):
     def backward(ctx, *grad_sums):
         saved = ctx.saved_tensors
         asked, grid, attention_mask, log_total, sums = saved[:3], saved[3:7], saved[7], saved[8], saved[9:]
-        asked_pixels, pixels = asked[0], grid[0]
         mean_grad = sum((grad * part).sum(dim=-1, keepdim=True) for grad, part in zip(grad_sums, sums, strict=True))
         grad_asked = [torch.zeros_like(part) for part in asked]
-        grid_needs_grad = any(ctx.needs_input_grad[3:7])
-        grad_grid = [torch.zeros_like(part) for part in grid] if grid_needs_grad else [None] * 4
-        for samples, row_blocks in _blocks(asked_pixels, pixels):
-            some_asked = [_of(part, samples) for part in asked]
-            some_grads = [grad[samples] for grad in grad_sums]
+        grad_grid = [torch.zeros_like(part) if any(ctx.needs_input_grad[3:7]) else None for part in grid]
+        for samples, row_blocks in _blocks(asked[0], grid[0]):
+            question = _Question(asked, grid[2], samples, -log_total)
+            pull = _Question(grad_sums, grid[2], samples, -mean_grad)
+            of_columns = 0.0
             for block in row_blocks:
-                some = _Block(*(_of(part, samples) for part in grid), block)
-                scores = some.dot(some_asked)
-                logits = scores * some.inverse_deviation if grid_needs_grad else scores.mul_(some.inverse_deviation)
-                weights = logits.sub_(log_total[samples]).exp_()
+                some = _Block(grid, samples, block)
+                weights = some.score(question).exp_()
                 if attention_mask is not None:
-                    weights.masked_fill_(~attention_mask[samples, block].flatten(1)[:, None, None], 0.0)
-                pulls = some.dot(some_grads)
-                grad_logits = (pulls * some.inverse_deviation).sub_(mean_grad[samples]).mul_(weights)
-                if grid_needs_grad:
-                    some.add_grid_grads(
-                        [_of(grad, samples) for grad in grad_grid],
-                        (grad_logits, scores, some_asked),
-                        (weights, pulls, some_grads),
-                    )
-                added = some.sum(grad_logits.mul_(some.inverse_deviation))
-                for part, more in zip(grad_asked, added, strict=True):
-                    _of(part, samples).add_(more if part.shape[0] > 1 else more.sum(dim=0, keepdim=True))
+                    weights.masked_fill_(_hidden(attention_mask, samples, block), 0.0)
+                grad_logits = some.score(pull).mul_(weights)
+                if grad_grid[0] is not None:
+                    some.add_grid_grads(grad_grid, (grad_logits, question), (weights, pull))
+                of_pixels, of_rows, of_more_columns = some.sum(grad_logits.mul_(some.inverse_deviation))
+                _add(grad_asked[0], samples, of_pixels)
+                _add(grad_asked[1], samples, of_rows)
+                of_columns = of_columns + of_more_columns
+            _add(grad_asked[2], samples, of_columns @ question.columns)
         return *grad_asked, *grad_grid, None
 
 
+class _Question:
+    """What some samples' latents ask of pixels, rows and columns, with an offset `(b, h, N, 1)` for all points."""
+
+    def __init__(self, asked, columns: torch.Tensor, samples: slice, offset: torch.Tensor | None = None):
+        self.of_pixels, self.of_rows, self.of_columns = (_of(part, samples) for part in asked)
+        self.columns = _of(columns, samples)[:, None]
+        self.column_scores = (self.of_columns @ self.columns.mT)[..., None, :]
+        self.offset = None if offset is None else offset[samples]
+
+
 class _Block:
-    """Some rows of the grid for some samples: `(b, C, r, W)`, `(1 or b, r, F_r)`, `(1 or b, W, F_w)`, `(b, r, W)`."""
+    """Some rows of the grid for some samples."""
 
-    def __init__(self, pixels, rows, columns, inverse_deviation, block: slice):
-        self.block = block
-        self.shape = pixels[:, :, block].shape[-2:]
-        self.pixels = pixels[:, :, block].flatten(2)[:, None]
-        self.rows = rows[:, block][:, None]
-        self.columns = columns[:, None]
-        self.inverse_deviation = inverse_deviation[:, block].flatten(1)[:, None, None]
+    def __init__(self, grid, samples: slice, block: slice):
+        pixels, rows, _, inverse_deviation = grid
+        pixels, self.rows = pixels[samples, :, block], _of(rows, samples)[:, None, block]
+        self.samples, self.block, self.shape = samples, block, pixels.shape[-2:]
+        self.pixels = pixels.flatten(2)[:, None]
+        self.inverse_deviation = inverse_deviation[samples, block].flatten(1)[:, None, None]
 
-    def dot(self, asked: list[torch.Tensor]) -> torch.Tensor:
-        """`-> (b, h, N, r W)`: `u . [x, f, g]`"""
-        asked_pixels, asked_rows, asked_columns = asked
-        of_rows, of_columns = asked_rows @ self.rows.mT, asked_columns @ self.columns.mT
-        positions = (of_rows[..., None] + of_columns[..., None, :]).flatten(-2)
-        return (asked_pixels @ self.pixels).add_(positions)
+    def score(self, question: _Question) -> torch.Tensor:
+        """`-> (b, h, N, r W)`: `u . [x, f, g] / s + offset`"""
+        asked, scaled = question.of_pixels, self.pixels * self.inverse_deviation
+        if question.offset is not None:  # as one more channel, rather than in one more pass over the map
+            batch = question.offset.shape[0]
+            asked = torch.cat([asked.expand(batch, -1, -1, -1), question.offset], dim=-1)
+            scaled = torch.cat([scaled, torch.ones_like(scaled[:, :, :1])], dim=2)
+        positions = ((question.of_rows @ self.rows.mT)[..., None] + question.column_scores).flatten(-2)
+        return (asked @ scaled).addcmul_(positions, self.inverse_deviation)
 
-    def sum(self, weights: torch.Tensor) -> list[torch.Tensor]:
-        """`(b, h, N, r W) -> (b, h, N, C), (b, h, N, F_r), (b, h, N, F_w)`: weighted sums of `x`, `f` and `g`."""
-        of_pixels = weights @ self.pixels.mT
+    def sum(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`(b, h, N, r W) -> (b, h, N, C), (b, h, N, F_r), (b, h, N, W)`: weighted sums of `x` and `f`, and over rows."""
+        of_pixels = (self.pixels @ weights.mT).mT  # this way round: few rows times many columns is fast
         weights = weights.unflatten(-1, self.shape)
-        return [of_pixels, weights.sum(dim=-1) @ self.rows, weights.sum(dim=-2) @ self.columns]
+        return of_pixels, weights.sum(dim=-1) @ self.rows, weights.sum(dim=-2)
 
     def add_grid_grads(self, grads, *terms):
-        """Add to the gradients of pixels, rows, columns and inverse deviation, for `(weights, scores, asked)` terms."""
+        """Add to the gradients of pixels, rows, columns and inverse deviation, for `(weights, question)` terms."""
         grad_pixels, grad_rows, grad_columns, grad_inverse_deviation = grads
-        for weights, scores, asked in terms:
+        for weights, question in terms:
             scaled = weights * self.inverse_deviation
             on_grid = scaled.unflatten(-1, self.shape)
-            asked_pixels, asked_rows, asked_columns = asked
-            _add(grad_pixels[:, :, self.block], (asked_pixels.mT @ scaled).sum(dim=1).unflatten(-1, self.shape))
-            _add(grad_rows[:, self.block], (on_grid.sum(dim=-1).mT @ asked_rows).sum(dim=1))
-            _add(grad_columns, (on_grid.sum(dim=-2).mT @ asked_columns).sum(dim=1))
-            _add(grad_inverse_deviation[:, self.block], (weights * scores).sum(dim=(1, 2)).unflatten(-1, self.shape))
+            of_pixels = (question.of_pixels.mT @ scaled).sum(dim=1).unflatten(-1, self.shape)
+            _add(grad_pixels[:, :, self.block], self.samples, of_pixels)
+            _add(grad_rows[:, self.block], self.samples, (on_grid.sum(dim=-1).mT @ question.of_rows).sum(dim=1))
+            _add(grad_columns, self.samples, (on_grid.sum(dim=-2).mT @ question.of_columns).sum(dim=1))
+            positions = ((question.of_rows @ self.rows.mT)[..., None] + question.column_scores).flatten(-2)
+            of_deviation = (weights * (question.of_pixels @ self.pixels + positions)).sum(dim=(1, 2))
+            _add(grad_inverse_deviation[:, self.block], self.samples, of_deviation.unflatten(-1, self.shape))
 
 
 def _blocks(asked_pixels: torch.Tensor, pixels: torch.Tensor) -> Iterator[tuple[slice, list[slice]]]:
@@ -152,5 +161,13 @@ def _of(part: torch.Tensor, samples: slice) -> torch.Tensor:
     return part if part.shape[0] == 1 else part[samples]
 
 
-def _add(total: torch.Tensor, more: torch.Tensor):
-    total.add_(more if total.shape[0] == more.shape[0] else more.sum(dim=0, keepdim=True))
+def _add(total: torch.Tensor, samples: slice, more: torch.Tensor):
+    """Add what comes from some samples to a total per sample, or for all samples together where `total` has only one."""
+    if total.shape[0] == 1:
+        total.add_(more.sum(dim=0, keepdim=True))
+    else:
+        total[samples].add_(more)
+
+
+def _hidden(attention_mask: torch.Tensor, samples: slice, block: slice) -> torch.Tensor:
+    return ~attention_mask[samples, block].flatten(1)[:, None, None]
