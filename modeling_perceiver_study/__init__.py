@@ -14,7 +14,11 @@ from .modeling_perceiver_study import (
 AutoConfig.register(PerceiverStudyConfig.model_type, PerceiverStudyConfig)
 AutoModel.register(PerceiverStudyConfig, PerceiverStudyModel)
 AutoModelForImageClassification.register(PerceiverStudyConfig, PerceiverStudyForImageClassification)
-AutoImageProcessor.register(PerceiverStudyConfig, PerceiverStudyImageProcessor)
+# One class under both names: where torchvision is installed it is asked for by that name.
+AutoImageProcessor.register(
+    PerceiverStudyConfig,
+    image_processor_classes={"pil": PerceiverStudyImageProcessor, "torchvision": PerceiverStudyImageProcessor},
+)
 
 __all__ = [
     "PerceiverStudyConfig",

@@ -117,7 +117,7 @@ def separable_attention(
     with torch.autocast(query.device.type, enabled=False):
         num_heads, channels_per_head = query.shape[1], query.shape[-1]
         dtype, num_channels = inputs.pixels.dtype, inputs.pixels.shape[1]
-        key_weight, _ = fold_layer_norm(norm, key_projection, dtype)
+        key_weight, key_bias = fold_layer_norm(norm, key_projection, dtype)
         asked = (query.to(dtype) * channels_per_head**-0.5) @ key_weight.unflatten(0, (num_heads, channels_per_head))
         asked = split_input_columns(asked, num_channels, inputs.num_axes)
         inverse_deviation = (inputs.variance + norm.eps).rsqrt()
@@ -134,7 +134,8 @@ def separable_attention(
         value_weight = value_weight.unflatten(0, (num_heads, -1))
         value_weights = split_input_columns(value_weight, num_channels, inputs.num_axes)
         attended = sum(part @ weight.mT for part, weight in zip(sums, value_weights, strict=True))
-        value_bias = value_bias.unflatten(0, (num_heads, 1, -1))
+        # The constant of the keys cancels in the softmax, but DDP waits for a gradient of every parameter.
+        value_bias = (value_bias + 0 * key_bias.sum()).unflatten(0, (num_heads, 1, -1))
         # Weights of a latent add up to 1, unless some were dropped.
         attended = attended + (weights.sum(dim=-1, keepdim=True) * value_bias if dropout else value_bias)
     return attended.transpose(1, 2).flatten(2), weights if output_attentions else None

@@ -1,0 +1,72 @@
+"""Write configuration/README.md: a table of the presets, from their recipes and the headers of their files.
+
+    python scripts/configurations.py
+"""
+
+from pathlib import Path
+
+import torch
+
+from errors import run_command
+from modeling_perceiver_study import PerceiverStudyForImageClassification
+from recipe import CONFIGURATION_FOLDER, load_recipe, model_config
+
+
+README = CONFIGURATION_FOLDER / "README.md"
+_HEADER_FIELDS = ("Paper", "Command", "Score", "Time")
+_INTRODUCTION = """\
+# Recipes
+
+One YAML file a preset; any key can be changed on the command line, as in `optimization.epochs=5`. All keys and their
+defaults are in [`scripts/recipe.py`](../scripts/recipe.py). This table is made by `python scripts/configurations.py`
+from the files themselves, so change those.
+
+"""
+
+
+def presets() -> list[Path]:
+    """All recipe files, by name."""
+    return sorted(CONFIGURATION_FOLDER.glob("*.yaml"))
+
+
+def count_parameters(preset: Path) -> int:
+    """Parameters of the preset's model, without allocating them."""
+    config = model_config(load_recipe(preset))
+    with torch.device("meta"):
+        return PerceiverStudyForImageClassification(config).num_parameters()
+
+
+def read_header(preset: Path) -> dict[str, str]:
+    """The fields that the comment at the top of each preset must have.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    lines = [line[1:].strip() for line in preset.read_text().splitlines() if line.startswith("#")]
+    fields = {name: text.strip() for name, colon, text in (line.partition(":") for line in lines) if colon}
+    missing = [name for name in _HEADER_FIELDS if not fields.get(name)]
+    if missing:
+        raise ValueError(f"the header of {preset.name} lacks {', '.join(missing)}")
+    return {name: fields[name] for name in _HEADER_FIELDS}
+
+
+def readme() -> str:
+    """What configuration/README.md should hold."""
+    rows = ["| preset | parameters | data | score | time | command |", "|---|---:|---|---|---|---|"]
+    for preset in presets():
+        header = read_header(preset)
+        data = load_recipe(preset).data.name
+        rows.append(
+            f"| [`{preset.name}`]({preset.name}) | {count_parameters(preset):,} | {data} | {header['Score']} | "
+            f"{header['Time']} | `{header['Command']}` |"
+        )
+    return _INTRODUCTION + "\n".join(rows) + "\n"
+
+
+def main():
+    README.write_text(readme())
+    print(f"wrote {README}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,160 @@
+"""Decoded images: a uint8 array per split, from which whole batches are taken at once."""
+
+import hashlib
+import io
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from tqdm.auto import tqdm
+
+from errors import UserError
+from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyImageProcessor
+from recipe import Data
+from sources import Source, load_sources, stratified_order
+
+
+_CHUNK = 1024  # images decoded between two looks at the progress bar
+
+
+class ImageDataset(torch.utils.data.Dataset):
+    """Images `(n, C, H, W)` uint8, in memory or memory-mapped, with labels `(n,)` int64."""
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray):
+        self.pixels = pixels
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        """A whole batch, which is what a data loader asks for: `pixels` `(b, C, H, W)` uint8, `labels` `(b,)`."""
+        return {
+            "pixels": torch.from_numpy(self.pixels[indices]),
+            "labels": torch.from_numpy(self.labels[indices]),
+        }
+
+
+def identity(batch):
+    """`collate_fn` for an `ImageDataset`, whose batches come assembled."""
+    return batch
+
+
+@dataclass
+class Splits:
+    """What training needs: three disjoint sets of images and the names of their classes."""
+
+    train: ImageDataset
+    validation: ImageDataset
+    test: ImageDataset
+    class_names: list[str]
+
+
+def load_splits(settings: Data, config: PerceiverStudyConfig, processor: PerceiverStudyImageProcessor) -> Splits:
+    """Load, split and decode; images of another size or colour go through the processor's own resize and crop.
+
+    Raises:
+        UserError: see `load_sources`; also too few images for the split, or one that cannot be decoded (names it).
+    """
+    train_source, test_source = load_sources(settings)
+    total = len(train_source.labels)
+    available = total - settings.validation_samples
+    wanted = available if settings.train_samples is None else settings.train_samples
+    if not 1 <= wanted <= available:
+        raise UserError(
+            f"{train_source.name} has {total} images: data.validation_samples={settings.validation_samples} leaves "
+            f"{max(available, 0)} to train on, but {max(wanted, 1)} are needed; lower one of "
+            "data.validation_samples and data.train_samples"
+        )
+    order = stratified_order(train_source.labels, settings.split_seed)
+    first = settings.validation_samples
+    decoder = _Decoder(settings, config, processor)
+    return Splits(
+        validation=decoder.decode(train_source, np.sort(order[:first])),
+        train=decoder.decode(train_source, np.sort(order[first : first + wanted])),
+        test=decoder.decode(test_source, np.arange(len(test_source.labels))),
+        class_names=train_source.class_names,
+    )
+
+
+class _Decoder:
+    def __init__(self, settings: Data, config: PerceiverStudyConfig, processor: PerceiverStudyImageProcessor):
+        self.settings = settings
+        self.processor = processor
+        self.shape = (config.num_channels, *config.grid)
+        self.plain_mode = {1: "L", 3: "RGB"}.get(config.num_channels)
+        # Small images spend most of their time in the processor, so ones that it returns as they are skip it.
+        probe = np.random.default_rng(0).integers(0, 256, self.shape, dtype=np.uint8)
+        self.processor_is_identity = np.array_equal(self._process(probe), probe)
+
+    def decode(self, source: Source, rows: np.ndarray) -> ImageDataset:
+        shape = (len(rows), *self.shape)
+        labels = source.labels[rows]
+        if np.prod(shape, dtype=np.int64) <= self.settings.max_memory_gb * 1e9:
+            pixels = np.empty(shape, np.uint8)
+            self._fill(pixels, source, rows)
+            return ImageDataset(pixels, labels)
+        path = self._cache_path(source, rows)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+            try:
+                pixels = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
+                self._fill(pixels, source, rows)
+                pixels.flush()
+                os.replace(unfinished, path)
+            finally:
+                unfinished.unlink(missing_ok=True)
+        return ImageDataset(np.load(path, mmap_mode="r"), labels)
+
+    def _cache_path(self, source: Source, rows: np.ndarray) -> Path:
+        folder = self.settings.cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "decoded"
+        settings = [getattr(self.processor, name) for name in ("do_resize", "size", "resample", "do_center_crop")]
+        content = f"{source.fingerprint} {self.shape} {settings}".encode() + rows.tobytes()
+        return Path(folder) / f"{hashlib.sha256(content).hexdigest()[:32]}.npy"
+
+    def _fill(self, pixels: np.ndarray, source: Source, rows: np.ndarray):
+        def pixels_of(encoded, row):
+            try:
+                return self._pixels(encoded)
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                path = encoded["path"] if isinstance(encoded, dict) else None
+                where = f"row {row} of {source.name}" + (f" ({path})" if path else "")
+                raise UserError(f"{where} is no usable image: {error}") from None
+
+        with ThreadPoolExecutor() as pool, _progress(source, len(rows)) as bar:
+            for start in range(0, len(rows), _CHUNK):
+                chunk = rows[start : start + _CHUNK]
+                for offset, image in enumerate(pool.map(pixels_of, source.read(chunk), chunk)):
+                    pixels[start + offset] = image
+                bar.update(len(chunk))
+
+    def _pixels(self, encoded) -> np.ndarray:
+        """One image as `(C, H, W)` uint8."""
+        if isinstance(encoded, dict):
+            image = Image.open(encoded["path"] if encoded["bytes"] is None else io.BytesIO(encoded["bytes"]))
+        else:
+            image = encoded
+        image = ImageOps.exif_transpose(image)
+        channels, height, width = self.shape
+        if self.processor_is_identity and image.mode == self.plain_mode and image.size == (width, height):
+            return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
+        pixels = self._process(image)
+        if pixels.shape != self.shape:
+            raise ValueError(f"its pixels are {pixels.shape} after resize and crop, expected {self.shape}")
+        return pixels
+
+    def _process(self, image) -> np.ndarray:
+        """Resize and crop as at inference, stopping short of rescaling: `(C, H, W)` uint8."""
+        stop = {"do_rescale": False, "do_normalize": False, "do_fourier_encode": False}
+        pixels = self.processor(image, **stop, return_tensors="np")["pixel_values"][0]
+        return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+
+def _progress(source: Source, total: int) -> tqdm:
+    return tqdm(total=total, desc=f"decoding {source.name}", unit="image", disable=None, leave=False)

@@ -1,0 +1,15 @@
+"""Mistakes that a user can fix, shown as one line instead of a traceback."""
+
+
+class UserError(Exception):
+    """Its message names the value, what was expected and what to do."""
+
+
+def run_command(main):
+    """Call `main()`; a `UserError` or Ctrl-C ends the program with status 1 and one line on standard error."""
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted") from None

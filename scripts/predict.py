@@ -1,0 +1,67 @@
+"""Name what is on images.
+
+    python scripts/predict.py output/digits three.png seven.png
+    python scripts/predict.py org/perceiver-cifar10 cat.jpg --top_k 3
+"""
+
+import argparse
+from pathlib import Path
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from PIL import Image
+from transformers import pipeline
+from transformers.utils import logging
+
+from errors import UserError, run_command
+
+
+def main(arguments: list[str] | None = None):
+    parser = argparse.ArgumentParser(description="Name what is on images.")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder that train.py wrote, or a name on the Hub")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files")
+    parser.add_argument("--top_k", type=int, default=5, help="classes to show (default: 5)")
+    options = parser.parse_args(arguments)
+    if options.top_k < 1:
+        raise UserError(f"--top_k {options.top_k}: expected at least 1")
+    images = [open_image(path) for path in options.images]
+    classify = load_classifier(options.checkpoint)
+    for path, predictions in zip(options.images, classify(images, top_k=options.top_k), strict=True):
+        width = max(len(prediction["label"]) for prediction in predictions)
+        print(path)
+        for prediction in predictions:
+            print(f"  {prediction['label']:<{width}}  {100 * prediction['score']:5.1f} %")
+
+
+def open_image(path: Path) -> Image.Image:
+    """The image in a file, decoded; a missing or unreadable one is a `UserError`."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        image = Image.open(path)
+        image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is no readable image: {error}") from None
+    return image
+
+
+def load_classifier(checkpoint: str):
+    """transformers' image-classification pipeline for a folder, or a name on the Hub; else a `UserError`."""
+    if Path(checkpoint).is_dir():
+        if not (Path(checkpoint) / "config.json").exists():
+            raise UserError(f"{checkpoint} holds no finished checkpoint: there is no config.json in it")
+    else:
+        try:
+            validate_repo_id(checkpoint)
+        except HFValidationError:
+            raise UserError(f"{checkpoint}: no such folder, and no name on the Hub either") from None
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        return pipeline("image-classification", model=checkpoint, trust_remote_code=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{checkpoint} cannot be loaded: {' '.join(str(error).split())}") from None
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,51 @@
+"""What produced a result: command, code, library versions and hardware."""
+
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+
+_LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "evaluate", "numpy")
+
+
+def describe_run(accelerator: Accelerator) -> dict:
+    """Entries for `metrics.json`; `git_commit` is None outside of a repository, and ends in `-dirty` after edits."""
+    return {
+        "command": shlex.join(["accelerate", "launch", *sys.argv]),
+        "git_commit": _git_commit(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
+        "hardware": describe_hardware(accelerator),
+    }
+
+
+def describe_hardware(accelerator: Accelerator) -> str:
+    """Such as `1 x NVIDIA H100` or `AMD EPYC 7763, 2 threads`."""
+    if accelerator.device.type == "cuda":
+        return f"{accelerator.num_processes} x {torch.cuda.get_device_name(accelerator.device)}"
+    threads = accelerator.num_processes * torch.get_num_threads()
+    where = _cpu_name() if accelerator.device.type == "cpu" else f"{accelerator.device.type} on {_cpu_name()}"
+    return f"{where}, {threads} threads"
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _git_commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()

@@ -1,0 +1,158 @@
+"""Where labelled images come from: scikit-learn's digits, the Hub, or a local folder. Nothing is decoded here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from errors import UserError
+from recipe import Data
+
+
+DIGITS_TEST_IMAGES = 360  # a fifth of the 1797
+
+
+@dataclass
+class Source:
+    """One split of a dataset, images still encoded.
+
+    Attributes:
+        name: what error messages call it.
+        fingerprint: equal for equal content, for cached arrays.
+        labels: `(n,)` int64, from 0 to `len(class_names) - 1`.
+        class_names: names of the classes, in the order of their labels.
+        read: rows `(k,)` -> k things that hold an image each: a `PIL.Image`, or a dict of `bytes` and `path`.
+    """
+
+    name: str
+    fingerprint: str
+    labels: np.ndarray
+    class_names: list[str]
+    read: Callable[[np.ndarray], list]
+
+
+def load_sources(settings: Data) -> tuple[Source, Source]:
+    """The splits to train on and to test on.
+
+    Raises:
+        UserError: there is no such dataset, split or column, it is empty, or a label is out of range (names the row).
+    """
+    if settings.path is None and settings.name == "digits":
+        splits = _digits()
+    else:
+        splits = _load_dataset(settings)
+    sources = []
+    for key, split in (("train_split", settings.train_split), ("test_split", settings.test_split)):
+        if split not in splits:
+            found = ", ".join(splits)
+            raise UserError(f"data.{key}={split}: no such split in {_where(settings)}; there are {found}")
+        source = splits[split]
+        sources.append(source if isinstance(source, Source) else _source(source, split, settings))
+    for source in sources:
+        _check_labels(source)
+    return sources[0], sources[1]
+
+
+def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """A random order of `labels` `(n,)` of which every stretch has the classes in their overall proportions."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    position = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels[order] == label)
+        position[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return order[np.argsort(position, kind="stable")]
+
+
+def _digits() -> dict[str, Source]:
+    bunch = load_digits()
+    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    labels = bunch.target.astype(np.int64)
+    # A seed of its own: the test images stay the same whatever a recipe says.
+    order = stratified_order(labels, seed=0)
+    rows_of = {"train": np.sort(order[DIGITS_TEST_IMAGES:]), "test": np.sort(order[:DIGITS_TEST_IMAGES])}
+    return {
+        split: Source(
+            name=f"split {split} of digits",
+            fingerprint=f"digits-{split}",
+            labels=labels[rows],
+            class_names=[str(name) for name in bunch.target_names],
+            read=lambda wanted, rows=rows: [Image.fromarray(pixels[row]) for row in rows[wanted]],
+        )
+        for split, rows in rows_of.items()
+    }
+
+
+def _where(settings: Data) -> str:
+    return settings.path or settings.name
+
+
+def _load_dataset(settings: Data) -> datasets.DatasetDict:
+    if settings.path is not None and not Path(settings.path).is_dir():
+        raise UserError(f"data.path={settings.path}: no such folder")
+    try:
+        return datasets.load_dataset(_where(settings))
+    except Exception as error:  # the loaders of `datasets` raise nearly anything for a bad folder or name
+        reason = " ".join(str(error).split())
+        if settings.path is None:
+            raise UserError(
+                f"data.name={settings.name} cannot be loaded from the Hub ({reason}); "
+                "check name and connection, or give a local folder as data.path"
+            ) from error
+        raise UserError(
+            f"data.path={settings.path} cannot be loaded ({reason}); expected parquet files named after their split, "
+            "or folders train/CLASS and test/CLASS of images"
+        ) from error
+
+
+def _source(dataset: datasets.Dataset, split: str, settings: Data) -> Source:
+    name = f"split {split} of {_where(settings)}"
+    if len(dataset) == 0:
+        raise UserError(f"{name} is empty")
+    image_column = _image_column(dataset.features, name)
+    label_column = settings.label_column or _label_column(dataset.features, name)
+    if label_column not in dataset.features:
+        raise UserError(f"data.label_column={label_column}: {name} has columns {', '.join(dataset.features)}")
+    labels = dataset.with_format("arrow")[label_column]
+    if labels.null_count:
+        row = labels.is_null().to_pylist().index(True)
+        raise UserError(f"row {row} of {name} has no label in column {label_column}")
+    labels = np.asarray(labels.to_numpy(), dtype=np.int64)
+    feature = dataset.features[label_column]
+    class_names = getattr(feature, "names", None) or [str(label) for label in range(labels.max() + 1)]
+    encoded = dataset.select_columns(image_column).cast_column(image_column, datasets.Image(decode=False))
+    return Source(name, dataset._fingerprint, labels, class_names, read=lambda rows: encoded[rows][image_column])
+
+
+def _image_column(features: datasets.Features, name: str) -> str:
+    found = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+    if len(found) != 1:
+        raise UserError(f"{name} has {len(found)} image columns; expected one among {_describe(features)}")
+    return found[0]
+
+
+def _label_column(features: datasets.Features, name: str) -> str:
+    classes = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    integers = [column for column, feature in features.items() if str(getattr(feature, "dtype", "")).startswith("int")]
+    found = classes or integers
+    if len(found) != 1:
+        raise UserError(
+            f"{name} has {len(found)} columns of class labels; expected one among {_describe(features)}. "
+            "Name the right one as data.label_column"
+        )
+    return found[0]
+
+
+def _describe(features: datasets.Features) -> str:
+    return ", ".join(f"{column} ({type(feature).__name__})" for column, feature in features.items())
+
+
+def _check_labels(source: Source):
+    highest = len(source.class_names) - 1
+    wrong = np.flatnonzero((source.labels < 0) | (source.labels > highest))
+    if len(wrong):
+        row = wrong[0]
+        raise UserError(f"row {row} of {source.name} has label {source.labels[row]}; expected 0 to {highest}")

@@ -1,0 +1,53 @@
+"""Small models for tests."""
+
+import torch
+
+from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyForImageClassification
+
+SMALL = {
+    "num_latents": 6,
+    "d_latents": 16,
+    "num_cross_attends": 3,
+    "num_blocks": 3,
+    "num_self_attends_per_block": 2,
+    "num_cross_attention_heads": 2,
+    "num_self_attention_heads": 4,
+    "cross_attention_shape_for_attention": "q",
+    "self_attention_widening_factor": 2,
+    "cross_attention_widening_factor": 2,
+    "image_size": [7, 5],
+    "num_frequency_bands": 4,
+    "num_labels": 5,
+    # Fresh weights of the usual size attend almost evenly, which would hide a wrong scale or a wrong position.
+    "initializer_range": 0.3,
+}
+
+
+def small_config(**fields) -> PerceiverStudyConfig:
+    return PerceiverStudyConfig(**{**SMALL, **fields})
+
+
+def small_model(seed: int = 0, **fields) -> PerceiverStudyForImageClassification:
+    """In evaluation mode, with LayerNorms and biases that are not the identity."""
+    torch.manual_seed(seed)
+    model = PerceiverStudyForImageClassification(small_config(**fields)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(std=0.2)
+            elif "layernorm" in name:
+                parameter.uniform_(0.5, 1.5)
+    return model
+
+
+def pixels(config: PerceiverStudyConfig, batch: int = 3, seed: int = 1, dtype=torch.float32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, config.num_channels, *config.grid, generator=generator, dtype=dtype)
+
+
+def mask(config: PerceiverStudyConfig, batch: int = 3, seed: int = 2) -> torch.Tensor:
+    """About two thirds of the points, at least one a sample."""
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.rand(batch, torch.Size(config.grid).numel(), generator=generator) > 1 / 3
+    points[:, 0] = True
+    return points.long()

@@ -1,0 +1,123 @@
+import re
+
+import pytest
+import torch
+
+from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyForImageClassification
+
+IMAGENET = {
+    "num_latents": 512,
+    "d_latents": 1024,
+    "num_cross_attends": 8,
+    "num_blocks": 8,
+    "num_self_attends_per_block": 6,
+    "self_attention_widening_factor": 1,
+    "cross_attention_widening_factor": 1,
+    "num_frequency_bands": 64,
+    "image_size": 224,
+    "num_labels": 1000,
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("num_latents", {"num_latents": 0}),
+        ("num_latents", {"num_latents": 2.0}),
+        ("d_latents", {"d_latents": -8}),
+        ("num_blocks", {"num_blocks": True}),
+        ("num_self_attends_per_block", {"num_self_attends_per_block": -1}),
+        ("num_cross_attends", {"num_cross_attends": 3, "num_blocks": 2}),
+        ("num_cross_attends", {"num_cross_attends": 0}),
+        ("num_self_attention_heads", {"num_self_attention_heads": 7}),
+        ("num_cross_attention_heads", {"num_cross_attention_heads": 2}),  # the inputs have 69 channels
+        ("num_cross_attention_heads", {"num_cross_attention_heads": 4, "qk_channels": 64, "v_channels": 6}),
+        ("qk_channels", {"qk_channels": 0}),
+        ("cross_attention_shape_for_attention", {"cross_attention_shape_for_attention": "qkv"}),
+        ("image_size", {"image_size": [32, 32, 3]}),
+        ("image_size", {"image_size": [[32, 32]]}),
+        ("image_size", {"image_size": 0}),
+        ("image_size", {"image_size": 32, "num_axes": 3, "max_frequencies": [4, 4]}),
+        ("num_channels", {"num_channels": 0}),
+        ("num_frequency_bands", {"num_frequency_bands": 0}),
+        ("max_frequencies", {"max_frequencies": [16.0]}),
+        ("max_frequencies", {"max_frequencies": -1}),
+        ("position_encoding_type", {"position_encoding_type": "rotary"}),
+        ("decoder_type", {"decoder_type": "max"}),
+        ("hidden_act", {"hidden_act": "no such thing"}),
+        ("attention_probs_dropout_prob", {"attention_probs_dropout_prob": 1.0}),
+        ("layer_norm_eps", {"layer_norm_eps": 0}),
+        ("share_block_weights", {"share_block_weights": "yes"}),
+    ],
+)
+def test_bad_values_are_errors_that_name_field_and_value(field, fields):
+    if field == "image_size" and "max_frequencies" in fields:
+        field = "max_frequencies"
+    with pytest.raises(
+        ValueError, match=re.escape(f"{field}={fields.get(field, PerceiverStudyConfig().num_blocks)!r}")
+    ):
+        PerceiverStudyConfig(**fields)
+
+
+def test_defaults_are_the_contract():
+    config = PerceiverStudyConfig()
+    assert (config.num_latents, config.d_latents) == (128, 256)
+    assert config.num_input_channels == 3 + 2 * (2 * 16 + 1)
+    assert config.axis_max_frequencies == [16.0, 16.0]  # Nyquist for 32 pixels
+    assert config.num_hidden_layers == 5
+    assert config.hidden_size == 256
+
+
+def test_widths_follow_transformers():
+    assert PerceiverStudyConfig().cross_attend_widths == (69, 69)
+    assert PerceiverStudyConfig(cross_attention_shape_for_attention="q").cross_attend_widths == (256, 256)
+    config = PerceiverStudyConfig(qk_channels=64, v_channels=128)
+    assert config.cross_attend_widths == config.self_attend_widths == (64, 128)
+
+
+def test_grids_of_any_rank():
+    audio = PerceiverStudyConfig(num_axes=1, image_size=4096, num_channels=1)
+    assert audio.num_input_channels == 1 + 33
+    video = PerceiverStudyConfig(num_axes=3, image_size=[8, 32, 16], max_frequencies=[2.0, 16.0, 8.0])
+    assert (video.grid, video.num_position_channels) == ([8, 32, 16], 3 * 33)
+
+
+def test_save_and_load_keep_every_field(tmp_path):
+    config = PerceiverStudyConfig(image_size=(24, 48), max_frequencies=[4.0, 8.0], decoder_type="query", num_labels=7)
+    config.save_pretrained(tmp_path)
+    loaded = PerceiverStudyConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == {**config.to_dict(), "image_size": [24, 48]}
+
+
+def count_parameters(**fields) -> int:
+    with torch.device("meta"):
+        return PerceiverStudyForImageClassification(PerceiverStudyConfig(**fields)).num_parameters()
+
+
+# A cross-attend of the ImageNet model: norms 2 * 1024 + 2 * 261 + 2 * 1024, query 1025 * 261... with biases
+#   (1024 + 1) * 261 + 2 * (261 + 1) * 261 + (261 + 1) * 1024 + 2 * (1024 + 1) * 1024 + 4618 = 2,776,395
+# and a self-attend: 6 * (1024 + 1) * 1024 + 4 * 1024 = 6,301,696. Latents 512 * 1024, classifier 1025 * 1000.
+CROSS, SELF, LATENTS, CLASSIFIER = 2_776_395, 6_301_696, 524_288, 1_025_000
+
+
+def test_parameters_of_the_papers_imagenet_model():
+    """Table 7 of the paper: 44.9 million with both kinds of sharing, 326.2 million with neither."""
+    shared = count_parameters(**IMAGENET)
+    assert shared == 2 * CROSS + 6 * SELF + LATENTS + CLASSIFIER == 44_912_254
+    unshared = count_parameters(**IMAGENET, share_cross_attend_weights=False, share_block_weights=False)
+    assert unshared == 8 * CROSS + 48 * SELF + LATENTS + CLASSIFIER == 326_241_856
+
+
+@pytest.mark.parametrize(("num_cross_attends", "millions"), [(4, 12.7), (8, 23.8), (12, 34.9)])
+def test_parameters_without_latent_towers(num_cross_attends, millions):
+    """Table 5 of the paper."""
+    fields = {**IMAGENET, "num_cross_attends": num_cross_attends, "num_blocks": num_cross_attends}
+    parameters = count_parameters(**{**fields, "num_self_attends_per_block": 0}, share_cross_attend_weights=False)
+    assert parameters == num_cross_attends * CROSS + LATENTS + CLASSIFIER
+    assert round(parameters / 1e6, 1) == millions
+
+
+def test_parameters_of_the_cifar10_study():
+    """The study's own figure is 4.00 million, with 64 bands."""
+    assert count_parameters(num_labels=10, num_frequency_bands=64) == 3_992_405
+    assert count_parameters(num_labels=10) == 3_766_421

@@ -1,0 +1,54 @@
+"""transformers' common tests of configs."""
+
+import unittest
+
+from modeling_perceiver_study import PerceiverStudyConfig
+from tests.transformers_mixins import load
+
+common = load("test_configuration_common")
+
+
+class PerceiverStudyConfigTest(unittest.TestCase):
+    def setUp(self):
+        self.config_tester = common.ConfigTester(
+            self,
+            config_class=PerceiverStudyConfig,
+            has_text_modality=False,
+            # Every field, none at its default.
+            num_latents=6,
+            d_latents=16,
+            num_cross_attends=2,
+            num_blocks=3,
+            num_self_attends_per_block=2,
+            num_cross_attention_heads=2,
+            num_self_attention_heads=4,
+            qk_channels=8,
+            v_channels=24,
+            cross_attention_shape_for_attention="q",
+            self_attention_widening_factor=2,
+            cross_attention_widening_factor=3,
+            share_cross_attend_weights=False,
+            share_block_weights=False,
+            use_query_residual=False,
+            hidden_act="relu",
+            attention_probs_dropout_prob=0.1,
+            initializer_range=0.1,
+            layer_norm_eps=1e-6,
+            image_size=[4, 5, 6],
+            num_channels=5,
+            num_axes=3,
+            num_frequency_bands=7,
+            max_frequencies=[2.0, 2.5, 3.0],
+            concat_positions=False,
+            position_encoding_type="learned",
+            decoder_type="query",
+        )
+
+    def test_every_field_is_tested(self):
+        defaults, changed = PerceiverStudyConfig(), PerceiverStudyConfig(**self.config_tester.inputs_dict)
+        fields = set(PerceiverStudyConfig.__annotations__) - {"model_type", "attribute_map"}
+        assert fields == set(self.config_tester.inputs_dict)
+        assert not [name for name in fields if getattr(defaults, name) == getattr(changed, name)]
+
+    def test_config(self):
+        self.config_tester.run_common_tests()

@@ -1,0 +1,144 @@
+"""What ships: a saved folder, in processes that cannot import this package."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import modeling_perceiver_study
+from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
+from tests.models import SMALL
+
+CODE = {path.name for path in Path(modeling_perceiver_study.__file__).parent.glob("*.py")} - {"__init__.py"}
+
+ASSERT_NOT_IMPORTABLE = """
+import importlib, sys
+sys.modules["modeling_perceiver_study"] = None  # an editable installation stays out of the way
+try:
+    importlib.import_module("modeling_perceiver_study")
+except ImportError:
+    pass
+else:
+    raise AssertionError("modeling_perceiver_study can be imported here")
+"""
+
+LOAD = (
+    ASSERT_NOT_IMPORTABLE
+    + """
+import torch
+from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
+
+folder, copy, results = sys.argv[1:]
+config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True).eval()
+base = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+classify = pipeline("image-classification", model=folder, trust_remote_code=True)
+extract = pipeline("image-feature-extraction", model=folder, trust_remote_code=True)
+image = Image.open(f"{folder}/image.png")
+inputs = processor(image, return_tensors="pt")
+with torch.no_grad():
+    torch.save(
+        {
+            "logits": model(**inputs).logits,
+            "latents": base(**inputs).last_hidden_state,
+            "labels": classify(image, top_k=5),
+            "batch": classify([image, image], batch_size=2),
+            "features": torch.tensor(extract(image)),
+            "num_latents": config.num_latents,
+        },
+        results,
+    )
+model.save_pretrained(copy)
+processor.save_pretrained(copy)
+"""
+)
+
+
+def run(script: str, *arguments, cache: Path) -> subprocess.CompletedProcess:
+    """In a fresh interpreter, with a fresh cache of remote code and no network; anything printed to stderr is an error."""
+    environment = {**os.environ, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "error"}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], cwd=cache, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    config = modeling_perceiver_study.PerceiverStudyConfig(
+        **{
+            **SMALL,
+            "image_size": 32,
+            "id2label": dict(enumerate("abcde")),
+            "label2id": dict(zip("abcde", range(5), strict=True)),
+        }
+    )
+    model = PerceiverStudyForImageClassification(config).eval()
+    model.save_pretrained(folder)
+    PerceiverStudyImageProcessor(num_frequency_bands=config.num_frequency_bands).save_pretrained(folder)
+    Image.effect_noise((48, 40), 80).convert("RGB").save(folder / "image.png")
+    return folder, model
+
+
+def test_what_is_saved_is_the_package(saved):
+    folder, _ = saved
+    assert {path.name for path in folder.glob("*.py")} == CODE
+    assert {path.name for path in folder.iterdir()} == CODE | {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "image.png",
+    }
+    config = json.loads((folder / "config.json").read_text())
+    assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForImageClassification"}
+
+
+def test_a_process_without_the_package_loads_it_and_saves_it_again(saved, tmp_path):
+    folder, model = saved
+    done = run(LOAD, folder, tmp_path / "copy", tmp_path / "results", cache=tmp_path)
+    # Progress bars are all that loading may print.
+    assert not [line for line in done.stderr.splitlines() if line.strip() and "it/s]" not in line], done.stderr
+    results = torch.load(tmp_path / "results", weights_only=True)
+    image = Image.open(folder / "image.png")
+    inputs = PerceiverStudyImageProcessor.from_pretrained(folder)(image, return_tensors="pt")
+    with torch.no_grad():
+        output = model(**inputs)
+        assert torch.equal(results["logits"], output.logits)
+        assert torch.equal(results["latents"], model.perceiver(**inputs).last_hidden_state)
+    assert torch.equal(results["features"], results["latents"])
+    probabilities = output.logits.softmax(-1)[0]
+    for entry in results["labels"]:
+        assert abs(entry["score"] - probabilities["abcde".index(entry["label"])].item()) < 1e-6
+    assert [entries[0]["label"] for entries in results["batch"]] == [results["labels"][0]["label"]] * 2
+    names = {path.name for path in folder.iterdir()} - {"image.png"}
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == names
+    # The copy is as good as the original.
+    run(LOAD, _with_image(tmp_path / "copy", image), tmp_path / "again", tmp_path / "results2", cache=tmp_path)
+    assert torch.equal(torch.load(tmp_path / "results2", weights_only=True)["logits"], results["logits"])
+
+
+def test_the_bare_model_saves_a_folder_that_loads(saved, tmp_path):
+    folder, model = saved
+    model.perceiver.save_pretrained(tmp_path / "base")
+    script = ASSERT_NOT_IMPORTABLE + (
+        "from transformers import AutoModel\n"
+        "print(AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).num_parameters())"
+    )
+    done = run(script, tmp_path / "base", cache=tmp_path)
+    assert int(done.stdout) == model.perceiver.num_parameters()
+
+
+def _with_image(folder: Path, image: Image.Image) -> Path:
+    image.save(folder / "image.png")
+    return folder

@@ -1,0 +1,290 @@
+import copy
+import re
+
+import pytest
+import torch
+
+from modeling_perceiver_study import (
+    PerceiverStudyConfig,
+    PerceiverStudyForImageClassification,
+    PerceiverStudyImageProcessor,
+    PerceiverStudyModel,
+)
+from modeling_perceiver_study.position import fourier_axis_features
+from tests import reference
+from tests.models import mask, pixels, small_config, small_model
+
+VARIANTS = {
+    "shared": {},
+    "own weights": {"share_cross_attend_weights": False, "share_block_weights": False},
+    "fewer cross-attends": {"num_cross_attends": 1},
+    "no residual": {"use_query_residual": False},
+    "output query": {"decoder_type": "query"},
+    "explicit widths": {"qk_channels": 8, "v_channels": 24, "cross_attention_shape_for_attention": "kv"},
+    "no towers": {"num_self_attends_per_block": 0},
+    "no coordinates": {"concat_positions": False},
+    "waveform": {"num_axes": 1, "image_size": 33, "num_channels": 1},
+    "video": {"num_axes": 3, "image_size": [3, 4, 5], "max_frequencies": [1.0, 2.5, 3.0]},
+}
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
+def variant(request):
+    return request.param
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all points", "masked"])
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_all_roads_give_the_references_logits(variant, masked, implementation):
+    """1e-10 in float64; 1e-5 in float32, relative to logits of size 1 and more."""
+    model = small_model(**variant)
+    model.set_attn_implementation(implementation)
+    config = model.config
+    points = mask(config) if masked else None
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+        model = model.to(dtype)
+        images = pixels(config, dtype=dtype)
+        array = reference.byte_array(config, images)
+        features = fourier_axis_features(
+            config.grid, config.num_frequency_bands, config.axis_max_frequencies, config.concat_positions, dtype
+        )
+        expected = reference.logits(model, array, points)
+        roads = {
+            "pixels": model(images, attention_mask=points),
+            "pixels and features": model(images, position_features=torch.cat(features)[None], attention_mask=points),
+            "byte array": model(inputs=array.to(dtype), attention_mask=points),
+            "maps": model(images, attention_mask=points, output_attentions=True),
+            "byte array, maps": model(inputs=array.to(dtype), attention_mask=points, output_attentions=True),
+        }
+        scale = max(1.0, expected.abs().max().item())
+        for road, output in roads.items():
+            error = (output.logits - expected).abs().max().item()
+            assert error < tolerance * scale, f"{road} in {dtype}: {error}"
+
+
+def test_gradients_of_both_roads_agree(variant):
+    model = small_model(**variant).double()
+    config, images = model.config, pixels(model.config, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2])
+    gradients = []
+    for inputs in ({"pixel_values": images}, {"inputs": reference.byte_array(config, images)}):
+        model.zero_grad()
+        model(**inputs, labels=labels).loss.backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(
+            gradient, gradients[1][name], rtol=0, atol=1e-10, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+def test_gradient_checkpointing_changes_nothing(variant):
+    model = small_model(**variant).train()
+    images, labels = pixels(model.config), torch.tensor([0, 1, 2])
+    model(images, labels=labels).loss.backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    for use_reentrant in (False, True):
+        model.zero_grad()
+        model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+        model(images, labels=labels).loss.backward()
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(parameter.grad, expected[name], rtol=0, atol=1e-6)
+
+
+def test_outputs(variant):
+    model = small_model(**variant)
+    config = model.config
+    output = model(pixels(config), output_attentions=True, output_hidden_states=True)
+    latents, points = config.num_latents, torch.Size(config.grid).numel()
+    self_attends = config.num_blocks * config.num_self_attends_per_block
+    assert [tuple(m.shape) for m in output.cross_attentions] == [
+        (3, config.num_cross_attention_heads, latents, points)
+    ] * config.num_cross_attends
+    assert [tuple(m.shape) for m in output.attentions] == [
+        (3, config.num_self_attention_heads, latents, latents)
+    ] * self_attends
+    assert [tuple(m.shape) for m in output.hidden_states] == [(3, latents, config.d_latents)] * config.num_hidden_layers
+    for weights in (*output.cross_attentions, *output.attentions):
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    base = model.perceiver(pixels(config), output_hidden_states=True)
+    assert torch.equal(base.last_hidden_state, base.hidden_states[-1])
+    assert torch.equal(base.last_hidden_state, model.perceiver(pixels(config), return_dict=False)[0])
+    logits, *rest = model(pixels(config), return_dict=False)
+    assert torch.equal(logits, model(pixels(config)).logits)
+    assert rest == []
+
+
+def test_maps_with_fused_attention_are_real():
+    """Asked for maps, SDPA steps aside for that call, without a warning."""
+    model = small_model()
+    model.set_attn_implementation("sdpa")
+    images = pixels(model.config)
+    fused = model(images, output_attentions=True)
+    model.set_attn_implementation("eager")
+    eager = model(images, output_attentions=True)
+    for one, other in zip(
+        fused.attentions + fused.cross_attentions, eager.attentions + eager.cross_attentions, strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_masked_points_do_not_matter():
+    model = small_model()
+    images, points = pixels(model.config), mask(model.config)
+    noise = 10 * torch.randn(images.shape, generator=torch.Generator().manual_seed(9))
+    changed = torch.where(points.view(3, 1, *model.config.grid).bool(), images, noise)
+    torch.testing.assert_close(
+        model(images, attention_mask=points).logits, model(changed, attention_mask=points).logits, rtol=0, atol=1e-5
+    )
+    assert not torch.allclose(model(images).logits, model(changed).logits, atol=1e-2)
+
+
+@pytest.mark.parametrize("grid", [[7, 5], [14, 10], [3, 20], [1, 1]])
+def test_any_resolution(grid):
+    """Frequencies stay those that the model was made for, coordinates always span [-1, 1]."""
+    model = small_model().double()
+    images = torch.randn(2, 3, *grid, dtype=torch.float64)
+    expected = reference.logits(model, reference.byte_array(model.config, images))
+    torch.testing.assert_close(model(images).logits, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("num_channels", [1, 4, 13])
+@pytest.mark.parametrize("position_encoding_type", ["fourier", "learned"])
+def test_any_number_of_channels(num_channels, position_encoding_type):
+    model = small_model(num_channels=num_channels, position_encoding_type=position_encoding_type)
+    images = pixels(model.config)
+    assert model(images).logits.shape == (3, 5)
+    assert not torch.allclose(model(images).logits, model(images.flip(-1)).logits)
+
+
+def test_learned_positions():
+    model = small_model(position_encoding_type="learned").double()
+    table = model.perceiver.inputs.learned_positions
+    assert table.weight.shape == (7 * 5, model.config.num_position_channels)
+    images = pixels(model.config, dtype=torch.float64)
+    array = torch.cat([images.flatten(2).mT, table.weight.expand(3, -1, -1)], dim=-1)
+    torch.testing.assert_close(model(images).logits, reference.logits(model, array), rtol=0, atol=1e-10)
+    model(images).logits.sum().backward()
+    assert (table.weight.grad != 0).all()
+    # On another grid the corners keep their positions.
+    larger = table([13, 9]).view(13, 9, -1)
+    torch.testing.assert_close(
+        larger[[0, 0, -1, -1], [0, -1, 0, -1]], table.weight.view(7, 5, -1)[[0, 0, -1, -1], [0, -1, 0, -1]]
+    )
+    torch.testing.assert_close(larger[::2, ::2].flatten(0, 1), table.weight)
+
+
+def test_without_positions_the_order_of_pixels_does_not_matter():
+    model = small_model(position_encoding_type="none")
+    images = pixels(model.config)
+    shuffled = images.flatten(2)[..., torch.randperm(35)].view_as(images)
+    torch.testing.assert_close(model(images).logits, model(shuffled).logits, rtol=0, atol=1e-5)
+    assert not torch.allclose(small_model()(images).logits, small_model()(shuffled).logits, atol=1e-2)
+
+
+def test_weight_sharing():
+    """The first cross-attend has its own weights, later ones share; shared towers are one tower."""
+    assert len(small_model().perceiver.cross_attends) == 2
+    assert len(small_model(num_cross_attends=1).perceiver.cross_attends) == 1
+    assert len(small_model().perceiver.blocks) == 1
+    own = small_model(share_cross_attend_weights=False, share_block_weights=False).perceiver
+    assert (len(own.cross_attends), len(own.blocks)) == (3, 3)
+
+
+def test_initial_latents():
+    """The paper's appendix: truncated normal of standard deviation 0.02, with bounds of -2 and 2, so hardly cut."""
+    torch.manual_seed(0)
+    config = PerceiverStudyConfig(num_latents=512, d_latents=512, num_self_attends_per_block=1)
+    latents = PerceiverStudyModel(config).latents.weight
+    assert abs(latents.std().item() - 0.02) < 1e-4  # cut at two standard deviations it would be 0.0176
+    assert 0.08 < latents.abs().max() < 0.12
+
+
+@pytest.mark.parametrize(
+    ("fields", "labels", "problem_type"),
+    [
+        ({}, torch.tensor([0, 4, 2]), "single_label_classification"),
+        ({}, torch.tensor([[1.0, 0, 1, 0, 0]] * 3), "multi_label_classification"),
+        ({"num_labels": 1}, torch.tensor([0.5, -1.0, 3.0]), "regression"),
+        ({"problem_type": "regression"}, torch.randn(3, 5), "regression"),
+    ],
+)
+def test_losses(fields, labels, problem_type):
+    model = small_model(**fields)
+    output = model(pixels(model.config), labels=labels)
+    assert model.config.problem_type == problem_type
+    logits = output.logits
+    expected = {
+        "single_label_classification": torch.nn.functional.cross_entropy,
+        "multi_label_classification": torch.nn.functional.binary_cross_entropy_with_logits,
+        "regression": lambda logits, labels: (logits.view_as(labels) - labels).square().mean(),
+    }[problem_type](logits, labels)
+    torch.testing.assert_close(output.loss, expected)
+    output.loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_positions_are_exact_whatever_the_dtype():
+    """Casting to half precision and back rounds weights, which are given back here, but must not round positions."""
+    model = small_model()
+    weights = copy.deepcopy(model.state_dict())
+    images = pixels(model.config)
+    expected = model(images).logits
+    model.bfloat16()
+    assert model(images).logits.dtype == torch.bfloat16
+    assert model.perceiver.inputs(images, None, None, torch.bfloat16).rows.dtype == torch.float32
+    model.float().load_state_dict(weights)
+    assert torch.equal(model(images).logits, expected)
+
+
+def test_made_on_the_meta_device():
+    with torch.device("meta"):
+        model = PerceiverStudyForImageClassification(small_config())
+    source = small_model()
+    model.to_empty(device="cpu").load_state_dict(source.state_dict())
+    images = pixels(source.config)
+    assert torch.equal(model.eval()(images).logits, source(images).logits)
+    assert not list(model.buffers())
+
+
+def test_the_processors_output_is_the_models_input():
+    model = small_model(image_size=32, num_frequency_bands=16)
+    processor = PerceiverStudyImageProcessor()
+    image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
+    inputs = processor([image, image.flip(-1)], return_tensors="pt")
+    assert set(inputs) == {"pixel_values", "position_features"}
+    torch.testing.assert_close(model(**inputs).logits, model(inputs["pixel_values"]).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "Give either pixel_values or inputs: got neither"),
+        ({"pixel_values": torch.zeros(1, 3, 7, 5), "inputs": torch.zeros(1, 35, 21)}, "got both"),
+        (
+            {"pixel_values": torch.zeros(1, 1, 7, 5)},
+            "(1, 1, 7, 5): expected (batch, channels, height, width) with num_channels=3",
+        ),
+        ({"pixel_values": torch.zeros(3, 7, 5)}, "num_axes=2"),
+        ({"inputs": torch.zeros(1, 35, 20)}, "(1, 35, 20): expected (batch, points, 21)"),
+        ({"inputs": torch.zeros(35, 21)}, "(35, 21): expected (batch, points, 21)"),
+        ({"inputs": torch.zeros(1, 35, 21), "position_features": torch.zeros(1, 12, 9)}, "go with pixel_values"),
+        (
+            {"pixel_values": torch.zeros(2, 3, 7, 5), "position_features": torch.zeros(1, 12, 8)},
+            "(1, 12, 8): expected (1 or 2, 12, 9)",
+        ),
+        ({"pixel_values": torch.zeros(2, 3, 7, 5), "position_features": torch.zeros(3, 12, 9)}, "(1 or 2, 12, 9)"),
+        ({"pixel_values": torch.zeros(2, 3, 7, 5), "position_features": torch.zeros(1, 10, 9)}, "7 + 5 coordinates"),
+        (
+            {"pixel_values": torch.zeros(2, 3, 7, 5), "attention_mask": torch.ones(2, 7, 5)},
+            "(2, 7, 5): expected (2, 35)",
+        ),
+    ],
+)
+def test_wrong_inputs_are_errors_that_say_what_was_expected(inputs, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        small_model()(**inputs)
+
+
+def test_position_features_for_a_model_without_them():
+    with pytest.raises(ValueError, match="do_fourier_encode=False"):
+        small_model(position_encoding_type="learned")(torch.zeros(1, 3, 7, 5), position_features=torch.zeros(1, 12, 9))

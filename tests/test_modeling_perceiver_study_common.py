@@ -1,0 +1,104 @@
+"""transformers' common tests of models."""
+
+import copy
+import unittest
+from unittest import mock
+
+import torch
+from torch import nn
+
+from modeling_perceiver_study import (
+    PerceiverStudyConfig,
+    PerceiverStudyForImageClassification,
+    PerceiverStudyModel,
+)
+from tests.transformers_mixins import load
+
+common = load("test_modeling_common")
+
+
+class PerceiverStudyModelTester:
+    """A small model, and what transformers' tests ask about it.
+
+    As they see it, inputs have `seq_length`, and what attends to itself, latents here, has `encoder_seq_length`; layers
+    are those that give `attentions`.
+    """
+
+    is_training = True
+    batch_size = 3
+    num_channels = 3
+    image_size = 12
+    seq_length = image_size**2
+    encoder_seq_length = 6
+    hidden_size = 16
+    num_attention_heads = 4
+    num_hidden_layers = 2
+    expected_num_hidden_layers = 4
+
+    def __init__(self, parent, **variant):
+        self.parent = parent
+        self.variant = variant
+
+    def get_config(self):
+        return PerceiverStudyConfig(
+            num_latents=self.encoder_seq_length,
+            d_latents=self.hidden_size,
+            num_cross_attends=2,
+            num_blocks=2,
+            num_self_attends_per_block=1,
+            num_self_attention_heads=self.num_attention_heads,
+            image_size=self.image_size,
+            num_channels=self.num_channels,
+            num_frequency_bands=3,
+            num_labels=4,
+            **self.variant,
+        )
+
+    def prepare_config_and_inputs_for_common(self):
+        pixel_values = torch.randn(self.batch_size, self.num_channels, self.image_size, self.image_size)
+        return self.get_config(), {"pixel_values": pixel_values}
+
+
+class PerceiverStudyModelTest(common.ModelTesterMixin, unittest.TestCase):
+    """The paper's model: Fourier features the separable way, shared weights, mean of the latents."""
+
+    all_model_classes = (PerceiverStudyModel, PerceiverStudyForImageClassification)
+    test_resize_embeddings = False  # there is no vocabulary
+    test_can_init_all_missing_weights_before_2023 = True  # theirs looks for a year in a copyright line
+    variant = {}
+
+    def setUp(self):
+        self.model_tester = PerceiverStudyModelTester(self, **self.variant)
+        # They look up by name which models are bare and which take labels.
+        for mapping, model_class in (
+            (common.MODEL_MAPPING_NAMES, PerceiverStudyModel),
+            (common.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, PerceiverStudyForImageClassification),
+        ):
+            patch = mock.patch.dict(mapping, {PerceiverStudyConfig.model_type: model_class.__name__})
+            patch.start()
+            self.addCleanup(patch.stop)
+
+    def test_model_get_set_embeddings(self):
+        """As theirs, but what embeds are the latents, and no `nn.Embedding`."""
+        config, _ = self.model_tester.prepare_config_and_inputs_for_common()
+        for model_class in self.all_model_classes:
+            model = model_class(copy.deepcopy(config))
+            latents = model.get_input_embeddings()
+            self.assertEqual(latents().shape, (1, config.num_latents, config.d_latents))
+            replacement = copy.deepcopy(latents)
+            model.set_input_embeddings(replacement)
+            self.assertIs(model.get_input_embeddings(), replacement)
+            self.assertTrue(
+                model.get_output_embeddings() is None or isinstance(model.get_output_embeddings(), nn.Linear)
+            )
+
+
+class PerceiverStudyByteArrayModelTest(PerceiverStudyModelTest):
+    """Perceiver IO's: learned positions in a byte array, which takes the attention interface; no sharing, a query."""
+
+    variant = {
+        "position_encoding_type": "learned",
+        "share_cross_attend_weights": False,
+        "share_block_weights": False,
+        "decoder_type": "query",
+    }

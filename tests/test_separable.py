@@ -1,0 +1,190 @@
+import pytest
+import torch
+
+from modeling_perceiver_study.inputs import PerceiverStudyInputs
+from modeling_perceiver_study.separable import grid_inputs
+from tests import reference
+from tests.models import mask, pixels, small_model
+
+GRIDS = {"waveform": [11], "image": [7, 5], "video": [3, 4, 5], "one row": [1, 9]}
+HEADS = {"one head": {"num_cross_attention_heads": 1, "cross_attention_shape_for_attention": "kv"}, "heads": {}}
+
+
+def cross_attention(model, index=0):
+    return model.perceiver.cross_attends[index].attention
+
+
+@pytest.fixture(params=GRIDS.values(), ids=GRIDS.keys())
+def grid(request):
+    return {"num_axes": len(request.param), "image_size": request.param}
+
+
+@pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS.keys())
+@pytest.mark.parametrize("masked", [False, True], ids=["all points", "masked"])
+@pytest.mark.parametrize("shared_queries", [True, False], ids=["first", "later"])
+@pytest.mark.parametrize("output_attentions", [False, True], ids=["streamed", "with maps"])
+def test_equals_the_reference_in_float64(grid, heads, masked, shared_queries, output_attentions):
+    model = small_model(**grid, **heads).double()
+    attention, config = cross_attention(model), model.config
+    images = pixels(config, dtype=torch.float64)
+    points = mask(config) if masked else None
+    torch.manual_seed(5)
+    latents = torch.randn(1 if shared_queries else 3, config.num_latents, config.d_latents, dtype=torch.float64)
+    expected, maps = reference.attend(
+        attention, latents.expand(3, -1, -1), reference.byte_array(config, images), points
+    )
+    on_grid = model.perceiver.inputs(images, None, None, torch.float64)
+    actual, weights = attention(latents, on_grid, None if points is None else points.bool(), output_attentions)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
+    if output_attentions:
+        torch.testing.assert_close(weights, maps, rtol=0, atol=1e-10)
+    else:
+        assert weights is None
+
+
+def test_the_general_road_equals_the_reference(grid):
+    model = small_model(**grid).double()
+    attention, config = cross_attention(model), model.config
+    array = reference.byte_array(config, pixels(config))
+    latents = torch.randn(3, config.num_latents, config.d_latents, dtype=torch.float64)
+    expected, maps = reference.attend(attention, latents, array)
+    for output_attentions in (False, True):
+        actual, weights = attention(latents, array, None, output_attentions)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(weights, maps, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_gradients_of_both_roads_agree(grid, dtype, tolerance):
+    """Of every weight, of the latents and of the pixels; relative to the largest entry of each."""
+    model = small_model(**grid).to(dtype)
+    attention, config = cross_attention(model), model.config
+    gradients = []
+    for on_grid in (True, False):
+        images = pixels(config, dtype=dtype).requires_grad_()
+        torch.manual_seed(6)
+        latents = torch.randn(3, config.num_latents, config.d_latents, dtype=dtype).requires_grad_()
+        if on_grid:
+            inputs = model.perceiver.inputs(images, None, None, dtype)
+        else:
+            table = reference.positions(config, config.grid).to(dtype)
+            inputs = torch.cat([images.flatten(2).mT, table.expand(3, -1, -1)], dim=-1)
+        result, _ = attention(latents, inputs)
+        leaves = [images, latents, *attention.parameters()]
+        gradients.append(torch.autograd.grad(result.square().sum(), leaves))
+    names = ["pixels", "latents", *(name for name, _ in attention.named_parameters())]
+    for name, separable, general in zip(names, *gradients, strict=True):
+        # The bias of the keys cancels: its gradient is rounding, to be measured beside that of the queries.
+        scale = general if name != "k_proj.bias" else gradients[1][names.index("q_proj.bias")]
+        error = (separable - general).abs().max() / scale.abs().max()
+        assert error < tolerance, f"{name}: {error}"
+
+
+def test_positions_of_each_sample():
+    """A batch of crops from different places; transformers' Perceiver gives all of them the first one's positions."""
+    model = small_model().double()
+    config, images = model.config, pixels(model.config, dtype=torch.float64)
+    torch.manual_seed(7)
+    features = torch.randn(3, sum(config.grid), config.num_axis_features, dtype=torch.float64)
+    together = model(images, position_features=features).logits
+    alone = torch.cat([model(images[i : i + 1], position_features=features[i : i + 1]).logits for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-10)
+    assert not torch.allclose(together, model(images, position_features=features[:1]).logits)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_variance_is_that_of_the_byte_array(grid, offset):
+    """Also where pixels are far from zero, as unnormalised ones are."""
+    model = small_model(**grid)
+    images = pixels(model.config) + offset
+    on_grid = model.perceiver.inputs(images, None, None, torch.float32)
+    expected = reference.byte_array(model.config, images).var(dim=-1, correction=0)
+    torch.testing.assert_close(on_grid.variance.flatten(1).double(), expected, rtol=1e-5, atol=0)
+
+
+def test_autocast_keeps_statistics_and_softmax_in_float32():
+    """bfloat16 keeps 8 bits: 2 % is a few roundings of queries and outputs; the map itself is exact for its queries."""
+    model = small_model()
+    attention, config = cross_attention(model), model.config
+    on_grid = model.perceiver.inputs(pixels(config), None, None, torch.float32)
+    latents = torch.randn(3, config.num_latents, config.d_latents)
+    expected, _ = attention(latents, on_grid)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual, _ = attention(latents, on_grid)
+        _, weights = attention(latents, on_grid, output_attentions=True)
+    assert actual.dtype == torch.bfloat16
+    assert weights.dtype == torch.float32
+    assert (actual.float() - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+def test_a_half_precision_model_errs_no_more_than_the_general_road():
+    """At most twice the error of plain bfloat16, the whole model against the float64 reference."""
+    model = small_model(initializer_range=0.1)
+    model = model.bfloat16()
+    images = pixels(model.config)
+    array = reference.byte_array(model.config, images)
+    expected = reference.logits(model, array)
+    separable = (model(images).logits - expected).abs().max()
+    general = (model(inputs=array.float()).logits - expected).abs().max()
+    assert separable < 2 * general
+
+
+def test_dropout_drops_attention_weights():
+    """Without a change on average: the mean over many draws nears the result without dropout."""
+    model = small_model(attention_probs_dropout_prob=0.3)
+    attention, config = cross_attention(model).train(), model.config
+    draws = 4000
+    on_grid = model.perceiver.inputs(pixels(config, batch=1), None, None, torch.float32)
+    on_grid = on_grid._replace(
+        pixels=on_grid.pixels.expand(draws, -1, -1, -1), variance=on_grid.variance.expand(draws, -1, -1)
+    )
+    latents = torch.randn(1, config.num_latents, config.d_latents)
+    torch.manual_seed(8)
+    with torch.no_grad():
+        dropped, _ = attention(latents, on_grid)
+        plain, _ = attention.eval()(latents, on_grid)
+    spread = dropped.std(dim=0)
+    assert spread.min() > 0
+    # Five standard errors: a wrong scale would be off by many more.
+    assert ((dropped.mean(dim=0) - plain[0]).abs() < 5 * spread / draws**0.5).all()
+
+
+@pytest.mark.filterwarnings("default")  # the compiler has deprecation warnings of its own
+@pytest.mark.parametrize("training", [False, True])
+def test_compiles_without_graph_breaks(training):
+    model = small_model(num_blocks=1, num_cross_attends=1, num_self_attends_per_block=1)
+    images = pixels(model.config)
+    compiled = torch.compile(model.train(training), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(images).logits, model(images).logits, rtol=0, atol=1e-5)
+    if training:
+        compiled(images, labels=torch.tensor([0, 1, 2])).loss.backward()
+        gradient = model.perceiver.cross_attends[0].attention.k_proj.weight.grad.clone()
+        model.zero_grad()
+        model(images, labels=torch.tensor([0, 1, 2])).loss.backward()
+        expected = model.perceiver.cross_attends[0].attention.k_proj.weight.grad
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def test_grid_inputs_hold_no_position_of_each_point():
+    model = small_model(image_size=[40, 50])
+    on_grid = model.perceiver.inputs(pixels(model.config), None, None, torch.float32)
+    assert on_grid.rows.shape == (1, 40, 9)
+    assert on_grid.columns.shape == (1, 50, 9)
+
+
+def test_fourier_features_survive_inference_mode():
+    """They are kept between calls; kept from inference mode, they would break training."""
+    inputs = PerceiverStudyInputs(small_model().config)
+    with torch.inference_mode():
+        inputs(pixels(inputs.config), None, None, torch.float32)
+    images = pixels(inputs.config).requires_grad_()
+    inputs(images, None, None, torch.float32).variance.sum().backward()
+    assert images.grad.isfinite().all()
+
+
+def test_moments_of_a_single_axis():
+    images = torch.randn(2, 3, 8)
+    features = torch.randn(1, 8, 5)
+    on_grid = grid_inputs(images, [features])
+    expected = torch.cat([images.mT, features.expand(2, -1, -1)], dim=-1).var(dim=-1, correction=0)
+    torch.testing.assert_close(on_grid.variance.squeeze(-1), expected)

@@ -1,0 +1,82 @@
+import pytest
+import torch
+
+from modeling_perceiver_study import streaming
+from modeling_perceiver_study.separable import attend_with_map
+from modeling_perceiver_study.streaming import GridAttention
+
+
+def random_arguments(questions: int = 2, features: int = 2, batch: int = 2, grid=(4, 3), seed: int = 0, **kwargs):
+    """Arguments of `GridAttention`: `questions` and `features` are 1 or the batch."""
+    torch.manual_seed(seed)
+    heads, latents, channels, row_features, column_features = 2, 3, 2, 5, 4
+    kwargs = {"dtype": torch.float64, "requires_grad": True, **kwargs}
+    inverse_deviation = (torch.rand(batch, *grid, dtype=kwargs["dtype"]) + 0.5).requires_grad_(kwargs["requires_grad"])
+    return (
+        torch.randn(questions, heads, latents, channels, **kwargs),
+        torch.randn(questions, heads, latents, row_features, **kwargs),
+        torch.randn(questions, heads, latents, column_features, **kwargs),
+        torch.randn(batch, channels, *grid, **kwargs),
+        torch.randn(features, grid[0], row_features, **kwargs),
+        torch.randn(features, grid[1], column_features, **kwargs),
+        inverse_deviation,
+    )
+
+
+def random_mask(batch: int = 2, grid=(4, 3)) -> torch.Tensor:
+    attended = torch.rand(batch, *grid, generator=torch.Generator().manual_seed(3)) > 0.4
+    attended[:, -1, -1] = True
+    return attended
+
+
+@pytest.mark.parametrize("elements", [1, 40, 10**6], ids=["row by row", "some rows", "all at once"])
+@pytest.mark.parametrize("masked", [False, True], ids=["all points", "masked"])
+@pytest.mark.parametrize(("questions", "features"), [(1, 1), (2, 2), (1, 2)])
+def test_gradients(monkeypatch, elements, masked, questions, features):
+    """Against finite differences, for every argument."""
+    monkeypatch.setitem(streaming._BLOCK_ELEMENTS, "cpu", elements)
+    mask = random_mask() if masked else None
+    assert torch.autograd.gradcheck(
+        lambda *arguments: GridAttention.apply(*arguments, mask), random_arguments(questions, features)
+    )
+
+
+@pytest.mark.parametrize("elements", [1, 40, 10**6])
+@pytest.mark.parametrize("masked", [False, True])
+def test_equals_the_stored_map(monkeypatch, elements, masked):
+    monkeypatch.setitem(streaming._BLOCK_ELEMENTS, "cpu", elements)
+    mask = random_mask() if masked else None
+    arguments = random_arguments()
+    expected = attend_with_map(*arguments, mask, 0.0)[:3]
+    for actual, wanted in zip(GridAttention.apply(*arguments, mask), expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-12)
+
+
+def test_leading_rows_that_are_all_masked(monkeypatch):
+    """Their weights are garbage until a row that counts brings a real maximum."""
+    monkeypatch.setitem(streaming._BLOCK_ELEMENTS, "cpu", 1)
+    mask = torch.ones(2, 4, 3, dtype=torch.bool)
+    mask[:, :2] = False
+    arguments = random_arguments()
+    cut = [
+        part[:, :, 2:] if index == 3 else part[:, 2:] if index in (4, 6) else part
+        for index, part in enumerate(arguments)
+    ]
+    for masked, without in zip(GridAttention.apply(*arguments, mask), GridAttention.apply(*cut, None), strict=True):
+        torch.testing.assert_close(masked, without, rtol=0, atol=1e-12)
+
+
+def test_large_logits_do_not_overflow():
+    arguments = [part * 1e3 if index < 3 else part for index, part in enumerate(random_arguments(dtype=torch.float32))]
+    for part in GridAttention.apply(*arguments, None):
+        assert part.isfinite().all()
+
+
+def test_nothing_of_the_size_of_the_map_is_kept(monkeypatch):
+    monkeypatch.setitem(streaming._BLOCK_ELEMENTS, "cpu", 2**10)
+    kept = []
+    arguments = random_arguments(grid=(64, 64))
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda x: x):
+        GridAttention.apply(*arguments, None)
+    latents, points = 2 * 3, 64 * 64
+    assert max(kept) <= 2 * 2 * points < latents * points  # the pixels themselves
