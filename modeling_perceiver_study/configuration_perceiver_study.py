@@ -37,13 +37,20 @@ class PerceiverStudyConfig(PreTrainedConfig):
         image_size: points along each axis of the grid the model is made for: a number for all axes or one per axis
             (`[H, W]`). Other sizes are accepted at run time and span the same coordinates.
         num_channels: `C`, numbers at each grid point.
+        stem_type: what the points of a grid go through before they get positions: `"none"`; `"linear"`, the same linear
+            map at each (a 1x1 convolution); or `"conv"`, for images of at least 5 pixels a side: a 7x7 convolution of
+            stride 2, batch norm, ReLU and 3x3 max-pooling of stride 2, which leave `(S - 1) // 4` points of `S`
+            (Perceiver IO's "2D conv + maxpool"). Latents, masks and positions know only the grid after the stem.
+        stem_channels: what a stem makes of `C`.
         num_axes: `A`, axes of the grid: 2 for images, 1 for waveforms, 3 for video.
         num_frequency_bands: `K`, Fourier bands per axis.
         max_frequencies: highest band, a number or one per axis, above 0; None is the Nyquist frequency of
-            `image_size`. Bands are equally spaced from 1 to it.
+            `image_size`, or of the grid that a stem leaves of it. Bands are equally spaced from 1 to it.
         concat_positions: give the coordinates themselves beside sines and cosines.
-        position_encoding_type: `"fourier"`; `"learned"`, a table with as many channels as the Fourier features have
-            (resampled for other grids); or `"none"`.
+        position_encoding_type: `"fourier"`; `"learned"`, a table with a row per point (resampled for other grids); or
+            `"none"`.
+        learned_position_channels: width of that table; None is as many channels as the Fourier features have.
+        project_learned_positions: pass its rows through a linear map of the same width.
         decoder_type: `"mean"` classifies the mean of the latents (Perceiver); `"query"` lets a learned output query
             attend to them (Perceiver IO).
 
@@ -76,10 +83,14 @@ class PerceiverStudyConfig(PreTrainedConfig):
     image_size: int | list[int] | tuple[int, ...] = 32
     num_channels: int = 3
     num_axes: int = 2
+    stem_type: str = "none"
+    stem_channels: int = 64
     num_frequency_bands: int = 16
     max_frequencies: float | int | list[float] | tuple[float, ...] | None = None
     concat_positions: bool = True
     position_encoding_type: str = "fourier"
+    learned_position_channels: int | None = None
+    project_learned_positions: bool = False
     decoder_type: str = "mean"
 
     def __post_init__(self, **kwargs):
@@ -93,7 +104,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
             _is_count(self.num_self_attends_per_block, minimum=0),
             "a whole number of at least 0",
         )
-        for name in ("qk_channels", "v_channels"):
+        for name in ("qk_channels", "v_channels", "learned_position_channels"):
             value = getattr(self, name)
             self._require(name, value is None or _is_count(value, minimum=1), "None or a whole number of at least 1")
         for name in _SWITCHES:
@@ -106,6 +117,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
         dropout = self.attention_probs_dropout_prob
         self._require("attention_probs_dropout_prob", _is_number(dropout) and 0 <= dropout < 1, "a number in [0, 1)")
         self._validate_grid()
+        self._validate_positions()
         self._require(
             "num_cross_attends",
             self.num_cross_attends <= self.num_blocks,
@@ -119,11 +131,21 @@ class PerceiverStudyConfig(PreTrainedConfig):
         sizes = size if isinstance(size, (list, tuple)) else [size] * self.num_axes
         fits = len(sizes) == self.num_axes and all(_is_count(points, minimum=1) for points in sizes)
         self._require("image_size", fits, f"a whole number of at least 1, or {per_axis}")
+        convolved = self.stem_type == "conv"
+        self._require("stem_type", not convolved or self.num_axes == 2, "another for other than images (num_axes=2)")
+        fits = not convolved or min(sizes) >= SMALLEST_CONV_STEM_SIZE
+        self._require("image_size", fits, f"at least {SMALLEST_CONV_STEM_SIZE} for each axis with stem_type='conv'")
         frequency = self.max_frequencies
         if frequency is not None:
             frequencies = frequency if isinstance(frequency, (list, tuple)) else [frequency] * self.num_axes
             fits = len(frequencies) == self.num_axes and all(_is_number(value) and value > 0 for value in frequencies)
             self._require("max_frequencies", fits, f"None, a number above 0, or {per_axis}")
+
+    def _validate_positions(self):
+        learned = self.position_encoding_type == "learned"
+        for name, default in (("learned_position_channels", None), ("project_learned_positions", False)):
+            fits = learned or getattr(self, name) == default
+            self._require(name, fits, f"{default} unless position_encoding_type='learned'")
 
     def _validate_heads(self):
         for kind, heads_name, widths in (
@@ -145,9 +167,14 @@ class PerceiverStudyConfig(PreTrainedConfig):
         return list(size) if isinstance(size, (list, tuple)) else [size] * self.num_axes
 
     @property
+    def attended_grid(self) -> list[int]:
+        """Points along each axis of what the latents attend to: `grid`, or what a stem leaves of it."""
+        return [(points - 1) // 4 for points in self.grid] if self.stem_type == "conv" else self.grid
+
+    @property
     def axis_max_frequencies(self) -> list[float]:
         """Highest Fourier band of each axis, with the Nyquist frequencies filled in."""
-        return resolve_max_frequencies(self.max_frequencies, self.grid, self.num_axes)
+        return resolve_max_frequencies(self.max_frequencies, self.attended_grid, self.num_axes)
 
     @property
     def num_axis_features(self) -> int:
@@ -156,13 +183,20 @@ class PerceiverStudyConfig(PreTrainedConfig):
 
     @property
     def num_position_channels(self) -> int:
-        """`P`, position channels beside each input: `A * F`, or 0 without position encoding."""
-        return 0 if self.position_encoding_type == "none" else self.num_axes * self.num_axis_features
+        """`P`, position channels beside each input: `A * F`, or the width that learned positions have, or 0."""
+        if self.position_encoding_type == "none":
+            return 0
+        return self.learned_position_channels or self.num_axes * self.num_axis_features
+
+    @property
+    def num_attended_channels(self) -> int:
+        """Channels of each input without its position: `C`, or what a stem makes of it."""
+        return self.num_channels if self.stem_type == "none" else self.stem_channels
 
     @property
     def num_input_channels(self) -> int:
-        """`C + P`, the width of the byte array."""
-        return self.num_channels + self.num_position_channels
+        """`C + P`, the width of the byte array, with a stem's channels for `C` where there is one."""
+        return self.num_attended_channels + self.num_position_channels
 
     @property
     def cross_attend_widths(self) -> tuple[int, int]:
@@ -186,6 +220,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
         return self.num_cross_attends + self.num_blocks * self.num_self_attends_per_block
 
 
+# Of fewer pixels a convolutional stem would leave nothing.
+SMALLEST_CONV_STEM_SIZE = 5
+
 _AUTO_MAP = {
     "AutoConfig": "configuration_perceiver_study.PerceiverStudyConfig",
     "AutoModel": "modeling_perceiver_study.PerceiverStudyModel",
@@ -202,11 +239,19 @@ _COUNTS = (
     "cross_attention_widening_factor",
     "num_channels",
     "num_axes",
+    "stem_channels",
     "num_frequency_bands",
 )
-_SWITCHES = ("share_cross_attend_weights", "share_block_weights", "use_query_residual", "concat_positions")
+_SWITCHES = (
+    "share_cross_attend_weights",
+    "share_block_weights",
+    "use_query_residual",
+    "concat_positions",
+    "project_learned_positions",
+)
 _CHOICES = {
     "cross_attention_shape_for_attention": ("kv", "q"),
+    "stem_type": ("none", "linear", "conv"),
     "position_encoding_type": ("fourier", "learned", "none"),
     "decoder_type": ("mean", "query"),
 }

@@ -33,6 +33,8 @@ class PerceiverStudyImageProcessorKwargs(ImagesKwargs, total=False):
     Attributes:
         num_channels: `C`. With `do_convert_rgb`, images become RGB for 3 and grey for 1, and must have that many
             channels already for other numbers. It also helps to tell arrays `(C, H, W)` from `(H, W, C)`.
+        crop_first: cut the centre out before resizing it to `size`, as transformers' Perceiver does: `size / crop_size`
+            of the shorter edge, along each axis. Both then have a height and a width.
         do_fourier_encode: return `position_features`.
         num_frequency_bands: `K`, Fourier bands per axis, at least 1.
         max_frequencies: highest band, a number or one for rows and one for columns, above 0; None is the Nyquist
@@ -41,6 +43,7 @@ class PerceiverStudyImageProcessorKwargs(ImagesKwargs, total=False):
     """
 
     num_channels: int
+    crop_first: bool
     do_fourier_encode: bool
     num_frequency_bands: int
     max_frequencies: float | int | list[float | int] | tuple[float | int, ...] | None
@@ -91,6 +94,7 @@ class PerceiverStudyImageProcessor(PilBackend):
     image_std = 0.5
     do_convert_rgb = True
     num_channels = 3
+    crop_first = False
     do_fourier_encode = True
     num_frequency_bands = 16
     max_frequencies = None
@@ -111,9 +115,17 @@ class PerceiverStudyImageProcessor(PilBackend):
         return super()._standardize_kwargs(**kwargs) | {"max_frequencies": max_frequencies}
 
     def _validate_preprocess_kwargs(
-        self, num_channels: int, num_frequency_bands: int, max_frequencies: float | tuple[float, ...] | None, **kwargs
+        self,
+        num_channels: int,
+        crop_first: bool,
+        num_frequency_bands: int,
+        max_frequencies: float | tuple[float, ...] | None,
+        size: SizeDict | None = None,
+        **kwargs,
     ):
-        super()._validate_preprocess_kwargs(**kwargs)
+        super()._validate_preprocess_kwargs(size=size, **kwargs)
+        if crop_first and not (size and size.height and size.width):
+            raise ValueError(f"size={size and dict(size)}: crop_first=True needs a height and a width.")
         for name, value in (("num_channels", num_channels), ("num_frequency_bands", num_frequency_bands)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name}={value!r}: expected a whole number of at least 1.")
@@ -200,6 +212,10 @@ class PerceiverStudyImageProcessor(PilBackend):
     def _preprocess(
         self,
         images: list[np.ndarray],
+        do_center_crop: bool,
+        crop_first: bool,
+        size: SizeDict,
+        crop_size: SizeDict,
         do_fourier_encode: bool,
         num_frequency_bands: int,
         max_frequencies: float | tuple[float, ...] | None,
@@ -207,7 +223,12 @@ class PerceiverStudyImageProcessor(PilBackend):
         return_tensors: str | None = None,
         **kwargs,
     ) -> BatchFeature:
-        pixel_values = super()._preprocess(images, return_tensors=None, **kwargs)["pixel_values"]
+        if do_center_crop and crop_first:
+            images = [self._crop_part(image, size, crop_size) for image in images]
+            do_center_crop = False
+        pixel_values = super()._preprocess(
+            images, do_center_crop=do_center_crop, size=size, crop_size=crop_size, return_tensors=None, **kwargs
+        )["pixel_values"]
         data = {"pixel_values": [image.astype(np.float32) for image in pixel_values]}
         if do_fourier_encode:
             grids = [image.shape[-2:] for image in pixel_values]
@@ -217,6 +238,12 @@ class PerceiverStudyImageProcessor(PilBackend):
             }
             data["position_features"] = [features[grid] for grid in grids]
         return BatchFeature(data=data, tensor_type=return_tensors)
+
+    def _crop_part(self, image: np.ndarray, size: SizeDict, crop_size: SizeDict) -> np.ndarray:
+        shorter = min(image.shape[-2:])
+        height = max(int(size.height / crop_size.height * shorter), 1)
+        width = max(int(size.width / crop_size.width * shorter), 1)
+        return self.center_crop(image, SizeDict(height=height, width=width))
 
 
 def _position_features(

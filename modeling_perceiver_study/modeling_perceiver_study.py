@@ -120,7 +120,8 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
             position_features: `(1 or B, S_1 + .. + S_A, F)`, features of each axis in turn, as the image processor's
                 Fourier encoding gives them. Left out, the model makes the same ones for the grid it sees.
             inputs: the byte array itself, positions included, for what is not a grid; instead of `pixel_values`.
-            attention_mask: `(B, M)`, 1 where latents may attend, points of a grid in row-major order.
+            attention_mask: `(B, M)`, 1 where latents may attend, points of a grid in row-major order; of the grid that
+                a stem leaves, where there is one.
 
         Raises:
             ValueError: neither or both of `pixel_values` and `inputs` are given, or a shape does not fit the config.
@@ -147,8 +148,9 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
         on_grid = isinstance(embedded, GridInputs)
         expected = tuple(embedded.variance.flatten(1).shape if on_grid else embedded.shape[:2])
         if tuple(attention_mask.shape) != expected:
+            points = "input" if self.config.stem_type != "conv" else "point that the stem leaves of the image"
             raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}: expected {expected}, one entry per input."
+                f"attention_mask has shape {tuple(attention_mask.shape)}: expected {expected}, one entry per {points}."
             )
         if on_grid:
             return attention_mask.bool()

@@ -122,7 +122,7 @@ class _Block:
         return (asked @ scaled).addcmul_(positions, self.inverse_deviation)
 
     def sum(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """`(b, h, N, r W) -> (b, h, N, C), (b, h, N, F_r), (b, h, N, W)`: weighted sums of `x` and `f`, and over rows."""
+        """`(b, h, N, r W) -> (b, h, N, C), (b, h, N, F_r), (b, h, N, W)`: sums of `x` and `f`, and along columns."""
         of_pixels = (self.pixels @ weights.mT).mT  # this way round: few rows times many columns is fast
         weights = weights.unflatten(-1, self.shape)
         return of_pixels, weights.sum(dim=-1) @ self.rows, weights.sum(dim=-2)
@@ -162,7 +162,7 @@ def _of(part: torch.Tensor, samples: slice) -> torch.Tensor:
 
 
 def _add(total: torch.Tensor, samples: slice, more: torch.Tensor):
-    """Add what comes from some samples to a total per sample, or for all samples together where `total` has only one."""
+    """Add what comes from some samples to a total per sample, or to the only one that `total` has for all."""
     if total.shape[0] == 1:
         total.add_(more.sum(dim=0, keepdim=True))
     else:

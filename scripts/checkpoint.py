@@ -1,6 +1,8 @@
 """Checkpoints that `--resume` continues from: complete or absent, never half-written.
 
     output_dir/checkpoints/step-00000500/   accelerate's state, progress.json, best.safetensors
+
+It is written under another name, flushed to the disk and renamed.
 """
 
 import dataclasses

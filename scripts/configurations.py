@@ -1,6 +1,8 @@
 """Write configuration/README.md: a table of the presets, from their recipes and the headers of their files.
 
     python scripts/configurations.py
+
+tests/test_configurations.py fails when the table is stale.
 """
 
 from pathlib import Path
@@ -10,7 +12,6 @@ import torch
 from errors import run_command
 from modeling_perceiver_study import PerceiverStudyForImageClassification
 from recipe import CONFIGURATION_FOLDER, load_recipe, model_config
-
 
 README = CONFIGURATION_FOLDER / "README.md"
 _HEADER_FIELDS = ("Paper", "Command", "Score", "Time")

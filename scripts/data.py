@@ -18,8 +18,7 @@ from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyImagePr
 from recipe import Data
 from sources import Source, load_sources, stratified_order
 
-
-_CHUNK = 1024  # images decoded between two looks at the progress bar
+_CHUNK = 64  # images that a thread decodes at a time
 
 
 class ImageDataset(torch.utils.data.Dataset):
@@ -119,20 +118,21 @@ class _Decoder:
         return Path(folder) / f"{hashlib.sha256(content).hexdigest()[:32]}.npy"
 
     def _fill(self, pixels: np.ndarray, source: Source, rows: np.ndarray):
-        def pixels_of(encoded, row):
-            try:
-                return self._pixels(encoded)
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                path = encoded["path"] if isinstance(encoded, dict) else None
-                where = f"row {row} of {source.name}" + (f" ({path})" if path else "")
-                raise UserError(f"{where} is no usable image: {error}") from None
+        def fill_from(start: int) -> int:
+            chunk = rows[start : start + _CHUNK]
+            for offset, (row, encoded) in enumerate(zip(chunk, source.read(chunk), strict=True)):
+                try:
+                    pixels[start + offset] = self._pixels(encoded)
+                except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                    path = encoded["path"] if isinstance(encoded, dict) else None
+                    where = f"row {row} of {source.name}" + (f" ({path})" if path else "")
+                    raise UserError(f"{where} is no usable image: {error}") from None
+            return len(chunk)
 
+        # Threads are enough: Pillow lets others run while it decodes and resizes.
         with ThreadPoolExecutor() as pool, _progress(source, len(rows)) as bar:
-            for start in range(0, len(rows), _CHUNK):
-                chunk = rows[start : start + _CHUNK]
-                for offset, image in enumerate(pool.map(pixels_of, source.read(chunk), chunk)):
-                    pixels[start + offset] = image
-                bar.update(len(chunk))
+            for count in pool.map(fill_from, range(0, len(rows), _CHUNK)):
+                bar.update(count)
 
     def _pixels(self, encoded) -> np.ndarray:
         """One image as `(C, H, W)` uint8."""

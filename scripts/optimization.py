@@ -8,7 +8,7 @@ from recipe import Optimization
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups for an optimiser: weights of linear layers decay; biases, norms, latents and position tables do not."""
+    """Two groups for an optimiser: weights of linear layers decay; biases, norms, latents and positions do not."""
     matrices = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "evaluate", "numpy")
 
 
@@ -30,7 +29,7 @@ def describe_hardware(accelerator: Accelerator) -> str:
         return f"{accelerator.num_processes} x {torch.cuda.get_device_name(accelerator.device)}"
     threads = accelerator.num_processes * torch.get_num_threads()
     where = _cpu_name() if accelerator.device.type == "cpu" else f"{accelerator.device.type} on {_cpu_name()}"
-    return f"{where}, {threads} threads"
+    return f"{where}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _cpu_name() -> str:

@@ -19,7 +19,6 @@ from transformers import PreTrainedConfig
 from errors import UserError
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyImageProcessor
 
-
 CONFIGURATION_FOLDER = Path(__file__).resolve().parent.parent / "configuration"
 DEFAULT_RECIPE = CONFIGURATION_FOLDER / "digits.yaml"
 
@@ -223,7 +222,8 @@ def _processor_settings(config: PerceiverStudyConfig) -> dict:
         "size": {"shortest_edge": height} if height == width else grid,
         "crop_size": grid,
         "num_channels": config.num_channels,
-        "do_fourier_encode": config.position_encoding_type == "fourier",
+        # A convolutional stem leaves a grid that the processor does not know.
+        "do_fourier_encode": config.position_encoding_type == "fourier" and config.stem_type != "conv",
         "num_frequency_bands": config.num_frequency_bands,
         "max_frequencies": config.axis_max_frequencies,
         "concat_positions": config.concat_positions,

@@ -12,7 +12,6 @@ from checkpoint import Progress, last_checkpoint
 from errors import UserError
 from recipe import Recipe, differences, load_recipe, recipe_to_yaml
 
-
 RESULTS = "metrics.json"  # written last, so a folder that has it is finished
 LOG = "metrics.jsonl"
 
@@ -86,9 +85,7 @@ class TrainingLog:
                 "optimization.warmup, or choose another optimization.mixed_precision"
             )
         epoch = progress.step / self.steps_per_epoch
-        self._write(
-            progress, kind="step", epoch=epoch, loss=loss, learning_rate=learning_rate, images_per_second=speed
-        )
+        self._write(progress, kind="step", epoch=epoch, loss=loss, learning_rate=learning_rate, images_per_second=speed)
         self.restart(progress)
         return f"loss {loss:.3f}, {speed:.0f} images/s"
 

@@ -12,7 +12,6 @@ from sklearn.datasets import load_digits
 from errors import UserError
 from recipe import Data
 
-
 DIGITS_TEST_IMAGES = 360  # a fifth of the 1797
 
 
@@ -41,10 +40,7 @@ def load_sources(settings: Data) -> tuple[Source, Source]:
     Raises:
         UserError: there is no such dataset, split or column, it is empty, or a label is out of range (names the row).
     """
-    if settings.path is None and settings.name == "digits":
-        splits = _digits()
-    else:
-        splits = _load_dataset(settings)
+    splits = _digits() if settings.path is None and settings.name == "digits" else _load_dataset(settings)
     sources = []
     for key, split in (("train_split", settings.train_split), ("test_split", settings.test_split)):
         if split not in splits:

@@ -169,8 +169,8 @@ def train(
         log.epoch(progress, scores)
         if accelerator.is_main_process:
             bar.write(
-                f"epoch {progress.epoch}/{settings.epochs}: validation accuracy {100 * scores['accuracy']:.2f} %, "
-                f"loss {scores['loss']:.4f}; best {100 * progress.best_accuracy:.2f} % after epoch {progress.best_epoch}"
+                f"epoch {progress.epoch}/{settings.epochs}: validation accuracy {100 * scores['accuracy']:.2f} % "
+                f"(best {100 * progress.best_accuracy:.2f} %, epoch {progress.best_epoch}), loss {scores['loss']:.4f}"
             )
     bar.close()
     progress.seconds = time.perf_counter() - begin
@@ -179,7 +179,7 @@ def train(
 
 @torch.no_grad()
 def evaluate(accelerator: Accelerator, model, loader: DataLoader, normalize: Normalization) -> dict[str, float]:
-    """`accuracy`, `top_k_accuracy` (k is 5, or fewer if there are fewer classes) and `loss`, each image counted once."""
+    """`accuracy`, `top_k_accuracy` (5, or fewer where there are fewer classes) and `loss`, each image counted once."""
     model.eval()
     metric, losses = None, []
     for batch in loader:

@@ -1,4 +1,4 @@
-"""The Perceiver once more, written for reading: one array of pixels beside positions, normalised, projected, attended to.
+"""The Perceiver once more, for reading: an array of pixels beside positions, normalised, projected, attended to.
 
 It takes the weights of a model of ours and nothing else of it, and works in float64. Everything fast is judged by it.
 """

@@ -87,6 +87,11 @@ def test_every_step_can_be_left_out_and_parametrised():
     changed = plain | {"do_normalize": True, "image_mean": [1.0, 2.0, 4.0], "image_std": [1.0, 2.0, 0.5]}
     normalised = (raw - np.array([1, 2, 4])[:, None, None]) / np.array([1, 2, 0.5])[:, None, None]
     np.testing.assert_array_equal(pixel_values(image, **changed), normalised)
+    shortest = [
+        pixel_values(image, **plain | {"do_resize": True, "size": size}) for size in (30, {"shortest_edge": 30})
+    ]
+    assert shortest[0].shape == (3, 30, 45)
+    np.testing.assert_array_equal(*shortest)
     longest = pixel_values(image, **plain | {"do_resize": True, "size": {"shortest_edge": 30, "longest_edge": 33}})
     assert longest.shape == (3, 22, 33)
 
@@ -170,10 +175,12 @@ def test_sixteen_bits_are_kept(mode):
     assert_close(pixel_values(image, num_channels=1), expected[:1])
 
 
-@pytest.mark.parametrize("dtype", [np.int32, np.float32])
-def test_wide_modes_hold_0_to_255(dtype):
-    values = noise(32, 32)
-    np.testing.assert_array_equal(pixel_values(Image.fromarray(values.astype(dtype))), pixel_values(values))
+@pytest.mark.parametrize("values", [noise(32, 32).astype(np.int32) * 4, noise(32, 32).astype(np.float32) / 4])
+def test_wide_modes_are_kept(values):
+    image = Image.fromarray(values)
+    assert image.mode in ("I", "F")
+    np.testing.assert_array_equal(pixel_values(image), pixel_values(values))
+    assert_close(pixel_values(image, rescale_factor=1 / 1020)[0], values / 1020 * 2 - 1)
 
 
 def every_kind(array):
@@ -324,6 +331,11 @@ def test_images_of_different_sizes():
         (noise(32, 32, 5), {}, r"\(32, 32, 5\).*num_channels=3.*input_data_format"),
         (noise(32, 32, 5), {"input_data_format": "channels_last"}, r"5 channels, but num_channels=3"),
         (noise(2, 32, 32), {"input_data_format": "channels_first"}, r"2 channels, but num_channels=3"),
+        (
+            noise(2, 32, 32),
+            {"input_data_format": "channels_first", "num_channels": 1},
+            "2 channels, but num_channels=1",
+        ),
         (noise(32, 32, 3), {"num_channels": 5, "input_data_format": "channels_last"}, "3 channels, but num_channels=5"),
         (Image.fromarray(noise(32, 32, 3)), {"num_channels": 4}, "3 channels, but num_channels=4"),
         (noise(32, 32, 3), {"num_channels": 1}, "mean must have 1 elements .* got 3"),

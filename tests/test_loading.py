@@ -62,7 +62,7 @@ processor.save_pretrained(copy)
 
 
 def run(script: str, *arguments, cache: Path) -> subprocess.CompletedProcess:
-    """In a fresh interpreter, with a fresh cache of remote code and no network; anything printed to stderr is an error."""
+    """In a fresh interpreter, with a fresh cache of remote code, without a network, and with warnings as errors."""
     environment = {**os.environ, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "error"}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
@@ -129,7 +129,7 @@ def test_a_process_without_the_package_loads_it_and_saves_it_again(saved, tmp_pa
 
 
 def test_the_bare_model_saves_a_folder_that_loads(saved, tmp_path):
-    folder, model = saved
+    _, model = saved
     model.perceiver.save_pretrained(tmp_path / "base")
     script = ASSERT_NOT_IMPORTABLE + (
         "from transformers import AutoModel\n"
