@@ -37,10 +37,14 @@ class PerceiverStudyConfigTest(unittest.TestCase):
             image_size=[4, 5, 6],
             num_channels=5,
             num_axes=3,
+            stem_type="linear",
+            stem_channels=9,
             num_frequency_bands=7,
             max_frequencies=[2.0, 2.5, 3.0],
             concat_positions=False,
             position_encoding_type="learned",
+            learned_position_channels=11,
+            project_learned_positions=True,
             decoder_type="query",
         )
 

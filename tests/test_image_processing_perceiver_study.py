@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, ViTImageProcessorPil, default_data_collator, logging, pipeline
+from transformers import (
+    AutoImageProcessor,
+    PerceiverImageProcessorPil,
+    ViTImageProcessorPil,
+    default_data_collator,
+    logging,
+    pipeline,
+)
 from transformers.models.auto import image_processing_auto
 from transformers.testing_utils import CaptureLogger
 
@@ -71,6 +78,15 @@ def test_same_numbers_as_vit_from_transformers():
     ours = pixel_values(image, size=size, do_center_crop=False, resample=Image.Resampling.BILINEAR)
     (theirs,) = ViTImageProcessorPil(size=size)(image, return_tensors="np")["pixel_values"]
     np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("height, width", [(50, 70), (70, 50), (256, 256), (3, 4)])
+def test_cropping_first_gives_the_same_numbers_as_perceiver_from_transformers(height, width):
+    image = Image.fromarray(noise(height, width, 3))
+    sizes = {"size": {"height": 28, "width": 28}, "crop_size": {"height": 32, "width": 32}}
+    ours = pixel_values(image, crop_first=True, **sizes)
+    processor = PerceiverImageProcessorPil(image_mean=[0.5] * 3, image_std=[0.5] * 3, **sizes)
+    np.testing.assert_array_equal(ours, processor(image, return_tensors="np")["pixel_values"][0])
 
 
 def test_every_step_can_be_left_out_and_parametrised():
@@ -161,8 +177,9 @@ def test_half_transparency():
     image = rgba.astype(np.uint8)
     for given in (Image.fromarray(image), image, torch.from_numpy(image), image.astype(np.int64)):
         assert_close(pixel_values(given), expected)
-    # Without rescaling floating-point arrays hold 0 to 1.
+    # In other arrays white is what becomes 1.
     exact = (rgba[..., :3] * alpha + 255 * (1 - alpha)).transpose(2, 0, 1) / 255 * 2 - 1
+    assert_close(pixel_values(rgba * 4, rescale_factor=1 / 1020), exact)
     assert_close(pixel_values(rgba / 255, do_rescale=False), exact)
 
 
@@ -350,6 +367,7 @@ def test_images_of_different_sizes():
         (noise(32, 32, 3), {"num_frequency_bands": 0}, "num_frequency_bands=0"),
         (noise(32, 32, 3), {"num_channels": -1}, "num_channels=-1"),
         (noise(32, 32, 3), {"size": {"longest_edge": 9}}, "'longest_edge': 9"),
+        (noise(32, 32, 3), {"crop_first": True}, "'shortest_edge': 32.*crop_first"),
         (noise(32, 32, 3), {"size": {"tall": 9}}, "size.*tall"),
     ],
 )

@@ -1,6 +1,7 @@
 """transformers' common tests of models."""
 
 import copy
+import math
 import unittest
 from unittest import mock
 
@@ -28,7 +29,6 @@ class PerceiverStudyModelTester:
     batch_size = 3
     num_channels = 3
     image_size = 12
-    seq_length = image_size**2
     encoder_seq_length = 6
     hidden_size = 16
     num_attention_heads = 4
@@ -38,6 +38,7 @@ class PerceiverStudyModelTester:
     def __init__(self, parent, **variant):
         self.parent = parent
         self.variant = variant
+        self.seq_length = math.prod(self.get_config().attended_grid)
 
     def get_config(self):
         return PerceiverStudyConfig(
@@ -94,10 +95,13 @@ class PerceiverStudyModelTest(common.ModelTesterMixin, unittest.TestCase):
 
 
 class PerceiverStudyByteArrayModelTest(PerceiverStudyModelTest):
-    """Perceiver IO's: learned positions in a byte array, which takes the attention interface; no sharing, a query."""
+    """Perceiver IO's: a stem, learned positions in a byte array for the attention interface, no sharing, a query."""
 
     variant = {
+        "stem_type": "conv",
+        "stem_channels": 8,
         "position_encoding_type": "learned",
+        "project_learned_positions": True,
         "share_cross_attend_weights": False,
         "share_block_weights": False,
         "decoder_type": "query",
