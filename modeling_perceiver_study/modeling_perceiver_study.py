@@ -23,8 +23,12 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import CrossAttention, PerceiverStudyLayer, SelfAttention
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .inputs import LearnedPositions, PerceiverStudyInputs
-from .position import byte_array  # noqa: F401 - the loader fetches siblings of siblings only if this module is sound
+from .position import byte_array  # noqa: F401 - see below
 from .separable import GridInputs
+from .streaming import GridAttention  # noqa: F401 - see below
+
+# transformers' loader of remote code fetches what this file imports, then what that imports. A download that breaks off
+# at the second stage leaves a cache that never mends, so this file imports every sibling, used here or not.
 
 
 @dataclass

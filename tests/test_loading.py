@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,18 @@ def test_what_is_saved_is_the_package(saved):
     }
     config = json.loads((folder / "config.json").read_text())
     assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForImageClassification"}
+
+
+def test_the_model_imports_every_sibling():
+    """Else an interrupted download of remote code can leave a cache without the files that siblings import."""
+    package = Path(modeling_perceiver_study.__file__).parent
+    found = set(
+        re.findall(r"^from \.(\w+) import", (package / "modeling_perceiver_study.py").read_text(), re.MULTILINE)
+    )
+    assert {f"{name}.py" for name in found} == CODE - {
+        "modeling_perceiver_study.py",
+        "image_processing_perceiver_study.py",
+    }
 
 
 def test_a_process_without_the_package_loads_it_and_saves_it_again(saved, tmp_path):
