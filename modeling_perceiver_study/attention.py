@@ -160,6 +160,8 @@ class PerceiverStudyMLP(nn.Module):
 class PerceiverStudyLayer(GradientCheckpointingLayer):
     """`(B, N, D), what the attention takes -> (B, N, D)`: attention, then MLP, each after a LayerNorm (as in GPT-2).
 
+    The parts of a `GridInputs` come one by one, since gradient checkpointing sees only tensors that are arguments.
+
     Args:
         attention: a `SelfAttention` or `CrossAttention` whose result has `dim` channels.
         use_query_residual: add the latents to what the attention returns; the MLP always has its residual.
@@ -180,6 +182,7 @@ class PerceiverStudyLayer(GradientCheckpointingLayer):
         self.mlp = PerceiverStudyMLP(dim, widening_factor, config.hidden_act)
 
     def forward(self, latents: torch.Tensor, *inputs, **kwargs) -> torch.Tensor:
+        inputs = (GridInputs(*inputs),) if len(inputs) > 1 else inputs
         attended, _ = self.attention(latents, *inputs, **kwargs)
         latents = latents + attended if self.use_query_residual else attended
         return latents + self.mlp(self.layernorm(latents))

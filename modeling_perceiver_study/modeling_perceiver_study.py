@@ -136,10 +136,13 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
         embedded = self.inputs(pixel_values, position_features, inputs, self.dtype)
         latents = self.latents()
         attention_mask = self._mask(attention_mask, embedded, latents)
+        parts = embedded if isinstance(embedded, GridInputs) else (embedded,)
         for index in range(self.config.num_blocks):
             if index < self.config.num_cross_attends:
                 cross_attend = self.cross_attends[min(index, len(self.cross_attends) - 1)]
-                latents = cross_attend(latents, embedded, attention_mask, output_attentions=output_attentions, **kwargs)
+                latents = cross_attend(
+                    latents, *parts, attention_mask=attention_mask, output_attentions=output_attentions, **kwargs
+                )
             for self_attend in self.blocks[min(index, len(self.blocks) - 1)]:
                 latents = self_attend(latents, output_attentions=output_attentions, **kwargs)
         return BaseModelOutputWithCrossAttentions(last_hidden_state=latents)

@@ -137,10 +137,9 @@ class _Decoder:
     def _pixels(self, encoded) -> np.ndarray:
         """One image as `(C, H, W)` uint8."""
         if isinstance(encoded, dict):
-            image = Image.open(encoded["path"] if encoded["bytes"] is None else io.BytesIO(encoded["bytes"]))
-        else:
-            image = encoded
-        image = ImageOps.exif_transpose(image)
+            content = Path(encoded["path"]).read_bytes() if encoded["bytes"] is None else encoded["bytes"]
+            encoded = Image.open(io.BytesIO(content))
+        image = ImageOps.exif_transpose(encoded)
         channels, height, width = self.shape
         if self.processor_is_identity and image.mode == self.plain_mode and image.size == (width, height):
             return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)

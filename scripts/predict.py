@@ -7,6 +7,7 @@ Every image is followed by its likeliest classes and their probabilities.
 """
 
 import argparse
+import io
 from pathlib import Path
 
 from PIL import Image
@@ -38,7 +39,7 @@ def open_image(path: Path) -> Image.Image:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        image = Image.open(path)
+        image = Image.open(io.BytesIO(path.read_bytes()))
         image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is no readable image: {error}") from None

@@ -118,7 +118,14 @@ _RANGES = {
     "logging.every_steps": (1, None),
 }
 # Beginnings of keys that a run may be resumed with other values of.
-_WITHOUT_EFFECT = ("output_dir", "checkpoint.", "logging.", "data.max_memory_gb", "data.cache_dir")
+_WITHOUT_EFFECT = (
+    "output_dir",
+    "checkpoint.",
+    "logging.",
+    "data.max_memory_gb",
+    "data.cache_dir",
+    "optimization.cpu_threads",
+)
 
 _PRECISIONS = ("no", "bf16", "fp16")
 
@@ -283,9 +290,7 @@ def _flat_keys(layer: dict) -> list[str]:
     """Dotted keys down to two levels, all that a recipe has; deeper values belong to a free section."""
     keys = []
     for key, value in layer.items():
-        keys.append(str(key))
-        if isinstance(value, dict):
-            keys += [f"{key}.{inner}" for inner in value]
+        keys += [f"{key}.{inner}" for inner in value] if isinstance(value, dict) and value else [str(key)]
     return keys
 
 
@@ -304,8 +309,8 @@ def _check_values(recipe: Recipe):
     for key, (low, high) in _RANGES.items():
         value = flat[key]
         if value is not None and not (value >= low and (high is None or value <= high)):
-            expected = f"at least {low}" if high is None else f"from {low} to {high}"
-            raise UserError(f"{key}={value}: expected a number of {expected}")
+            expected = f"of at least {low}" if high is None else f"from {low} to {high}"
+            raise UserError(f"{key}={value}: expected a number {expected}")
     settings = recipe.optimization
     if settings.mixed_precision not in _PRECISIONS:
         raise UserError(

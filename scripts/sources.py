@@ -7,7 +7,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from errors import UserError
 from recipe import Data
@@ -64,6 +63,8 @@ def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _digits() -> dict[str, Source]:
+    from sklearn.datasets import load_digits  # here, since it takes seconds and no other data needs it
+
     bunch = load_digits()
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     labels = bunch.target.astype(np.int64)
@@ -106,8 +107,6 @@ def _load_dataset(settings: Data) -> datasets.DatasetDict:
 
 def _source(dataset: datasets.Dataset, split: str, settings: Data) -> Source:
     name = f"split {split} of {_where(settings)}"
-    if len(dataset) == 0:
-        raise UserError(f"{name} is empty")
     image_column = _image_column(dataset.features, name)
     label_column = settings.label_column or _label_column(dataset.features, name)
     if label_column not in dataset.features:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+import transformers
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from torch.utils.data import DataLoader, RandomSampler
@@ -33,6 +34,7 @@ from run_folder import LOG, RESULTS, TrainingLog, claim_output, find_start
 
 
 def main(arguments: list[str] | None = None):
+    transformers.utils.logging.disable_progress_bar()  # the one of training is enough
     recipe, resume = parse_command_line("Train a Perceiver image classifier.", arguments)
     config = model_config(recipe)
     processor = image_processor(recipe, config)

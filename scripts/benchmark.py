@@ -1,0 +1,254 @@
+"""Time and memory of this Perceiver beside others, on the same work, in one run.
+
+    python scripts/benchmark.py                                   # all cases, into output/benchmark/
+    python scripts/benchmark.py --cases cifar cross-224 --rounds 9 --dtype bf16
+
+Contenders take turns, round by round, so that a machine whose speed drifts treats all alike; figures are medians over
+the rounds, ratios medians of the ratios within a round. Peak memory is measured in a process of its own for each.
+"""
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import resource
+import statistics
+import time
+from pathlib import Path
+
+import matplotlib
+import torch
+from accelerate import Accelerator
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+from contenders import Case, contenders, copy_weights
+from errors import UserError, run_command
+from provenance import describe_run
+
+matplotlib.use("Agg")
+
+OURS = "this repository"
+CIFAR = {"num_latents": 128, "d_latents": 256, "widening_factor": 4}
+IMAGENET = {"num_latents": 512, "d_latents": 1024, "image_size": 224, "num_labels": 1000}
+CASES = [
+    Case("cifar", "model", image_size=32, batch=32, **CIFAR),
+    Case("cross-224", "cross-attend", batch=1, **IMAGENET),
+    Case("imagenet-1", "model", batch=1, num_blocks=8, num_self_attends_per_block=6, **IMAGENET),
+    Case("imagenet-8", "model", batch=1, num_blocks=8, num_self_attends_per_block=6, num_cross_attends=8, **IMAGENET),
+]
+# The cost against the number of points, and against depth.
+POINTS = [32, 64, 128, 256, 512, 1024]
+DEPTHS = [1, 2, 4, 8]
+AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def main():
+    arguments = parse()
+    accelerator = Accelerator()
+    results = {
+        **describe_run(accelerator),
+        "dtype": arguments.dtype,
+        "compiled": arguments.compile,
+        "rounds": arguments.rounds,
+    }
+    results["matrix_gflops"] = matrix_rate(accelerator.device, arguments.dtype)
+    results["cases"] = {}
+    for case in tqdm([case for case in CASES if case.name in arguments.cases], desc="cases"):
+        results["cases"][case.name] = measure(case, accelerator.device, arguments)
+    if "points" in arguments.cases:
+        results["points"] = {
+            size * size: measure(_with(CASES[1], image_size=size), accelerator.device, arguments, at_most=256)
+            for size in tqdm(POINTS, desc="points")
+        }
+    if "depth" in arguments.cases:
+        results["depth"] = {
+            depth: measure(_with(CASES[0], num_blocks=depth, num_cross_attends=depth), accelerator.device, arguments)
+            for depth in tqdm(DEPTHS, desc="depth")
+        }
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    name = f"{arguments.dtype}{'-compiled' if arguments.compile else ''}"
+    (arguments.output / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
+    (arguments.output / f"{name}.md").write_text(table(results))
+    if "points" in results:
+        draw_growth(results["points"], arguments.output / f"{name}-points.png")
+    print(table(results))
+
+
+def measure(case: Case, device: torch.device, arguments, at_most: int | None = None) -> dict:
+    """Milliseconds a sample forward and for a training step, megabytes beyond the start, and ratios to ours.
+
+    Args:
+        at_most: above this many pixels an edge only ours takes part, as others need tens of gigabytes.
+    """
+    builders = contenders(case)
+    if at_most is not None and case.image_size > at_most:
+        builders = {OURS: builders[OURS]}
+    torch.manual_seed(0)
+    models = {name: build().to(device) for name, build in builders.items()}
+    pixels = torch.randn(case.batch, 3, case.image_size, case.image_size, device=device)
+    result = {"agreement": agreement(models, pixels) if case.part == "model" else None}
+    with FlopCounterMode(display=False) as counter:
+        training_step(models[OURS], pixels, None)
+    result["step_gflop"] = counter.get_total_flops() / case.batch / 1e9
+    if arguments.compile:
+        models = {name: torch.compile(model) for name, model in models.items()}
+    autocast = AUTOCAST[arguments.dtype]
+    for what, run in (("forward", forward), ("step", training_step)):
+        times = {name: [] for name in models}
+        for count in range(arguments.rounds + 1):
+            for name, model in models.items():
+                begin = time.perf_counter()
+                run(model, pixels, autocast)
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                if count:  # the first round warms up
+                    times[name].append((time.perf_counter() - begin) / case.batch * 1e3)
+        result[what] = {
+            name: {
+                "milliseconds": statistics.median(measured),
+                "times_ours": statistics.median(
+                    other / ours for other, ours in zip(measured, times[OURS], strict=True)
+                ),
+            }
+            for name, measured in times.items()
+        }
+    del models
+    for name in builders:
+        result["step"][name]["megabytes"] = peak_memory(case, name, device, arguments.dtype)
+    return result
+
+
+def forward(model: torch.nn.Module, pixels: torch.Tensor, autocast: torch.dtype | None):
+    with torch.no_grad(), _autocast(pixels.device, autocast):
+        model(pixels)
+
+
+def training_step(model: torch.nn.Module, pixels: torch.Tensor, autocast: torch.dtype | None):
+    """Forward and backward; the optimiser's part depends on the parameters alone."""
+    with _autocast(pixels.device, autocast):
+        loss = model(pixels).float().square().mean()
+    loss.backward()
+    for parameter in model.parameters():
+        parameter.grad = None
+
+
+def agreement(models: dict, pixels: torch.Tensor) -> float | None:
+    """Largest difference of logits between ours and transformers' with its weights; None where it cannot take part.
+
+    Raises:
+        UserError: they differ by more than 1e-4, so they do not do the same work.
+    """
+    if "transformers" not in models:
+        return None
+    for name in (OURS, "its general road"):
+        copy_weights(models[name], models["transformers"])
+    with torch.no_grad():
+        expected = models["transformers"](pixels)
+        error = max((models[name](pixels) - expected).abs().max().item() for name in (OURS, "its general road"))
+    if error > 1e-4:
+        raise UserError(f"with equal weights, logits differ by {error:.1e} from transformers': expected at most 1e-4")
+    return error
+
+
+def matrix_rate(device: torch.device, dtype: str) -> float:
+    """GFLOP a second of the fastest of some large products: what bounds the step."""
+    best = 0.0
+    for rows, inner, columns in ((2048, 2048, 2048), (4096, 256, 1024), (4096, 1024, 1024)):
+        left = torch.randn(rows, inner, device=device, dtype=AUTOCAST[dtype] or torch.float32)
+        right = torch.randn(inner, columns, device=device, dtype=left.dtype)
+        for _ in range(8):
+            begin = time.perf_counter()
+            left @ right
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            best = max(best, 2e-9 * rows * inner * columns / (time.perf_counter() - begin))
+    return best
+
+
+def peak_memory(case: Case, name: str, device: torch.device, dtype: str) -> float:
+    """Megabytes that one training step needs beyond model and pixels, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_peak_memory, (case, name, str(device), dtype))
+
+
+def _peak_memory(case: Case, name: str, device: str, dtype: str) -> float:
+    torch.manual_seed(0)
+    model = contenders(case)[name]().to(device)
+    small = torch.randn(1, 3, 8, 8, device=device)
+    pixels = torch.randn(case.batch, 3, case.image_size, case.image_size, device=device)
+    if name == OURS:  # what libraries allocate once for all
+        training_step(model, small, AUTOCAST[dtype])
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        training_step(model, pixels, AUTOCAST[dtype])
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    training_step(model, pixels, AUTOCAST[dtype])
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+
+
+def table(results: dict) -> str:
+    """A Markdown table, a row for each case and contender."""
+    lines = [
+        f"{results['hardware']}, {results['dtype']}, {'compiled' if results['compiled'] else 'eager'}, largest matrix "
+        f"products at {results['matrix_gflops']:.0f} GFLOP/s; medians of {results['rounds']} rounds, a sample.",
+        "",
+        "| case | | forward ms | × ours | step ms | × ours | step memory MB |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for case, result in results["cases"].items():
+        for name, step in result["step"].items():
+            ahead = result["forward"][name]
+            lines.append(
+                f"| {case} | {name} | {ahead['milliseconds']:.1f} | {ahead['times_ours']:.2f} | "
+                f"{step['milliseconds']:.1f} | {step['times_ours']:.2f} | {step['megabytes']:.0f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def draw_growth(points: dict, path: Path):
+    """Time and memory of a cross-attend's training step against the number of points, with fitted exponents."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    names = list(next(iter(points.values()))["step"])
+    for panel, key, label in zip(panels, ("milliseconds", "megabytes"), ("ms", "MB"), strict=True):
+        for name, marker in zip(names, "osv^", strict=False):
+            known = [(int(m), result["step"][name][key]) for m, result in points.items() if name in result["step"]]
+            known = [(m, value) for m, value in known if value > 0]
+            large = [pair for pair in known if pair[0] >= 2**14]
+            slope = np.polyfit(*np.log(np.array(large)).T, 1)[0] if len(large) > 1 else float("nan")
+            panel.loglog(*zip(*known, strict=True), marker=marker, label=f"{name}, slope {slope:.2f}")
+        panel.set_xlabel("points")
+        panel.set_ylabel(f"{label} for a training step of one sample")
+        panel.grid(alpha=0.3)
+        panel.legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [*(case.name for case in CASES), "points", "depth"]
+    parser.add_argument("--cases", nargs="+", choices=names, default=names)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dtype", choices=AUTOCAST, default="float32")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--output", type=Path, default=Path("output/benchmark"))
+    return parser.parse_args()
+
+
+def _with(case: Case, **fields) -> Case:
+    return Case(**{**vars(case), **fields})
+
+
+def _autocast(device: torch.device, dtype: torch.dtype | None):
+    return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
+
+
+if __name__ == "__main__":
+    run_command(main)

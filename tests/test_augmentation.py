@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+import torch
+
+from augmentation import Draws, Normalization, TrainingInputs, augment, draw, fold_seed
+from modeling_perceiver_study import PerceiverStudyImageProcessor
+from recipe import Augmentation
+
+BOTH = Augmentation(crop_padding=2, horizontal_flip=True)
+
+
+def random_pixels(count: int = 9, channels: int = 3, height: int = 6, width: int = 5) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, channels, height, width), dtype=torch.uint8, generator=generator)
+
+
+def test_crop_and_flip_against_slices():
+    pixels = random_pixels()
+    draws = draw(BOTH, len(pixels), torch.Generator().manual_seed(1))
+    augmented = augment(pixels, BOTH, draws)
+    assert augmented.dtype == torch.uint8
+    for index, image in enumerate(pixels):
+        down, right = draws.shift[:, index].tolist()
+        padded = np.pad(image.numpy(), ((0, 0), (2, 2), (2, 2)))
+        expected = padded[:, down : down + 6, right : right + 5]
+        # The window is chosen first, then mirrored.
+        if draws.flip[index]:
+            expected = expected[..., ::-1]
+        assert np.array_equal(augmented[index].numpy(), expected)
+
+
+def test_draws_cover_their_range_and_differ_by_image():
+    draws = draw(BOTH, 500, torch.Generator().manual_seed(0))
+    assert set(draws.shift[0].tolist()) == set(draws.shift[1].tolist()) == set(range(5))
+    assert 200 < draws.flip.sum() < 300
+    assert not torch.equal(draws.shift[0], draws.shift[1])
+
+
+@pytest.mark.parametrize("settings", [Augmentation(), Augmentation(crop_padding=2), Augmentation(horizontal_flip=True)])
+def test_what_is_off_stays_off(settings):
+    pixels = random_pixels()
+    draws = draw(settings, len(pixels), torch.Generator().manual_seed(3))
+    augmented = augment(pixels, settings, draws)
+    if not settings.horizontal_flip:
+        assert not draws.flip.any()
+    if not settings.crop_padding:
+        unflipped = torch.where(draws.flip[:, None, None, None], augmented.flip(-1), augmented)
+        assert torch.equal(unflipped, pixels)
+
+
+def test_no_shift_is_the_image_itself():
+    pixels = random_pixels()
+    middle = Draws(torch.full((2, len(pixels)), 2), torch.zeros(len(pixels), dtype=torch.bool))
+    assert torch.equal(augment(pixels, BOTH, middle), pixels)
+
+
+def test_parts_of_a_batch_get_what_the_whole_gets():
+    pixels = random_pixels(count=8)
+    normalize = Normalization(PerceiverStudyImageProcessor(), torch.device("cpu"))
+    inputs = TrainingInputs(BOTH, normalize, seed=5, batch_size=8)
+    whole = inputs(pixels, step=3, first=0)
+    assert torch.equal(torch.cat([inputs(pixels[:3], 3, 0), inputs(pixels[3:], 3, 3)]), whole)
+    assert not torch.equal(inputs(pixels, step=4, first=0), whole)
+    assert not torch.equal(TrainingInputs(BOTH, normalize, seed=6, batch_size=8)(pixels, 3, 0), whole)
+
+
+def test_seeds_differ():
+    seeds = [fold_seed(seed, step, place) for seed in range(3) for step in range(20) for place in (0, 32)]
+    assert len(set(seeds)) == len(seeds)
+    assert fold_seed(1, 2) == fold_seed(1, 2) != fold_seed(2, 1)
+
+
+@pytest.mark.parametrize("settings", [{}, {"do_normalize": False}, {"do_rescale": False}, {"rescale_factor": 0.5}])
+def test_normalization_is_the_image_processors(settings):
+    processor = PerceiverStudyImageProcessor(
+        size=8, crop_size=8, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6], **settings
+    )
+    pixels = random_pixels(height=8, width=8)
+    expected = processor(list(pixels), input_data_format="channels_first")["pixel_values"]
+    normalized = Normalization(processor, torch.device("cpu"))(pixels)
+    assert normalized.dtype == torch.float32
+    torch.testing.assert_close(normalized, expected, rtol=1e-5, atol=1e-5)

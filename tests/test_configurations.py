@@ -1,0 +1,43 @@
+import pytest
+
+from configurations import README, count_parameters, presets, read_header, readme
+from recipe import image_processor, load_recipe, model_config
+
+PARAMETERS = {
+    "cifar10-study": 3_766_421,
+    "digits": 62_896,
+    "imagenet-fourier": 44_912_254,  # the paper's table 7 says 44.9 M
+}
+
+
+def test_every_preset_is_pinned():
+    assert {preset.stem for preset in presets()} == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("preset", presets(), ids=lambda preset: preset.stem)
+def test_parameter_count(preset):
+    assert count_parameters(preset) == PARAMETERS[preset.stem]
+
+
+@pytest.mark.parametrize("preset", presets(), ids=lambda preset: preset.stem)
+def test_preset_is_whole(preset):
+    recipe = load_recipe(preset)
+    config = model_config(recipe)
+    processor = image_processor(recipe, config)
+    assert recipe.output_dir == f"output/{preset.stem}"
+    assert len(processor.image_mean) == len(processor.image_std) == config.num_channels
+    expected = "accelerate launch scripts/train.py"
+    if preset.stem != "digits":
+        expected += f" --config configuration/{preset.name}"
+    assert read_header(preset)["Command"] == expected
+
+
+def test_a_header_without_a_score_is_noticed(tmp_path):
+    preset = tmp_path / "new.yaml"
+    preset.write_text("# New.\n#\n# Paper: none\n# Command: none\n# Time: none\n")
+    with pytest.raises(ValueError, match=r"new\.yaml lacks Score"):
+        read_header(preset)
+
+
+def test_table_is_fresh():
+    assert README.read_text() == readme(), "run: python scripts/configurations.py"

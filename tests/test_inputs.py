@@ -1,0 +1,178 @@
+"""Stems and learned positions. That a stem is the right one is judged by transformers', in test_deepmind.py."""
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyForImageClassification
+from tests import reference
+from tests.models import mask, pixels, small_config, small_model
+
+STEMS = {
+    "linear": {"stem_type": "linear", "stem_channels": 9},
+    "linear, waveform": {"stem_type": "linear", "stem_channels": 4, "num_axes": 1, "image_size": 21},
+    "conv": {"stem_type": "conv", "stem_channels": 8, "image_size": [29, 18]},
+}
+
+
+@pytest.fixture(params=STEMS.values(), ids=STEMS.keys())
+def stem(request):
+    return request.param
+
+
+@pytest.mark.parametrize("position_encoding_type", ["fourier", "learned", "none"])
+def test_latents_attend_to_what_the_stem_makes(stem, position_encoding_type):
+    model = small_model(position_encoding_type=position_encoding_type, **stem).double()
+    config, inputs = model.config, model.perceiver.inputs
+    images = pixels(config, dtype=torch.float64)
+    features = inputs.stem(images)
+    assert list(features.shape[1:]) == [config.stem_channels, *config.attended_grid]
+    flat = features.flatten(2).mT
+    array = {
+        "fourier": lambda: reference.byte_array(config, features),
+        "learned": lambda: torch.cat([flat, inputs.learned_positions.weight.expand(3, -1, -1)], dim=-1),
+        "none": lambda: flat,
+    }[position_encoding_type]()
+    assert array.shape[-1] == config.num_input_channels
+    expected = reference.logits(model, array)
+    torch.testing.assert_close(model(images).logits, expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(model(inputs=array).logits, expected, rtol=0, atol=1e-10)
+
+
+def test_gradients_through_a_stem(stem):
+    """To pixels and to the stem, the same on both roads behind it."""
+    model = small_model(**stem).double()
+    gradients = []
+    for through in (lambda images: {"pixel_values": images}, lambda images: {"inputs": _array(model, images)}):
+        model.zero_grad()
+        images = pixels(model.config, dtype=torch.float64).requires_grad_()
+        model(**through(images), labels=torch.tensor([0, 1, 2])).loss.backward()
+        gradients.append([images.grad, *(weight.grad for weight in model.perceiver.inputs.stem.parameters())])
+    for one, other in zip(*gradients, strict=True):
+        assert one.abs().max() > 0
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradient_checkpointing_with_a_stem(stem, use_reentrant):
+    """All cross-attends share one graph back to pixels, which must be gone through once."""
+    model = small_model(**stem).train()
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+        model.zero_grad()
+        images = pixels(model.config).requires_grad_()
+        model(images, labels=torch.tensor([0, 1, 2])).loss.backward()
+        gradients.append([images.grad, *(weight.grad.clone() for weight in model.parameters())])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def _array(model, images):
+    return reference.byte_array(model.config, model.perceiver.inputs.stem(images))
+
+
+def test_a_linear_stem_is_a_convolution_of_size_one():
+    stem = small_model(**STEMS["linear"]).perceiver.inputs.stem
+    images = torch.randn(2, 3, 7, 5)
+    expected = torch.nn.functional.conv2d(images, stem.linear.weight[..., None, None], stem.linear.bias)
+    torch.testing.assert_close(stem(images), expected)
+
+
+@pytest.mark.parametrize("size", range(5, 15))
+def test_the_config_knows_the_grid_that_a_stem_leaves(size):
+    config = small_config(stem_type="conv", image_size=[size, 224])
+    features = small_model(**config.to_diff_dict()).perceiver.inputs.stem(torch.randn(1, 3, size, 224))
+    assert list(features.shape[2:]) == config.attended_grid == [(size - 1) // 4, 55]
+
+
+def test_bands_end_at_the_nyquist_frequency_of_the_grid_that_is_left():
+    assert PerceiverStudyConfig(image_size=224, stem_type="conv").axis_max_frequencies == [27.5, 27.5]
+    assert PerceiverStudyConfig(image_size=224, stem_type="linear").axis_max_frequencies == [112.0, 112.0]
+
+
+def test_masks_are_for_the_grid_that_is_left():
+    model = small_model(**STEMS["conv"]).double()
+    images = pixels(model.config, dtype=torch.float64)
+    points = mask(small_config(image_size=model.config.attended_grid))
+    expected = reference.logits(model, _array(model, images), points)
+    torch.testing.assert_close(model(images, attention_mask=points).logits, expected, rtol=0, atol=1e-10)
+    with pytest.raises(ValueError, match=re.escape("(3, 522): expected (3, 28), one entry per point that the stem")):
+        model(images, attention_mask=mask(model.config))
+
+
+def test_position_features_are_for_the_grid_that_is_left():
+    model = small_model(**STEMS["conv"])
+    images = pixels(model.config)
+    features = torch.cat(model.perceiver.inputs.fourier_features([7, 4], torch.float32, images.device), dim=1)
+    assert torch.equal(model(images, position_features=features).logits, model(images).logits)
+    with pytest.raises(ValueError, match=re.escape("7 + 4 coordinates of the grid that the stem leaves")):
+        model(images, position_features=torch.zeros(1, 29 + 18, 9))
+
+
+def test_images_too_small_for_a_stem():
+    with pytest.raises(ValueError, match=re.escape("(1, 3, 29, 4): stem_type='conv' needs at least 5 pixels a side")):
+        small_model(**STEMS["conv"])(torch.zeros(1, 3, 29, 4))
+
+
+def test_learned_positions_of_their_own_width():
+    fields = {"position_encoding_type": "learned", "learned_position_channels": 11, "project_learned_positions": True}
+    model = small_model(**fields).double()
+    table = model.perceiver.inputs.learned_positions
+    assert table.weight.shape == (7 * 5, 11)
+    images = pixels(model.config, dtype=torch.float64)
+    projected = table.weight @ table.projection.weight.T + table.projection.bias
+    array = torch.cat([images.flatten(2).mT, projected.expand(3, -1, -1)], dim=-1)
+    torch.testing.assert_close(model(images).logits, reference.logits(model, array), rtol=0, atol=1e-10)
+    # Resampled first and then projected; the other way round gives the same.
+    larger = table([13, 9]).view(13, 9, 11)
+    torch.testing.assert_close(larger[::2, ::2].flatten(0, 1), projected)
+
+
+def test_loading_a_stem_without_its_statistics(tmp_path):
+    """Models are loaded on the meta device; what a file lacks must not stay uninitialised."""
+    model = small_model(**STEMS["conv"])
+    with torch.no_grad():
+        model.perceiver.inputs.stem.batchnorm.running_mean.fill_(3.0)
+    model.save_pretrained(tmp_path)
+    loaded = PerceiverStudyForImageClassification.from_pretrained(tmp_path)
+    assert torch.equal(loaded(pixels(model.config)).logits, model(pixels(model.config)).logits)
+    weights = load_file(tmp_path / "model.safetensors")
+    buffers = {name: value for name, value in weights.items() if "running" in name or "tracked" in name}
+    assert len(buffers) == 3
+    save_file(
+        {name: value for name, value in weights.items() if name not in buffers},
+        tmp_path / "model.safetensors",
+        {"format": "pt"},
+    )
+    norm = PerceiverStudyForImageClassification.from_pretrained(tmp_path).perceiver.inputs.stem.batchnorm
+    assert (norm.running_mean == 0).all() and (norm.running_var == 1).all() and norm.num_batches_tracked == 0
+
+
+def test_half_precision_with_a_stem(stem):
+    model = small_model(**stem).bfloat16()
+    logits = model(pixels(model.config)).logits
+    assert logits.dtype == torch.bfloat16
+    # 8 bits of mantissa, some ten roundings in a row.
+    expected = model.float()(pixels(model.config)).logits
+    torch.testing.assert_close(logits.float(), expected, rtol=0, atol=0.05 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    "field, fields",
+    [
+        ("stem_type", {"stem_type": "patches"}),
+        ("stem_type", {"stem_type": "conv", "num_axes": 1}),
+        ("stem_channels", {"stem_type": "conv", "stem_channels": 0}),
+        ("image_size", {"stem_type": "conv", "image_size": [32, 4]}),
+        ("learned_position_channels", {"learned_position_channels": 0, "position_encoding_type": "learned"}),
+        ("learned_position_channels", {"learned_position_channels": 16}),
+        ("project_learned_positions", {"project_learned_positions": True, "position_encoding_type": "none"}),
+    ],
+)
+def test_bad_fields(field, fields):
+    with pytest.raises(ValueError, match=re.escape(f"{field}={fields[field]!r}")):
+        PerceiverStudyConfig(**fields)
