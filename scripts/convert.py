@@ -86,10 +86,8 @@ def from_transformers(folder: Path) -> tuple[PerceiverStudyForImageClassificatio
         folder, PerceiverImageProcessorPil, ("PerceiverImageProcessor", "PerceiverFeatureExtractor")
     )
     ours = our_config(theirs, architecture, [their_images.size.height, their_images.size.width])
-    model, source = (
-        _empty(PerceiverStudyForImageClassification, ours),
-        _empty(getattr(transformers, architecture), theirs),
-    )
+    model = _empty(PerceiverStudyForImageClassification, ours)
+    source = _empty(getattr(transformers, architecture), theirs)
     weights = read_weights(folder)
     require_same_shapes(weights, source.state_dict())
     fill(model, {name: weights[their_name(name)] for name in model.state_dict()})
