@@ -1,4 +1,4 @@
-"""Write configuration/README.md: a table of the presets, from their recipes and the headers of their files.
+"""Write the table of presets, from their recipes and headers, into configuration/README.md and README.md.
 
     python scripts/configurations.py
 
@@ -9,11 +9,14 @@ from pathlib import Path
 
 import torch
 
-from errors import run_command
+from errors import UserError, run_command
 from modeling_perceiver_study import PerceiverStudyForImageClassification
 from recipe import CONFIGURATION_FOLDER, load_recipe, model_config
 
 README = CONFIGURATION_FOLDER / "README.md"
+MAIN_README = CONFIGURATION_FOLDER.parent / "README.md"
+_BEGIN = "<!-- results: python scripts/configurations.py -->\n"
+_END = "<!-- end of results -->\n"
 _HEADER_FIELDS = ("Paper", "Command", "Score", "Time")
 _INTRODUCTION = """\
 # Recipes
@@ -51,22 +54,36 @@ def read_header(preset: Path) -> dict[str, str]:
     return {name: fields[name] for name in _HEADER_FIELDS}
 
 
-def readme() -> str:
-    """What configuration/README.md should hold."""
+def table(folder: str = "") -> str:
+    """A Markdown row for each preset, linked to its file in `folder`."""
     rows = ["| preset | parameters | data | score | time | command |", "|---|---:|---|---|---|---|"]
     for preset in presets():
         header = read_header(preset)
         data = load_recipe(preset).data.name
         rows.append(
-            f"| [`{preset.name}`]({preset.name}) | {count_parameters(preset):,} | {data} | {header['Score']} | "
+            f"| [`{preset.name}`]({folder}{preset.name}) | {count_parameters(preset):,} | {data} | {header['Score']} | "
             f"{header['Time']} | `{header['Command']}` |"
         )
-    return _INTRODUCTION + "\n".join(rows) + "\n"
+    return "\n".join(rows) + "\n"
+
+
+def pages() -> dict[Path, str]:
+    """What the files with the table should hold; in README.md only what is between the marks changes."""
+    text = MAIN_README.read_text()
+    before, begin, rest = text.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise UserError(f"{MAIN_README} lacks the lines {_BEGIN.strip()} and {_END.strip()}")
+    return {
+        README: _INTRODUCTION + table(),
+        MAIN_README: before + begin + "\n" + table(f"{CONFIGURATION_FOLDER.name}/") + "\n" + end + after,
+    }
 
 
 def main():
-    README.write_text(readme())
-    print(f"wrote {README}")
+    for path, text in pages().items():
+        path.write_text(text)
+        print(f"wrote {path}")
 
 
 if __name__ == "__main__":

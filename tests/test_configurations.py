@@ -1,6 +1,6 @@
 import pytest
 
-from configurations import README, count_parameters, presets, read_header, readme
+from configurations import count_parameters, pages, presets, read_header
 from recipe import image_processor, load_recipe, model_config
 
 PARAMETERS = {
@@ -39,5 +39,6 @@ def test_a_header_without_a_score_is_noticed(tmp_path):
         read_header(preset)
 
 
-def test_table_is_fresh():
-    assert README.read_text() == readme(), "run: python scripts/configurations.py"
+def test_tables_are_fresh():
+    for path, text in pages().items():
+        assert path.read_text() == text, "run: python scripts/configurations.py"
