@@ -5,7 +5,7 @@ from recipe import image_processor, load_recipe, model_config
 
 PARAMETERS = {
     "cifar10-study": 3_766_421,
-    "digits": 62_896,
+    "digits": 239_408,
     "imagenet-fourier": 44_912_254,  # the paper's table 7 says 44.9 M
 }
 
