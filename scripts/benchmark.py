@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import json
 import multiprocessing
-import resource
 import statistics
 import time
 from pathlib import Path
@@ -141,6 +140,9 @@ def agreement(models: dict, pixels: torch.Tensor) -> float | None:
     """
     if "transformers" not in models:
         return None
+    for parameter in models["transformers"].parameters():
+        if parameter.ndim > 1:  # fresh weights attend so evenly that wrong positions would go unnoticed
+            torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
     for name in (OURS, "its general road"):
         copy_weights(models[name], models["transformers"])
     with torch.no_grad():
@@ -167,7 +169,7 @@ def matrix_rate(device: torch.device, dtype: str) -> float:
 
 
 def peak_memory(case: Case, name: str, device: torch.device, dtype: str) -> float:
-    """Megabytes that one training step needs beyond model and pixels, in a process of its own."""
+    """Megabytes that one training step needs beyond model and pixels, in a process of its own; on a CPU, of Linux."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_peak_memory, (case, name, str(device), dtype))
@@ -176,18 +178,24 @@ def peak_memory(case: Case, name: str, device: torch.device, dtype: str) -> floa
 def _peak_memory(case: Case, name: str, device: str, dtype: str) -> float:
     torch.manual_seed(0)
     model = contenders(case)[name]().to(device)
-    small = torch.randn(1, 3, 8, 8, device=device)
+    training_step(model, torch.randn(1, 3, 8, 8, device=device), AUTOCAST[dtype])  # what is allocated once for all
     pixels = torch.randn(case.batch, 3, case.image_size, case.image_size, device=device)
-    if name == OURS:  # what libraries allocate once for all
-        training_step(model, small, AUTOCAST[dtype])
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         training_step(model, pixels, AUTOCAST[dtype])
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux keeps the peak of a process, even across exec; 5 makes it forget (proc(5)).
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _peak_resident()
     training_step(model, pixels, AUTOCAST[dtype])
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    return _peak_resident() - before
+
+
+def _peak_resident() -> float:
+    """Megabytes, since the peak was last forgotten."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
 
 
 def table(results: dict) -> str:
