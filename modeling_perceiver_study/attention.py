@@ -11,6 +11,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .separable import GridInputs, separable_attention
 
+_HALVES = (torch.bfloat16, torch.float16)
+_MOST_IN_A_SMALL_MAP = 2**20
+
 
 def eager_attention_forward(
     module: nn.Module,
@@ -23,13 +26,12 @@ def eager_attention_forward(
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`(B, h, N, E), (B, h, M, E), (B, h, M, V) -> (B, N, h, V), (B, h, N, M)`: transformers' attention interface."""
-    logits = query @ key.mT * scaling
+    logits = (query * scaling) @ key.mT
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         logits = logits.masked_fill(~attention_mask, torch.finfo(logits.dtype).min)
     elif attention_mask is not None:
         logits = logits + attention_mask
-    weights = logits.softmax(dim=-1, dtype=torch.promote_types(torch.float32, logits.dtype)).to(query.dtype)
-    weights = nn.functional.dropout(weights, dropout)
+    weights = nn.functional.dropout(logits.softmax(dim=-1), dropout)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
@@ -78,7 +80,10 @@ class MultiHeadAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`(1 or B, h, N, E), (B, M, K) -> (B, N, D), (B, h, N, M) or None`"""
         interface: Callable = eager_attention_forward
-        if not output_attentions:  # the fused kernels have no map to give
+        # The fused kernels have no map to give, and torch's for 16-bit floats on a CPU is 2 to 4 times slower than
+        # products and a softmax (docs/performance.md); the map of latents to latents is small.
+        few = query.shape[-2] * inputs.shape[1] <= _MOST_IN_A_SMALL_MAP
+        if not (output_attentions or (few and query.device.type == "cpu" and query.dtype in _HALVES)):
             interface = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         attended, weights = interface(
             self,

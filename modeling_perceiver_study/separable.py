@@ -128,7 +128,9 @@ def separable_attention(
         if output_attentions or dropout:
             *sums, weights = attend_with_map(*asked, *grid, dropout)
         else:
-            sums = GridAttention.apply(*asked, *grid)
+            # The same grid for all heads: to it they are more latents.
+            sums = GridAttention.apply(*(part.flatten(1, 2) for part in asked), *grid)
+            sums = [part.unflatten(1, (num_heads, -1)) for part in sums]
 
         value_weight, value_bias = fold_layer_norm(norm, value_projection, dtype)
         value_weight = value_weight.unflatten(0, (num_heads, -1))
@@ -152,7 +154,7 @@ def attend_with_map(
     attention_mask: torch.Tensor | None,
     dropout: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What `GridAttention` computes (see there for shapes), and the map `(B, h, N, M)`, step by step."""
+    """What `GridAttention` computes, and the map `(B, h, N, M)`, step by step; with `h, N` for its `Q` questions."""
     shape, flat = pixels.shape[2:], pixels.flatten(2)[:, None]
     positions = (asked_rows @ rows[:, None].mT)[..., None] + (asked_columns @ columns[:, None].mT)[..., None, :]
     inverse_deviation = inverse_deviation.flatten(1)[:, None, None]
