@@ -22,19 +22,25 @@ _CHUNK = 64  # images that a thread decodes at a time
 
 
 class ImageDataset(torch.utils.data.Dataset):
-    """Images `(n, C, H, W)` uint8, in memory or memory-mapped, with labels `(n,)` int64."""
+    """Images `(n, C, H, W)` uint8, in memory or memory-mapped, with labels `(n,)` int64.
 
-    def __init__(self, pixels: np.ndarray, labels: np.ndarray):
+    Args:
+        broken: `(n,)` bool, images to leave out.
+    """
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, broken: np.ndarray | None = None):
         self.pixels = pixels
-        self.labels = labels
+        self.rows = None if broken is None or not broken.any() else np.flatnonzero(~broken)
+        self.labels = labels if self.rows is None else labels[self.rows]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
         """A whole batch, which is what a data loader asks for: `pixels` `(b, C, H, W)` uint8, `labels` `(b,)`."""
+        rows = indices if self.rows is None else self.rows[indices]
         return {
-            "pixels": torch.from_numpy(self.pixels[indices]),
+            "pixels": torch.from_numpy(self.pixels[rows]),
             "labels": torch.from_numpy(self.labels[indices]),
         }
 
@@ -96,28 +102,31 @@ class _Decoder:
         labels = source.labels[rows]
         if np.prod(shape, dtype=np.int64) <= self.settings.max_memory_gb * 1e9:
             pixels = np.empty(shape, np.uint8)
-            self._fill(pixels, source, rows)
-            return ImageDataset(pixels, labels)
+            return ImageDataset(pixels, labels, self._fill(pixels, source, rows))
         path = self._cache_path(source, rows)
+        broken_path = path.with_suffix(".broken.npy")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_suffix(f".{os.getpid()}.tmp")
             try:
                 pixels = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
-                self._fill(pixels, source, rows)
+                np.save(broken_path, self._fill(pixels, source, rows))
                 pixels.flush()
                 os.replace(unfinished, path)
             finally:
                 unfinished.unlink(missing_ok=True)
-        return ImageDataset(np.load(path, mmap_mode="r"), labels)
+        return ImageDataset(np.load(path, mmap_mode="r"), labels, np.load(broken_path))
 
     def _cache_path(self, source: Source, rows: np.ndarray) -> Path:
         folder = self.settings.cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "decoded"
         settings = [getattr(self.processor, name) for name in ("do_resize", "size", "resample", "do_center_crop")]
-        content = f"{source.fingerprint} {self.shape} {settings}".encode() + rows.tobytes()
+        content = f"{source.fingerprint} {self.shape} {settings} {self.settings.on_error}".encode() + rows.tobytes()
         return Path(folder) / f"{hashlib.sha256(content).hexdigest()[:32]}.npy"
 
-    def _fill(self, pixels: np.ndarray, source: Source, rows: np.ndarray):
+    def _fill(self, pixels: np.ndarray, source: Source, rows: np.ndarray) -> np.ndarray:
+        """Decode into `pixels`; returns which `(n,)` are broken, where the recipe says to skip such."""
+        broken = np.zeros(len(rows), bool)
+
         def fill_from(start: int) -> int:
             chunk = rows[start : start + _CHUNK]
             for offset, (row, encoded) in enumerate(zip(chunk, source.read(chunk), strict=True)):
@@ -126,13 +135,21 @@ class _Decoder:
                 except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                     path = encoded["path"] if isinstance(encoded, dict) else None
                     where = f"row {row} of {source.name}" + (f" ({path})" if path else "")
-                    raise UserError(f"{where} is no usable image: {error}") from None
+                    if self.settings.on_error == "raise":
+                        raise UserError(
+                            f"{where} is no usable image: {error}; data.on_error=skip leaves such out"
+                        ) from None
+                    broken[start + offset] = True
+                    tqdm.write(f"left out: {where} is no usable image: {error}")
             return len(chunk)
 
         # Threads are enough: Pillow lets others run while it decodes and resizes.
         with ThreadPoolExecutor() as pool, _progress(source, len(rows)) as bar:
             for count in pool.map(fill_from, range(0, len(rows), _CHUNK)):
                 bar.update(count)
+        if broken.any():
+            tqdm.write(f"left out {broken.sum()} of {len(rows)} images of {source.name}")
+        return broken
 
     def _pixels(self, encoded) -> np.ndarray:
         """One image as `(C, H, W)` uint8."""

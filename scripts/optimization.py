@@ -1,7 +1,8 @@
-"""AdamW with decay on matrices only, warm-up and cosine."""
+"""AdamW with decay on matrices only, warm-up and cosine, and a moving average of the weights."""
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import get_cosine_schedule_with_warmup
 
 from recipe import Optimization
@@ -22,3 +23,11 @@ def build_optimizer(model: nn.Module, settings: Optimization, total_steps: int):
     groups = parameter_groups(model, settings.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
     return optimizer, get_cosine_schedule_with_warmup(optimizer, round(settings.warmup * total_steps), total_steps)
+
+
+def moving_average(model: nn.Module, decay: float | None, device: torch.device) -> AveragedModel | None:
+    """An exponential moving average of the weights, a copy of the model on `device`; None without a decay."""
+    if decay is None:
+        return None
+    average = AveragedModel(model, device=device, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    return average.requires_grad_(False)

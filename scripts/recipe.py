@@ -37,6 +37,7 @@ class Data:
     split_seed: int = 0  # not `seed`, so that runs with several seeds share their splits
     max_memory_gb: float = 8.0  # decoded images beyond this are memory-mapped from `cache_dir`
     cache_dir: str | None = None  # null is a folder inside the cache of `datasets`
+    on_error: str = "raise"  # at a broken image or a label out of range; `skip` leaves them out and says how many
 
 
 @dataclasses.dataclass
@@ -59,7 +60,12 @@ class Optimization:
     warmup: float = 0.05  # share of all steps
     max_gradient_norm: float | None = 1.0  # null is no clipping
     label_smoothing: float = 0.0
-    mixed_precision: str = "no"  # no, bf16, fp16
+    ema_decay: float | None = None  # judge and keep a moving average of the weights, such as 0.999; null keeps them
+    mixed_precision: str = "no"  # no, bf16, fp16; weights and optimiser stay float32
+    compile: bool = False  # with torch.compile
+    gradient_checkpointing: bool = False  # less memory for a second forward pass
+    find_parts: bool = False  # more accumulation steps until a part fits into memory; results stay those of the batch
+    deterministic: bool = False  # refuse operations whose result varies from run to run
     cpu_threads: int | None = None  # without a GPU, per process; null shares out all cores
 
 
@@ -76,7 +82,7 @@ class Logging:
     """What is written down while training."""
 
     every_steps: int = 50
-    log_with: str | None = None  # a tracker known to accelerate, such as tensorboard or wandb
+    log_with: str | None = "auto"  # a tracker known to accelerate, such as wandb; auto is tensorboard where installed
 
 
 @dataclasses.dataclass
@@ -112,6 +118,7 @@ _RANGES = {
     "optimization.warmup": (0, 1),
     "optimization.max_gradient_norm": (0, None),
     "optimization.label_smoothing": (0, 1),
+    "optimization.ema_decay": (0, 1),
     "optimization.cpu_threads": (1, None),
     "checkpoint.every_steps": (0, None),
     "checkpoint.keep_last": (1, None),
@@ -125,9 +132,10 @@ _WITHOUT_EFFECT = (
     "data.max_memory_gb",
     "data.cache_dir",
     "optimization.cpu_threads",
+    "optimization.find_parts",
 )
 
-_PRECISIONS = ("no", "bf16", "fp16")
+_CHOICES = {"optimization.mixed_precision": ("no", "bf16", "fp16"), "data.on_error": ("raise", "skip")}
 
 # What a recipe may say about the image processor; all else follows from the model, so that the two agree.
 _PROCESSOR_KEYS = (
@@ -168,14 +176,15 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     return recipe
 
 
-def parse_command_line(description: str, arguments: list[str] | None = None) -> tuple[Recipe, bool]:
-    """The recipe that the command line asks for, and whether `--resume` is on it."""
+def parse_command_line(description: str, arguments: list[str] | None = None) -> tuple[Recipe, argparse.Namespace]:
+    """The recipe that the command line asks for, and its options `resume` and `accept_changes`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", default=DEFAULT_RECIPE, metavar="PATH", help="recipe (default: digits)")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in output_dir")
+    parser.add_argument("--accept_changes", action="store_true", help="resume although the recipe is another")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optimization.epochs=5")
     options = parser.parse_intermixed_args(arguments)
-    return load_recipe(options.config, options.overrides), options.resume
+    return load_recipe(options.config, options.overrides), options
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:
@@ -311,11 +320,10 @@ def _check_values(recipe: Recipe):
         if value is not None and not (value >= low and (high is None or value <= high)):
             expected = f"of at least {low}" if high is None else f"from {low} to {high}"
             raise UserError(f"{key}={value}: expected a number {expected}")
+    for key, choices in _CHOICES.items():
+        if flat[key] not in choices:
+            raise UserError(f"{key}={flat[key]}: expected one of {', '.join(choices)}")
     settings = recipe.optimization
-    if settings.mixed_precision not in _PRECISIONS:
-        raise UserError(
-            f"optimization.mixed_precision={settings.mixed_precision}: expected one of {', '.join(_PRECISIONS)}"
-        )
     if settings.batch_size % settings.gradient_accumulation_steps:
         raise UserError(
             f"optimization.gradient_accumulation_steps={settings.gradient_accumulation_steps} does not divide "

@@ -1,5 +1,6 @@
 """Where labelled images come from: scikit-learn's digits, the Hub, or a local folder. Nothing is decoded here."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +48,7 @@ def load_sources(settings: Data) -> tuple[Source, Source]:
             raise UserError(f"data.{key}={split}: no such split in {_where(settings)}; there are {found}")
         source = splits[split]
         sources.append(source if isinstance(source, Source) else _source(source, split, settings))
-    for source in sources:
-        _check_labels(source)
-    return sources[0], sources[1]
+    return tuple(_with_good_labels(source, settings.on_error) for source in sources)
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -112,10 +111,10 @@ def _source(dataset: datasets.Dataset, split: str, settings: Data) -> Source:
     if label_column not in dataset.features:
         raise UserError(f"data.label_column={label_column}: {name} has columns {', '.join(dataset.features)}")
     labels = dataset.with_format("arrow")[label_column]
-    if labels.null_count:
+    if labels.null_count and settings.on_error == "raise":
         row = labels.is_null().to_pylist().index(True)
         raise UserError(f"row {row} of {name} has no label in column {label_column}")
-    labels = np.asarray(labels.to_numpy(), dtype=np.int64)
+    labels = np.asarray(labels.fill_null(-1).to_numpy(), dtype=np.int64)
     feature = dataset.features[label_column]
     class_names = getattr(feature, "names", None) or [str(label) for label in range(labels.max() + 1)]
     encoded = dataset.select_columns(image_column).cast_column(image_column, datasets.Image(decode=False))
@@ -145,9 +144,15 @@ def _describe(features: datasets.Features) -> str:
     return ", ".join(f"{column} ({type(feature).__name__})" for column, feature in features.items())
 
 
-def _check_labels(source: Source):
+def _with_good_labels(source: Source, on_error: str) -> Source:
     highest = len(source.class_names) - 1
-    wrong = np.flatnonzero((source.labels < 0) | (source.labels > highest))
-    if len(wrong):
-        row = wrong[0]
-        raise UserError(f"row {row} of {source.name} has label {source.labels[row]}; expected 0 to {highest}")
+    good = (source.labels >= 0) & (source.labels <= highest)
+    if good.all():
+        return source
+    row = np.flatnonzero(~good)[0]
+    found = f"row {row} of {source.name} has label {source.labels[row]}; expected 0 to {highest}"
+    if on_error == "raise":
+        raise UserError(f"{found}; data.on_error=skip leaves such out")
+    print(f"left out {(~good).sum()} of {len(good)} images of {source.name}: {found}")
+    kept = np.flatnonzero(good)
+    return dataclasses.replace(source, labels=source.labels[kept], read=lambda rows: source.read(kept[rows]))

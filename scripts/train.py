@@ -16,31 +16,32 @@ import torch
 import torch.nn.functional as F
 import transformers
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, set_seed
+from accelerate.utils import DataLoaderConfiguration, is_tensorboard_available, set_seed
 from torch.utils.data import DataLoader, RandomSampler
 from tqdm.auto import tqdm
 
 from augmentation import Normalization, TrainingInputs, fold_seed
 from checkpoint import Progress, load_checkpoint, save_checkpoint
-from curves import draw_curves
 from data import Splits, identity, load_splits
 from errors import UserError, run_command
+from memory import explain_out_of_memory, find_parts
 from metrics import TopKAccuracy
 from modeling_perceiver_study import PerceiverStudyForImageClassification
-from optimization import build_optimizer
+from optimization import build_optimizer, moving_average
 from provenance import describe_run
 from recipe import Recipe, flatten, image_processor, model_config, parse_command_line
-from run_folder import LOG, RESULTS, TrainingLog, claim_output, find_start
+from run_folder import LOG, RESULTS, TrainingLog, claim_output, find_start, write_atomically
+from weights import get_weights, set_weights
 
 
 def main(arguments: list[str] | None = None):
     transformers.utils.logging.disable_progress_bar()  # the one of training is enough
-    recipe, resume = parse_command_line("Train a Perceiver image classifier.", arguments)
+    recipe, options = parse_command_line("Train a Perceiver image classifier.", arguments)
     config = model_config(recipe)
     processor = image_processor(recipe, config)
     accelerator = build_accelerator(recipe)
     output_dir = Path(recipe.output_dir)
-    start, finished = find_start(output_dir, recipe, resume)
+    start, finished = find_start(output_dir, recipe, options.resume, options.accept_changes, accelerator.print)
     if finished:
         accelerator.print(f"{output_dir} holds the finished run of this recipe; nothing to do")
         return
@@ -55,17 +56,20 @@ def main(arguments: list[str] | None = None):
         raise UserError(f"model.num_labels={config.num_labels}, but the data has {found} classes: set it to {found}")
     config.id2label = dict(enumerate(splits.class_names))
     config.label2id = {name: label for label, name in config.id2label.items()}
-    set_seed(recipe.seed)
+    set_seed(recipe.seed, deterministic=recipe.optimization.deterministic)
     model = PerceiverStudyForImageClassification(config)
+    if recipe.optimization.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     normalize = Normalization(processor, accelerator.device)
 
-    model, test_loader, progress, best_weights = train(accelerator, recipe, model, splits, normalize, start)
-    best_model = accelerator.unwrap_model(model)
-    best_model.load_state_dict(best_weights)
-    test_scores = evaluate(accelerator, model, test_loader, normalize)  # the only look at the test images
+    with explain_out_of_memory(recipe):
+        model, test_loader, progress, best_weights = train(accelerator, recipe, model, splits, normalize, start)
+        set_weights(accelerator, model, best_weights)
+        test_scores = evaluate(accelerator, model, test_loader, normalize)  # the only look at the test images
 
     if accelerator.is_main_process:
-        best_model.save_pretrained(output_dir)
+        best_model = accelerator.unwrap_model(model, keep_torch_compile=False)
+        best_model.save_pretrained(output_dir, state_dict=best_weights)
         processor.save_pretrained(output_dir)
         results = {
             "data": recipe.data.path or recipe.data.name,
@@ -82,8 +86,7 @@ def main(arguments: list[str] | None = None):
             "train_seconds": round(progress.seconds, 1),
             **describe_run(accelerator),
         }
-        draw_curves(output_dir / LOG, output_dir / "curves.png", title=output_dir.name)
-        (output_dir / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
+        write_atomically(output_dir / RESULTS, json.dumps(results, indent=2) + "\n")
         print(
             f"\n{output_dir}: {100 * test_scores['accuracy']:.2f} % of {len(splits.test)} test images right "
             f"(best epoch {progress.best_epoch}, {progress.seconds:.0f} s of training)\n"
@@ -101,7 +104,10 @@ def train(
     normalize: Normalization,
     start: Path | None,
 ):
-    """Returns the prepared model and test loader, the progress, and the weights of the best epoch on the CPU."""
+    """Returns the prepared model and test loader, the progress, and the weights of the best epoch on the CPU.
+
+    Where a moving average of the weights is asked for, it is what each epoch is judged by and what is kept.
+    """
     settings = recipe.optimization
     output_dir = Path(recipe.output_dir)
     steps_per_epoch = len(splits.train) // settings.batch_size
@@ -110,19 +116,25 @@ def train(
             f"optimization.batch_size={settings.batch_size} is more than the {len(splits.train)} images to train on"
         )
     total_steps = settings.epochs * steps_per_epoch
+    if settings.find_parts:
+        accelerator.gradient_accumulation_steps = find_parts(accelerator, recipe, model)
     optimizer, schedule = build_optimizer(model, settings, total_steps)
+    average = moving_average(model, settings.ema_decay, accelerator.device)
     model, optimizer, schedule, train_loader, validation_loader, test_loader = accelerator.prepare(
         model, optimizer, schedule, *build_loaders(accelerator, recipe, splits, steps_per_epoch)
     )
     progress, best_weights = Progress(), None
     if start is not None:
-        progress, best_weights = load_checkpoint(accelerator, start)
+        progress, tensors = load_checkpoint(accelerator, start)
+        best_weights = tensors.get("best")
+        if average is not None and "average" in tensors:
+            average.load_state_dict(tensors["average"])
         accelerator.print(f"continuing from {start}")
-    if recipe.logging.log_with:
+    if accelerator.log_with:
         accelerator.init_trackers("perceiver-study", config={key: str(value) for key, value in flatten(recipe).items()})
     log = TrainingLog(accelerator, output_dir / LOG, settings.batch_size, steps_per_epoch, progress)
     inputs = TrainingInputs(recipe.augmentation, normalize, recipe.seed, settings.batch_size)
-    parts = settings.gradient_accumulation_steps
+    parts = accelerator.gradient_accumulation_steps
     begin = time.perf_counter() - progress.seconds
     bar = tqdm(
         total=total_steps,
@@ -150,30 +162,32 @@ def train(
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
-            log.add(loss / parts)
+            log.add(loss / parts, progress.step)
             if not accelerator.sync_gradients:
                 continue
             progress.step += 1
+            if average is not None:
+                average.update_parameters(accelerator.unwrap_model(model, keep_torch_compile=False))
             bar.update()
             if progress.step % recipe.logging.every_steps == 0:
                 bar.set_postfix_str(log.step(progress, learning_rate))
             if recipe.checkpoint.every_steps and progress.step % recipe.checkpoint.every_steps == 0:
+                log.check()
                 progress.seconds = time.perf_counter() - begin
-                save_checkpoint(accelerator, output_dir, progress, best_weights, recipe.checkpoint.keep_last)
+                tensors = {"best": best_weights, "average": average and average.state_dict()}
+                save_checkpoint(accelerator, output_dir, progress, tensors, recipe.checkpoint.keep_last)
 
-        scores = evaluate(accelerator, model, validation_loader, normalize)
+        log.check()
+        judged = model if average is None else average.module
+        scores = evaluate(accelerator, judged, validation_loader, normalize)
         progress.epoch += 1
         if (scores["accuracy"], -scores["loss"]) > (progress.best_accuracy, -progress.best_loss):
             progress.best_epoch = progress.epoch
             progress.best_accuracy, progress.best_loss = scores["accuracy"], scores["loss"]
-            weights = accelerator.get_state_dict(model)
-            best_weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
-        log.epoch(progress, scores)
+            best_weights = get_weights(judged)
+        summary = log.epoch(progress, scores)
         if accelerator.is_main_process:
-            bar.write(
-                f"epoch {progress.epoch}/{settings.epochs}: validation accuracy {100 * scores['accuracy']:.2f} % "
-                f"(best {100 * progress.best_accuracy:.2f} %, epoch {progress.best_epoch}), loss {scores['loss']:.4f}"
-            )
+            bar.write(summary)
     bar.close()
     progress.seconds = time.perf_counter() - begin
     return model, test_loader, progress, best_weights
@@ -197,11 +211,17 @@ def evaluate(accelerator: Accelerator, model, loader: DataLoader, normalize: Nor
 
 def build_accelerator(recipe: Recipe) -> Accelerator:
     settings = recipe.optimization
+    tracker = recipe.logging.log_with
+    if tracker == "auto":
+        tracker = "tensorboard" if is_tensorboard_available() else None
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for on a GPU
     try:
         accelerator = Accelerator(
             mixed_precision=settings.mixed_precision,
             gradient_accumulation_steps=settings.gradient_accumulation_steps,
-            log_with=recipe.logging.log_with,
+            dynamo_backend="inductor" if settings.compile else "no",
+            log_with=tracker,
             project_dir=recipe.output_dir,
             # The recipe's batch is cut among processes, and its order comes from the seed.
             dataloader_config=DataLoaderConfiguration(
@@ -231,7 +251,7 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
 def build_loaders(accelerator: Accelerator, recipe: Recipe, splits: Splits, steps_per_epoch: int) -> list[DataLoader]:
     """Loaders of training, validation and test images, in parts of a batch over all processes."""
     settings = recipe.optimization
-    size = settings.batch_size // settings.gradient_accumulation_steps
+    size = settings.batch_size // accelerator.gradient_accumulation_steps
     # Whole batches only, others each epoch: a smaller last step would weigh its images more.
     sampler = RandomSampler(splits.train, num_samples=steps_per_epoch * settings.batch_size)
     pin = accelerator.device.type == "cuda"

@@ -3,7 +3,7 @@ import json
 import pytest
 from accelerate import Accelerator
 
-from checkpoint import Progress
+from checkpoint import Progress, save_checkpoint
 from errors import UserError
 from recipe import DEFAULT_RECIPE, load_recipe
 from run_folder import LOG, RESULTS, TrainingLog, claim_output, find_start
@@ -22,9 +22,9 @@ def folder(tmp_path, recipe):
 
 
 def add_checkpoint(folder, step=20):
-    path = folder / "checkpoints" / f"step-{step:08d}"
-    path.mkdir(parents=True)
-    return path
+    fresh_accelerate()
+    save_checkpoint(Accelerator(cpu=True), folder, Progress(step=step), {}, keep_last=9)
+    return folder / "checkpoints" / f"step-{step:08d}"
 
 
 def test_a_new_folder(tmp_path, recipe):
@@ -63,6 +63,36 @@ def test_two_recipes_do_not_mix(folder, resume, finished):
     other = load_recipe(DEFAULT_RECIPE, ["seed=7", "logging.every_steps=3"])
     with pytest.raises(UserError, match=r"another recipe \(seed: 0 -> 7\): choose another output_dir"):
         find_start(folder, other, resume)
+    if not resume:
+        with pytest.raises(UserError, match="another recipe"):
+            find_start(folder, other, resume, accept_changes=True)
+
+
+def test_another_recipe_may_be_told_to_go_on(folder):
+    checkpoint = add_checkpoint(folder)
+    (folder / RESULTS).write_text("{}")
+    said = []
+    other = load_recipe(DEFAULT_RECIPE, ["optimization.epochs=70"])
+    assert find_start(folder, other, True, accept_changes=True, report=said.append) == (checkpoint, False)
+    assert said == ["the recipe has changed: optimization.epochs: 60 -> 70"]
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(folder, recipe):
+    older, newer = add_checkpoint(folder, 20), add_checkpoint(folder, 40)
+    (newer / "progress.json").write_text("{}")
+    said = []
+    assert find_start(folder, recipe, resume=True, report=said.append) == (older, False)
+    assert said == [f"{newer} is damaged (the content of progress.json has changed); trying the one before it"]
+    # Gone before the run goes on: as the newest by name it would be kept in place of a good one.
+    claim_output(folder, recipe, older)
+    assert older.exists() and not newer.exists()
+
+
+def test_only_damaged_checkpoints(folder, recipe):
+    checkpoint = add_checkpoint(folder)
+    next(checkpoint.glob("*.pkl")).unlink()
+    with pytest.raises(UserError, match=r"all checkpoints in .* are damaged"):
+        find_start(folder, recipe, resume=True)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, recipe):
@@ -94,7 +124,7 @@ def test_means_since_the_last_line(tmp_path):
     log = TrainingLog(accelerator, tmp_path / LOG, batch_size=8, steps_per_epoch=4, progress=progress)
     for losses in ([1.0, 2.0, 6.0], [4.0]):
         for loss in losses:
-            log.add(log.loss.new_tensor(loss))
+            log.add(log.loss.new_tensor(loss), progress.step)
             progress.step += 1
         log.step(progress, learning_rate=0.5)
     lines = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
@@ -107,6 +137,7 @@ def test_means_since_the_last_line(tmp_path):
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path, loss):
     fresh_accelerate()
     log = TrainingLog(Accelerator(cpu=True), tmp_path / LOG, 8, 4, Progress())
-    log.add(log.loss.new_tensor(loss))
-    with pytest.raises(UserError, match=r"at step 1: lower optimization\.learning_rate"):
-        log.step(Progress(step=1), learning_rate=0.5)
+    for step, value in enumerate([1.0, 1.0, 1.0, 1.0, 1.0, loss, 1.0, loss]):
+        log.add(log.loss.new_tensor(value), step)
+    with pytest.raises(UserError, match=r"at step 6 \(batch 2 of epoch 2\).* Lower optimization\.learning_rate"):
+        log.step(Progress(step=8), learning_rate=0.5)

@@ -1,0 +1,56 @@
+"""Processes of their own that start in milliseconds: forked from one that has imported all there is to import."""
+
+import multiprocessing
+import os
+import socket
+
+import torch
+
+from tests.small_data import TINY_RUN
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["train", "tests.small_data"])
+
+
+def start(function, *arguments) -> multiprocessing.Process:
+    process = _CONTEXT.Process(target=_call, args=(function, arguments))
+    process.start()
+    return process
+
+
+def train_tiny(*arguments: str):
+    """`train.py` with the tiny run of the tests, in this process."""
+    import train
+
+    train.main([*TINY_RUN, *arguments])
+
+
+def run_together(count: int, function, *arguments) -> list[int]:
+    """Exit codes of `count` processes that form one group, as `accelerate launch` would start them, on CPUs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [start(_as_rank, rank, count, port, function, arguments) for rank in range(count)]
+    for process in started:
+        process.join(timeout=240)
+        if process.is_alive():
+            process.kill()
+    return [process.exitcode for process in started]
+
+
+def _call(function, arguments):
+    torch.set_num_threads(1)
+    function(*arguments)
+
+
+def _as_rank(rank, count, port, function, arguments):
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+    }
+    function(*arguments)

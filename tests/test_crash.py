@@ -1,0 +1,66 @@
+"""Training that is really killed, at random moments, ends with the weights of a run that was not."""
+
+import json
+import random
+import time
+
+import torch
+from safetensors.torch import load_file
+
+from curves import read_metrics
+from tests.processes import start, train_tiny
+from tests.small_data import make_parquet
+
+KILLS = 12
+# All that a checkpoint has to hold: optimiser, schedule, average, order of the data, crops, flips, dropout.
+RECIPE = [
+    "optimization.epochs=4",
+    "optimization.ema_decay=0.9",
+    "optimization.gradient_accumulation_steps=2",
+    "augmentation.crop_padding=2",
+    "augmentation.horizontal_flip=true",
+    "model.attention_probs_dropout_prob=0.2",
+    "checkpoint.every_steps=1",
+    "checkpoint.keep_last=1",
+]
+
+
+def test_killed_at_random_moments(tmp_path):
+    parquet = make_parquet(tmp_path / "data")
+
+    def run(name, *more):
+        cache = f"data.cache_dir={tmp_path / 'cache'}"
+        return start(train_tiny, *RECIPE, f"data.path={parquet}", f"output_dir={tmp_path / name}", cache, *more)
+
+    begin = time.perf_counter()
+    whole = run("whole")
+    whole.join(timeout=240)
+    seconds = time.perf_counter() - begin
+    assert whole.exitcode == 0
+
+    seed = time.time_ns()
+    moments = random.Random(seed)
+    steps = []
+    for _ in range(KILLS):
+        process = run("killed", "--resume")
+        time.sleep(moments.uniform(0.2, 0.8) * seconds)
+        process.kill()
+        process.join()
+        complete = sorted((tmp_path / "killed" / "checkpoints").glob("step-*"))
+        steps.append(int(complete[-1].name[5:]) if complete else 0)
+        if (tmp_path / "killed" / "metrics.json").exists():
+            break
+    assert steps == sorted(steps), f"progress was lost, seed {seed}"
+    assert len(set(steps)) > 1, f"no kill came in the middle of the run: {steps}"
+    last = run("killed", "--resume")
+    last.join(timeout=240)
+    assert last.exitcode == 0, f"seed {seed}"
+
+    weights, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("killed", "whole"))
+    assert all(torch.equal(weights[name], expected[name]) for name in expected), f"seed {seed}, killed at {steps}"
+    logs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("killed", "whole")]
+    assert logs[0][1] == logs[1][1]
+    assert [line["step"] for line in logs[0][0]] == [line["step"] for line in logs[1][0]]
+    results = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("killed", "whole")]
+    for key in ("best_epoch", "validation_accuracy", "test_accuracy", "test_loss", "steps"):
+        assert results[0][key] == results[1][key]
