@@ -110,12 +110,15 @@ class _Decoder:
             unfinished = path.with_suffix(f".{os.getpid()}.tmp")
             try:
                 pixels = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
-                np.save(broken_path, self._fill(pixels, source, rows))
+                broken = self._fill(pixels, source, rows)
+                if broken.any():
+                    np.save(broken_path, broken)
                 pixels.flush()
                 os.replace(unfinished, path)
             finally:
                 unfinished.unlink(missing_ok=True)
-        return ImageDataset(np.load(path, mmap_mode="r"), labels, np.load(broken_path))
+        broken = np.load(broken_path) if broken_path.exists() else None
+        return ImageDataset(np.load(path, mmap_mode="r"), labels, broken)
 
     def _cache_path(self, source: Source, rows: np.ndarray) -> Path:
         folder = self.settings.cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "decoded"

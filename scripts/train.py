@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, is_tensorboard_available, set_seed
+from accelerate.utils import DataLoaderConfiguration, DistributedType, is_tensorboard_available, set_seed
 from torch.utils.data import DataLoader, RandomSampler
 from tqdm.auto import tqdm
 
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None):
     set_seed(recipe.seed, deterministic=recipe.optimization.deterministic)
     model = PerceiverStudyForImageClassification(config)
     if recipe.optimization.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     normalize = Normalization(processor, accelerator.device)
 
     with explain_out_of_memory(recipe):
@@ -184,7 +184,7 @@ def train(
         if (scores["accuracy"], -scores["loss"]) > (progress.best_accuracy, -progress.best_loss):
             progress.best_epoch = progress.epoch
             progress.best_accuracy, progress.best_loss = scores["accuracy"], scores["loss"]
-            best_weights = get_weights(judged)
+            best_weights = get_weights(accelerator, judged)
         summary = log.epoch(progress, scores)
         if accelerator.is_main_process:
             bar.write(summary)
@@ -233,6 +233,8 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
             f"optimization.mixed_precision={settings.mixed_precision} or logging.log_with={recipe.logging.log_with} "
             f"does not work here: {error}"
         ) from None
+    if settings.ema_decay is not None and accelerator.distributed_type == DistributedType.FSDP:
+        raise UserError("optimization.ema_decay does not work with sharded weights (FSDP): set it to null")
     cut = accelerator.num_processes * settings.gradient_accumulation_steps
     if settings.batch_size % cut:
         raise UserError(

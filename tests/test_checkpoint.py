@@ -132,7 +132,7 @@ def test_nothing_is_unpickled(accelerator, tmp_path):
     assert {path.name for path in files} >= {"optimizer.bin", "random_states_0.pkl"}
     for path in files:
         honest = path.read_bytes()
-        for dump in (torch.save, lambda evil, path: path.write_bytes(pickle.dumps(evil))):
+        for dump in (torch.save, lambda evil, path: path.write_bytes(pickle.dumps(evil, protocol=2))):
             dump(Evil(), path)
             with contextlib.suppress(UserError, RuntimeError):
                 load_checkpoint(accelerator, checkpoint)

@@ -128,7 +128,7 @@ def test_a_corrupt_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("memory", [8, 1e-9])
-def test_a_corrupt_row_is_named(tmp_path, memory):
+def test_a_corrupt_row_is_named_or_left_out(tmp_path, memory, capsys):
     make_parquet(tmp_path / "data")
     images, labels = coloured_images(21, seed=1)
     features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["r", "g", "b"])})
@@ -141,6 +141,14 @@ def test_a_corrupt_row_is_named(tmp_path, memory):
     with pytest.raises(UserError, match=r"row 17 of split test of .* is no usable image: cannot identify"):
         load(tmp_path / "data", *overrides)
     assert not list(tmp_path.glob("decoded/*.tmp"))
+
+    for _ in range(2):  # decoded, and then from the cache
+        test = load(tmp_path / "data", *overrides, "data.on_error=skip").test
+        assert len(test) == 20
+        assert test.labels.tolist() == labels[:17] + labels[18:]
+        wanted = torch.from_numpy(np.asarray(images[18]).transpose(2, 0, 1).copy())
+        assert torch.equal(test.__getitems__([17])["pixels"][0], wanted)
+    assert "left out 1 of 21 images of split test" in capsys.readouterr().out
 
 
 def test_channels_that_do_not_fit_are_refused(parquet):

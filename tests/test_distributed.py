@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
 
 import train
 from curves import read_metrics
@@ -108,15 +109,13 @@ def test_a_failing_process_ends_the_others(folder, arguments, tmp_path):
 
 def sharded_step(path: str):
     """A training step with every layer's weights in halves, as FSDP does it, and what `get_weights` gathers."""
-    import torch.distributed as dist
     from torch.distributed.fsdp import fully_shard
 
     from modeling_perceiver_study.attention import PerceiverStudyLayer
-    from weights import get_weights
+    from weights import get_weights, set_weights
 
-    dist.init_process_group("gloo")
+    accelerator = Accelerator(cpu=True)
     model = small_model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for module in model.modules():
         if isinstance(module, PerceiverStudyLayer):
             fully_shard(module)
@@ -124,20 +123,24 @@ def sharded_step(path: str):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model(pixel_values=pixels(model.config), labels=torch.arange(3)).loss.backward()
     optimizer.step()
-    weights = get_weights(model)
-    if dist.get_rank() == 0:
-        torch.save(weights, path)
-    dist.destroy_process_group()
+    weights = get_weights(accelerator, model)
+    if accelerator.is_main_process:
+        save_file(weights, path)
+    # From the first process, which alone has them, to all.
+    set_weights(accelerator, model, {name: tensor + 1 for name, tensor in weights.items()})
+    moved = get_weights(accelerator, model)
+    assert all(torch.equal(tensor, weights[name] + 1) for name, tensor in moved.items())
+    accelerator.end_training()
 
 
 def test_sharded_layers_take_the_same_step(tmp_path):
     """What the FSDP config asks of the model, with shared blocks used several times, without the GPUs it is for."""
-    assert run_together(2, sharded_step, str(tmp_path / "weights.pt")) == [0, 0]
+    assert run_together(2, sharded_step, str(tmp_path / "weights.safetensors")) == [0, 0]
     model = small_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model(pixel_values=pixels(model.config), labels=torch.arange(3)).loss.backward()
     optimizer.step()
-    sharded = torch.load(tmp_path / "weights.pt")
+    sharded = load_file(tmp_path / "weights.safetensors")
     assert sharded.keys() == model.state_dict().keys()
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(sharded[name], tensor, rtol=1e-4, atol=1e-5)

@@ -1,3 +1,5 @@
+import io
+
 import datasets
 import numpy as np
 import pytest
@@ -125,7 +127,7 @@ def test_two_label_columns_need_a_choice(tmp_path):
 
 
 @pytest.mark.parametrize(("label", "message"), [(-1, "has label -1; expected 0 to 2"), (None, "has no label")])
-def test_label_out_of_range_names_the_row(tmp_path, label, message):
+def test_label_out_of_range_is_named_or_left_out(tmp_path, capsys, label, message):
     make_parquet(tmp_path / "data")
     images, labels = coloured_images(6, seed=0)
     labels[4] = label
@@ -133,6 +135,11 @@ def test_label_out_of_range_names_the_row(tmp_path, label, message):
     write_parquet(tmp_path / "data", {"img": images, "label": labels}, features, "test")
     with pytest.raises(UserError, match=f"row 4 of split test of .* {message}"):
         load_sources(Data(path=str(tmp_path / "data")))
+
+    test = load_sources(Data(path=str(tmp_path / "data"), on_error="skip"))[1]
+    assert test.labels.tolist() == labels[:4] + labels[5:]
+    assert Image.open(io.BytesIO(test.read(np.array([4]))[0]["bytes"])).tobytes() == images[5].tobytes()
+    assert "left out 1 of 6 images of split test" in capsys.readouterr().out
 
 
 def test_label_above_the_range_names_the_row(monkeypatch):

@@ -173,6 +173,46 @@ def test_bf16(run):
     assert all(tensor.dtype == torch.float32 for tensor in weights(folder).values())
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch's own, when inductor is loaded
+@pytest.mark.parametrize(
+    "more",
+    [["gradient_checkpointing"], ["deterministic"], ["compile"], ["compile", "gradient_checkpointing"]],
+    ids="-".join,
+)
+def test_other_ways_to_the_same_weights(run, more):
+    expected = weights(run("plain", "optimization.epochs=1"))
+    try:
+        folder = run("-".join(more), "optimization.epochs=1", *(f"optimization.{key}=true" for key in more))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert load_file(folder / "model.safetensors").keys() == expected.keys()
+    for name, tensor in weights(folder).items():
+        if not name.endswith("k_proj.bias"):  # its gradient is rounding noise, see below
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_moving_average_is_judged_and_kept(run):
+    """With a decay of 0 it is the last weights; with a decay of 1 the first step's, whatever follows."""
+    plain, zero, one = (
+        weights(run(name, "optimization.epochs=1", *more))
+        for name, more in {
+            "no-average": [],
+            "average-0": ["optimization.ema_decay=0"],
+            "average-1": ["optimization.ema_decay=1"],
+        }.items()
+    )
+    assert all(torch.equal(zero[name], plain[name]) for name in plain)
+    assert not torch.equal(one["perceiver.latents.weight"], plain["perceiver.latents.weight"])
+
+
+def test_what_can_be_watched(run):
+    folder = run("watched", "logging.log_with=tensorboard")
+    assert list(folder.rglob("events.out.tfevents.*"))
+    lines = (folder / "train.log").read_text().splitlines()
+    assert ["epoch 1: validation accuracy" in lines[0], "epoch 2: validation accuracy" in lines[1]] == [True, True]
+    assert (folder / "curves.png").exists()
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
