@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -96,7 +97,8 @@ def draw_confusions(matrix: np.ndarray, names: list[str], picture: Path):
     side = max(5.0, min(10.0, 0.45 * count))
     figure = Figure(figsize=(side + 1.5, side), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(shares, vmin=0, vmax=1, cmap="cividis")
+    # The square root of the share: in a good model confusions are rare, and are what one looks for.
+    image = axes.imshow(shares, norm=PowerNorm(0.5, vmin=0, vmax=1), cmap="cividis")
     bar = figure.colorbar(image, ax=axes, label="share of the images of the true class", shrink=0.8)
     bar.ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     axes.set(xlabel="predicted class", ylabel="true class")
@@ -106,9 +108,9 @@ def draw_confusions(matrix: np.ndarray, names: list[str], picture: Path):
     if count <= _MOST_NUMBERS:
         for row, column in np.argwhere(matrix):
             share = shares[row, column]
-            colour = "black" if share > 0.5 else "white"
+            colour = "black" if share > 0.25 else "white"
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=8)
-    figure.savefig(picture, dpi=150)
+    figure.savefig(picture, dpi=150, bbox_inches="tight")
 
 
 def draw_reliability(calibration: Calibration, picture: Path):
@@ -116,9 +118,9 @@ def draw_reliability(calibration: Calibration, picture: Path):
     edges = np.arange(BINS) / BINS
     figure = Figure(figsize=(5, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    style = {"width": 1 / BINS, "align": "edge", "edgecolor": "white", "color": BLUE}
+    style = {"width": 1 / BINS, "align": "edge", "edgecolor": "white", "color": BLUE, "alpha": 0.6}
     upper.bar(edges, np.nan_to_num(calibration.accuracies), label="accuracy of the bin", **style)
-    upper.plot([0, 1], [0, 1], color="0.4", linestyle=":", label="perfect calibration")
+    upper.plot([0, 1], [0, 1], color="black", linestyle="--", label="perfect calibration")
     upper.plot(
         calibration.confidences,
         calibration.accuracies,
