@@ -77,7 +77,7 @@ class ImageStream:
         """Pixels `(C, H, W)` uint8 and label of a row; a `UserError` names one that is not usable."""
         encoded, label = row[self.image_column], row[self.label_column]
         where = f"{encoded['path'] or 'an image'} of {describe_split(self.settings.train_split, self.settings)}"
-        if label is None or not 0 <= label < len(self.class_names):
+        if not isinstance(label, int) or not 0 <= label < len(self.class_names):
             raise UserError(f"{where} has label {label}; expected 0 to {len(self.class_names) - 1}")
         try:
             return self.decoder.pixels(encoded), label
