@@ -6,7 +6,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 # Blue and orange of Okabe and Ito's palette, which colour-blind readers tell apart; markers differ as well.
-_TRAINING, _VALIDATION = "#0072B2", "#D55E00"
+BLUE, ORANGE = "#0072B2", "#D55E00"
+_TRAINING, _VALIDATION = BLUE, ORANGE
 
 
 def read_metrics(path: Path) -> tuple[list[dict], list[dict]]:

@@ -16,9 +16,10 @@ from tqdm.auto import tqdm
 from errors import UserError
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyImageProcessor
 from recipe import Data
-from sources import Source, load_sources, stratified_order
+from sources import Source, load_named_sources, load_sources, stratified_order
 
 _CHUNK = 64  # images that a thread decodes at a time
+UNUSABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what a broken image raises
 
 
 class ImageDataset(torch.utils.data.Dataset):
@@ -67,27 +68,56 @@ def load_splits(settings: Data, config: PerceiverStudyConfig, processor: Perceiv
         UserError: see `load_sources`; also too few images for the split, or one that cannot be decoded (names it).
     """
     train_source, test_source = load_sources(settings)
-    total = len(train_source.labels)
-    available = total - settings.validation_samples
-    wanted = available if settings.train_samples is None else settings.train_samples
-    if not 1 <= wanted <= available:
-        raise UserError(
-            f"{train_source.name} has {total} images: data.validation_samples={settings.validation_samples} leaves "
-            f"{max(available, 0)} to train on, but {max(wanted, 1)} are needed; lower one of "
-            "data.validation_samples and data.train_samples"
-        )
-    order = stratified_order(train_source.labels, settings.split_seed)
-    first = settings.validation_samples
-    decoder = _Decoder(settings, config, processor)
+    train_rows, validation_rows = _carve(train_source, settings)
+    decoder = Decoder(settings, config, processor)
     return Splits(
-        validation=decoder.decode(train_source, np.sort(order[:first])),
-        train=decoder.decode(train_source, np.sort(order[first : first + wanted])),
+        validation=decoder.decode(train_source, validation_rows),
+        train=decoder.decode(train_source, train_rows),
         test=decoder.decode(test_source, np.arange(len(test_source.labels))),
         class_names=train_source.class_names,
     )
 
 
-class _Decoder:
+def load_split(
+    settings: Data, config: PerceiverStudyConfig, processor: PerceiverStudyImageProcessor, split: str
+) -> tuple[ImageDataset, list[str]]:
+    """One set of images and the names of their classes; loads and decodes nothing else.
+
+    Args:
+        split: `train`, `validation` or `test` mean what they mean to `load_splits`, any other the dataset's own split.
+
+    Raises:
+        UserError: as `load_splits`.
+    """
+    if split in ("train", "validation"):
+        (source,) = load_named_sources(settings, {"data.train_split": settings.train_split})
+        rows = _carve(source, settings)[split == "validation"]
+    else:
+        wanted = {"data.test_split": settings.test_split} if split == "test" else {"--split": split}
+        (source,) = load_named_sources(settings, wanted)
+        rows = np.arange(len(source.labels))
+    return Decoder(settings, config, processor).decode(source, rows), source.class_names
+
+
+def _carve(source: Source, settings: Data) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and to validate on, disjoint and stratified."""
+    total = len(source.labels)
+    available = total - settings.validation_samples
+    wanted = available if settings.train_samples is None else settings.train_samples
+    if not 1 <= wanted <= available:
+        raise UserError(
+            f"{source.name} has {total} images: data.validation_samples={settings.validation_samples} leaves "
+            f"{max(available, 0)} to train on, but {max(wanted, 1)} are needed; lower one of "
+            "data.validation_samples and data.train_samples"
+        )
+    order = stratified_order(source.labels, settings.split_seed)
+    first = settings.validation_samples
+    return np.sort(order[first : first + wanted]), np.sort(order[:first])
+
+
+class Decoder:
+    """Encoded images -> pixels as the processor resizes and crops them, uint8."""
+
     def __init__(self, settings: Data, config: PerceiverStudyConfig, processor: PerceiverStudyImageProcessor):
         self.settings = settings
         self.processor = processor
@@ -134,8 +164,8 @@ class _Decoder:
             chunk = rows[start : start + _CHUNK]
             for offset, (row, encoded) in enumerate(zip(chunk, source.read(chunk), strict=True)):
                 try:
-                    pixels[start + offset] = self._pixels(encoded)
-                except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                    pixels[start + offset] = self.pixels(encoded)
+                except UNUSABLE as error:
                     path = encoded["path"] if isinstance(encoded, dict) else None
                     where = f"row {row} of {source.name}" + (f" ({path})" if path else "")
                     if self.settings.on_error == "raise":
@@ -154,7 +184,7 @@ class _Decoder:
             tqdm.write(f"left out {broken.sum()} of {len(rows)} images of {source.name}")
         return broken
 
-    def _pixels(self, encoded) -> np.ndarray:
+    def pixels(self, encoded) -> np.ndarray:
         """One image as `(C, H, W)` uint8."""
         if isinstance(encoded, dict):
             content = Path(encoded["path"]).read_bytes() if encoded["bytes"] is None else encoded["bytes"]

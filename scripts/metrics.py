@@ -1,8 +1,25 @@
 """Accuracy and top-k accuracy as a module of `evaluate`, defined here because `evaluate.load` needs the network."""
 
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
 import datasets
-import evaluate
 import numpy as np
+
+
+def _import_package(name: str) -> ModuleType:
+    """The installed package of that name, also where a command of scripts/ that is called the same comes first."""
+    scripts, searched = Path(__file__).resolve().parent, sys.path
+    sys.path = [entry for entry in searched if Path(entry).resolve() != scripts]
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path = searched
+
+
+evaluate = _import_package("evaluate")
 
 
 class TopKAccuracy(evaluate.Metric):

@@ -46,8 +46,8 @@ def open_image(path: Path) -> Image.Image:
     return image
 
 
-def load_classifier(checkpoint: str):
-    """transformers' image-classification pipeline for a folder, or a name on the Hub; else a `UserError`."""
+def check_checkpoint(checkpoint: str):
+    """A `UserError` for what is neither a folder with a model nor could be the name of one on the Hub."""
     folder = Path(checkpoint)
     if folder.is_dir():
         if not (folder / "config.json").exists():
@@ -55,6 +55,11 @@ def load_classifier(checkpoint: str):
     elif checkpoint.count("/") != 1 or folder.parent.is_dir():
         # Not asked of the Hub: its answer to a mistyped folder would be slow and beside the point.
         raise UserError(f"{checkpoint}: no such folder, and no OWNER/NAME of a model on the Hub")
+
+
+def load_classifier(checkpoint: str):
+    """transformers' image-classification pipeline for a folder, or a name on the Hub; else a `UserError`."""
+    check_checkpoint(checkpoint)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:

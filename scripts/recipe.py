@@ -38,6 +38,8 @@ class Data:
     max_memory_gb: float = 8.0  # decoded images beyond this are memory-mapped from `cache_dir`
     cache_dir: str | None = None  # null is a folder inside the cache of `datasets`
     on_error: str = "raise"  # at a broken image or a label out of range; `skip` leaves them out and says how many
+    streaming: bool = False  # read training images from shards as they are needed; needs train_samples
+    shuffle_buffer: int = 10000  # images, still encoded, from which a streaming process draws
 
 
 @dataclasses.dataclass
@@ -109,6 +111,7 @@ _RANGES = {
     "data.train_samples": (1, None),
     "data.split_seed": (0, None),
     "data.max_memory_gb": (0, None),
+    "data.shuffle_buffer": (1, None),
     "augmentation.crop_padding": (0, None),
     "optimization.epochs": (1, None),
     "optimization.batch_size": (1, None),
@@ -151,14 +154,15 @@ _PROCESSOR_KEYS = (
 )
 
 
-def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
-    """Merge the recipe file at `path` and `overrides` (`"section.key=value"`, the value is YAML) into the defaults.
+def load_recipe(path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """Merge the recipe file at `path`, if any, and `overrides` (`"section.key=value"`, in YAML) into the defaults.
 
     Raises:
         UserError: no such file, no YAML, an unknown key (names the nearest one), a value of a wrong type or range.
     """
     merged = OmegaConf.structured(Recipe)
-    for source, layer in [(str(path), _read_file(path)), *((text, _read_override(text)) for text in overrides)]:
+    file = [] if path is None else [(str(path), _read_file(path))]
+    for source, layer in [*file, *((text, _read_override(text)) for text in overrides)]:
         _check_keys(layer, source)
         try:
             merged = OmegaConf.merge(merged, layer)

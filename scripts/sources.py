@@ -1,6 +1,7 @@
 """Where labelled images come from: scikit-learn's digits, the Hub, or a local folder. Nothing is decoded here."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,15 +41,27 @@ def load_sources(settings: Data) -> tuple[Source, Source]:
     Raises:
         UserError: there is no such dataset, split or column, it is empty, or a label is out of range (names the row).
     """
-    splits = _digits() if settings.path is None and settings.name == "digits" else _load_dataset(settings)
+    wanted = {"data.train_split": settings.train_split, "data.test_split": settings.test_split}
+    train, test = load_named_sources(settings, wanted)
+    return train, test
+
+
+def load_named_sources(settings: Data, wanted: dict[str, str]) -> list[Source]:
+    """The splits that `wanted` names; its keys are what a user calls the choice. Errors as those of `load_sources`."""
     sources = []
-    for key, split in (("train_split", settings.train_split), ("test_split", settings.test_split)):
+    for split, dataset in zip(wanted.values(), open_splits(settings, wanted), strict=True):
+        sources.append(dataset if isinstance(dataset, Source) else _source(dataset, split, settings))
+    return [with_good_labels(source, settings.on_error) for source in sources]
+
+
+def open_splits(settings: Data, wanted: dict[str, str]) -> list[Source | datasets.Dataset | datasets.IterableDataset]:
+    """The splits that `wanted` names, as they come: the digits as sources, streams where the settings ask for them."""
+    splits = _digits() if settings.path is None and settings.name == "digits" else _load_dataset(settings)
+    for key, split in wanted.items():
         if split not in splits:
             found = ", ".join(splits)
-            raise UserError(f"data.{key}={split}: no such split in {_where(settings)}; there are {found}")
-        source = splits[split]
-        sources.append(source if isinstance(source, Source) else _source(source, split, settings))
-    return tuple(_with_good_labels(source, settings.on_error) for source in sources)
+            raise UserError(f"{key}={split}: no such split in {_where(settings)}; there are {found}")
+    return [splits[split] for split in wanted.values()]
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -90,7 +103,7 @@ def _load_dataset(settings: Data) -> datasets.DatasetDict:
     if settings.path is not None and not Path(settings.path).is_dir():
         raise UserError(f"data.path={settings.path}: no such folder")
     try:
-        return datasets.load_dataset(_where(settings))
+        return datasets.load_dataset(_where(settings), streaming=settings.streaming)
     except Exception as error:  # the loaders of `datasets` raise nearly anything for a bad folder or name
         reason = " ".join(str(error).split())
         if settings.path is None:
@@ -104,20 +117,51 @@ def _load_dataset(settings: Data) -> datasets.DatasetDict:
         ) from error
 
 
-def _source(dataset: datasets.Dataset, split: str, settings: Data) -> Source:
-    name = f"split {split} of {_where(settings)}"
-    image_column = _image_column(dataset.features, name)
-    label_column = settings.label_column or _label_column(dataset.features, name)
-    if label_column not in dataset.features:
-        raise UserError(f"data.label_column={label_column}: {name} has columns {', '.join(dataset.features)}")
+def find_columns(features: datasets.Features, settings: Data, name: str) -> tuple[str, str]:
+    """The names of the columns of images and of labels; a `UserError` that says `name` where they are not clear."""
+    image_column = _image_column(features, name)
+    label_column = settings.label_column or _label_column(features, name)
+    if label_column not in features:
+        raise UserError(f"data.label_column={label_column}: {name} has columns {', '.join(features)}")
+    return image_column, label_column
+
+
+def describe_split(split: str, settings: Data) -> str:
+    """What error messages call it."""
+    return f"split {split} of {_where(settings)}"
+
+
+def source_from_rows(rows: list[dict], columns: tuple[str, str], class_names: list[str] | None, name: str) -> Source:
+    """A source of what was read from a stream, in memory and still encoded; without names classes are numbers."""
+    image_column, label_column = columns
+    labels = [row[label_column] for row in rows]
+    if None in labels:
+        raise UserError(f"row {labels.index(None)} of {name} has no label in column {label_column}")
+    if not rows:
+        raise UserError(f"{name} has no images")
+    images = [row[image_column] for row in rows]
+    content = hashlib.sha256(np.asarray(labels, dtype=np.int64).tobytes())
+    for image in images:
+        content.update(image["bytes"] or image["path"].encode())
+    labels = np.asarray(labels, dtype=np.int64)
+    class_names = class_names or [str(label) for label in range(labels.max() + 1)]
+    return Source(name, content.hexdigest(), labels, class_names, read=lambda rows: [images[row] for row in rows])
+
+
+def _source(dataset: datasets.Dataset | datasets.IterableDataset, split: str, settings: Data) -> Source:
+    name = describe_split(split, settings)
+    image_column, label_column = columns = find_columns(dataset.features, settings, name)
+    class_names = getattr(dataset.features[label_column], "names", None)
+    encoded = dataset.select_columns([image_column, label_column])
+    encoded = encoded.cast_column(image_column, datasets.Image(decode=False))
+    if isinstance(dataset, datasets.IterableDataset):
+        return source_from_rows(list(encoded), columns, class_names, name)
     labels = dataset.with_format("arrow")[label_column]
     if labels.null_count and settings.on_error == "raise":
         row = labels.is_null().to_pylist().index(True)
         raise UserError(f"row {row} of {name} has no label in column {label_column}")
     labels = np.asarray(labels.fill_null(-1).to_numpy(), dtype=np.int64)
-    feature = dataset.features[label_column]
-    class_names = getattr(feature, "names", None) or [str(label) for label in range(labels.max() + 1)]
-    encoded = dataset.select_columns(image_column).cast_column(image_column, datasets.Image(decode=False))
+    class_names = class_names or [str(label) for label in range(labels.max() + 1)]
     return Source(name, dataset._fingerprint, labels, class_names, read=lambda rows: encoded[rows][image_column])
 
 
@@ -144,7 +188,8 @@ def _describe(features: datasets.Features) -> str:
     return ", ".join(f"{column} ({type(feature).__name__})" for column, feature in features.items())
 
 
-def _with_good_labels(source: Source, on_error: str) -> Source:
+def with_good_labels(source: Source, on_error: str) -> Source:
+    """The source, or what is left of it where `on_error` is `skip`; else a `UserError` names a label out of range."""
     highest = len(source.class_names) - 1
     good = (source.labels >= 0) & (source.labels <= highest)
     if good.all():

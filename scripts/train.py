@@ -10,6 +10,7 @@ accuracy, the image processor, the code, and beside them recipe.yaml, metrics.js
 import json
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -25,12 +26,14 @@ from checkpoint import Progress, load_checkpoint, save_checkpoint
 from data import Splits, identity, load_splits
 from errors import UserError, run_command
 from memory import explain_out_of_memory, find_parts
-from metrics import TopKAccuracy
 from modeling_perceiver_study import PerceiverStudyForImageClassification
 from optimization import build_optimizer, moving_average
+from predictions import evaluate
 from provenance import describe_run
 from recipe import Recipe, flatten, image_processor, model_config, parse_command_line
 from run_folder import LOG, RESULTS, TrainingLog, claim_output, find_start, write_atomically
+from streams import StreamLoader, load_streams
+from threads import use_threads
 from weights import get_weights, set_weights
 
 
@@ -50,7 +53,7 @@ def main(arguments: list[str] | None = None):
         claim_output(output_dir, recipe, start)
 
     with accelerator.main_process_first():  # it fills the caches that the others read
-        splits = load_splits(recipe.data, config, processor)
+        splits = (load_streams if recipe.data.streaming else load_splits)(recipe.data, config, processor)
     if config.num_labels != len(splits.class_names):
         found = len(splits.class_names)
         raise UserError(f"model.num_labels={config.num_labels}, but the data has {found} classes: set it to {found}")
@@ -146,7 +149,7 @@ def train(
         model.train()
         train_loader.set_epoch(epoch)
         done = (progress.step - epoch * steps_per_epoch) * parts
-        for batch in accelerator.skip_first_batches(train_loader, done) if done else train_loader:
+        for batch in batches_from(accelerator, train_loader, done):
             part = done % parts
             done += 1
             labels = batch["labels"]
@@ -193,20 +196,11 @@ def train(
     return model, test_loader, progress, best_weights
 
 
-@torch.no_grad()
-def evaluate(accelerator: Accelerator, model, loader: DataLoader, normalize: Normalization) -> dict[str, float]:
-    """`accuracy`, `top_k_accuracy` (5, or fewer where there are fewer classes) and `loss`, each image counted once."""
-    model.eval()
-    metric, losses = None, []
-    for batch in loader:
-        logits = model(pixel_values=normalize(batch["pixels"])).logits.float()
-        metric = metric or TopKAccuracy(k=min(5, logits.shape[-1]))
-        loss = F.cross_entropy(logits, batch["labels"], reduction="none")
-        top = logits.topk(metric.k).indices
-        top, labels, loss = accelerator.gather_for_metrics((top, batch["labels"], loss))
-        metric.add_batch(predictions=top.cpu(), references=labels.cpu())
-        losses.append(loss.cpu())
-    return {**metric.compute(), "loss": torch.cat(losses).double().mean().item()}
+def batches_from(accelerator: Accelerator, loader: DataLoader | StreamLoader, done: int) -> Iterable[dict]:
+    """The batches of an epoch from number `done` on."""
+    if isinstance(loader, StreamLoader):
+        return loader.from_batch(done)
+    return accelerator.skip_first_batches(loader, done) if done else loader
 
 
 def build_accelerator(recipe: Recipe) -> Accelerator:
@@ -242,11 +236,7 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
             f"{accelerator.num_processes} processes and {settings.gradient_accumulation_steps} accumulation steps: "
             f"choose a multiple of {cut}"
         )
-    if accelerator.device.type == "cpu":
-        # `accelerate launch` asks for a single thread unless told otherwise.
-        local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        torch.set_num_threads(settings.cpu_threads or max(1, cores // local_processes))
+    use_threads(accelerator, settings.cpu_threads)
     return accelerator
 
 
@@ -254,11 +244,18 @@ def build_loaders(accelerator: Accelerator, recipe: Recipe, splits: Splits, step
     """Loaders of training, validation and test images, in parts of a batch over all processes."""
     settings = recipe.optimization
     size = settings.batch_size // accelerator.gradient_accumulation_steps
-    # Whole batches only, others each epoch: a smaller last step would weigh its images more.
-    sampler = RandomSampler(splits.train, num_samples=steps_per_epoch * settings.batch_size)
     pin = accelerator.device.type == "cuda"
+    if recipe.data.streaming:
+        processes = accelerator.num_processes
+        parts = steps_per_epoch * accelerator.gradient_accumulation_steps
+        share = (recipe.seed, accelerator.process_index, processes, accelerator.device)
+        train_loader = StreamLoader(splits.train, size // processes, parts, *share)
+    else:
+        # Whole batches only, others each epoch: a smaller last step would weigh its images more.
+        sampler = RandomSampler(splits.train, num_samples=steps_per_epoch * settings.batch_size)
+        train_loader = DataLoader(splits.train, size, sampler=sampler, collate_fn=identity, pin_memory=pin)
     return [
-        DataLoader(splits.train, size, sampler=sampler, collate_fn=identity, pin_memory=pin),
+        train_loader,
         DataLoader(splits.validation, size, collate_fn=identity, pin_memory=pin),
         DataLoader(splits.test, size, collate_fn=identity, pin_memory=pin),
     ]

@@ -1,5 +1,7 @@
 """Little labelled images on disk, for tests."""
 
+import io
+import tarfile
 from pathlib import Path
 
 import datasets
@@ -65,6 +67,35 @@ def make_image_folder(folder: Path, train: int = 12, test: int = 6, size: int = 
             path.parent.mkdir(parents=True, exist_ok=True)
             image.save(path)
     return folder
+
+
+def make_shards(folder: Path, kind: str, sizes: list[int], test: int = 9, size: int = 8) -> Path:
+    """`folder/train-00000.KIND`, ... with `sizes` images each and `folder/test-00000.KIND`; KIND is parquet or tar."""
+    folder.mkdir(parents=True)
+    images, labels = coloured_images(sum(sizes) + test, seed=0, size=size)
+    names = [f"train-{index:05d}.{kind}" for index in range(len(sizes))] + [f"test-00000.{kind}"]
+    first = 0
+    for name, count in zip(names, [*sizes, test], strict=True):
+        rows = slice(first, first := first + count)
+        if kind == "parquet":
+            features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
+            dataset = datasets.Dataset.from_dict({"image": images[rows], "label": labels[rows]}, features=features)
+            dataset.to_parquet(folder / name)
+        else:
+            write_tar(folder / name, images[rows], labels[rows])
+    return folder
+
+
+def write_tar(path: Path, images: list[Image.Image], labels: list[int]):
+    """A WebDataset shard: `00000.png` and its label `00000.cls`, and so on."""
+    with tarfile.open(path, "w") as archive:
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            encoded = io.BytesIO()
+            image.save(encoded, "png")
+            for ending, content in (("png", encoded.getvalue()), ("cls", str(label).encode())):
+                entry = tarfile.TarInfo(f"{path.stem}-{index:05d}.{ending}")
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
 
 
 def fresh_accelerate():

@@ -109,7 +109,7 @@ def test_too_large_for_memory_is_mapped_from_disk(parquet, tmp_path, monkeypatch
         assert torch.equal(part.__getitems__([3, 1])["pixels"], torch.from_numpy(part.pixels[[3, 1]]))
     assert len(list((tmp_path / "decoded").iterdir())) == 3
 
-    monkeypatch.setattr("data._Decoder._fill", lambda *arguments: pytest.fail("decoded again"))
+    monkeypatch.setattr("data.Decoder._fill", lambda *arguments: pytest.fail("decoded again"))
     assert np.array_equal(load(parquet, *small).train.pixels, in_memory.train.pixels)
 
 

@@ -1,7 +1,22 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
+import metrics
 from metrics import TopKAccuracy
+
+
+def test_the_package_is_found_where_the_command_of_its_name_comes_first():
+    scripts = Path(metrics.__file__).parent
+    assert (scripts / "evaluate.py").exists()
+    program = (
+        "import sys, metrics; assert metrics.evaluate is sys.modules['evaluate']; print(metrics.evaluate.__file__)"
+    )
+    found = subprocess.run([sys.executable, "-c", program], cwd=scripts, capture_output=True, text=True, check=True)
+    assert Path(found.stdout.strip()).parent.name == "evaluate"
 
 
 def test_accuracy_over_batches_of_different_sizes():

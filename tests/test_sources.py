@@ -84,7 +84,7 @@ def test_folder_without_data(tmp_path):
 
 
 def test_name_that_cannot_be_loaded(monkeypatch):
-    def refuse(name):
+    def refuse(name, streaming):
         raise ConnectionError(f"no network for {name}")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)

@@ -173,7 +173,9 @@ def test_bf16(run):
     assert all(tensor.dtype == torch.float32 for tensor in weights(folder).values())
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch's own, when inductor is loaded
+# Both come from inside torch.compile.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
+@pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'> should not be instantiated")
 @pytest.mark.parametrize(
     "more",
     [["gradient_checkpointing"], ["deterministic"], ["compile"], ["compile", "gradient_checkpointing"]],

@@ -1,0 +1,15 @@
+"""How many threads a process of a command uses."""
+
+import os
+
+import torch
+from accelerate import Accelerator
+
+
+def use_threads(accelerator: Accelerator, count: int | None):
+    """Without a GPU let torch use `count` threads; None shares out the cores among the processes of the machine."""
+    if accelerator.device.type == "cpu":
+        # `accelerate launch` asks for a single thread unless told otherwise.
+        local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        torch.set_num_threads(count or max(1, cores // local_processes))
