@@ -19,6 +19,8 @@ from torch.autograd.function import once_differentiable
 # Elements of a map to work on at a time: what the caches of a CPU hold; elsewhere enough to keep a device busy.
 _BLOCK_ELEMENTS = {"cpu": 2**20}
 _BLOCK_ELEMENTS_ELSEWHERE = 2**26
+# Rows of the map that a block has at least, whatever their length: threads of a CPU share a softmax out by rows.
+_FEWEST_ROWS = 4
 # A compiled loop is unrolled: few blocks, whatever their size.
 _MOST_COMPILED_BLOCKS = 16
 
@@ -143,7 +145,7 @@ def _blocks(asked_pixels: torch.Tensor, pixels: torch.Tensor) -> Iterator[tuple[
     """Samples to take at a time, each with the blocks of what asks to go through."""
     batch, points, asking = pixels.shape[0], pixels.shape[2] * pixels.shape[3], asked_pixels.shape[1]
     elements = _BLOCK_ELEMENTS.get(pixels.device.type, _BLOCK_ELEMENTS_ELSEWHERE)
-    size = max(1, elements // points)
+    size = max(_FEWEST_ROWS, elements // points)
     if torch.compiler.is_compiling():
         size, samples = max(size, -(-asking // _MOST_COMPILED_BLOCKS)), batch
     else:

@@ -16,15 +16,20 @@ import time
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
+from augmentation import Normalization, TrainingInputs
 from contenders import Case, contenders, copy_weights
+from data import ImageDataset
 from errors import UserError, run_command
+from modeling_perceiver_study import PerceiverStudyImageProcessor
 from provenance import describe_run
+from recipe import Augmentation
 
 matplotlib.use("Agg")
 
@@ -53,6 +58,7 @@ def main():
         "rounds": arguments.rounds,
     }
     results["matrix_gflops"] = matrix_rate(accelerator.device, arguments.dtype)
+    results["input_images_per_second"] = input_rate(accelerator.device)
     results["cases"] = {}
     for case in tqdm([case for case in CASES if case.name in arguments.cases], desc="cases"):
         results["cases"][case.name] = measure(case, accelerator.device, arguments)
@@ -169,6 +175,22 @@ def matrix_rate(device: torch.device, dtype: str) -> float:
     return best
 
 
+def input_rate(device: torch.device, batch_size: int = 128, batches: int = 40) -> float:
+    """CIFAR-sized images a second from uint8 in memory to normalised crops on the device, mirrored or not."""
+    images = ImageDataset(np.zeros((50_000, 3, 32, 32), np.uint8), np.zeros(50_000, np.int64))
+    normalize = Normalization(PerceiverStudyImageProcessor(), device)
+    augment = TrainingInputs(Augmentation(crop_padding=4, horizontal_flip=True), normalize, 0, batch_size)
+    order, times = np.random.default_rng(0).permutation(len(images)), []
+    for step in range(batches):
+        begin = time.perf_counter()
+        batch = images.__getitems__(order[step * batch_size : (step + 1) * batch_size])
+        augment(batch["pixels"].to(device), step, 0)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return batch_size / statistics.median(times)
+
+
 def peak_memory(case: Case, name: str, device: torch.device, dtype: str) -> float:
     """Megabytes that one training step needs beyond model and pixels, in a process of its own; on a CPU, of Linux."""
     context = multiprocessing.get_context("spawn")
@@ -204,7 +226,8 @@ def table(results: dict) -> str:
     rate = results["matrix_gflops"]
     lines = [
         f"{results['hardware']}, {results['dtype']}, {'compiled' if results['compiled'] else 'eager'}, largest matrix "
-        f"products at {rate:.0f} GFLOP/s; medians of {results['rounds']} rounds, a sample.",
+        f"products at {rate:.0f} GFLOP/s; medians of {results['rounds']} rounds, a sample. "
+        "Memory is what a step needs beyond one on 8 × 8 pixels.",
         "",
         "| case | | forward ms | × ours | step ms | × ours | step memory MB | of the matrix rate |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
@@ -223,7 +246,6 @@ def table(results: dict) -> str:
 def draw_growth(points: dict, path: Path):
     """Time and memory of a cross-attend's training step against the number of points, with fitted exponents."""
     import matplotlib.pyplot as plt
-    import numpy as np
 
     figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     names = list(next(iter(points.values()))["step"])

@@ -1,8 +1,8 @@
-"""Write the table of presets, from their recipes and headers, into configuration/README.md and README.md.
+"""Write the tables of presets and of benchmarks into the pages that show them.
 
     python scripts/configurations.py
 
-tests/test_configurations.py fails when the table is stale.
+tests/test_configurations.py fails when one is stale.
 """
 
 from pathlib import Path
@@ -15,8 +15,9 @@ from recipe import CONFIGURATION_FOLDER, load_recipe, model_config
 
 README = CONFIGURATION_FOLDER / "README.md"
 MAIN_README = CONFIGURATION_FOLDER.parent / "README.md"
-_BEGIN = "<!-- results: python scripts/configurations.py -->\n"
-_END = "<!-- end of results -->\n"
+PERFORMANCE = MAIN_README.parent / "docs" / "performance.md"
+BENCHMARK = MAIN_README.parent / "docs" / "benchmark"
+_TABLES = ("float32", "bf16", "float32-compiled")  # of scripts/benchmark.py
 _HEADER_FIELDS = ("Paper", "Command", "Score", "Time")
 _INTRODUCTION = """\
 # Recipes
@@ -68,16 +69,23 @@ def table(folder: str = "") -> str:
 
 
 def pages() -> dict[Path, str]:
-    """What the files with the table should hold; in README.md only what is between the marks changes."""
-    text = MAIN_README.read_text()
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        raise UserError(f"{MAIN_README} lacks the lines {_BEGIN.strip()} and {_END.strip()}")
+    """What the files with tables should hold; in those that are written by hand only what is between marks changes."""
+    benchmarks = [(BENCHMARK / f"{name}.md").read_text() for name in _TABLES]
+    readme = _between(MAIN_README.read_text(), "results", table(f"{CONFIGURATION_FOLDER.name}/"))
     return {
         README: _INTRODUCTION + table(),
-        MAIN_README: before + begin + "\n" + table(f"{CONFIGURATION_FOLDER.name}/") + "\n" + end + after,
+        MAIN_README: _between(readme, "benchmark", benchmarks[0]),
+        PERFORMANCE: _between(PERFORMANCE.read_text(), "benchmark", "\n".join(benchmarks)),
     }
+
+
+def _between(page: str, name: str, content: str) -> str:
+    begin, end = f"<!-- {name}: python scripts/configurations.py -->\n", f"<!-- end of {name} -->\n"
+    before, found_begin, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise UserError(f"a page lacks the lines {begin.strip()} and {end.strip()}")
+    return f"{before}{begin}\n{content}\n{end}{after}"
 
 
 def main():

@@ -121,7 +121,9 @@ def find_recipe(options: argparse.Namespace) -> Recipe:
         and not any(text.startswith(("data.path=", "data.name=")) for text in options.overrides)
     ):
         raise UserError(f"{options.checkpoint} has no recipe.yaml that names its data: add --data FOLDER_OR_NAME")
-    return load_recipe(path, [*data, *options.overrides])
+    # A checkpoint may be a stranger's: its recipe names the data, but no folder to write to.
+    own = ["data.cache_dir=null"] if path == stored else []
+    return load_recipe(path, [*own, *data, *options.overrides])
 
 
 def load_model(

@@ -52,7 +52,7 @@ def alone(folder, arguments):
 def launched(*arguments: str, script: str = "scripts/train.py", timeout: int = 300) -> subprocess.CompletedProcess:
     config = ROOT / "configuration" / "accelerate" / "two_cpu_processes.yaml"
     launcher = [sys.executable, "-m", "accelerate.commands.launch", f"--config_file={config}", "--main_process_port=0"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [*launcher, str(ROOT / script), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
 

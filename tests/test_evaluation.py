@@ -281,3 +281,10 @@ def test_two_processes_count_each_image_once(data, tmp_path, count):
     for name in ("accuracy", "top_3_accuracy", "loss", "expected_calibration_error"):
         assert two[name] == pytest.approx(one[name], rel=1e-5)
         assert two["flip"][name] == pytest.approx(one["flip"][name], rel=1e-5)
+
+
+def test_a_checkpoint_does_not_say_where_to_write(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("data:\n  name: digits\n  cache_dir: /somewhere/else\n")
+    assert evaluation.find_recipe(evaluation.parse([str(tmp_path)])).data.cache_dir is None
+    own = evaluation.parse([str(tmp_path), "data.cache_dir=here"])
+    assert evaluation.find_recipe(own).data.cache_dir == "here"

@@ -221,6 +221,7 @@ def test_what_can_be_watched(run):
         (["model.num_labels=4"], "model.num_labels=4, but the data has 3 classes: set it to 3"),
         (["optimization.batch_size=64"], "optimization.batch_size=64 is more than the 48 images"),
         (["logging.log_with=nothing"], "logging.log_with=nothing"),
+        (["optimization.mixed_precision=fp16"], "optimization.mixed_precision=fp16 .* does not work here"),
         (["optimization.learning_rate=1e30", "optimization.max_gradient_norm=null"], "the loss is "),
     ],
 )
