@@ -168,14 +168,16 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     return recipe
 
 
-def parse_command_line(description: str, arguments: list[str] | None = None) -> tuple[Recipe, bool]:
-    """The recipe that the command line asks for, and whether `--resume` is on it."""
+def parse_command_line(description: str, arguments: list[str] | None = None) -> tuple[Recipe, argparse.Namespace]:
+    """The recipe that the command line asks for, and its flags `resume`, `push_to_hub` and `private`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", default=DEFAULT_RECIPE, metavar="PATH", help="recipe (default: digits)")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in output_dir")
+    parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="publish at the end, as scripts/publish.py does")
+    parser.add_argument("--private", action="store_true", help="with --push_to_hub: let nobody else see it")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optimization.epochs=5")
     options = parser.parse_intermixed_args(arguments)
-    return load_recipe(options.config, options.overrides), options.resume
+    return load_recipe(options.config, options.overrides), options
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:

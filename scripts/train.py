@@ -29,18 +29,22 @@ from metrics import TopKAccuracy
 from modeling_perceiver_study import PerceiverStudyForImageClassification
 from optimization import build_optimizer
 from provenance import describe_run
+from publish import publish, require_repo_id, require_token
 from recipe import Recipe, flatten, image_processor, model_config, parse_command_line
 from run_folder import LOG, RESULTS, TrainingLog, claim_output, find_start
 
 
 def main(arguments: list[str] | None = None):
     transformers.utils.logging.disable_progress_bar()  # the one of training is enough
-    recipe, resume = parse_command_line("Train a Perceiver image classifier.", arguments)
+    recipe, options = parse_command_line("Train a Perceiver image classifier.", arguments)
     config = model_config(recipe)
     processor = image_processor(recipe, config)
     accelerator = build_accelerator(recipe)
     output_dir = Path(recipe.output_dir)
-    start, finished = find_start(output_dir, recipe, resume)
+    if options.push_to_hub and accelerator.is_main_process:
+        require_repo_id(options.push_to_hub)
+        require_token()
+    start, finished = find_start(output_dir, recipe, options.resume)
     if finished:
         accelerator.print(f"{output_dir} holds the finished run of this recipe; nothing to do")
         return
@@ -91,6 +95,8 @@ def main(arguments: list[str] | None = None):
             f'  AutoModelForImageClassification.from_pretrained("{output_dir}", trust_remote_code=True)'
         )
     accelerator.end_training()
+    if options.push_to_hub and accelerator.is_main_process:
+        publish(output_dir, options.push_to_hub, options.private)
 
 
 def train(
