@@ -167,7 +167,7 @@ def _data_name(recipe: Recipe) -> str:
 def _augmentation(recipe: Recipe) -> str:
     found = []
     if recipe.augmentation.crop_padding:
-        found.append(f"random crops after {recipe.augmentation.crop_padding} pixels of padding")
+        found.append(f"random crops of images padded by {recipe.augmentation.crop_padding}")
     if recipe.augmentation.horizontal_flip:
         found.append("mirrored images")
     return f"; {' and '.join(found)}" if found else ""

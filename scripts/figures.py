@@ -74,7 +74,7 @@ def predict(
 def draw_predictions(predictions: Predictions, picture: Path, rows: int = 4, columns: int = 8):
     """A grid of test images drawn by chance, each with the likeliest class; a wrong one also with the right class."""
     figure = Figure(figsize=(1.5 * columns, 1.75 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid:
         axes.set_axis_off()
     for axes, index in zip(grid, predictions.sample(rows * columns), strict=False):
@@ -128,7 +128,9 @@ def draw_attention(
         for axes, weights in zip(line[1:], [of_image.mean(axis=0), *of_image[single]], strict=True):
             # Each from 0 to its own largest weight: latents differ in how sharply they look.
             axes.imshow(weights, cmap="cividis", vmin=0)
-        for axes, title in zip(line, ["image", "all latents", *(f"latent {latent}" for latent in single)], strict=True):
+        for axes, title in zip(
+            line, ["image", "all latents", *(f"latent {latent + 1}" for latent in single)], strict=True
+        ):
             axes.set_axis_off()
             if index == 0:
                 axes.set_title(title, fontsize=9)

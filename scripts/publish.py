@@ -22,6 +22,7 @@ from pathlib import Path
 
 import huggingface_hub
 import torch
+import transformers
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
@@ -65,6 +66,7 @@ assert classify(Image.new("RGB", (40, 30)))
 
 def main(arguments: list[str] | None = None):
     options = parse(arguments)
+    transformers.utils.logging.disable_progress_bar()  # that of the upload is enough
     if not options.dry_run:
         require_token()
     with stage(
@@ -278,7 +280,7 @@ def push(folder: Path, repo_id: str, private: bool = False) -> CommitInfo:
     Raises:
         UserError: no rights, no network, or the Hub refuses; nothing is published then, unless the message says so.
     """
-    huggingface_hub.utils.enable_progress_bars()  # transformers may have been told to switch all of them off
+    huggingface_hub.utils.enable_progress_bars()  # transformers' switch is the same
     api = HfApi()
 
     def commit() -> CommitInfo:

@@ -402,10 +402,11 @@ def test_bad_metadata_is_noticed(staged):
         check_card(card)
 
 
-def test_pictures_are_no_larger_than_a_page_needs(staged):
+def test_pictures_show_something_and_fit_a_page(staged):
     for path in (staged / "figures").iterdir():
         with Image.open(path) as picture:
             assert 300 <= picture.width <= 1600 and 300 <= picture.height <= 1600, path
+            assert len(picture.convert("RGB").getcolors(maxcolors=10**6)) > 50, path
 
 
 def test_energy():
