@@ -26,6 +26,10 @@ _MEAN = "mean of all"
 # Images of a few pixels are shown large.
 _STYLE = "#image img { width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated }"
 
+# Image inputs hand over the uploaded file itself, so that what is no image gets our words for it. Not a subclass, since
+# Gradio writes a stub file beside the source of each; not one component, since Gradio makes it anew for every visitor.
+gr.Image.preprocess = lambda self, upload: upload and upload.path
+
 
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description="Try a checkpoint in the browser.")
@@ -37,15 +41,6 @@ def main(arguments: list[str] | None = None):
     page(load_classifier(options.checkpoint), options.checkpoint).launch(server_port=options.port, css=_STYLE)
 
 
-class AnyFile(gr.Image):
-    """An image input that hands over the uploaded file itself, so that what is no image gets our words for it."""
-
-    is_template = True  # Gradio's way to say: looks like the class it derives from
-
-    def preprocess(self, payload) -> str | None:
-        return payload and payload.path
-
-
 def page(classify, checkpoint: str) -> gr.Blocks:
     """The page for a pipeline that `load_classifier` gave."""
     config = classify.model.config
@@ -53,7 +48,7 @@ def page(classify, checkpoint: str) -> gr.Blocks:
         gr.Markdown(f"# {Path(checkpoint).name}\n{config.num_labels} classes. Drop an image, or take an example.")
         with gr.Row():
             with gr.Column():
-                picture = AnyFile(label="image", sources=["upload", "clipboard"], height=240, elem_id="image")
+                picture = gr.Image(label="image", sources=["upload", "clipboard"], height=240, elem_id="image")
                 examples = find_examples(checkpoint)
                 if examples:
                     gr.Examples(examples, picture, cache_examples=False)
