@@ -8,6 +8,7 @@ Programs take `pixel_values` `(batch, C, H, W)` as the image processor makes the
 """
 
 import argparse
+import logging
 import warnings
 from pathlib import Path
 
@@ -64,6 +65,8 @@ def export_onnx(model: nn.Module, output: Path) -> str:
         import onnxscript  # noqa: F401 - what torch.onnx writes with
     except ImportError as error:
         raise UserError(f'{error.name} is not installed: pip install -e ".[export]", or leave onnx out') from None
+    for name in ("onnxscript", "torch.onnx"):  # what they do not fold or register changes no result
+        logging.getLogger(name).setLevel(logging.ERROR)
     path = output / "model.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own internals

@@ -338,6 +338,13 @@ def test_no_network(staged, repo, monkeypatch):
         publish.push(staged, repo)
 
 
+def test_offline(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with pytest.raises(UserError, match=r"^HF_HUB_OFFLINE is set: unset it to publish$"):
+        publish.require_token()
+
+
 def test_a_failed_push_after_training_says_how_to_repeat_it(staged, run, repo, hub, monkeypatch):
     monkeypatch.setattr(publish, "check_loads", lambda folder: None)
     hub.fail("POST", "/commit/", 500, times=100)
