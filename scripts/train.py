@@ -5,6 +5,7 @@
 
 `output_dir` ends as a complete checkpoint that `from_pretrained` loads: the weights of the best epoch by validation
 accuracy, the image processor, the code, and beside them recipe.yaml, metrics.json, metrics.jsonl and curves.png.
+`--push_to_hub OWNER/NAME` publishes it, as scripts/publish.py does.
 """
 
 import json
