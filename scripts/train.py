@@ -26,11 +26,12 @@ from checkpoint import Progress, load_checkpoint, save_checkpoint
 from curves import draw_curves
 from data import Splits, identity, load_splits
 from errors import UserError, run_command
+from hub import require_repo_id, require_token
 from metrics import TopKAccuracy
 from modeling_perceiver_study import PerceiverStudyForImageClassification
 from optimization import build_optimizer
 from provenance import describe_run
-from publish import publish, require_repo_id, require_token
+from publish import publish
 from recipe import Recipe, flatten, image_processor, model_config, parse_command_line
 from run_folder import LOG, RESULTS, TrainingLog, claim_output, find_start
 

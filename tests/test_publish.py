@@ -18,6 +18,7 @@ import torch
 from huggingface_hub import HfApi, ModelCard, hf_hub_download, snapshot_download
 from PIL import Image
 
+import hub as hub_client
 import publish
 import train
 from card import check_card, energy
@@ -259,7 +260,7 @@ def test_an_incomplete_folder_is_refused(run, tmp_path, change, message):
 
 
 def test_pushing_twice_is_one_commit(hub, staged, repo, capsys):
-    first, second = publish.push(staged, repo), publish.push(staged, repo)
+    first, second = hub_client.push(staged, repo), hub_client.push(staged, repo)
     assert first.oid == second.oid and commits(hub, repo) == 1
     assert f"{repo} at revision {first.oid}" in capsys.readouterr().out
     assert "README.md" in {sibling.rfilename for sibling in HfApi().model_info(repo).siblings}
@@ -269,12 +270,12 @@ def test_pushing_twice_is_one_commit(hub, staged, repo, capsys):
 def test_without_a_token(staged, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     with pytest.raises(UserError, match=r"^no token: run `hf auth login`, or set HF_TOKEN"):
-        publish.require_token()
+        hub_client.require_token()
 
 
 def test_a_wrong_token(hub, staged, repo, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    for refused in (publish.require_token, lambda: publish.push(staged, repo)):
+    for refused in (hub_client.require_token, lambda: hub_client.push(staged, repo)):
         with pytest.raises(UserError, match=r"^the Hub does not accept this token: "):
             refused()
     assert commits(hub, repo) == 0
@@ -283,19 +284,19 @@ def test_a_wrong_token(hub, staged, repo, monkeypatch):
 def test_a_token_that_may_only_read(hub, staged, repo, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", READ_TOKEN)
     with pytest.raises(UserError, match=rf"^this token may not write to {repo}: "):
-        publish.push(staged, repo)
+        hub_client.push(staged, repo)
     assert commits(hub, repo) == 0
 
 
 def test_somebody_elses_name(staged, repo):
     with pytest.raises(UserError, match=r"^this token may not write to elsewhere/name"):
-        publish.push(staged, "elsewhere/name")
+        hub_client.push(staged, "elsewhere/name")
 
 
 def test_a_repository_that_vanishes(hub, staged, repo):
     hub.fail("POST", "preupload", 404)
     with pytest.raises(UserError, match=rf"^{repo} does not exist on the Hub"):
-        publish.push(staged, repo)
+        hub_client.push(staged, repo)
 
 
 @pytest.mark.parametrize("what", ["drop", 500])
@@ -303,13 +304,13 @@ def test_a_repository_that_vanishes(hub, staged, repo):
 def test_one_failure_is_overcome(hub, staged, repo, what, request_path):
     hub.large.clear()
     hub.fail("PUT" if request_path == "/lfs/" else "POST", request_path, what)
-    publish.push(staged, repo)
+    hub_client.push(staged, repo)
     assert commits(hub, repo) == 1 and not hub.faults[0].times
 
 
 def test_a_commit_whose_answer_is_lost_is_not_repeated(hub, staged, repo):
     hub.fail("POST", "/commit/", "answer lost")
-    publish.push(staged, repo)
+    hub_client.push(staged, repo)
     assert commits(hub, repo) == 1
 
 
@@ -317,17 +318,17 @@ def test_a_commit_whose_answer_is_lost_is_not_repeated(hub, staged, repo):
 @pytest.mark.parametrize("request_path", ["/lfs/", "/commit/"])
 def test_an_interrupted_push_changes_nothing_and_can_be_repeated(hub, staged, repo, what, request_path):
     hub.large.clear()
-    publish.push(staged, repo)
+    hub_client.push(staged, repo)
     before = hub.repositories[repo].commits[-1]
     hub.large.clear()
     (staged / "model.safetensors").write_bytes(original := (staged / "model.safetensors").read_bytes())
     (staged / "examples" / "0.png").write_bytes(b"\0" + os.urandom(100))
     hub.fail("PUT" if request_path == "/lfs/" else "POST", request_path, what, times=100)
     with pytest.raises(UserError, match=r"what was published before is unchanged .* pushing again is safe$"):
-        publish.push(staged, repo)
+        hub_client.push(staged, repo)
     assert hub.repositories[repo].commits[-1] is before
     hub.faults.clear()
-    publish.push(staged, repo)
+    hub_client.push(staged, repo)
     assert commits(hub, repo) == 2
     assert hub.repositories[repo].commits[-1][1]["model.safetensors"] == original
 
@@ -335,14 +336,14 @@ def test_an_interrupted_push_changes_nothing_and_can_be_repeated(hub, staged, re
 def test_no_network(staged, repo, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"^the Hub cannot be reached \(.*refused"):
-        publish.push(staged, repo)
+        hub_client.push(staged, repo)
 
 
 def test_offline(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with pytest.raises(UserError, match=r"^HF_HUB_OFFLINE is set: unset it to publish$"):
-        publish.require_token()
+        hub_client.require_token()
 
 
 def test_a_failed_push_after_training_says_how_to_repeat_it(staged, run, repo, hub, monkeypatch):
