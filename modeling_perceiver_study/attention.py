@@ -35,6 +35,18 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+def pad_heads(*heads: torch.Tensor) -> list[torch.Tensor]:
+    """`(.., E), (.., E), (.., V) -> (.., F)` each, with zeros at the end of a head, which change no result.
+
+    Fused kernels want queries, keys and values of one width, and on CUDA of a multiple of 8: 261 channels, which
+    ImageNet's pixels and positions have, would end in a stored map of weights.
+    """
+    width = max(part.shape[-1] for part in heads)
+    if heads[0].device.type == "cuda":
+        width = -(-width // 8) * 8
+    return [nn.functional.pad(part, (0, width - part.shape[-1])) for part in heads]
+
+
 class MultiHeadAttention(nn.Module):
     """Projections around transformers' attention interface; cross- and self-attention build on it.
 
@@ -85,17 +97,21 @@ class MultiHeadAttention(nn.Module):
         few = query.shape[-2] * inputs.shape[1] <= _MOST_IN_A_SMALL_MAP
         if not (output_attentions or (few and query.device.type == "cpu" and query.dtype in _HALVES)):
             interface = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        key, value = self.split_heads(self.k_proj(inputs)), self.split_heads(self.v_proj(inputs))
+        value_width = value.shape[-1]
+        if interface is not eager_attention_forward:
+            query, key, value = pad_heads(query, key, value)
         attended, weights = interface(
             self,
             query.expand(inputs.shape[0], -1, -1, -1),
-            self.split_heads(self.k_proj(inputs)),
-            self.split_heads(self.v_proj(inputs)),
+            key,
+            value,
             attention_mask,
             dropout=self.dropout,
             scaling=self.scaling,
             **kwargs,
         )
-        return self.o_proj(attended.flatten(2)), weights
+        return self.o_proj(attended[..., :value_width].flatten(2)), weights
 
 
 class SelfAttention(MultiHeadAttention):

@@ -145,12 +145,14 @@ def _blocks(asked_pixels: torch.Tensor, pixels: torch.Tensor) -> Iterator[tuple[
     """Samples to take at a time, each with the blocks of what asks to go through."""
     batch, points, asking = pixels.shape[0], pixels.shape[2] * pixels.shape[3], asked_pixels.shape[1]
     elements = _BLOCK_ELEMENTS.get(pixels.device.type, _BLOCK_ELEMENTS_ELSEWHERE)
-    size = max(_FEWEST_ROWS, elements // points)
-    if torch.compiler.is_compiling():
-        size, samples = max(size, -(-asking // _MOST_COMPILED_BLOCKS)), batch
-    else:
-        samples = max(1, elements // (points * asking))
+    size, compiling = max(_FEWEST_ROWS, elements // points), torch.compiler.is_compiling()
+    if compiling:
+        size = max(size, -(-asking // _MOST_COMPILED_BLOCKS))
     blocks = [slice(first, min(first + size, asking)) for first in range(0, asking, size)]
+    if compiling:  # all samples in one go: a loop over them would fix their number, also in an exported program
+        yield slice(None), blocks
+        return
+    samples = max(1, elements // (points * asking))
     for sample in range(0, batch, samples):
         yield slice(sample, min(sample + samples, batch)), blocks
 

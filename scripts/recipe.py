@@ -181,11 +181,13 @@ def load_recipe(path: str | Path | None, overrides: list[str] | tuple[str, ...] 
 
 
 def parse_command_line(description: str, arguments: list[str] | None = None) -> tuple[Recipe, argparse.Namespace]:
-    """The recipe that the command line asks for, and its options `resume` and `accept_changes`."""
+    """The recipe that the command line asks for, and its flags `resume`, `accept_changes`, `push_to_hub`, `private`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", default=DEFAULT_RECIPE, metavar="PATH", help="recipe (default: digits)")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in output_dir")
     parser.add_argument("--accept_changes", action="store_true", help="resume although the recipe is another")
+    parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="publish at the end, as scripts/publish.py does")
+    parser.add_argument("--private", action="store_true", help="with --push_to_hub: let nobody else see it")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optimization.epochs=5")
     options = parser.parse_intermixed_args(arguments)
     return load_recipe(options.config, options.overrides), options

@@ -5,6 +5,7 @@
 
 `output_dir` ends as a complete checkpoint that `from_pretrained` loads: the weights of the best epoch by validation
 accuracy, the image processor, the code, and beside them recipe.yaml, metrics.json, metrics.jsonl and curves.png.
+`--push_to_hub OWNER/NAME` publishes it, as scripts/publish.py does.
 """
 
 import json
@@ -25,11 +26,13 @@ from augmentation import Normalization, TrainingInputs, fold_seed
 from checkpoint import Progress, load_checkpoint, save_checkpoint
 from data import Splits, identity, load_splits
 from errors import UserError, run_command
+from hub import require_repo_id, require_token
 from memory import explain_out_of_memory, find_parts
 from modeling_perceiver_study import PerceiverStudyForImageClassification
 from optimization import build_optimizer, moving_average
 from predictions import evaluate
 from provenance import describe_run
+from publish import publish
 from recipe import Recipe, flatten, image_processor, model_config, parse_command_line
 from run_folder import LOG, RESULTS, TrainingLog, claim_output, find_start, write_atomically
 from streams import StreamLoader, load_streams
@@ -44,9 +47,14 @@ def main(arguments: list[str] | None = None):
     processor = image_processor(recipe, config)
     accelerator = build_accelerator(recipe)
     output_dir = Path(recipe.output_dir)
+    if options.push_to_hub and accelerator.is_main_process:
+        require_repo_id(options.push_to_hub)
+        require_token()
     start, finished = find_start(output_dir, recipe, options.resume, options.accept_changes, accelerator.print)
     if finished:
         accelerator.print(f"{output_dir} holds the finished run of this recipe; nothing to do")
+        if options.push_to_hub and accelerator.is_main_process:
+            publish(output_dir, options.push_to_hub, options.private)
         return
     accelerator.wait_for_everyone()  # every process has looked at output_dir before one changes it
     if accelerator.is_main_process:
@@ -97,6 +105,8 @@ def main(arguments: list[str] | None = None):
             f'  AutoModelForImageClassification.from_pretrained("{output_dir}", trust_remote_code=True)'
         )
     accelerator.end_training()
+    if options.push_to_hub and accelerator.is_main_process:
+        publish(output_dir, options.push_to_hub, options.private)
 
 
 def train(

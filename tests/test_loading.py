@@ -127,8 +127,10 @@ def test_a_process_without_the_package_loads_it_and_saves_it_again(saved, tmp_pa
     inputs = PerceiverStudyImageProcessor.from_pretrained(folder)(image, return_tensors="pt")
     with torch.no_grad():
         output = model(**inputs)
-        assert torch.equal(results["logits"], output.logits)
-        assert torch.equal(results["latents"], model.perceiver(**inputs).last_hidden_state)
+        # Not bit for bit: loaded weights lie at other addresses, and some kernels add in an order that depends on them.
+        torch.testing.assert_close(results["logits"], output.logits, rtol=0, atol=1e-6)
+        latents = model.perceiver(**inputs).last_hidden_state
+        torch.testing.assert_close(results["latents"], latents, rtol=0, atol=1e-6)
     assert torch.equal(results["features"], results["latents"])
     probabilities = output.logits.softmax(-1)[0]
     for entry in results["labels"]:
@@ -138,7 +140,8 @@ def test_a_process_without_the_package_loads_it_and_saves_it_again(saved, tmp_pa
     assert {path.name for path in (tmp_path / "copy").iterdir()} == names
     # The copy is as good as the original.
     run(LOAD, _with_image(tmp_path / "copy", image), tmp_path / "again", tmp_path / "results2", cache=tmp_path)
-    assert torch.equal(torch.load(tmp_path / "results2", weights_only=True)["logits"], results["logits"])
+    again = torch.load(tmp_path / "results2", weights_only=True)["logits"]
+    torch.testing.assert_close(again, results["logits"], rtol=0, atol=1e-6)
 
 
 def test_the_bare_model_saves_a_folder_that_loads(saved, tmp_path):

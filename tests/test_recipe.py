@@ -113,12 +113,13 @@ def test_no_is_a_precision_and_not_a_truth_value(minimal):
 
 def test_command_line(minimal):
     loaded, options = recipe.parse_command_line(
-        "", ["seed=4", "--config", str(minimal), "--resume", "data.split_seed=2"]
+        "", ["seed=4", "--config", str(minimal), "--resume", "data.split_seed=2", "--push_to_hub", "org/name"]
     )
     assert (loaded.seed, loaded.data.split_seed, loaded.optimization.epochs) == (4, 2, 3)
     assert (options.resume, options.accept_changes) == (True, False)
+    assert (options.push_to_hub, options.private) == ("org/name", False)
     loaded, options = recipe.parse_command_line("", [])
-    assert (loaded, options.resume) == (load_recipe(DEFAULT_RECIPE), False)
+    assert (loaded, options.resume, options.push_to_hub) == (load_recipe(DEFAULT_RECIPE), False, None)
 
 
 @pytest.mark.parametrize("given", ["model.num_latents=0", "model.d_latents=abc", "model.num_axes=1"])

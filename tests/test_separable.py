@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modeling_perceiver_study.inputs import PerceiverStudyInputs
 from modeling_perceiver_study.separable import grid_inputs
@@ -188,3 +189,16 @@ def test_moments_of_a_single_axis():
     on_grid = grid_inputs(images, [features])
     expected = torch.cat([images.mT, features.expand(2, -1, -1)], dim=-1).var(dim=-1, correction=0)
     torch.testing.assert_close(on_grid.variance.squeeze(-1), expected)
+
+
+@pytest.mark.parametrize("widths", [{"qk_channels": 12, "v_channels": 8}, {"qk_channels": 8, "v_channels": 12}])
+def test_heads_of_two_widths_take_the_fused_kernel(widths):
+    """Which refuses them unless they are padded: nothing else is allowed here."""
+    model = small_model(**widths, num_self_attention_heads=2).double()
+    attention, config = cross_attention(model), model.config
+    array = reference.byte_array(config, pixels(config))
+    latents = torch.randn(3, config.num_latents, config.d_latents, dtype=torch.float64)
+    expected, _ = reference.attend(attention, latents, array)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        actual, _ = attention(latents, array)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)

@@ -1,0 +1,130 @@
+"""Write a checkpoint as torch.export and ONNX programs, and check them, and torch.compile, against the model itself.
+
+    python scripts/export.py output/digits                       # into output/digits/export/
+    python scripts/export.py org/perceiver-cifar10 --output perceiver --formats onnx
+
+Programs take `pixel_values` `(batch, C, H, W)` as the image processor makes them, in any batch size, and give `logits`
+`(batch, classes)`. Positions are inside. Whatever differs from the model by more than 1e-4 is an error.
+"""
+
+import argparse
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from errors import UserError, run_command
+from predict import load_classifier
+
+FORMATS = ("torch", "onnx", "compile")
+TOLERANCE = 1e-4
+_BATCHES = (1, 2, 5)  # to check with; programs are traced with 2, as 1 would be taken for a constant
+
+
+class Logits(nn.Module):
+    """`(B, C, H, W) -> (B, classes)`: the classifier without names and options, which no exported program has."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values=pixel_values).logits
+
+
+def main(arguments: list[str] | None = None):
+    parser = argparse.ArgumentParser(description="Export a checkpoint, and check what was written.")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder that train.py wrote, or a name on the Hub")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: CHECKPOINT/export")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS, help="default: all")
+    options = parser.parse_args(arguments)
+    if options.output is None and not Path(options.checkpoint).is_dir():
+        raise UserError(f"{options.checkpoint} is no folder: say with --output where to write")
+    output = options.output or Path(options.checkpoint) / "export"
+    model = load_classifier(options.checkpoint).model.float().cpu().eval()
+    output.mkdir(parents=True, exist_ok=True)
+    for name in options.formats:
+        print(EXPORTERS[name](model, output))
+
+
+@torch.no_grad()
+def export_torch(model: nn.Module, output: Path) -> str:
+    """Write `model.pt2`, read it back and check it."""
+    path = output / "model.pt2"
+    torch.export.save(_program(model), path)
+    return f"{path}: {check(torch.export.load(path).module(), model)}"
+
+
+@torch.no_grad()
+def export_onnx(model: nn.Module, output: Path) -> str:
+    """Write `model.onnx`, and check it in ONNX Runtime."""
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 - what torch.onnx writes with
+    except ImportError as error:
+        raise UserError(f'{error.name} is not installed: pip install -e ".[export]", or leave onnx out') from None
+    for name in ("onnxscript", "torch.onnx"):  # what they do not fold or register changes no result
+        logging.getLogger(name).setLevel(logging.ERROR)
+    path = output / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own internals
+        torch.onnx.export(
+            _program(model),
+            f=path,
+            input_names=["pixel_values"],
+            output_names=["logits"],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(pixel_values: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(session.run(["logits"], {"pixel_values": pixel_values.numpy()})[0])
+
+    return f"{path}: {check(run, model)}"
+
+
+@torch.no_grad()
+def compile_model(model: nn.Module, output: Path) -> str:
+    """Nothing is written: compiled code belongs to the machine it was compiled on."""
+    torch.compiler.reset()
+    return f"torch.compile: {check(torch.compile(Logits(model), fullgraph=True, dynamic=True), model)}"
+
+
+EXPORTERS = {"torch": export_torch, "onnx": export_onnx, "compile": compile_model}
+
+
+def check(program, model: nn.Module) -> str:
+    """Compare with the model on batches of several sizes; a difference beyond `TOLERANCE` is a `UserError`."""
+    differences = []
+    for batch in _BATCHES:
+        pixels = _pixels(model, batch)
+        expected, found = Logits(model)(pixels), program(pixels)
+        if found.shape != expected.shape:
+            raise UserError(
+                f"logits of the exported program are {tuple(found.shape)}, expected {tuple(expected.shape)}"
+            )
+        differences.append((found - expected).abs().max())
+    largest = torch.stack(differences).max().item()  # NaN if one is
+    if not largest <= TOLERANCE:
+        raise UserError(
+            f"logits of the exported program differ by {largest:.1e} from the model's; at most 1e-4 is right"
+        )
+    return f"logits differ by at most {largest:.1e} for batches of {', '.join(map(str, _BATCHES))}"
+
+
+def _program(model: nn.Module) -> torch.export.ExportedProgram:
+    batch = {"pixel_values": {0: torch.export.Dim("batch")}}
+    return torch.export.export(Logits(model).eval(), (_pixels(model, 2),), dynamic_shapes=batch, strict=False)
+
+
+def _pixels(model: nn.Module, batch: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(batch)
+    return torch.randn(batch, model.config.num_channels, *model.config.grid, generator=generator)
+
+
+if __name__ == "__main__":
+    run_command(main)
