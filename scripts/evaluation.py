@@ -27,7 +27,7 @@ from recipe import Recipe, load_recipe
 from report import write_report
 from scores import calibrate, class_table, confusions
 from streams import load_stream_split
-from threads import use_threads
+from threads import use_threads, without_gpu
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None):
     transformers.utils.logging.disable_progress_bar()
     check_checkpoint(options.checkpoint)
     recipe = find_recipe(options)
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=without_gpu())
     use_threads(accelerator, recipe.optimization.cpu_threads)
     model, processor = load_model(options.checkpoint, options.dtype)
     with accelerator.main_process_first():  # it fills the caches that the others read

@@ -1,9 +1,14 @@
-"""How many threads a process of a command uses."""
+"""What a process of a command runs on: CPU or not, and how many threads."""
 
 import os
 
 import torch
 from accelerate import Accelerator
+
+
+def without_gpu() -> bool:
+    """What `Accelerator` has to be told: of itself it forms no group of processes that have no GPU."""
+    return not torch.accelerator.is_available()
 
 
 def use_threads(accelerator: Accelerator, count: int | None):

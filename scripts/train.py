@@ -36,7 +36,7 @@ from publish import publish
 from recipe import Recipe, flatten, image_processor, model_config, parse_command_line
 from run_folder import LOG, RESULTS, TrainingLog, claim_output, find_start, write_atomically
 from streams import StreamLoader, load_streams
-from threads import use_threads
+from threads import use_threads, without_gpu
 from weights import get_weights, set_weights
 
 
@@ -222,6 +222,7 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for on a GPU
     try:
         accelerator = Accelerator(
+            cpu=without_gpu(),
             mixed_precision=settings.mixed_precision,
             gradient_accumulation_steps=settings.gradient_accumulation_steps,
             dynamo_backend="inductor" if settings.compile else "no",

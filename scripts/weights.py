@@ -16,5 +16,6 @@ def get_weights(accelerator: Accelerator, model: nn.Module) -> dict[str, torch.T
 def set_weights(accelerator: Accelerator, model: nn.Module, weights: dict[str, torch.Tensor]):
     """Give a model what `get_weights` returned, from the first process to all. All call it together."""
     model = accelerator.unwrap_model(model, keep_torch_compile=False)
-    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=accelerator.num_processes > 1)
+    several = accelerator.num_processes > 1
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, broadcast_from_rank0=several)
     set_model_state_dict(model, weights, options=options)

@@ -139,7 +139,8 @@ def test_loading_a_stem_without_its_statistics(tmp_path):
         model.perceiver.inputs.stem.batchnorm.running_mean.fill_(3.0)
     model.save_pretrained(tmp_path)
     loaded = PerceiverStudyForImageClassification.from_pretrained(tmp_path)
-    assert torch.equal(loaded(pixels(model.config)).logits, model(pixels(model.config)).logits)
+    # Not bit for bit: loaded weights lie at other addresses, and some kernels add in an order that depends on them.
+    torch.testing.assert_close(loaded(pixels(model.config)).logits, model(pixels(model.config)).logits)
     weights = load_file(tmp_path / "model.safetensors")
     buffers = {name: value for name, value in weights.items() if "running" in name or "tracked" in name}
     assert len(buffers) == 3
