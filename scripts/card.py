@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from errors import UserError
-from figures import Predictions
+from figures import Classified
 from modeling_perceiver_study import PerceiverStudyConfig
 from recipe import Recipe
 
@@ -35,7 +35,7 @@ def render_card(
     recipe: Recipe,
     config: PerceiverStudyConfig,
     runs: list[dict],
-    predictions: Predictions,
+    predictions: Classified,
     examples: dict[str, str],
 ) -> ModelCard:
     """The card of a published run, its metadata checked.

@@ -21,8 +21,8 @@ _RIGHT, _WRONG = BLUE, ORANGE  # wrong ones also name two classes
 
 
 @dataclass
-class Predictions:
-    """What a model says of `n` labelled images.
+class Classified:
+    """`n` labelled images and what a model says of them.
 
     Attributes:
         images: with their labels.
@@ -64,16 +64,16 @@ class Predictions:
 @torch.no_grad()
 def predict(
     model: PerceiverStudyForImageClassification, normalize: Normalization, images: ImageDataset, names: list[str]
-) -> Predictions:
+) -> Classified:
     """Predictions of a model in evaluation mode, on the device that it is on."""
     found = []
     for batch in tqdm(DataLoader(images, 64, collate_fn=identity), desc="predictions", disable=None, leave=False):
         logits = model(pixel_values=normalize(batch["pixels"].to(model.device))).logits
         found.append(logits.float().softmax(dim=-1).cpu().numpy())
-    return Predictions(images, np.concatenate(found), names)
+    return Classified(images, np.concatenate(found), names)
 
 
-def draw_predictions(predictions: Predictions, picture: Path, rows: int = 4, columns: int = 8):
+def draw_predictions(predictions: Classified, picture: Path, rows: int = 4, columns: int = 8):
     """A grid of test images drawn by chance, each with the likeliest class; a wrong one also with the right class."""
     figure = Figure(figsize=(1.5 * columns, 1.75 * rows), layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -92,7 +92,7 @@ def draw_predictions(predictions: Predictions, picture: Path, rows: int = 4, col
 def draw_attention(
     model: PerceiverStudyForImageClassification,
     normalize: Normalization,
-    predictions: Predictions,
+    predictions: Classified,
     picture: Path,
     rows: int = 4,
     latents: int = 6,

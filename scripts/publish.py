@@ -27,7 +27,7 @@ from card import render_card
 from curves import draw_curves
 from data import load_splits
 from errors import UserError, run_command
-from figures import Predictions, draw_attention, draw_predictions, predict
+from figures import Classified, draw_attention, draw_predictions, predict
 from hub import push, require_repo_id, require_token, staged_files
 from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
 from recipe import Recipe, differences, load_recipe, recipe_to_yaml
@@ -212,7 +212,7 @@ def check_loads(folder: Path):
 
 def predict_test_images(
     folder: Path, checkpoint: Path, overrides: list[str] | tuple[str, ...], expected_accuracy: float
-) -> tuple[PerceiverStudyForImageClassification, Predictions]:
+) -> tuple[PerceiverStudyForImageClassification, Classified]:
     """The model in a folder, and what it says of its recipe's test images; it must be as good as its metrics say."""
     recipe = load_recipe(checkpoint / "recipe.yaml", overrides)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -230,7 +230,7 @@ def predict_test_images(
     return model, predictions
 
 
-def save_examples(predictions: Predictions, folder: Path, count: int = 3) -> dict[str, str]:
+def save_examples(predictions: Classified, folder: Path, count: int = 3) -> dict[str, str]:
     """Test images for the Hub's widget: their classes, by path in the folder."""
     (folder / "examples").mkdir()
     examples = {}
