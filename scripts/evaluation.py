@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from augmentation import Normalization
-from data import ImageDataset, identity, load_split
+from data import identity, load_split
 from errors import UserError
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None):
         load = load_stream_split if recipe.data.streaming else load_split
         images, class_names = load(recipe.data, model.config, processor, options.split)
     names = [model.config.id2label[label] for label in range(model.config.num_labels)]
-    images = ImageDataset(images.pixels, match_labels(class_names, names, options.match_by_number)[images.labels])
+    images.labels = match_labels(class_names, names, options.match_by_number)[images.labels]
 
     # Batches are cut among processes, the last one filled up; what fills it up is not counted.
     loader = accelerator.prepare(DataLoader(images, options.batch_size, collate_fn=identity))

@@ -288,3 +288,17 @@ def test_a_checkpoint_does_not_say_where_to_write(tmp_path):
     assert evaluation.find_recipe(evaluation.parse([str(tmp_path)])).data.cache_dir is None
     own = evaluation.parse([str(tmp_path), "data.cache_dir=here"])
     assert evaluation.find_recipe(own).data.cache_dir == "here"
+
+
+def test_images_that_are_left_out_take_their_labels_along(tmp_path):
+    folder = make_image_folder(tmp_path / "data")
+    files = sorted((folder / "test").rglob("*.png"))
+    files[0].write_bytes(b"no image")
+    checkpoint = save_checkpoint(
+        tmp_path / "checkpoint", f"data.path={folder}", "data.validation_samples=3", class_names=sorted(CLASSES)
+    )
+    results = evaluate(checkpoint, "data.on_error=skip", output=tmp_path / "out")
+    logits = logits_of(checkpoint, [Image.open(file) for file in files[1:]])
+    labels = torch.tensor([sorted(CLASSES).index(file.parent.name) for file in files[1:]])
+    assert results["images"] == len(files) - 1
+    assert results["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-4)
