@@ -169,11 +169,17 @@ def find_weights(checkpoint: Path) -> list[Path]:
 
 
 def read_metrics(checkpoint: Path) -> dict:
-    """What train.py found out at the end."""
+    """What train.py found out at the end, on test images too."""
     try:
-        return json.loads((checkpoint / RESULTS).read_text())
+        metrics = json.loads((checkpoint / RESULTS).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{checkpoint / RESULTS} cannot be read: {error}; expected a finished run") from None
+    if "test_accuracy" not in metrics:
+        raise UserError(
+            f"{checkpoint} was trained with data.test_split=null, so there is no figure to publish: train the recipe "
+            "that you chose with its test split"
+        )
+    return metrics
 
 
 def read_other_seed(other: Path, checkpoint: Path) -> dict:

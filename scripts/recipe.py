@@ -30,7 +30,7 @@ class Data:
     name: str | None = None  # `digits`, or the name of a dataset on the Hub
     path: str | None = None  # a local folder; wins over the name
     train_split: str = "train"
-    test_split: str = "test"  # read once, after training
+    test_split: str | None = "test"  # read once, after training; null while choosing between recipes: never
     label_column: str | None = None  # null is the only column of class labels
     validation_samples: int = 1000  # carved from the train split, stratified
     train_samples: int | None = None  # train on so many of the remaining images, stratified; null is all
@@ -52,11 +52,12 @@ class Augmentation:
 
 @dataclasses.dataclass
 class Optimization:
-    """AdamW, linear warm-up and cosine decay to zero."""
+    """Linear warm-up and cosine decay to zero."""
 
     epochs: int = 10
     batch_size: int = 128  # images per optimiser step, over all processes and accumulated parts
     gradient_accumulation_steps: int = 1  # parts that each batch is cut into
+    optimizer: str = "adamw"  # or muon, for the matrices between layers; AdamW then has the rest
     learning_rate: float = 1e-3
     weight_decay: float = 0.05  # on the weights of linear layers alone
     warmup: float = 0.05  # share of all steps
@@ -138,7 +139,11 @@ _WITHOUT_EFFECT = (
     "optimization.find_parts",
 )
 
-_CHOICES = {"optimization.mixed_precision": ("no", "bf16", "fp16"), "data.on_error": ("raise", "skip")}
+_CHOICES = {
+    "optimization.optimizer": ("adamw", "muon"),
+    "optimization.mixed_precision": ("no", "bf16", "fp16"),
+    "data.on_error": ("raise", "skip"),
+}
 
 # What a recipe may say about the image processor; all else follows from the model, so that the two agree.
 _PROCESSOR_KEYS = (
