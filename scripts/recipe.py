@@ -29,6 +29,7 @@ class Data:
 
     name: str | None = None  # `digits`, or the name of a dataset on the Hub
     path: str | None = None  # a local folder; wins over the name
+    title: str | None = None  # what reports and cards call the data; null is its name
     train_split: str = "train"
     test_split: str | None = "test"  # read once, after training; null while choosing between recipes: never
     label_column: str | None = None  # null is the only column of class labels
@@ -40,6 +41,11 @@ class Data:
     on_error: str = "raise"  # at a broken image or a label out of range; `skip` leaves them out and says how many
     streaming: bool = False  # read training images from shards as they are needed; needs train_samples
     shuffle_buffer: int = 10000  # images, still encoded, from which a streaming process draws
+
+    @property
+    def called(self) -> str:
+        """What to call the data where a path may be told."""
+        return self.title or self.path or self.name
 
 
 @dataclasses.dataclass
@@ -133,6 +139,7 @@ _WITHOUT_EFFECT = (
     "output_dir",
     "checkpoint.",
     "logging.",
+    "data.title",
     "data.max_memory_gb",
     "data.cache_dir",
     "optimization.cpu_threads",

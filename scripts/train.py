@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None):
         best_model.save_pretrained(output_dir, state_dict=best_weights)
         processor.save_pretrained(output_dir)
         results = {
-            "data": recipe.data.path or recipe.data.name,
+            "data": recipe.data.called,
             **({"test_images": len(splits.test)} if splits.test else {}),
             **{f"test_{name}": score for name, score in test_scores.items()},
             "validation_accuracy": progress.best_accuracy,
@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None):
         if splits.test:
             accuracy, images = test_scores["accuracy"], f"{len(splits.test)} test"
         print(
-            f"\n{output_dir}: {100 * accuracy:.2f} % of {images} images right "
+            f"\n{output_dir}: {100 * accuracy:.2f} % of {images} images of {recipe.data.called} right "
             f"(best epoch {progress.best_epoch}, {progress.seconds:.0f} s of training)\n"
             f"  python scripts/predict.py {output_dir} IMAGE...\n"
             f'  AutoModelForImageClassification.from_pretrained("{output_dir}", trust_remote_code=True)'
