@@ -52,6 +52,11 @@ class LearnedPositions(nn.Module):
     def _resample(self, grid: list[int]) -> torch.Tensor:
         table = self.weight.mT.unflatten(-1, self.grid)[None]
         # Corners stay corners: positions span [-1, 1] on every grid.
+        if len(grid) not in _INTERPOLATION:
+            raise ValueError(
+                f"Learned positions of {len(grid)} axes cannot be resampled from grid {self.grid} to {grid}: expected "
+                f"{self.grid}, or at most 3 axes."
+            )
         mode = _INTERPOLATION[len(grid)]
         return nn.functional.interpolate(table, size=grid, mode=mode, align_corners=True).flatten(2).mT
 

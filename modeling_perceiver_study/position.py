@@ -14,15 +14,14 @@ import torch
 
 
 def resolve_max_frequencies(
-    max_frequencies: float | Sequence[float] | None, image_size: int | Sequence[int], num_axes: int
+    max_frequencies: float | Sequence[float] | None, grid: Sequence[int], num_axes: int
 ) -> list[float]:
     """The highest frequency of each axis: the given one, or the axis's Nyquist frequency `size / 2`.
 
     A frequency `f` makes `f` full waves between the coordinates -1 and 1.
     """
     if max_frequencies is None:
-        sizes = [image_size] * num_axes if isinstance(image_size, int) else image_size
-        return [size / 2 for size in sizes]
+        return [size / 2 for size in grid]
     if isinstance(max_frequencies, (int, float)):
         return [float(max_frequencies)] * num_axes
     return [float(frequency) for frequency in max_frequencies]

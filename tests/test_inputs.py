@@ -132,6 +132,13 @@ def test_learned_positions_of_their_own_width():
     torch.testing.assert_close(larger[::2, ::2].flatten(0, 1), projected)
 
 
+def test_learned_positions_of_four_axes_keep_their_grid():
+    model = small_model(image_size=[2, 3, 2, 2], num_axes=4, position_encoding_type="learned")
+    assert model(pixels(model.config)).logits.shape == (3, 5)
+    with pytest.raises(ValueError, match=re.escape("from grid [2, 3, 2, 2] to [2, 3, 2, 3]: expected [2, 3, 2, 2]")):
+        model(torch.zeros(1, 3, 2, 3, 2, 3))
+
+
 def test_loading_a_stem_without_its_statistics(tmp_path):
     """Models are loaded on the meta device; what a file lacks must not stay uninitialised."""
     model = small_model(**STEMS["conv"])

@@ -114,10 +114,6 @@ def test_max_frequencies(given, expected):
     assert all(type(frequency) is float for frequency in resolved)
 
 
-def test_max_frequencies_of_equal_axes():
-    assert resolve_max_frequencies(None, 9, 3) == [4.5, 4.5, 4.5]
-
-
 def test_an_axis_without_its_frequency_is_an_error():
     with pytest.raises(ValueError, match="zip"):
         fourier_axis_features([4, 4], 3, [2.0])
