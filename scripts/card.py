@@ -67,6 +67,9 @@ def render_card(
         data=_data_name(recipe),
         local_data=recipe.data.path is not None,
         augmentation=_augmentation(recipe),
+        optimizer={"adamw": "AdamW", "muon": "Muon (AdamW for all but matrices between layers)"}[
+            recipe.optimization.optimizer
+        ],
         results=_results(runs),
         seeds=len(runs),
         seed_list="seed " + ", ".join(str(run["seed"]) for run in runs),
@@ -159,6 +162,8 @@ def _card_data(
 
 
 def _data_name(recipe: Recipe) -> str:
+    if recipe.data.title is not None:
+        return recipe.data.title
     if recipe.data.path is not None:
         return "a local folder of images" + (f", in place of {recipe.data.name}" if recipe.data.name else "")
     return "scikit-learn's handwritten digits" if recipe.data.name == "digits" else recipe.data.name

@@ -53,11 +53,11 @@ def identity(batch):
 
 @dataclass
 class Splits:
-    """What training needs: three disjoint sets of images and the names of their classes."""
+    """What training needs: disjoint sets of images, that for testing where wanted, and the names of their classes."""
 
     train: ImageDataset
     validation: ImageDataset
-    test: ImageDataset
+    test: ImageDataset | None
     class_names: list[str]
 
 
@@ -67,13 +67,13 @@ def load_splits(settings: Data, config: PerceiverStudyConfig, processor: Perceiv
     Raises:
         UserError: see `load_sources`; also too few images for the split, or one that cannot be decoded (names it).
     """
-    train_source, test_source = load_sources(settings)
+    train_source, *test_sources = load_sources(settings)
     train_rows, validation_rows = _carve(train_source, settings)
     decoder = Decoder(settings, config, processor)
     return Splits(
         validation=decoder.decode(train_source, validation_rows),
         train=decoder.decode(train_source, train_rows),
-        test=decoder.decode(test_source, np.arange(len(test_source.labels))),
+        test=next((decoder.decode(source, np.arange(len(source.labels))) for source in test_sources), None),
         class_names=train_source.class_names,
     )
 
@@ -93,7 +93,7 @@ def load_split(
         (source,) = load_named_sources(settings, {"data.train_split": settings.train_split})
         rows = _carve(source, settings)[split == "validation"]
     else:
-        wanted = {"data.test_split": settings.test_split} if split == "test" else {"--split": split}
+        wanted = {"data.test_split": settings.test_split or "test"} if split == "test" else {"--split": split}
         (source,) = load_named_sources(settings, wanted)
         rows = np.arange(len(source.labels))
     return Decoder(settings, config, processor).decode(source, rows), source.class_names

@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None):
         folder = Path(options.output or default_output(options))
         results = {
             "checkpoint": options.checkpoint,
-            "data": recipe.data.path or recipe.data.name,
+            "data": recipe.data.called,
             "split": options.split,
             "data_settings": asdict(recipe.data),
             "images": len(plain.labels),

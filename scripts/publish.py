@@ -4,7 +4,8 @@
     python scripts/publish.py output/cifar10-study --repo_id org/perceiver-cifar10 --private
 
 Weights, config, image processor, code, recipe, metrics, pictures and a model card made of them. No local path leaves
-the machine. An interrupted push leaves the published revision as it was and can simply be repeated.
+the machine. An interrupted push leaves the published revision as it was and can simply be repeated. `--output FOLDER`
+keeps what would be published in a folder instead, which loads like the repository.
 """
 
 import argparse
@@ -57,7 +58,9 @@ assert classify(Image.new("RGB", (40, 30)))
 def main(arguments: list[str] | None = None):
     options = parse(arguments)
     transformers.utils.logging.disable_progress_bar()  # that of the upload is enough
-    if not options.dry_run:
+    if options.output is not None and options.output.exists():
+        raise UserError(f"--output {options.output} exists: name a folder that does not, or remove it")
+    if not options.dry_run and options.output is None:
         require_token()
     with stage(
         options.checkpoint,
@@ -66,8 +69,12 @@ def main(arguments: list[str] | None = None):
         overrides=options.overrides,
         seeds=options.seeds,
         with_images=not options.without_images,
+        dtype=options.dtype,
     ) as folder:
-        if options.dry_run:
+        if options.output is not None:
+            shutil.copytree(folder, options.output)
+            print(f"{options.output} holds what would be sent to {options.repo_id}")
+        elif options.dry_run:
             for path in staged_files(folder):
                 print(f"{path.stat().st_size:>13,}  {path.relative_to(folder).as_posix()}")
             print(f"loads in a clean process; nothing was sent to {options.repo_id}")
@@ -91,6 +98,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repo_id", required=True, metavar="OWNER/NAME", help="created if it does not exist")
     parser.add_argument("--private", action="store_true", help="if it has to be created, let nobody else see it")
     parser.add_argument("--dry_run", action="store_true", help="list the files and load them; send nothing")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="write everything to this new folder; send nothing"
+    )
+    parser.add_argument("--dtype", choices=["bfloat16", "float16"], help="round the weights (default: as trained)")
     parser.add_argument("--license", default="apache-2.0", help="of the weights (default: apache-2.0)")
     parser.add_argument("--seeds", nargs="+", default=[], type=Path, metavar="FOLDER", help="runs of other seeds")
     parser.add_argument("--without_images", action="store_true", help="show no test image, where the data forbids it")
@@ -108,8 +119,12 @@ def stage(
     overrides: list[str] | tuple[str, ...] = (),
     seeds: list[Path] | tuple[Path, ...] = (),
     with_images: bool = True,
+    dtype: str | None = None,
 ) -> Iterator[Path]:
     """A temporary folder with exactly what is to be published, checked to load in a clean process.
+
+    Args:
+        dtype: what weights are rounded to; the accuracy that they have then is measured and added to the metrics.
 
     Raises:
         UserError: the checkpoint is not complete, holds pickled weights, is not what its metrics say, or does not load.
@@ -127,11 +142,16 @@ def stage(
             *(checkpoint / name for name in ("config.json", "preprocessor_config.json", LOG)),
         ]:
             shutil.copy(path, folder)
+        if dtype is not None:
+            model = PerceiverStudyForImageClassification.from_pretrained(folder, dtype=dtype)
+            model.save_pretrained(folder)
         check_loads(folder)
         public_recipe, runs[0] = without_paths(recipe, runs[0], folder.name)
         (folder / "recipe.yaml").write_text(recipe_to_yaml(public_recipe))
-        (folder / RESULTS).write_text(json.dumps(runs[0], indent=2) + "\n")
         model, predictions = predict_test_images(folder, checkpoint, overrides, runs[0]["test_accuracy"])
+        if dtype is not None:
+            runs[0] |= {"released_dtype": dtype, "released_accuracy": predictions.accuracy}
+        (folder / RESULTS).write_text(json.dumps(runs[0], indent=2) + "\n")
         draw_curves(folder / LOG, folder / "figures" / "curves.png", title=folder.name)
         draw_confusions(predictions.confusions(), predictions.names, folder / "figures" / "confusions.png")
         examples = {}
@@ -169,11 +189,17 @@ def find_weights(checkpoint: Path) -> list[Path]:
 
 
 def read_metrics(checkpoint: Path) -> dict:
-    """What train.py found out at the end."""
+    """What train.py found out at the end, on test images too."""
     try:
-        return json.loads((checkpoint / RESULTS).read_text())
+        metrics = json.loads((checkpoint / RESULTS).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{checkpoint / RESULTS} cannot be read: {error}; expected a finished run") from None
+    if "test_accuracy" not in metrics:
+        raise UserError(
+            f"{checkpoint} was trained with data.test_split=null, so there is no figure to publish: train the recipe "
+            "that you chose with its test split"
+        )
+    return metrics
 
 
 def read_other_seed(other: Path, checkpoint: Path) -> dict:
@@ -194,7 +220,7 @@ def without_paths(recipe: Recipe, metrics: dict, name: str) -> tuple[Recipe, dic
     data = dataclasses.replace(recipe.data, path=None, name=stands_for, cache_dir=None)
     metrics = {key: value for key, value in metrics.items() if key != "command"}
     if local:
-        metrics["data"] = "a local folder"
+        metrics["data"] = recipe.data.title or "a local folder"
     return dataclasses.replace(recipe, data=data, output_dir=f"output/{name}"), metrics
 
 

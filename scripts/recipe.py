@@ -29,8 +29,9 @@ class Data:
 
     name: str | None = None  # `digits`, or the name of a dataset on the Hub
     path: str | None = None  # a local folder; wins over the name
+    title: str | None = None  # what reports and cards call the data; null is its name
     train_split: str = "train"
-    test_split: str = "test"  # read once, after training
+    test_split: str | None = "test"  # read once, after training; null while choosing between recipes: never
     label_column: str | None = None  # null is the only column of class labels
     validation_samples: int = 1000  # carved from the train split, stratified
     train_samples: int | None = None  # train on so many of the remaining images, stratified; null is all
@@ -40,6 +41,11 @@ class Data:
     on_error: str = "raise"  # at a broken image or a label out of range; `skip` leaves them out and says how many
     streaming: bool = False  # read training images from shards as they are needed; needs train_samples
     shuffle_buffer: int = 10000  # images, still encoded, from which a streaming process draws
+
+    @property
+    def called(self) -> str:
+        """What to call the data where a path may be told."""
+        return self.title or self.path or self.name
 
 
 @dataclasses.dataclass
@@ -61,11 +67,12 @@ class Augmentation:
 
 @dataclasses.dataclass
 class Optimization:
-    """AdamW, linear warm-up and cosine decay to zero."""
+    """Linear warm-up and cosine decay to zero."""
 
     epochs: int = 10
     batch_size: int = 128  # images per optimiser step, over all processes and accumulated parts
     gradient_accumulation_steps: int = 1  # parts that each batch is cut into
+    optimizer: str = "adamw"  # or muon, for the matrices between layers; AdamW then has the rest
     learning_rate: float = 1e-3
     weight_decay: float = 0.05  # on the weights of linear layers alone
     warmup: float = 0.05  # share of all steps
@@ -144,13 +151,18 @@ _WITHOUT_EFFECT = (
     "output_dir",
     "checkpoint.",
     "logging.",
+    "data.title",
     "data.max_memory_gb",
     "data.cache_dir",
     "optimization.cpu_threads",
     "optimization.find_parts",
 )
 
-_CHOICES = {"optimization.mixed_precision": ("no", "bf16", "fp16"), "data.on_error": ("raise", "skip")}
+_CHOICES = {
+    "optimization.optimizer": ("adamw", "muon"),
+    "optimization.mixed_precision": ("no", "bf16", "fp16"),
+    "data.on_error": ("raise", "skip"),
+}
 
 # What a recipe may say about the image processor; all else follows from the model, so that the two agree.
 _PROCESSOR_KEYS = (

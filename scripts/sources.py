@@ -35,15 +35,14 @@ class Source:
     read: Callable[[np.ndarray], list]
 
 
-def load_sources(settings: Data) -> tuple[Source, Source]:
-    """The splits to train on and to test on.
+def load_sources(settings: Data) -> list[Source]:
+    """The split to train on and, where wanted, that to test on.
 
     Raises:
         UserError: there is no such dataset, split or column, it is empty, or a label is out of range (names the row).
     """
     wanted = {"data.train_split": settings.train_split, "data.test_split": settings.test_split}
-    train, test = load_named_sources(settings, wanted)
-    return train, test
+    return load_named_sources(settings, {key: split for key, split in wanted.items() if split is not None})
 
 
 def load_named_sources(settings: Data, wanted: dict[str, str]) -> list[Source]:

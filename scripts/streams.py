@@ -185,16 +185,19 @@ def load_streams(settings: Data, config: PerceiverStudyConfig, processor: Percei
         raise UserError("data.streaming=true needs data.train_samples, the number of images that make an epoch")
     dataset, columns, names = _open_train(settings, config)
     validation, used = _read_validation(dataset, columns, names, settings)
-    (test,) = load_named_sources(settings, {"data.test_split": settings.test_split})
-    test = with_good_labels(dataclasses.replace(test, class_names=names), settings.on_error)
     decoder = Decoder(settings, config, processor)
+    test = None
+    if settings.test_split is not None:
+        (source,) = load_named_sources(settings, {"data.test_split": settings.test_split})
+        source = with_good_labels(dataclasses.replace(source, class_names=names), settings.on_error)
+        test = decoder.decode(source, np.arange(len(source.labels)))
     shards = datasets.concatenate_datasets(
         [dataset.shard(dataset.num_shards, index) for index in range(used, dataset.num_shards)]
     )
     return Splits(
         validation=decoder.decode(validation, np.arange(len(validation.labels))),
         train=ImageStream(shards, columns, names, decoder, settings),
-        test=decoder.decode(test, np.arange(len(test.labels))),
+        test=test,
         class_names=names,
     )
 

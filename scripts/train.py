@@ -29,7 +29,7 @@ from errors import UserError, run_command
 from hub import require_repo_id, require_token
 from memory import explain_out_of_memory, find_parts
 from modeling_perceiver_study import PerceiverStudyForImageClassification
-from optimization import build_optimizer, moving_average
+from optimization import build_optimizers, moving_average
 from predictions import evaluate
 from provenance import describe_run
 from publish import publish
@@ -76,15 +76,15 @@ def main(arguments: list[str] | None = None):
     with explain_out_of_memory(recipe):
         model, test_loader, progress, best_weights = train(accelerator, recipe, model, splits, normalize, start)
         set_weights(accelerator, model, best_weights)
-        test_scores = evaluate(accelerator, model, test_loader, normalize)  # the only look at the test images
+        test_scores = evaluate(accelerator, model, test_loader, normalize) if splits.test else {}  # the only look
 
     if accelerator.is_main_process:
         best_model = accelerator.unwrap_model(model, keep_torch_compile=False)
         best_model.save_pretrained(output_dir, state_dict=best_weights)
         processor.save_pretrained(output_dir)
         results = {
-            "data": recipe.data.path or recipe.data.name,
-            "test_images": len(splits.test),
+            "data": recipe.data.called,
+            **({"test_images": len(splits.test)} if splits.test else {}),
             **{f"test_{name}": score for name, score in test_scores.items()},
             "validation_accuracy": progress.best_accuracy,
             "best_epoch": progress.best_epoch,
@@ -98,8 +98,11 @@ def main(arguments: list[str] | None = None):
             **describe_run(accelerator),
         }
         write_atomically(output_dir / RESULTS, json.dumps(results, indent=2) + "\n")
+        accuracy, images = progress.best_accuracy, f"{len(splits.validation)} validation"
+        if splits.test:
+            accuracy, images = test_scores["accuracy"], f"{len(splits.test)} test"
         print(
-            f"\n{output_dir}: {100 * test_scores['accuracy']:.2f} % of {len(splits.test)} test images right "
+            f"\n{output_dir}: {100 * accuracy:.2f} % of {images} images of {recipe.data.called} right "
             f"(best epoch {progress.best_epoch}, {progress.seconds:.0f} s of training)\n"
             f"  python scripts/predict.py {output_dir} IMAGE...\n"
             f'  AutoModelForImageClassification.from_pretrained("{output_dir}", trust_remote_code=True)'
@@ -117,7 +120,7 @@ def train(
     normalize: Normalization,
     start: Path | None,
 ):
-    """Returns the prepared model and test loader, the progress, and the weights of the best epoch on the CPU.
+    """Returns the prepared model and test loader (or None), the progress, and the weights of the best epoch on the CPU.
 
     Where a moving average of the weights is asked for, it is what each epoch is judged by and what is kept.
     """
@@ -131,11 +134,13 @@ def train(
     total_steps = settings.epochs * steps_per_epoch
     if settings.find_parts:
         accelerator.gradient_accumulation_steps = find_parts(accelerator, recipe, model)
-    optimizer, schedule = build_optimizer(model, settings, total_steps)
+    optimizers, schedules = build_optimizers(model, settings, total_steps)
     average = moving_average(model, settings.ema_decay, accelerator.device)
-    model, optimizer, schedule, train_loader, validation_loader, test_loader = accelerator.prepare(
-        model, optimizer, schedule, *build_loaders(accelerator, recipe, splits, steps_per_epoch)
+    train_loader, validation_loader, test_loader = accelerator.prepare(
+        *build_loaders(accelerator, recipe, splits, steps_per_epoch)
     )
+    model, *prepared = accelerator.prepare(model, *optimizers, *schedules)
+    optimizers, schedules = prepared[: len(optimizers)], prepared[len(optimizers) :]
     progress, best_weights = Progress(), None
     if start is not None:
         progress, tensors = load_checkpoint(accelerator, start)
@@ -172,10 +177,11 @@ def train(
                 accelerator.backward(loss)
                 if accelerator.sync_gradients and settings.max_gradient_norm is not None:
                     accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
-                learning_rate = schedule.get_last_lr()[0]
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
+                learning_rate = schedules[0].get_last_lr()[0]
+                for part_of_step in (*optimizers, *schedules):
+                    part_of_step.step()
+                for optimizer in optimizers:
+                    optimizer.zero_grad()
             log.add(loss / parts, progress.step)
             if not accelerator.sync_gradients:
                 continue
@@ -239,8 +245,11 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
             f"optimization.mixed_precision={settings.mixed_precision} or logging.log_with={recipe.logging.log_with} "
             f"does not work here: {error}"
         ) from None
-    if settings.ema_decay is not None and accelerator.distributed_type == DistributedType.FSDP:
-        raise UserError("optimization.ema_decay does not work with sharded weights (FSDP): set it to null")
+    if accelerator.distributed_type == DistributedType.FSDP:
+        if settings.ema_decay is not None:
+            raise UserError("optimization.ema_decay does not work with sharded weights (FSDP): set it to null")
+        if settings.optimizer == "muon":  # it needs whole matrices
+            raise UserError("optimization.optimizer=muon does not work with sharded weights (FSDP): set it to adamw")
     cut = accelerator.num_processes * settings.gradient_accumulation_steps
     pairs = " of whole pairs, which mixup and CutMix need," if recipe.augmentation.mixes else ""
     cut *= 2 if pairs else 1
@@ -254,8 +263,10 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     return accelerator
 
 
-def build_loaders(accelerator: Accelerator, recipe: Recipe, splits: Splits, steps_per_epoch: int) -> list[DataLoader]:
-    """Loaders of training, validation and test images, in parts of a batch over all processes."""
+def build_loaders(
+    accelerator: Accelerator, recipe: Recipe, splits: Splits, steps_per_epoch: int
+) -> list[DataLoader | None]:
+    """Loaders of training, validation and test images, if any, in parts of a batch over all processes."""
     settings = recipe.optimization
     size = settings.batch_size // accelerator.gradient_accumulation_steps
     pin = accelerator.device.type == "cuda"
@@ -271,7 +282,7 @@ def build_loaders(accelerator: Accelerator, recipe: Recipe, splits: Splits, step
     return [
         train_loader,
         DataLoader(splits.validation, size, collate_fn=identity, pin_memory=pin),
-        DataLoader(splits.test, size, collate_fn=identity, pin_memory=pin),
+        splits.test and DataLoader(splits.test, size, collate_fn=identity, pin_memory=pin),
     ]
 
 

@@ -4,7 +4,7 @@ from configurations import count_parameters, pages, presets, read_header
 from recipe import CONFIGURATION_FOLDER, image_processor, load_recipe, model_config
 
 PARAMETERS = {
-    "cifar10-study": 3_766_421,
+    "cifar10-study": 3_888_532,
     "digits": 239_408,
     "imagenet-8gpus": 44_912_254,
     "imagenet-fourier": 44_912_254,  # the paper's table 7 says 44.9 M

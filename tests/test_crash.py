@@ -12,9 +12,10 @@ from tests.processes import start, train_tiny
 from tests.small_data import make_parquet
 
 KILLS = 12
-# All that a checkpoint has to hold: optimiser, schedule, average, order of the data, augmentation, dropout.
+# All that a checkpoint has to hold: optimisers, schedules, average, order of the data, augmentation, dropout.
 RECIPE = [
     "optimization.epochs=6",
+    "optimization.optimizer=muon",
     "optimization.ema_decay=0.9",
     "optimization.gradient_accumulation_steps=2",
     "augmentation.crop_padding=2",

@@ -17,12 +17,14 @@ import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard, hf_hub_download, snapshot_download
 from PIL import Image
+from safetensors.torch import load_file
 
 import hub as hub_client
 import publish
 import train
 from card import check_card, energy
 from errors import UserError
+from modeling_perceiver_study import PerceiverStudyForImageClassification
 from predict import load_classifier
 from recipe import load_recipe
 from tests.hub_server import READ_TOKEN, TOKEN, serve
@@ -207,6 +209,26 @@ def test_dry_run(hub, run, capsys):
     assert set(listed) == EXPECTED - pictures | {path.name for path in run.glob("*.py")}
     assert listed["model.safetensors"] == (run / "model.safetensors").stat().st_size
     assert lines[-1] == "loads in a clean process; nothing was sent to org/tiny"
+
+
+def test_a_folder_with_rounded_weights(run, tmp_path, monkeypatch):
+    titled = shutil.copytree(run, tmp_path / "titled")
+    recipe = (titled / "recipe.yaml").read_text()
+    (titled / "recipe.yaml").write_text(recipe.replace("  title: null", "  title: Colours (painted anew)"))
+    output = tmp_path / "model_cards" / "tiny"
+    arguments = [str(titled), "--repo_id", "org/tiny", "--output", str(output), "--dtype", "float16"]
+    publish.main([*arguments, "--without_images"])
+    weights = load_file(output / "model.safetensors")
+    expected = load_file(run / "model.safetensors")
+    assert all(torch.equal(weights[name], tensor.half()) for name, tensor in expected.items())
+    assert PerceiverStudyForImageClassification.from_pretrained(output).dtype == torch.float16
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert (metrics["released_dtype"], metrics["data"]) == ("float16", "Colours (painted anew)")
+    card = (output / "README.md").read_text()
+    assert f"rounded to float16, with which {100 * metrics['released_accuracy']:.2f} % of the test" in card
+    assert "| Colours (painted anew) | this checkpoint |" in card
+    with pytest.raises(UserError, match=r"--output .*tiny exists"):
+        publish.main(arguments)
 
 
 def test_a_folder_that_does_not_load_is_refused(run, tmp_path):

@@ -12,6 +12,7 @@ import train
 from curves import read_metrics
 from errors import UserError
 from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
+from publish import read_metrics as read_published_metrics
 from recipe import DEFAULT_RECIPE, load_recipe
 from tests.small_data import CLASSES, TINY_RUN, coloured_images, fresh_accelerate, make_parquet
 
@@ -20,6 +21,7 @@ SCRIPTS = Path(train.__file__).parent
 
 # Whatever a resumed run could get wrong.
 RESUMABLE = [
+    "optimization.optimizer=muon",
     "optimization.epochs=3",
     "checkpoint.every_steps=1",
     "checkpoint.keep_last=1",
@@ -166,6 +168,23 @@ def test_the_best_epoch_wins_and_test_images_are_read_once(run, monkeypatch):
     assert (metrics["best_epoch"], metrics["validation_accuracy"], metrics["test_accuracy"]) == (2, 0.75, 0.1)
     saved = weights(folder)
     assert all(torch.equal(saved[name], tensor) for name, tensor in kept.items())
+
+
+def test_recipes_are_compared_without_the_test_images(run, monkeypatch, capsys):
+    judge, seen = train.evaluate, []
+
+    def watched(accelerator, model, loader, normalize):
+        seen.append(len(loader.dataset))
+        return judge(accelerator, model, loader, normalize)
+
+    monkeypatch.setattr(train, "evaluate", watched)
+    folder = run("compared", "optimization.epochs=2", "data.test_split=null")
+    assert seen == [12, 12]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert not [name for name in metrics if name.startswith("test")]
+    assert f"{100 * metrics['validation_accuracy']:.2f} % of 12 validation images" in capsys.readouterr().out
+    with pytest.raises(UserError, match="test_split=null"):
+        read_published_metrics(folder)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
