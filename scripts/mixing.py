@@ -1,4 +1,4 @@
-"""Rectangles of training images that go black or take their neighbour's pixels: random erasing, mixup and CutMix.
+"""Rectangles of training images that lose their pixels or show their neighbour's: random erasing, mixup and CutMix.
 
 Mixup (Zhang et al. 2018, https://arxiv.org/abs/1710.09412) blends two whole images, CutMix (Yun et al. 2019,
 https://arxiv.org/abs/1905.04899) pastes a rectangle of one into the other; labels are blended by the same share. Both
@@ -22,7 +22,7 @@ def draw_erased(share: float, count: int, size: tuple[int, int], generator: torc
     ratio = _uniform(*np.log(_ERASED_RATIOS), count, generator).exp()
     sides = []
     for length, side in zip(size, ((area * ratio).sqrt(), (area / ratio).sqrt()), strict=True):
-        # As if the image were square: what erasing looks like does not depend on its shape.
+        # Shares of a side, so that rectangles are stretched with the image.
         side = (side * length).round().clamp(max=length)
         first = (torch.rand(count, generator=generator) * (length - side + 1)).floor()
         sides += [first, first + side]
