@@ -179,12 +179,12 @@ def input_rate(device: torch.device, batch_size: int = 128, batches: int = 40) -
     """CIFAR-sized images a second from uint8 in memory to normalised crops on the device, mirrored or not."""
     images = ImageDataset(np.zeros((50_000, 3, 32, 32), np.uint8), np.zeros(50_000, np.int64))
     normalize = Normalization(PerceiverStudyImageProcessor(), device)
-    augment = TrainingInputs(Augmentation(crop_padding=4, horizontal_flip=True), normalize, 0, batch_size)
+    augment = TrainingInputs(Augmentation(crop_padding=4, horizontal_flip=True), normalize, 0, batch_size, 10)
     order, times = np.random.default_rng(0).permutation(len(images)), []
     for step in range(batches):
         begin = time.perf_counter()
         batch = images.__getitems__(order[step * batch_size : (step + 1) * batch_size])
-        augment(batch["pixels"].to(device), step, 0)
+        augment(batch["pixels"].to(device), batch["labels"].to(device), step, 0)
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - begin)

@@ -66,7 +66,7 @@ def render_card(
         metrics=metrics,
         data=_data_name(recipe),
         local_data=recipe.data.path is not None,
-        augmentation=_augmentation(recipe),
+        augmentation=describe_augmentation(recipe),
         optimizer={"adamw": "AdamW", "muon": "Muon (AdamW for all but matrices between layers)"}[
             recipe.optimization.optimizer
         ],
@@ -169,13 +169,19 @@ def _data_name(recipe: Recipe) -> str:
     return "scikit-learn's handwritten digits" if recipe.data.name == "digits" else recipe.data.name
 
 
-def _augmentation(recipe: Recipe) -> str:
-    found = []
-    if recipe.augmentation.crop_padding:
-        found.append(f"random crops of images padded by {recipe.augmentation.crop_padding}")
-    if recipe.augmentation.horizontal_flip:
-        found.append("mirrored images")
-    return f"; {' and '.join(found)}" if found else ""
+def describe_augmentation(recipe: Recipe) -> str:
+    """What happens to each training image, to end a list with; nothing where nothing does."""
+    settings = recipe.augmentation
+    kinds = {
+        f"random crops of images padded by {settings.crop_padding}": settings.crop_padding,
+        "mirrored images": settings.horizontal_flip,
+        "TrivialAugment": settings.trivial_augment,
+        f"random erasing ({settings.random_erasing})": settings.random_erasing,
+        f"mixup ({settings.mixup_alpha})": settings.mixup_alpha,
+        f"CutMix ({settings.cutmix_alpha})": settings.cutmix_alpha,
+    }
+    found = [kind for kind, on in kinds.items() if on]
+    return f"; {', '.join(found)}" if found else ""
 
 
 def _results(runs: list[dict]) -> list[dict]:

@@ -23,7 +23,9 @@ def find_parts(accelerator: Accelerator, recipe: Recipe, model: PerceiverStudyFo
     """
     settings = recipe.optimization
     share = settings.batch_size // accelerator.num_processes
-    sizes = [size for size in range(share // settings.gradient_accumulation_steps, 0, -1) if share % size == 0]
+    fewest = 2 if recipe.augmentation.mixes else 1  # pairs stay together
+    most = share // settings.gradient_accumulation_steps
+    sizes = [size for size in range(most, 0, -1) if share % size == 0 and size % fewest == 0]
     smaller = iter([*sizes[1:], 0])
 
     @find_executable_batch_size(starting_batch_size=sizes[0], reduce_batch_size_fn=lambda: next(smaller))

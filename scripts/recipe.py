@@ -54,6 +54,15 @@ class Augmentation:
 
     crop_padding: int = 0  # pixels of black around the image before a random crop of its own size
     horizontal_flip: bool = False
+    trivial_augment: bool = False  # then one of 14 operations, such as a shear or another contrast, of random strength
+    random_erasing: float = 0.0  # share of the images that lose a random rectangle; it gets the mean colour
+    mixup_alpha: float = 0.0  # blend with another image, its share from Beta(alpha, alpha); 0 does not
+    cutmix_alpha: float = 0.0  # paste a rectangle of another image, likewise; with both, half of the images get either
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images come in pairs, and labels as probabilities."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
 
 @dataclasses.dataclass
@@ -120,6 +129,9 @@ _RANGES = {
     "data.max_memory_gb": (0, None),
     "data.shuffle_buffer": (1, None),
     "augmentation.crop_padding": (0, None),
+    "augmentation.random_erasing": (0, 1),
+    "augmentation.mixup_alpha": (0, None),
+    "augmentation.cutmix_alpha": (0, None),
     "optimization.epochs": (1, None),
     "optimization.batch_size": (1, None),
     "optimization.gradient_accumulation_steps": (1, None),

@@ -151,7 +151,8 @@ def train(
     if accelerator.log_with:
         accelerator.init_trackers("perceiver-study", config={key: str(value) for key, value in flatten(recipe).items()})
     log = TrainingLog(accelerator, output_dir / LOG, settings.batch_size, steps_per_epoch, progress)
-    inputs = TrainingInputs(recipe.augmentation, normalize, recipe.seed, settings.batch_size)
+    num_labels = len(splits.class_names)
+    inputs = TrainingInputs(recipe.augmentation, normalize, recipe.seed, settings.batch_size, num_labels)
     parts = accelerator.gradient_accumulation_steps
     begin = time.perf_counter() - progress.seconds
     bar = tqdm(
@@ -167,12 +168,12 @@ def train(
         for batch in batches_from(accelerator, train_loader, done):
             part = done % parts
             done += 1
-            labels = batch["labels"]
-            first = (part * accelerator.num_processes + accelerator.process_index) * len(labels)
+            first = (part * accelerator.num_processes + accelerator.process_index) * len(batch["labels"])
             torch.manual_seed(fold_seed(recipe.seed, progress.step, first))  # dropout, too, is the same after a resume
             with accelerator.accumulate(model):
-                logits = model(pixel_values=inputs(batch["pixels"], progress.step, first)).logits
-                loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+                pixels, targets = inputs(batch["pixels"], batch["labels"], progress.step, first)
+                logits = model(pixel_values=pixels).logits
+                loss = F.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients and settings.max_gradient_norm is not None:
                     accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
@@ -250,9 +251,11 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
         if settings.optimizer == "muon":  # it needs whole matrices
             raise UserError("optimization.optimizer=muon does not work with sharded weights (FSDP): set it to adamw")
     cut = accelerator.num_processes * settings.gradient_accumulation_steps
+    pairs = " of whole pairs, which mixup and CutMix need," if recipe.augmentation.mixes else ""
+    cut *= 2 if pairs else 1
     if settings.batch_size % cut:
         raise UserError(
-            f"optimization.batch_size={settings.batch_size} cannot be cut into equal parts for "
+            f"optimization.batch_size={settings.batch_size} cannot be cut into equal parts{pairs} for "
             f"{accelerator.num_processes} processes and {settings.gradient_accumulation_steps} accumulation steps: "
             f"choose a multiple of {cut}"
         )

@@ -9,7 +9,7 @@ import torch
 from tests.small_data import TINY_RUN
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["train", "tests.small_data"])
+_CONTEXT.set_forkserver_preload(["train", "trivial_augment", "tests.small_data"])
 
 
 def start(function, *arguments) -> multiprocessing.Process:

@@ -1,12 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from augmentation import Draws, Normalization, TrainingInputs, augment, draw, fold_seed
+from errors import UserError
 from modeling_perceiver_study import PerceiverStudyImageProcessor
 from recipe import Augmentation
 
 BOTH = Augmentation(crop_padding=2, horizontal_flip=True)
+EVERYTHING = replace(BOTH, trivial_augment=True, random_erasing=0.5, mixup_alpha=0.8, cutmix_alpha=1.0)
+SIZE = (6, 5)
 
 
 def random_pixels(count: int = 9, channels: int = 3, height: int = 6, width: int = 5) -> torch.Tensor:
@@ -16,7 +21,7 @@ def random_pixels(count: int = 9, channels: int = 3, height: int = 6, width: int
 
 def test_crop_and_flip_against_slices():
     pixels = random_pixels()
-    draws = draw(BOTH, len(pixels), torch.Generator().manual_seed(1))
+    draws = draw(BOTH, len(pixels), SIZE, torch.Generator().manual_seed(1))
     augmented = augment(pixels, BOTH, draws)
     assert augmented.dtype == torch.uint8
     for index, image in enumerate(pixels):
@@ -30,7 +35,7 @@ def test_crop_and_flip_against_slices():
 
 
 def test_draws_cover_their_range_and_differ_by_image():
-    draws = draw(BOTH, 500, torch.Generator().manual_seed(0))
+    draws = draw(BOTH, 500, SIZE, torch.Generator().manual_seed(0))
     assert set(draws.shift[0].tolist()) == set(draws.shift[1].tolist()) == set(range(5))
     assert 200 < draws.flip.sum() < 300
     assert not torch.equal(draws.shift[0], draws.shift[1])
@@ -39,7 +44,7 @@ def test_draws_cover_their_range_and_differ_by_image():
 @pytest.mark.parametrize("settings", [Augmentation(), Augmentation(crop_padding=2), Augmentation(horizontal_flip=True)])
 def test_what_is_off_stays_off(settings):
     pixels = random_pixels()
-    draws = draw(settings, len(pixels), torch.Generator().manual_seed(3))
+    draws = draw(settings, len(pixels), SIZE, torch.Generator().manual_seed(3))
     augmented = augment(pixels, settings, draws)
     if not settings.horizontal_flip:
         assert not draws.flip.any()
@@ -54,14 +59,43 @@ def test_no_shift_is_the_image_itself():
     assert torch.equal(augment(pixels, BOTH, middle), pixels)
 
 
-def test_parts_of_a_batch_get_what_the_whole_gets():
-    pixels = random_pixels(count=8)
-    normalize = Normalization(PerceiverStudyImageProcessor(), torch.device("cpu"))
-    inputs = TrainingInputs(BOTH, normalize, seed=5, batch_size=8)
-    whole = inputs(pixels, step=3, first=0)
-    assert torch.equal(torch.cat([inputs(pixels[:3], 3, 0), inputs(pixels[3:], 3, 3)]), whole)
-    assert not torch.equal(inputs(pixels, step=4, first=0), whole)
-    assert not torch.equal(TrainingInputs(BOTH, normalize, seed=6, batch_size=8)(pixels, 3, 0), whole)
+def training_inputs(settings: Augmentation, seed: int = 5, num_channels: int = 3) -> TrainingInputs:
+    statistics = {"num_channels": num_channels, "image_mean": [0.5] * num_channels, "image_std": [0.5] * num_channels}
+    normalize = Normalization(PerceiverStudyImageProcessor(**statistics), torch.device("cpu"))
+    return TrainingInputs(settings, normalize, seed, batch_size=8, num_labels=4)
+
+
+@pytest.mark.parametrize("settings", [BOTH, EVERYTHING], ids=["crop-flip", "everything"])
+def test_parts_of_a_batch_get_what_the_whole_gets(settings):
+    pixels, labels = random_pixels(count=8), torch.arange(8) % 4
+    inputs = training_inputs(settings)
+    images, targets = inputs(pixels, labels, step=3, first=0)
+    parts = [inputs(pixels[part], labels[part], 3, part.start) for part in (slice(0, 2), slice(2, 8))]
+    assert torch.equal(torch.cat([part[0] for part in parts]), images)
+    assert torch.equal(torch.cat([part[1] for part in parts]), targets)
+    for other in (inputs(pixels, labels, 4, 0), training_inputs(settings, seed=6)(pixels, labels, 3, 0)):
+        assert not torch.equal(other[0], images)
+
+
+def test_labels_are_probabilities_where_images_mix():
+    pixels, labels = random_pixels(count=8), torch.arange(8) % 4
+    assert training_inputs(BOTH)(pixels, labels, 3, 0)[1] is labels
+    targets = training_inputs(EVERYTHING)(pixels, labels, 3, 0)[1]
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(8))
+    assert (targets.amax(dim=1) < 1).any()
+
+
+def test_new_choices_leave_crops_and_flips_as_they_are():
+    draws = [draw(settings, 9, SIZE, torch.Generator().manual_seed(1)) for settings in (BOTH, EVERYTHING)]
+    assert torch.equal(draws[0].shift, draws[1].shift)
+    assert torch.equal(draws[0].flip, draws[1].flip)
+    assert draws[0].operation is draws[0].erased is draws[0].mixed is None
+
+
+def test_trivial_augment_needs_grey_or_colour():
+    with pytest.raises(UserError, match=r"trivial_augment=true .* not model\.num_channels=4"):
+        training_inputs(EVERYTHING, num_channels=4)
+    training_inputs(replace(EVERYTHING, trivial_augment=False), num_channels=4)
 
 
 def test_seeds_differ():

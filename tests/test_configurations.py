@@ -4,6 +4,7 @@ from configurations import count_parameters, pages, presets, read_header
 from recipe import CONFIGURATION_FOLDER, image_processor, load_recipe, model_config
 
 PARAMETERS = {
+    "cifar10-long": 6_817_694,
     "cifar10-study": 3_888_532,
     "digits": 239_408,
     "imagenet-8gpus": 44_912_254,

@@ -12,7 +12,7 @@ from tests.processes import start, train_tiny
 from tests.small_data import make_parquet
 
 KILLS = 12
-# All that a checkpoint has to hold: optimisers, schedules, average, order of the data, crops, flips, dropout.
+# All that a checkpoint has to hold: optimisers, schedules, average, order of the data, augmentation, dropout.
 RECIPE = [
     "optimization.epochs=6",
     "optimization.optimizer=muon",
@@ -20,6 +20,10 @@ RECIPE = [
     "optimization.gradient_accumulation_steps=2",
     "augmentation.crop_padding=2",
     "augmentation.horizontal_flip=true",
+    "augmentation.trivial_augment=true",
+    "augmentation.random_erasing=0.5",
+    "augmentation.mixup_alpha=0.2",
+    "augmentation.cutmix_alpha=1.0",
     "model.attention_probs_dropout_prob=0.2",
     "checkpoint.every_steps=1",
     "checkpoint.keep_last=1",

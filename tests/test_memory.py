@@ -42,6 +42,13 @@ def test_parts_are_found(accelerator, most, asked, expected):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_pairs_that_are_mixed_stay_together(accelerator):
+    recipe = load_recipe(DEFAULT_RECIPE, ["optimization.batch_size=24", "augmentation.mixup_alpha=0.2"])
+    model = Limited(3)
+    assert find_parts(accelerator, recipe, model) == 12
+    assert model.tried == [24, 12, 8, 6, 4, 2]
+
+
 def test_a_single_image_that_does_not_fit(accelerator):
     recipe = load_recipe(DEFAULT_RECIPE, ["optimization.batch_size=24"])
     with pytest.raises(UserError, match="a single image does not fit"):

@@ -22,11 +22,11 @@ from safetensors.torch import load_file
 import hub as hub_client
 import publish
 import train
-from card import check_card, energy
+from card import check_card, describe_augmentation, energy
 from errors import UserError
 from modeling_perceiver_study import PerceiverStudyForImageClassification
 from predict import load_classifier
-from recipe import load_recipe
+from recipe import DEFAULT_RECIPE, load_recipe
 from tests.hub_server import READ_TOKEN, TOKEN, serve
 from tests.small_data import CLASSES, TINY_RUN, coloured_images, fresh_accelerate, make_parquet
 
@@ -186,6 +186,17 @@ def test_the_card(staged, run):
     assert metrics["hardware"] in card.text and "One seed (seed 0)" in card.text
     for link in re.findall(r"\]\(([a-z][\w/.]*)\)", card.text):
         assert (staged / link).is_file(), link
+
+
+def test_the_card_names_what_happens_to_images():
+    def text(*augmentation):
+        return describe_augmentation(load_recipe(DEFAULT_RECIPE, [f"augmentation.{each}" for each in augmentation]))
+
+    assert text("crop_padding=0") == ""
+    found = text("crop_padding=2", "trivial_augment=true", "random_erasing=0.1", "mixup_alpha=0.2", "cutmix_alpha=1.0")
+    assert found == (
+        "; random crops of images padded by 2, TrivialAugment, random erasing (0.1), mixup (0.2), CutMix (1.0)"
+    )
 
 
 def test_no_local_path_is_published(hub, run, staged):

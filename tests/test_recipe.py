@@ -69,6 +69,8 @@ def test_an_unknown_key_in_a_file_names_the_file(minimal):
         ("model=5", "model in model=5"),
         ("optimization.epochs=0", "optimization.epochs=0: expected a number of at least 1"),
         ("optimization.label_smoothing=1.5", "expected a number from 0 to 1"),
+        ("augmentation.random_erasing=1.5", "expected a number from 0 to 1"),
+        ("augmentation.mixup_alpha=-1", "expected a number of at least 0"),
         ("optimization.learning_rate=nan", "optimization.learning_rate=nan"),
         ("optimization.mixed_precision=fp8", "expected one of no, bf16, fp16"),
         ("optimization.gradient_accumulation_steps=3", "does not divide optimization.batch_size=128"),
@@ -96,7 +98,7 @@ def test_a_file_that_is_no_recipe(tmp_path, content, message):
 
 
 def test_a_missing_file_lists_the_presets(tmp_path):
-    with pytest.raises(UserError, match=r"no recipe at .*absent.yaml; there are cifar10-study.yaml, digits.yaml"):
+    with pytest.raises(UserError, match=r"no recipe at .*absent.yaml; there are cifar10-long.yaml, cifar10-study"):
         load_recipe(tmp_path / "absent.yaml")
 
 

@@ -139,6 +139,7 @@ def test_seed_decides(run):
 
 def test_accumulated_parts_equal_the_whole_batch(run):
     options = ["optimization.epochs=1", "augmentation.crop_padding=2", "augmentation.horizontal_flip=true"]
+    options += ["augmentation.trivial_augment=true", "augmentation.random_erasing=0.5", "augmentation.cutmix_alpha=1.0"]
     whole = weights(run("one-part", *options))
     parts = weights(run("four-parts", *options, "optimization.gradient_accumulation_steps=4"))
     for name, tensor in whole.items():
@@ -242,6 +243,10 @@ def test_what_can_be_watched(run):
     ("overrides", "message"),
     [
         (["model.num_labels=4"], "model.num_labels=4, but the data has 3 classes: set it to 3"),
+        (
+            ["optimization.batch_size=6", "optimization.gradient_accumulation_steps=2", "augmentation.mixup_alpha=1.0"],
+            "batch_size=6 cannot be cut into equal parts of whole pairs.* choose a multiple of 4",
+        ),
         (["optimization.batch_size=64"], "optimization.batch_size=64 is more than the 48 images"),
         (["logging.log_with=nothing"], "logging.log_with=nothing"),
         (["optimization.learning_rate=1e30", "optimization.max_gradient_norm=null"], "the loss is "),
