@@ -14,22 +14,20 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
 import transformers
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedType, is_tensorboard_available, set_seed
 from torch.utils.data import DataLoader, RandomSampler
 from tqdm.auto import tqdm
 
-from augmentation import Normalization, TrainingInputs, fold_seed
+from augmentation import Normalization, TrainingInputs
 from checkpoint import Progress, load_checkpoint, save_checkpoint
 from data import Splits, identity, load_splits
 from errors import UserError, run_command
 from hub import require_repo_id, require_token
+from learner import Learner
 from memory import explain_out_of_memory, find_parts
 from modeling_perceiver_study import PerceiverStudyForImageClassification
-from optimization import build_optimizers, moving_average
 from predictions import evaluate
 from provenance import describe_run
 from publish import publish
@@ -134,13 +132,13 @@ def train(
     total_steps = settings.epochs * steps_per_epoch
     if settings.find_parts:
         accelerator.gradient_accumulation_steps = find_parts(accelerator, recipe, model)
-    optimizers, schedules = build_optimizers(model, settings, total_steps)
-    average = moving_average(model, settings.ema_decay, accelerator.device)
+    num_labels = len(splits.class_names)
+    inputs = TrainingInputs(recipe.augmentation, normalize, recipe.seed, settings.batch_size, num_labels)
+    learner = Learner(accelerator, recipe, model, inputs, total_steps)
+    average = learner.average
     train_loader, validation_loader, test_loader = accelerator.prepare(
         *build_loaders(accelerator, recipe, splits, steps_per_epoch)
     )
-    model, *prepared = accelerator.prepare(model, *optimizers, *schedules)
-    optimizers, schedules = prepared[: len(optimizers)], prepared[len(optimizers) :]
     progress, best_weights = Progress(), None
     if start is not None:
         progress, tensors = load_checkpoint(accelerator, start)
@@ -151,8 +149,6 @@ def train(
     if accelerator.log_with:
         accelerator.init_trackers("perceiver-study", config={key: str(value) for key, value in flatten(recipe).items()})
     log = TrainingLog(accelerator, output_dir / LOG, settings.batch_size, steps_per_epoch, progress)
-    num_labels = len(splits.class_names)
-    inputs = TrainingInputs(recipe.augmentation, normalize, recipe.seed, settings.batch_size, num_labels)
     parts = accelerator.gradient_accumulation_steps
     begin = time.perf_counter() - progress.seconds
     bar = tqdm(
@@ -162,35 +158,20 @@ def train(
         disable=None if accelerator.is_main_process else True,  # None hides it when output is not a terminal
     )
     for epoch in range(progress.epoch, settings.epochs):
-        model.train()
+        learner.model.train()
         train_loader.set_epoch(epoch)
         done = (progress.step - epoch * steps_per_epoch) * parts
         for batch in batches_from(accelerator, train_loader, done):
             part = done % parts
             done += 1
-            first = (part * accelerator.num_processes + accelerator.process_index) * len(batch["labels"])
-            torch.manual_seed(fold_seed(recipe.seed, progress.step, first))  # dropout, too, is the same after a resume
-            with accelerator.accumulate(model):
-                pixels, targets = inputs(batch["pixels"], batch["labels"], progress.step, first)
-                logits = model(pixel_values=pixels).logits
-                loss = F.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
-                accelerator.backward(loss)
-                if accelerator.sync_gradients and settings.max_gradient_norm is not None:
-                    accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
-                learning_rate = schedules[0].get_last_lr()[0]
-                for part_of_step in (*optimizers, *schedules):
-                    part_of_step.step()
-                for optimizer in optimizers:
-                    optimizer.zero_grad()
+            loss = learner.learn(batch, progress.step, part)
             log.add(loss / parts, progress.step)
             if not accelerator.sync_gradients:
                 continue
             progress.step += 1
-            if average is not None:
-                average.update_parameters(accelerator.unwrap_model(model, keep_torch_compile=False))
             bar.update()
             if progress.step % recipe.logging.every_steps == 0:
-                bar.set_postfix_str(log.step(progress, learning_rate))
+                bar.set_postfix_str(log.step(progress, learner.learning_rate))
             if recipe.checkpoint.every_steps and progress.step % recipe.checkpoint.every_steps == 0:
                 log.check()
                 progress.seconds = time.perf_counter() - begin
@@ -198,19 +179,18 @@ def train(
                 save_checkpoint(accelerator, output_dir, progress, tensors, recipe.checkpoint.keep_last)
 
         log.check()
-        judged = model if average is None else average.module
-        scores = evaluate(accelerator, judged, validation_loader, normalize)
+        scores = evaluate(accelerator, learner.judged, validation_loader, normalize)
         progress.epoch += 1
         if (scores["accuracy"], -scores["loss"]) > (progress.best_accuracy, -progress.best_loss):
             progress.best_epoch = progress.epoch
             progress.best_accuracy, progress.best_loss = scores["accuracy"], scores["loss"]
-            best_weights = get_weights(accelerator, judged)
+            best_weights = get_weights(accelerator, learner.judged)
         summary = log.epoch(progress, scores)
         if accelerator.is_main_process:
             bar.write(summary)
     bar.close()
     progress.seconds = time.perf_counter() - begin
-    return model, test_loader, progress, best_weights
+    return learner.model, test_loader, progress, best_weights
 
 
 def batches_from(accelerator: Accelerator, loader: DataLoader | StreamLoader, done: int) -> Iterable[dict]:

@@ -264,7 +264,7 @@ def test_launched_as_a_user_would(tmp_path):
     script = [str(SCRIPTS / "train.py"), f"output_dir={tmp_path / 'digits'}", *fast]
     launched = subprocess.run([*launcher, *script], capture_output=True, text=True, timeout=300)
     assert launched.returncode == 0, launched.stderr
-    assert "of 360 test images right" in launched.stdout
+    assert "of 360 test images of digits right" in launched.stdout
     metrics = json.loads((tmp_path / "digits" / "metrics.json").read_text())
     assert metrics["command"].startswith("accelerate launch ")
     assert metrics["test_top_5_accuracy"] >= metrics["test_accuracy"]
