@@ -19,6 +19,7 @@ from types import ModuleType
 from accelerate import Accelerator
 
 from errors import UserError, run_command
+from experiments.report import REPORT, report
 from experiments.setting import DEFAULT_CONFIG, Setting
 from provenance import describe_run
 from recipe import effective
@@ -36,30 +37,28 @@ EXPERIMENTS = (
     "content_position",
     "latents",
 )
-REPORT = "README.md"
 DEFAULT_OUTPUT = DEFAULT_CONFIG.parent.parent / "docs" / "study"
 
 
 def main(arguments: list[str] | None = None):
     names, setting, output = parse(arguments)
+    experiments = load_experiments()
     accelerator = build_accelerator(setting.recipe())  # once, for all that is measured in this process
     output.mkdir(parents=True, exist_ok=True)
     for name in names:
-        experiment(name)  # all there are, before the first one takes its time
-    for name in names:
-        measured = measure(name, setting, output, accelerator)
-        picture = experiment(name).draw(measured["result"])
-        picture.savefig(output / f"{name}.png", dpi=120)
-        write_report(output)
-        print(f"{output / name}.json: {experiment(name).judge(measured['result'])[0]}")
+        measured = measure(name, experiments[name], setting, output, accelerator)
+        experiments[name].draw(measured["result"]).savefig(output / f"{name}.png", dpi=120)
+        write_atomically(output / REPORT, report(output, experiments))
+        print(f"{experiments[name].TITLE}: the claim {experiments[name].judge(measured['result'])[0]}")
+    print(f"wrote {output / REPORT}")
 
 
-def experiment(name: str) -> ModuleType:
-    """The module of an experiment."""
-    return importlib.import_module(f"experiments.{name}")
+def load_experiments() -> dict[str, ModuleType]:
+    """All experiments by name, in the order of the report."""
+    return {name: importlib.import_module(f"experiments.{name}") for name in EXPERIMENTS}
 
 
-def measure(name: str, setting: Setting, output: Path, accelerator: Accelerator) -> dict:
+def measure(name: str, experiment: ModuleType, setting: Setting, output: Path, accelerator: Accelerator) -> dict:
     """The content of the experiment's JSON file, which is written anew unless it has these very settings."""
     path = output / f"{name}.json"
     settings = json.loads(
@@ -77,7 +76,7 @@ def measure(name: str, setting: Setting, output: Path, accelerator: Accelerator)
             print(f"{path} has what was measured with these settings; --again measures anew")
             return measured
     begin = time.perf_counter()
-    result = experiment(name).run(setting)
+    result = experiment.run(setting)
     measured = {
         "experiment": name,
         "settings": settings,
@@ -87,10 +86,6 @@ def measure(name: str, setting: Setting, output: Path, accelerator: Accelerator)
     }
     write_atomically(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
     return json.loads(path.read_text())
-
-
-def write_report(output: Path):
-    pass
 
 
 def parse(arguments: list[str] | None) -> tuple[list[str], Setting, Path]:
