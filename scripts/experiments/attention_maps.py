@@ -57,13 +57,17 @@ def run(setting: Setting) -> dict:
         for positions in (FOURIER, LEARNED)
         for seed in setting.seeds
     ]
-    return {"runs": run_all(jobs, setting, TITLE)}
+    runs = run_all(jobs, setting, TITLE)
+    for other in runs[1:]:
+        del other["example"]  # one is drawn
+    return {"runs": runs}
 
 
 def train_and_measure(recipe: Recipe) -> dict:
     trained = train_small(recipe)
-    _, images, normalize = load_images(recipe, trained.model.device)
-    return {**trained.scores(), **measure(trained.model, images, normalize)}
+    images = load_images(recipe)
+    found = measure(trained.model, images.validation, Normalization(images.processor, trained.model.device))
+    return {**trained.scores(), **found}
 
 
 def measure(model: PerceiverStudyForImageClassification, images: ImageDataset, normalize: Normalization) -> dict:
@@ -81,7 +85,8 @@ def measure(model: PerceiverStudyForImageClassification, images: ImageDataset, n
 def describe(logits: torch.Tensor, intensity: torch.Tensor) -> dict[str, float]:
     """`(B, h, N, H, W), (B, H, W) ->` the shares of `MEASURES` in the variance over pixels, all maps together.
 
-    Logits have a mean of 0 over pixels. Of noise, pixels explain 1 / (HW - 1), rows plus columns (H + W - 2) / (HW - 1).
+    Logits have a mean of 0 over pixels. Of noise, pixels explain `1 / (HW - 1)`, rows plus columns
+    `(H + W - 2) / (HW - 1)`.
     """
     total = logits.square().sum()
     rows, columns = logits.mean(dim=-1, keepdim=True), logits.mean(dim=-2, keepdim=True)
@@ -101,16 +106,25 @@ def describe(logits: torch.Tensor, intensity: torch.Tensor) -> dict[str, float]:
 
 
 def _example(pixels: torch.Tensor, logits: Sequence[torch.Tensor]) -> dict:
-    """`(C, H, W), [(h, N, H', W')]` -> what `draw` needs of one image, each map as whole numbers from 0 to 255."""
-    latents = evenly_chosen(logits[0].shape[1])[::2]
+    """`(C, H, W), [(h, N, H', W')]` -> what `draw` needs of one image; maps go from 0, the lowest logit, to 255."""
+    latents = evenly_chosen(logits[0].shape[1])
     lines = []
     for number in dict.fromkeys([1, min(2, len(logits)), len(logits)]):
         for head, maps in enumerate(logits[number - 1][:_SHOWN_HEADS], start=1):
             shown = torch.from_numpy(mean_and_single(_shrink(maps).numpy(), latents))
             low, high = shown.amin(dim=(-2, -1), keepdim=True), shown.amax(dim=(-2, -1), keepdim=True)
-            scaled = (255 * (shown - low) / (high - low).clamp_min(1e-12)).round().int()
-            lines.append({"cross_attend": number, "head": head, "maps": scaled.tolist()})
-    return {"image": _shrink(pixels.float()).round().int().tolist(), "latents": latents, "lines": lines}
+            scaled = 255 * (shown - low) / (high - low).clamp_min(1e-12)
+            lines.append({"cross_attend": number, "head": head, "maps": _to_text(scaled)})
+    return {"image": _to_text(_shrink(pixels.float())), "latents": latents, "lines": lines}
+
+
+def _to_text(maps: torch.Tensor) -> dict:
+    """Whole numbers from 0 to 255, two hexadecimal digits each: a list of single numbers would make long files."""
+    return {"shape": list(maps.shape), "hex": maps.round().byte().numpy().tobytes().hex()}
+
+
+def _from_text(text: dict) -> np.ndarray:
+    return np.frombuffer(bytes.fromhex(text["hex"]), np.uint8).reshape(text["shape"])
 
 
 def _shrink(maps: torch.Tensor) -> torch.Tensor:
@@ -119,9 +133,9 @@ def _shrink(maps: torch.Tensor) -> torch.Tensor:
 
 def draw(result: dict) -> Figure:
     example = result["runs"][0]["example"]
-    image = np.array(example["image"], np.uint8)
+    image = _from_text(example["image"])
     lines = [
-        (f"cross-attend {line['cross_attend']}\nhead {line['head']}", image, np.array(line["maps"]))
+        (f"cross-attend {line['cross_attend']}\nhead {line['head']}", image, _from_text(line["maps"]))
         for line in example["lines"]
     ]
     figure = Figure(figsize=(10, 1.3 * len(lines) + 3.4), layout="constrained")
