@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None):
 
 def load_experiments() -> dict[str, ModuleType]:
     """All experiments by name, in the order of the report."""
-    return {name: importlib.import_module(f"experiments.{name}") for name in EXPERIMENTS}
+    there = [name for name in EXPERIMENTS if (Path(__file__).parent / "experiments" / f"{name}.py").exists()]
+    return {name: importlib.import_module(f"experiments.{name}") for name in there}
 
 
 def measure(name: str, experiment: ModuleType, setting: Setting, output: Path, accelerator: Accelerator) -> dict:

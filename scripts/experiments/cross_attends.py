@@ -44,7 +44,11 @@ def draw(result: dict) -> Figure:
 
 
 def tabulate(result: dict) -> str:
-    return accuracy_table(result["runs"], "cross_attends", "cross-attends")
+    table = accuracy_table(result["runs"], "cross_attends", "cross-attends")
+    return (
+        f"{DEPTH} self-attends that share their weights; before each of the first ones stands a cross-attend. All of "
+        f"these but the first share their weights, as in the paper's table.\n\n{table}"
+    )
 
 
 def judge(result: dict) -> tuple[str, str]:

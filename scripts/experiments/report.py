@@ -28,7 +28,8 @@ def report(folder: Path, experiments: dict[str, ModuleType]) -> str:
         if (folder / f"{name}.json").exists()
     }
     rows, sections = ["| experiment | claim | verdict here |", "|---|---|---|"], []
-    for number, (name, (module, measured)) in enumerate(found.items(), start=1):
+    for name, (module, measured) in found.items():
+        number = list(experiments).index(name) + 1
         verdict, reason = module.judge(measured["result"])
         rows.append(f"| [{number}. {module.TITLE}](#{name}) | {module.CLAIM} | **{verdict}** |")
         sections.append(_section(number, name, module, measured, verdict, reason))
@@ -67,12 +68,18 @@ def describe(settings: dict) -> str:
     recipe = settings["recipe"]
     model = {key.removeprefix("model."): value for key, value in recipe.items() if key.startswith("model.")}
     config = PerceiverStudyConfig(**model)
-    images = recipe["data.train_samples"] or "all other"
-    return (
-        f"Where not said otherwise: {config.num_latents} latents of {config.d_latents} channels, "
-        f"{config.num_cross_attends} cross-attend(s), {config.num_blocks * config.num_self_attends_per_block} "
-        f"self-attend(s); {recipe['data.path'] or recipe['data.name']}, {' × '.join(map(str, config.grid))} pixels, "
-        f"{images} images to train on, {recipe['data.validation_samples']} to validate; "
-        f"{recipe['optimization.epochs']} epochs in batches of {recipe['optimization.batch_size']}; "
-        f"seeds {', '.join(map(str, settings['seeds']))}."
-    )
+    depth = config.num_blocks * config.num_self_attends_per_block
+    parts = [
+        f"{config.num_latents} latents of {config.d_latents} channels",
+        f"{_count(config.num_cross_attends, 'cross-attend')} and {_count(depth, 'self-attend')}",
+        f"{recipe['data.path'] or recipe['data.name']}, {' × '.join(map(str, config.grid))} pixels",
+        f"{recipe['data.train_samples'] or 'all other'} images to train on, {recipe['data.validation_samples']} to "
+        "validate",
+        f"{_count(recipe['optimization.epochs'], 'epoch')} in batches of {recipe['optimization.batch_size']}",
+        f"seeds {', '.join(map(str, settings['seeds']))}",
+    ]
+    return f"Where not said otherwise: {'; '.join(parts)}."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -246,7 +246,11 @@ def _work(jobs: dict[str, Job], setting: Setting):
         for key, job in jobs.items():
             yield key, job()
         return
-    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    # Torch's threads do not survive a fork; a server that only imports has none, and it imports once for all.
+    there = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if there else "spawn")
+    if there:
+        context.set_forkserver_preload(["experiments.training"])
     with ProcessPoolExecutor(count, mp_context=context) as pool:
         try:
             futures = {pool.submit(_on_one_thread, job): key for key, job in jobs.items()}

@@ -47,7 +47,8 @@ def draw(result: dict) -> Figure:
 
 
 def tabulate(result: dict) -> str:
-    return accuracy_table(result["runs"], "weights", "weights")
+    table = accuracy_table(result["runs"], "weights", "weights")
+    return f"{DEPTH} cross-attends, each before one of {DEPTH} self-attends.\n\n{table}"
 
 
 def judge(result: dict) -> tuple[str, str]:
