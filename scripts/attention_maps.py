@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from PIL import Image, ImageOps
 from transformers import BaseImageProcessor, PreTrainedModel
 
@@ -108,25 +108,30 @@ def draw_attention_maps(
         of_image = map_logits(maps[number - 1][0]) if logits else maps[number - 1][0]
         for head in heads:
             label = f"cross-attend {number}" + (f"\nhead {head}" if num_heads > 1 else "")
-            lines.append((label, seen, of_image[head - 1].numpy()))
+            lines.append((label, seen, mean_and_single(of_image[head - 1].numpy(), latents)))
     return draw_map_lines(lines, latents, logits)
 
 
 def draw_map_lines(
-    lines: Sequence[tuple[str, np.ndarray, np.ndarray]], latents: Sequence[int], logits: bool = False
-) -> Figure:
-    """A grid of pictures: in each line an image, the mean of all its maps, and the maps of some latents.
+    lines: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    latents: Sequence[int],
+    logits: bool = False,
+    into: FigureBase | None = None,
+) -> FigureBase:
+    """A grid of pictures: in each line an image, the mean of its maps over all latents, and the maps of some.
 
     Args:
-        lines: label, image `(C, H, W)` uint8, and maps `(N, H', W')` of each.
-        latents: numbers from 1.
+        lines: label, image `(C, H, W)` uint8, and maps of each: `(1 + k, H', W')`, the mean and those of the latents.
+        latents: `k` numbers from 1.
         logits: maps have both signs; otherwise the darkest colour is 0.
+        into: draw into this figure or part of one; None makes a figure.
     """
-    figure = Figure(figsize=(1.5 * (2 + len(latents)), 1.5 * len(lines) + 0.4), layout="constrained")
+    size = (1.5 * (2 + len(latents)), 1.5 * len(lines) + 0.4)
+    figure = Figure(figsize=size, layout="constrained") if into is None else into
     grid = figure.subplots(len(lines), 2 + len(latents), squeeze=False)
     for axes, (label, pixels, maps) in zip(grid, lines, strict=True):
         show_pixels(axes[0], pixels)
-        for panel, values in zip(axes[1:], [maps.mean(axis=0), *maps[np.array(latents) - 1]], strict=True):
+        for panel, values in zip(axes[1:], maps, strict=True):
             # Each from 0, or from its lowest logit, to its own largest: latents differ in how sharply they look.
             panel.imshow(values, cmap="cividis", vmin=None if logits else 0)
         for panel in axes:
@@ -137,6 +142,11 @@ def draw_map_lines(
     for panel, title in zip(grid[0], titles, strict=True):
         panel.set_title(title, fontsize=9)
     return figure
+
+
+def mean_and_single(maps: np.ndarray, latents: Sequence[int]) -> np.ndarray:
+    """`(N, H, W) -> (1 + k, H, W)`: the mean of all maps, then those of `k` latents, numbered from 1."""
+    return np.stack([maps.mean(axis=0), *maps[np.array(latents) - 1]])
 
 
 def evenly_chosen(count: int) -> list[int]:

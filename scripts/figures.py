@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from attention_maps import cross_attention_maps, displayed, draw_map_lines, evenly_chosen, show_pixels
+from attention_maps import cross_attention_maps, displayed, draw_map_lines, evenly_chosen, mean_and_single, show_pixels
 from augmentation import Normalization
 from curves import BLUE, ORANGE
 from data import ImageDataset, identity
@@ -101,7 +101,8 @@ def draw_attention(
     pixels = predictions.pixels(chosen)
     maps = cross_attention_maps(model, normalize(torch.from_numpy(pixels).to(model.device)))
     last = maps[-1].mean(dim=1).numpy()
-    lines = [("", pixels[index], last[index]) for index in range(len(chosen))]
-    figure = draw_map_lines(lines, evenly_chosen(last.shape[1]))
+    latents = evenly_chosen(last.shape[1])
+    lines = [("", seen, mean_and_single(of_image, latents)) for seen, of_image in zip(pixels, last, strict=True)]
+    figure = draw_map_lines(lines, latents)
     figure.suptitle(f"attention weights, cross-attend {len(maps)} of {len(maps)}", fontsize=10)
     figure.savefig(picture, dpi=100)
