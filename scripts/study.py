@@ -16,8 +16,6 @@ import time
 from pathlib import Path
 from types import ModuleType
 
-from accelerate import Accelerator
-
 from errors import UserError, run_command
 from experiments.report import REPORT, report
 from experiments.setting import DEFAULT_CONFIG, Setting
@@ -44,9 +42,10 @@ def main(arguments: list[str] | None = None):
     names, setting, output = parse(arguments)
     experiments = load_experiments()
     accelerator = build_accelerator(setting.recipe())  # once, for all that is measured in this process
+    provenance = describe_run(accelerator, launcher=("python",))
     output.mkdir(parents=True, exist_ok=True)
     for name in names:
-        measured = measure(name, experiments[name], setting, output, accelerator)
+        measured = measure(name, experiments[name], setting, output, provenance)
         experiments[name].draw(measured["result"]).savefig(output / f"{name}.png", dpi=120)
         write_atomically(output / REPORT, report(output, experiments))
         print(f"{experiments[name].TITLE}: the claim {experiments[name].judge(measured['result'])[0]}")
@@ -55,22 +54,17 @@ def main(arguments: list[str] | None = None):
 
 def load_experiments() -> dict[str, ModuleType]:
     """All experiments by name, in the order of the report."""
-    there = [name for name in EXPERIMENTS if (Path(__file__).parent / "experiments" / f"{name}.py").exists()]
-    return {name: importlib.import_module(f"experiments.{name}") for name in there}
+    return {name: importlib.import_module(f"experiments.{name}") for name in EXPERIMENTS}
 
 
-def measure(name: str, experiment: ModuleType, setting: Setting, output: Path, accelerator: Accelerator) -> dict:
+def measure(name: str, experiment: ModuleType, setting: Setting, output: Path, provenance: dict) -> dict:
     """The content of the experiment's JSON file, which is written anew unless it has these very settings."""
     path = output / f"{name}.json"
-    settings = json.loads(
-        json.dumps(
-            {
-                "recipe": effective(setting.recipe()),
-                "seeds": setting.seeds,
-                "checkpoint": setting.checkpoint,
-            }
-        )
-    )
+    settings = {
+        "recipe": effective(setting.recipe()),
+        "seeds": list(setting.seeds),
+        "checkpoint": setting.checkpoint,
+    }
     if path.exists() and not setting.again:
         measured = json.loads(path.read_text())
         if measured["settings"] == settings:
@@ -78,15 +72,11 @@ def measure(name: str, experiment: ModuleType, setting: Setting, output: Path, a
             return measured
     begin = time.perf_counter()
     result = experiment.run(setting)
-    measured = {
-        "experiment": name,
-        "settings": settings,
-        "seconds": round(time.perf_counter() - begin, 1),
-        **describe_run(accelerator, launcher=("python",)),
-        "result": result,
-    }
-    write_atomically(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
-    return json.loads(path.read_text())
+    seconds = round(time.perf_counter() - begin, 1)
+    measured = {"experiment": name, "settings": settings, "seconds": seconds, **provenance, "result": result}
+    text = json.dumps(measured, indent=1, allow_nan=False) + "\n"
+    write_atomically(path, text)
+    return json.loads(text)  # as a later look into the file finds it
 
 
 def parse(arguments: list[str] | None) -> tuple[list[str], Setting, Path]:
