@@ -17,7 +17,7 @@ from huggingface_hub import snapshot_download
 from matplotlib import colormaps
 from PIL import Image, ImageOps
 
-from attention_maps import cross_attention_maps
+from attention_maps import cross_attention_maps, seen_pixels
 from errors import UserError, run_command
 from predict import load_classifier, open_image
 
@@ -96,9 +96,7 @@ def show_map(classify, path: str | None, cross_attend: int, head: int | str, lat
     weights = cross_attention_maps(classify.model, **inputs)[cross_attend - 1][0]
     weights = weights.mean(dim=0) if head == _MEAN else weights[head - 1]
     weights = weights.mean(dim=0) if latent == _MEAN else weights[latent - 1]
-    plain = {"do_rescale": False, "do_normalize": False, "do_fourier_encode": False}
-    seen = processor(image, **plain, return_tensors="np")["pixel_values"][0]
-    return overlay(np.clip(seen, 0, 255).astype(np.uint8), weights.numpy())
+    return overlay(seen_pixels(processor, image), weights.numpy())
 
 
 def overlay(pixels: np.ndarray, weights: np.ndarray) -> Image.Image:

@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Blue and orange of Okabe and Ito's palette, which colour-blind readers tell apart; markers differ as well.
-BLUE, ORANGE = "#0072B2", "#D55E00"
+# Okabe and Ito's palette, which colour-blind readers tell apart; markers differ as well.
+BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
+COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, YELLOW)
+MARKERS = "osv^Dx"
 _TRAINING, _VALIDATION = BLUE, ORANGE
 
 
@@ -30,10 +33,16 @@ def draw_curves(metrics: Path, picture: Path, title: str):
     right.axvline(best["epoch"], color="0.6", linestyle=":")
     accuracy = f"{100 * best['validation_accuracy']:.2f} %"
     right.set(xlabel="epoch", ylabel="validation accuracy (%)", title=f"best: {accuracy} after epoch {best['epoch']}")
-    for axes in (left, right):
-        axes.grid(color="0.92")
-        axes.spines[["top", "right"]].set_visible(False)
+    tidy(left, right)
     figure.savefig(picture, dpi=150)
+
+
+def tidy(*panels: Axes):
+    """A light grid behind what is drawn, and no lines at the top and on the right."""
+    for axes in panels:
+        axes.grid(color="0.92")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
 
 
 def _plot(axes, lines: list[dict], name: str, scale: float = 1, **style):

@@ -99,6 +99,19 @@ def load_split(
     return Decoder(settings, config, processor).decode(source, rows), source.class_names
 
 
+def name_classes(config: PerceiverStudyConfig, class_names: list[str]):
+    """Write the names of the data's classes into a model's configuration.
+
+    Raises:
+        UserError: it has another number of labels.
+    """
+    if config.num_labels != len(class_names):
+        found = len(class_names)
+        raise UserError(f"model.num_labels={config.num_labels}, but the data has {found} classes: set it to {found}")
+    config.id2label = dict(enumerate(class_names))
+    config.label2id = {name: label for label, name in config.id2label.items()}
+
+
 def _carve(source: Source, settings: Data) -> tuple[np.ndarray, np.ndarray]:
     """Rows to train on and to validate on, disjoint and stratified."""
     total = len(source.labels)

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from attention_maps import cross_attention_maps
+from attention_maps import cross_attention_maps, displayed, draw_map_lines, evenly_chosen, mean_and_single, show_pixels
 from augmentation import Normalization
 from curves import BLUE, ORANGE
 from data import ImageDataset, identity
@@ -54,7 +54,7 @@ class Classified:
 
     def picture(self, index: int) -> Image.Image:
         """One image, for files."""
-        return Image.fromarray(_displayed(self.pixels([index])[0]))
+        return Image.fromarray(displayed(self.pixels([index])[0]))
 
     def pixels(self, indices) -> np.ndarray:
         """`(k, C, H, W)` uint8"""
@@ -81,7 +81,7 @@ def draw_predictions(predictions: Classified, picture: Path, rows: int = 4, colu
         axes.set_axis_off()
     for axes, index in zip(grid, predictions.sample(rows * columns), strict=False):
         label, predicted = predictions.images.labels[index], predictions.classes[index]
-        _show(axes, predictions.pixels([index])[0])
+        show_pixels(axes, predictions.pixels([index])[0])
         text = f"{predictions.names[predicted]}, {100 * predictions.probabilities[index, predicted]:.0f} %"
         if predicted != label:
             text += f"\nis {predictions.names[label]}"
@@ -95,35 +95,14 @@ def draw_attention(
     predictions: Classified,
     picture: Path,
     rows: int = 4,
-    latents: int = 6,
 ):
     """For some test images the map of the last cross-attend: mean over latents, then single latents, heads averaged."""
     chosen = predictions.sample(rows)
     pixels = predictions.pixels(chosen)
     maps = cross_attention_maps(model, normalize(torch.from_numpy(pixels).to(model.device)))
     last = maps[-1].mean(dim=1).numpy()
-    single = np.linspace(0, last.shape[1] - 1, min(latents, last.shape[1])).astype(int)
-    figure = Figure(figsize=(1.5 * (2 + len(single)), 1.65 * len(chosen)), layout="constrained")
-    for index, line in enumerate(figure.subplots(len(chosen), 2 + len(single), squeeze=False)):
-        _show(line[0], pixels[index])
-        of_image = last[index]
-        for axes, weights in zip(line[1:], [of_image.mean(axis=0), *of_image[single]], strict=True):
-            # Each from 0 to its own largest weight: latents differ in how sharply they look.
-            axes.imshow(weights, cmap="cividis", vmin=0)
-        for axes, title in zip(
-            line, ["image", "all latents", *(f"latent {latent + 1}" for latent in single)], strict=True
-        ):
-            axes.set_axis_off()
-            if index == 0:
-                axes.set_title(title, fontsize=9)
+    latents = evenly_chosen(last.shape[1])
+    lines = [("", seen, mean_and_single(of_image, latents)) for seen, of_image in zip(pixels, last, strict=True)]
+    figure = draw_map_lines(lines, latents)
     figure.suptitle(f"attention weights, cross-attend {len(maps)} of {len(maps)}", fontsize=10)
     figure.savefig(picture, dpi=100)
-
-
-def _displayed(pixels: np.ndarray) -> np.ndarray:
-    """`(C, H, W) -> (H, W)` or `(H, W, 3)`: of other than 1 or 3 channels the first is shown."""
-    return pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0]
-
-
-def _show(axes, pixels: np.ndarray):
-    axes.imshow(_displayed(pixels), cmap="gray", vmin=0, vmax=255)

@@ -13,10 +13,14 @@ from accelerate import Accelerator
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "evaluate", "numpy")
 
 
-def describe_run(accelerator: Accelerator) -> dict:
-    """Entries for `metrics.json`; `git_commit` is None outside of a repository, and ends in `-dirty` after edits."""
+def describe_run(accelerator: Accelerator, launcher: tuple[str, ...] = ("accelerate", "launch")) -> dict:
+    """Entries for `metrics.json`; `git_commit` is None outside of a repository, and ends in `-dirty` after edits.
+
+    Args:
+        launcher: what stands before the script on the command line.
+    """
     return {
-        "command": shlex.join(["accelerate", "launch", *sys.argv]),
+        "command": shlex.join([*launcher, *sys.argv]),
         "git_commit": _git_commit(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
         "hardware": describe_hardware(accelerator),

@@ -232,12 +232,15 @@ def flatten(recipe: Recipe) -> dict[str, Any]:
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """Lines such as `seed: 0 -> 1`, for every key that changes what is trained."""
-    before, after = flatten(old), flatten(new)
+    before, after = effective(old), effective(new)
     return [
-        f"{key}: {before.get(key)} -> {after.get(key)}"
-        for key in before | after
-        if before.get(key) != after.get(key) and not key.startswith(_WITHOUT_EFFECT)
+        f"{key}: {before.get(key)} -> {after.get(key)}" for key in before | after if before.get(key) != after.get(key)
     ]
+
+
+def effective(recipe: Recipe) -> dict[str, Any]:
+    """What `flatten` gives, less the keys that do not change what is trained."""
+    return {key: value for key, value in flatten(recipe).items() if not key.startswith(_WITHOUT_EFFECT)}
 
 
 def model_config(recipe: Recipe) -> PerceiverStudyConfig:

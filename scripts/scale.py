@@ -8,10 +8,12 @@ Everything else is arithmetic. No speed is assumed unless the table says so; --i
 """
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -77,7 +79,7 @@ def measure(recipe: Recipe) -> Cost:
         loss.backward()
         step_flops = counter.get_total_flops()
     # With the attention that training uses, which keeps less. What does not grow with the batch is the difference.
-    one, two = (_kept_bytes(model, recipe, images) for images in (1, 2))
+    one, two = (kept_bytes(model, lambda images=images: _loss(model, recipe, images)) for images in (1, 2))
     return Cost(model.num_parameters(), forward_flops, step_flops, two - one, 2 * one - two)
 
 
@@ -88,7 +90,8 @@ def _loss(model: PerceiverStudyForImageClassification, recipe: Recipe, images: i
         return F.cross_entropy(model(pixel_values=pixels).logits, torch.zeros(images, dtype=torch.long))
 
 
-def _kept_bytes(model: PerceiverStudyForImageClassification, recipe: Recipe, images: int) -> int:
+def kept_bytes(model: nn.Module, compute: Callable[[], torch.Tensor]) -> int:
+    """Bytes that `compute()` keeps for its backward pass, beside the weights of the model that it uses."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept = {}
 
@@ -99,8 +102,8 @@ def _kept_bytes(model: PerceiverStudyForImageClassification, recipe: Recipe, ima
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = _loss(model, recipe, images)
-    del loss  # until here it holds on to all of them, so no address was used twice
+        result = compute()
+    del result  # until here it holds on to all of them, so no address was used twice
     return sum(kept.values())
 
 

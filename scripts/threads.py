@@ -16,5 +16,9 @@ def use_threads(accelerator: Accelerator, count: int | None):
     if accelerator.device.type == "cpu":
         # `accelerate launch` asks for a single thread unless told otherwise.
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        torch.set_num_threads(count or max(1, cores // local_processes))
+        torch.set_num_threads(count or max(1, available_cores() // local_processes))
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

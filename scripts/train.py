@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from augmentation import Normalization, TrainingInputs
 from checkpoint import Progress, load_checkpoint, save_checkpoint
-from data import Splits, identity, load_splits
+from data import Splits, identity, load_splits, name_classes
 from errors import UserError, run_command
 from hub import require_repo_id, require_token
 from learner import Learner
@@ -60,11 +60,7 @@ def main(arguments: list[str] | None = None):
 
     with accelerator.main_process_first():  # it fills the caches that the others read
         splits = (load_streams if recipe.data.streaming else load_splits)(recipe.data, config, processor)
-    if config.num_labels != len(splits.class_names):
-        found = len(splits.class_names)
-        raise UserError(f"model.num_labels={config.num_labels}, but the data has {found} classes: set it to {found}")
-    config.id2label = dict(enumerate(splits.class_names))
-    config.label2id = {name: label for label, name in config.id2label.items()}
+    name_classes(config, splits.class_names)
     set_seed(recipe.seed, deterministic=recipe.optimization.deterministic)
     model = PerceiverStudyForImageClassification(config)
     if recipe.optimization.gradient_checkpointing:

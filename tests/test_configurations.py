@@ -9,6 +9,7 @@ PARAMETERS = {
     "digits": 239_408,
     "imagenet-8gpus": 44_912_254,
     "imagenet-fourier": 44_912_254,  # the paper's table 7 says 44.9 M
+    "study-digits": 95_856,
 }
 
 

@@ -1,0 +1,113 @@
+"""Run experiments on what a Perceiver does and what is claimed of it, and write the report.
+
+    python scripts/study.py                                 # all, on the embedded digits, into docs/study/
+    python scripts/study.py positions permutation --seeds 0 1 2 3 4 --output output/study
+    python scripts/study.py positions --config configuration/cifar10-study.yaml data.path=/data/cifar10
+
+Each experiment leaves a JSON file and a picture; README.md beside them is made from the JSON files alone. What was
+measured with the same settings is not measured again, and a study that was stopped goes on with the next training run.
+"""
+
+import argparse
+import difflib
+import importlib
+import json
+import time
+from pathlib import Path
+from types import ModuleType
+
+from errors import UserError, run_command
+from experiments.report import REPORT, report
+from experiments.setting import DEFAULT_CONFIG, Setting
+from provenance import describe_run
+from recipe import effective
+from run_folder import write_atomically
+from train import build_accelerator
+
+EXPERIMENTS = (
+    "attention_maps",
+    "complexity",
+    "weight_sharing",
+    "cross_attends",
+    "positions",
+    "permutation",
+    "latents_depth",
+    "content_position",
+    "latents",
+)
+DEFAULT_OUTPUT = DEFAULT_CONFIG.parent.parent / "docs" / "study"
+
+
+def main(arguments: list[str] | None = None):
+    names, setting, output = parse(arguments)
+    experiments = load_experiments()
+    accelerator = build_accelerator(setting.recipe())  # once, for all that is measured in this process
+    provenance = describe_run(accelerator, launcher=("python",))
+    output.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        measured = measure(name, experiments[name], setting, output, provenance)
+        experiments[name].draw(measured["result"]).savefig(output / f"{name}.png", dpi=120)
+        write_atomically(output / REPORT, report(output, experiments))
+        print(f"{experiments[name].TITLE}: the claim {experiments[name].judge(measured['result'])[0]}")
+    print(f"wrote {output / REPORT}")
+
+
+def load_experiments() -> dict[str, ModuleType]:
+    """All experiments by name, in the order of the report."""
+    return {name: importlib.import_module(f"experiments.{name}") for name in EXPERIMENTS}
+
+
+def measure(name: str, experiment: ModuleType, setting: Setting, output: Path, provenance: dict) -> dict:
+    """The content of the experiment's JSON file, which is written anew unless it has these very settings."""
+    path = output / f"{name}.json"
+    settings = {
+        "recipe": effective(setting.recipe()),
+        "seeds": list(setting.seeds),
+        "checkpoint": setting.checkpoint,
+    }
+    if path.exists() and not setting.again:
+        measured = json.loads(path.read_text())
+        if measured["settings"] == settings:
+            print(f"{path} has what was measured with these settings; --again measures anew")
+            return measured
+    begin = time.perf_counter()
+    result = experiment.run(setting)
+    seconds = round(time.perf_counter() - begin, 1)
+    measured = {"experiment": name, "settings": settings, "seconds": seconds, **provenance, "result": result}
+    text = json.dumps(measured, indent=1, allow_nan=False) + "\n"
+    write_atomically(path, text)
+    return json.loads(text)  # as a later look into the file finds it
+
+
+def parse(arguments: list[str] | None) -> tuple[list[str], Setting, Path]:
+    """Names of experiments, what to run them with, and the folder for what they find."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="EXPERIMENT or key=value", help=f"of {', '.join(EXPERIMENTS)}")
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="PATH", help="recipe (default: digits)")
+    parser.add_argument("--checkpoint", metavar="FOLDER_OR_NAME", help="look into this model instead of training one")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: docs/study, or output/study/RECIPE")
+    parser.add_argument("--processes", type=int, help="trainings side by side on a CPU (default: as many as cores)")
+    parser.add_argument("--again", action="store_true", help="measure anew what is finished")
+    options = parser.parse_intermixed_args(arguments)
+    names = [word for word in options.words if "=" not in word]
+    overrides = tuple(word for word in options.words if "=" in word)
+    for name in names:
+        if name not in EXPERIMENTS:
+            nearest = difflib.get_close_matches(name, EXPERIMENTS, n=1, cutoff=0)[0]
+            raise UserError(f"unknown experiment {name!r}; the nearest of {', '.join(EXPERIMENTS)} is {nearest!r}")
+    setting = Setting(
+        config=options.config,
+        overrides=overrides,
+        seeds=tuple(options.seeds),
+        checkpoint=options.checkpoint,
+        processes=options.processes,
+        again=options.again,
+    )
+    usual = options.config == DEFAULT_CONFIG and not overrides
+    output = options.output or (DEFAULT_OUTPUT if usual else Path("output/study") / options.config.stem)
+    return [name for name in EXPERIMENTS if name in (names or EXPERIMENTS)], setting, output
+
+
+if __name__ == "__main__":
+    run_command(main)
