@@ -37,14 +37,14 @@ class Learner:
         self.learning_rate = 0.0
 
     @property
-    def raw_model(self) -> nn.Module:
-        """The model without what accelerate put around it."""
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-
-    @property
     def judged(self) -> nn.Module:
         """What is evaluated: the moving average where there is one."""
         return self.model if self.average is None else self.average.module
+
+    @property
+    def raw_judged(self) -> nn.Module:
+        """The same without what accelerate put around it."""
+        return self.accelerator.unwrap_model(self.judged, keep_torch_compile=False)
 
     def learn(self, batch: dict[str, torch.Tensor], step: int, part: int) -> torch.Tensor:
         """Learn from a part of the batch of `step`, and take the step if that is its last part; returns the loss.
@@ -68,5 +68,5 @@ class Learner:
             for optimizer in self.optimizers:
                 optimizer.zero_grad()
         if accelerator.sync_gradients and self.average is not None:
-            self.average.update_parameters(self.raw_model)
+            self.average.update_parameters(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
         return loss.detach()

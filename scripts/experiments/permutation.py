@@ -32,6 +32,8 @@ EXACT = 1e-3  # largest difference of logits that float32 sums in another order 
 RAW = "as they are"
 WITH_POSITIONS = "permuted with positions"
 ALONE = "permuted without positions"
+# Muon is made for matrices between layers, which a small ConvNet has none of.
+CONVOLUTIONAL_TRAINING = ("optimization.optimizer=adamw", "optimization.learning_rate=3.0e-3")
 FOURIER, LEARNED, CONVOLUTIONAL = "Perceiver, Fourier", "Perceiver, learned", "ConvNet, Fourier"
 
 
@@ -41,13 +43,14 @@ def run(setting: Setting) -> dict:
         fourier, learned = (
             setting.recipe(f"model.position_encoding_type={kind}", seed=seed) for kind in ("fourier", "learned")
         )
+        convolutional = setting.recipe(*CONVOLUTIONAL_TRAINING, seed=seed)
         for model, pixels, recipe, work, arguments in (
             (FOURIER, RAW, fourier, train_and_permute, {}),
             (FOURIER, ALONE, fourier, train_on_permuted, {}),
             (LEARNED, RAW, learned, train_and_score, {}),
             (LEARNED, ALONE, learned, train_on_permuted, {}),
-            (CONVOLUTIONAL, RAW, fourier, train_convolutional, {"permuted": False}),
-            (CONVOLUTIONAL, WITH_POSITIONS, fourier, train_convolutional, {"permuted": True}),
+            (CONVOLUTIONAL, RAW, convolutional, train_convolutional, {"permuted": False}),
+            (CONVOLUTIONAL, WITH_POSITIONS, convolutional, train_convolutional, {"permuted": True}),
         ):
             jobs.append(Job({"model": model, "pixels": pixels, "seed": seed}, recipe, work, arguments))
     return {"runs": run_all(jobs, setting, TITLE)}

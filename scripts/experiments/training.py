@@ -11,17 +11,16 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from accelerate.utils import set_seed
 from torch import nn
 from tqdm.auto import tqdm
 
-from augmentation import Normalization, TrainingInputs, fold_seed
+from augmentation import Normalization, TrainingInputs
 from data import ImageDataset, Splits, load_split, name_classes
 from errors import UserError
 from experiments.setting import Setting
+from learner import Learner
 from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
-from optimization import build_optimizer, moving_average
 from predictions import evaluate
 from recipe import Recipe, effective, image_processor, model_config
 from run_folder import write_atomically
@@ -81,7 +80,8 @@ def train_small(
     accelerator = build_accelerator(recipe)
     images = load_images(recipe)
     normalize = Normalization(images.processor, accelerator.device)
-    inputs = TrainingInputs(recipe.augmentation, normalize, recipe.seed, settings.batch_size)
+    num_labels = len(images.class_names)
+    inputs = TrainingInputs(recipe.augmentation, normalize, recipe.seed, settings.batch_size, num_labels)
     prepare = prepare or (lambda pixels: pixels)
     steps_per_epoch = len(images.train) // settings.batch_size
     if steps_per_epoch == 0:
@@ -91,52 +91,41 @@ def train_small(
     set_seed(recipe.seed)
     model = (build or build_perceiver)(recipe)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    optimizer, schedule = build_optimizer(model, settings, total_steps)
-    average = moving_average(model, settings.ema_decay, accelerator.device)
+
+    def prepared_inputs(pixels: torch.Tensor, labels: torch.Tensor, step: int, first: int):
+        pixels, targets = inputs(pixels, labels, step, first)
+        return prepare(pixels), targets
+
+    learner = Learner(accelerator, recipe, model, prepared_inputs, total_steps)
     # The training images a second time, in the place of test images: in order and as they are.
     splits = Splits(images.train, images.validation, images.train, images.class_names)
-    model, optimizer, schedule, train_loader, validation_loader, unaltered_loader = accelerator.prepare(
-        model, optimizer, schedule, *build_loaders(accelerator, recipe, splits, steps_per_epoch)
+    train_loader, validation_loader, unaltered_loader = accelerator.prepare(
+        *build_loaders(accelerator, recipe, splits, steps_per_epoch)
     )
-    raw_model = accelerator.unwrap_model(model, keep_torch_compile=False)
-    judged = raw_model if average is None else average.module
-
-    step, part, watching, begin = 0, 0, 0.0, time.perf_counter()
+    parts = accelerator.gradient_accumulation_steps
+    step, watching, begin = 0, 0.0, time.perf_counter()
     for epoch in range(settings.epochs):
         train_loader.set_epoch(epoch)
-        for batch in train_loader:
+        for number, batch in enumerate(train_loader):
+            part = number % parts
             if part == 0 and step in watched:
-                watching += _call(watch, step, judged)
-            model.train()
-            labels = batch["labels"]
-            first = part * len(labels)
-            torch.manual_seed(fold_seed(recipe.seed, step, first))
-            with accelerator.accumulate(model):
-                logits = model(pixel_values=prepare(inputs(batch["pixels"], step, first))).logits
-                accelerator.backward(F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing))
-                if accelerator.sync_gradients and settings.max_gradient_norm is not None:
-                    accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
-            part = (part + 1) % accelerator.gradient_accumulation_steps
-            if part == 0:
-                step += 1
-                if average is not None:
-                    average.update_parameters(raw_model)
+                watching += _call(watch, step, learner.raw_judged)
+            learner.model.train()
+            learner.learn(batch, step, part)
+            step += part == parts - 1
     seconds = time.perf_counter() - begin - watching
     if step in watched:
-        _call(watch, step, judged)
+        _call(watch, step, learner.raw_judged)
 
     def normalize_and_prepare(pixels: torch.Tensor) -> torch.Tensor:
         return prepare(normalize(pixels))
 
-    evaluated = model if average is None else judged
-    validation = evaluate(accelerator, evaluated, validation_loader, normalize_and_prepare)
+    validation = evaluate(accelerator, learner.judged, validation_loader, normalize_and_prepare)
     if not math.isfinite(validation["loss"]):
         raise UserError(f"training ended with a loss of {validation['loss']}: lower optimization.learning_rate")
-    train_accuracy = evaluate(accelerator, evaluated, unaltered_loader, normalize_and_prepare)["accuracy"]
-    return Run(judged.eval(), validation["accuracy"], validation["loss"], train_accuracy, parameters, round(seconds, 2))
+    train_accuracy = evaluate(accelerator, learner.judged, unaltered_loader, normalize_and_prepare)["accuracy"]
+    scores = validation["accuracy"], validation["loss"], train_accuracy
+    return Run(learner.raw_judged.eval(), *scores, parameters, round(seconds, 2))
 
 
 def build_perceiver(recipe: Recipe) -> PerceiverStudyForImageClassification:
