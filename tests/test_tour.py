@@ -36,7 +36,9 @@ def executed():
     """Run anew, from its own folder, with warnings as errors in its kernel."""
     notebook = nbformat.read(PATH, as_version=4)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(STRICT))
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(PATH.parent)}})
+    client = NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(PATH.parent)}}
+    )
     client.execute()
     return notebook
 
