@@ -154,7 +154,7 @@ def _accuracies(result: dict) -> dict[str, dict[str, list[float]]]:
 def draw(result: dict) -> Figure:
     figure, panels = new_figure(3, width=3.2)
     for panel, (model, groups) in zip(panels, _accuracies(result).items(), strict=True):
-        broken = {name.replace("permuted ", "permuted\n"): values for name, values in groups.items()}
+        broken = {name.replace(" ", "\n"): values for name, values in groups.items()}
         draw_accuracies(panel, broken, line=False)
         panel.set_title(model, fontsize=10)
     panels[0].set_ylabel(ACCURACY)
@@ -183,12 +183,12 @@ def judge(result: dict) -> tuple[str, str]:
     verdict, text = conclude(
         [
             Finding(
-                f"permuted with their positions, pixels give the Perceiver logits that differ by at most {largest:.1e} "
-                f"from those of up to {scale:.1f} without ({same})",
+                f"permuting pixels with their positions moves the Perceiver's logits, of up to {scale:.1f}, by at most "
+                f"{largest:.1e} ({same})",
                 same,
             ),
             is_larger(
-                "the ConvNet without over with the same permutation",
+                "the ConvNet on images as they are over permuted ones",
                 accuracies[CONVOLUTIONAL][RAW],
                 accuracies[CONVOLUTIONAL][WITH_POSITIONS],
             ),
@@ -196,7 +196,7 @@ def judge(result: dict) -> tuple[str, str]:
     )
     beyond = [
         is_larger(
-            f"{model} on pixels as they are over permuted pixels without their positions", groups[RAW], groups[ALONE]
+            f"{model}, on pixels as they are over pixels permuted without their positions", groups[RAW], groups[ALONE]
         )
         for model, groups in accuracies.items()
         if ALONE in groups

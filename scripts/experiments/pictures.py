@@ -35,4 +35,4 @@ def draw_accuracies(
     style = f"{marker}-" if line else marker
     axes.errorbar(places, means, errors, fmt=style, color=colour, capsize=3, markersize=5, label=label, zorder=2)
     axes.set_xticks(places, [str(name) for name in groups])
-    axes.margins(x=0.15)
+    axes.set_xlim(-0.5, len(groups) - 0.5)
