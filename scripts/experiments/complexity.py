@@ -189,8 +189,12 @@ def draw(result: dict) -> Figure:
                 values = [[point[key] for point in series["points"]] for key in ("value", measured)]
                 label = f"{series['name']}: {fit(series['points'], measured)[0]:.2f}"
                 panel.loglog(*values, f"{MARKERS[style]}-", color=COLOURS[style], markersize=5, label=label)
-            panel.legend(frameon=False, fontsize=8, title="fitted exponent", title_fontsize=8)
-            panel.margins(y=0.25)
+            low, high = panel.get_ylim()
+            panel.set_ylim(low, high * (high / low) ** 0.6)  # room for the legend
+            panel.legend(frameon=False, fontsize=8, title="fitted exponent", title_fontsize=8, loc="upper left")
+            if variable != "M":
+                panel.set_xticks(values[0], [f"{value:,}" for value in values[0]])
+                panel.set_xticks([], minor=True)
     for panel, label in zip(panels[1], labels.values(), strict=True):
         panel.set_xlabel(label)
     panels[0, 0].set_ylabel("seconds of a forward pass")
