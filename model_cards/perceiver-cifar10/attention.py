@@ -1,0 +1,209 @@
+"""Attention, MLP and the layer they form."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_perceiver_study import PerceiverStudyConfig
+from .separable import GridInputs, separable_attention
+
+_HALVES = (torch.bfloat16, torch.float16)
+_MOST_IN_A_SMALL_MAP = 2**20
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(B, h, N, E), (B, h, M, E), (B, h, M, V) -> (B, N, h, V), (B, h, N, M)`: transformers' attention interface."""
+    logits = (query * scaling) @ key.mT
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        logits = logits.masked_fill(~attention_mask, torch.finfo(logits.dtype).min)
+    elif attention_mask is not None:
+        logits = logits + attention_mask
+    weights = nn.functional.dropout(logits.softmax(dim=-1), dropout)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def pad_heads(*heads: torch.Tensor) -> list[torch.Tensor]:
+    """`(.., E), (.., E), (.., V) -> (.., F)` each, with zeros at the end of a head, which change no result.
+
+    Fused kernels want queries, keys and values of one width, and on CUDA of a multiple of 8: 261 channels, which
+    ImageNet's pixels and positions have, would end in a stored map of weights.
+    """
+    width = max(part.shape[-1] for part in heads)
+    if heads[0].device.type == "cuda":
+        width = -(-width // 8) * 8
+    return [nn.functional.pad(part, (0, width - part.shape[-1])) for part in heads]
+
+
+class MultiHeadAttention(nn.Module):
+    """Projections around transformers' attention interface; cross- and self-attention build on it.
+
+    Args:
+        config: dropout, epsilon of the norms, and the attention implementation, read at each call.
+        q_dim: channels of the queries, and of the result.
+        kv_dim: channels of the array attended to.
+        qk_channels: width of queries and keys over all heads.
+        v_channels: width of values over all heads.
+        num_heads: `h`, divides both widths.
+    """
+
+    is_causal = False
+
+    def __init__(
+        self, config: PerceiverStudyConfig, q_dim: int, kv_dim: int, qk_channels: int, v_channels: int, num_heads: int
+    ):
+        super().__init__()
+        self.config = config
+        self.num_heads = num_heads
+        self.scaling = (qk_channels // num_heads) ** -0.5
+        self.layernorm = nn.LayerNorm(q_dim, eps=config.layer_norm_eps)
+        self.q_proj = nn.Linear(q_dim, qk_channels)
+        self.k_proj = nn.Linear(kv_dim, qk_channels)
+        self.v_proj = nn.Linear(kv_dim, v_channels)
+        self.o_proj = nn.Linear(v_channels, q_dim)
+
+    @property
+    def dropout(self) -> float:
+        return self.config.attention_probs_dropout_prob if self.training else 0.0
+
+    def split_heads(self, projected: torch.Tensor) -> torch.Tensor:
+        """`(B, N, h * E) -> (B, h, N, E)`"""
+        return projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        inputs: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        output_attentions: bool,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`(1 or B, h, N, E), (B, M, K) -> (B, N, D), (B, h, N, M) or None`"""
+        interface: Callable = eager_attention_forward
+        # The fused kernels have no map to give, and torch's for 16-bit floats on a CPU is 2 to 4 times slower than
+        # products and a softmax (docs/performance.md); the map of latents to latents is small.
+        few = query.shape[-2] * inputs.shape[1] <= _MOST_IN_A_SMALL_MAP
+        if not (output_attentions or (few and query.device.type == "cpu" and query.dtype in _HALVES)):
+            interface = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        key, value = self.split_heads(self.k_proj(inputs)), self.split_heads(self.v_proj(inputs))
+        value_width = value.shape[-1]
+        if interface is not eager_attention_forward:
+            query, key, value = pad_heads(query, key, value)
+        attended, weights = interface(
+            self,
+            query.expand(inputs.shape[0], -1, -1, -1),
+            key,
+            value,
+            attention_mask,
+            dropout=self.dropout,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(attended[..., :value_width].flatten(2)), weights
+
+
+class SelfAttention(MultiHeadAttention):
+    """`(B, N, D) -> (B, N, D), (B, h, N, N) or None`: latents attend to latents."""
+
+    def __init__(self, config: PerceiverStudyConfig, dim: int, qk_channels: int, v_channels: int, num_heads: int):
+        super().__init__(config, dim, dim, qk_channels, v_channels, num_heads)
+
+    def forward(
+        self, latents: torch.Tensor, output_attentions: bool = False, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        latents = self.layernorm(latents)
+        query = self.split_heads(self.q_proj(latents))
+        return self.attend(query, latents, None, output_attentions, **kwargs)
+
+
+class CrossAttention(MultiHeadAttention):
+    """`(1 or B, N, D), (B, M, K) or GridInputs -> (B, N, D), (B, h, N, M) or None`: latents attend to inputs.
+
+    A byte array goes through transformers' attention interface; inputs on a grid go the separable way, which gives the
+    same numbers. Latents of batch 1 are the same for all samples, as the first cross-attend's are.
+    """
+
+    def __init__(
+        self, config: PerceiverStudyConfig, q_dim: int, kv_dim: int, qk_channels: int, v_channels: int, num_heads: int
+    ):
+        super().__init__(config, q_dim, kv_dim, qk_channels, v_channels, num_heads)
+        self.layernorm_inputs = nn.LayerNorm(kv_dim, eps=config.layer_norm_eps)
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        inputs: torch.Tensor | GridInputs,
+        attention_mask: torch.Tensor | None = None,
+        output_attentions: bool = False,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        query = self.split_heads(self.q_proj(self.layernorm(latents)))
+        if not isinstance(inputs, GridInputs):
+            return self.attend(query, self.layernorm_inputs(inputs), attention_mask, output_attentions, **kwargs)
+        attended, weights = separable_attention(
+            query,
+            inputs,
+            self.layernorm_inputs,
+            self.k_proj,
+            self.v_proj,
+            attention_mask,
+            self.dropout,
+            output_attentions,
+        )
+        return self.o_proj(attended.to(query.dtype)), weights
+
+
+class PerceiverStudyMLP(nn.Module):
+    """`(B, N, D) -> (B, N, D)`, each latent by itself."""
+
+    def __init__(self, dim: int, widening_factor: int, hidden_act: str):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, widening_factor * dim)
+        self.activation = ACT2FN[hidden_act]
+        self.fc2 = nn.Linear(widening_factor * dim, dim)
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation(self.fc1(latents)))
+
+
+class PerceiverStudyLayer(GradientCheckpointingLayer):
+    """`(B, N, D), what the attention takes -> (B, N, D)`: attention, then MLP, each after a LayerNorm (as in GPT-2).
+
+    The parts of a `GridInputs` come one by one, since gradient checkpointing sees only tensors that are arguments.
+
+    Args:
+        attention: a `SelfAttention` or `CrossAttention` whose result has `dim` channels.
+        use_query_residual: add the latents to what the attention returns; the MLP always has its residual.
+    """
+
+    def __init__(
+        self,
+        config: PerceiverStudyConfig,
+        attention: MultiHeadAttention,
+        dim: int,
+        widening_factor: int,
+        use_query_residual: bool = True,
+    ):
+        super().__init__()
+        self.attention = attention
+        self.use_query_residual = use_query_residual
+        self.layernorm = nn.LayerNorm(dim, eps=config.layer_norm_eps)
+        self.mlp = PerceiverStudyMLP(dim, widening_factor, config.hidden_act)
+
+    def forward(self, latents: torch.Tensor, *inputs, **kwargs) -> torch.Tensor:
+        inputs = (GridInputs(*inputs),) if len(inputs) > 1 else inputs
+        attended, _ = self.attention(latents, *inputs, **kwargs)
+        latents = latents + attended if self.use_query_residual else attended
+        return latents + self.mlp(self.layernorm(latents))

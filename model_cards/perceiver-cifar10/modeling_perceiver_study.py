@@ -1,0 +1,252 @@
+"""The Perceiver (arXiv 2103.03206) and Perceiver IO (arXiv 2107.14795) for classification.
+
+inputs (B, M, C + P), or pixels (B, C, H, W) with positions per axis
+   |  cross-attend          num_cross_attends times, each at the start of a block
+latents (B, N, D)
+   |  self-attends          num_self_attends_per_block in a block, num_blocks blocks
+latents (B, N, D)  ->  mean, or a learned output query  ->  logits
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
+from transformers.modeling_utils import PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .attention import CrossAttention, PerceiverStudyLayer, SelfAttention
+from .configuration_perceiver_study import PerceiverStudyConfig
+from .inputs import LearnedPositions, PerceiverStudyInputs
+from .position import byte_array  # noqa: F401 - see below
+from .separable import GridInputs
+from .streaming import GridAttention  # noqa: F401 - see below
+
+# transformers' loader of remote code fetches what this file imports, then what that imports. A download that breaks off
+# at the second stage leaves a cache that never mends, so this file imports every sibling, used here or not.
+
+
+@dataclass
+class PerceiverStudyClassifierOutput(ModelOutput):
+    """What the classifier returns.
+
+    Attributes:
+        loss: scalar, with `labels`.
+        logits: `(B, num_labels)`.
+        hidden_states: latents `(B, N, D)` after each layer, with `output_hidden_states=True`.
+        attentions: `(B, h, N, N)` for each self-attend, with `output_attentions=True`.
+        cross_attentions: `(B, h, N, M)` for each cross-attend, with `output_attentions=True`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class PerceiverStudyLatents(nn.Module):
+    """`() -> (1, N, D)`: a learned array, of latents or of output queries."""
+
+    def __init__(self, num_latents: int, d_latents: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_latents, d_latents))
+
+    def forward(self) -> torch.Tensor:
+        return self.weight[None]
+
+
+class PerceiverStudyPreTrainedModel(PreTrainedModel):
+    config: PerceiverStudyConfig
+    base_model_prefix = "perceiver"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["PerceiverStudyLayer"]
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _input_embed_layer = "latents"
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(PerceiverStudyLayer, capture_initial_hidden_state=False),
+        "attentions": OutputRecorder(SelfAttention, index=1),
+        "cross_attentions": OutputRecorder(CrossAttention, index=1),
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, (PerceiverStudyLatents, LearnedPositions)):
+            # The paper's appendix cuts at the values -2 and 2, a hundred standard deviations away.
+            init.trunc_normal_(module.weight, std=self.config.initializer_range, a=-2.0, b=2.0)
+
+
+class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
+    """The latents of a Perceiver after all its layers."""
+
+    # The heads of a classifier; its folder loads as a bare model too.
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^decoder\."]
+
+    def __init__(self, config: PerceiverStudyConfig):
+        super().__init__(config)
+        self.inputs = PerceiverStudyInputs(config)
+        self.latents = PerceiverStudyLatents(config.num_latents, config.d_latents)
+        # The first cross-attend sees untouched latents and keeps its own weights (paper, section 3.1 and appendix).
+        num_cross_attends = min(config.num_cross_attends, 2 if config.share_cross_attend_weights else config.num_blocks)
+        self.cross_attends = nn.ModuleList([_cross_attend(config) for _ in range(num_cross_attends)])
+        num_blocks = 1 if config.share_block_weights else config.num_blocks
+        self.blocks = nn.ModuleList(
+            [
+                nn.ModuleList([_self_attend(config) for _ in range(config.num_self_attends_per_block)])
+                for _ in range(num_blocks)
+            ]
+        )
+        self.post_init()
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        position_features: torch.Tensor | None = None,
+        inputs: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithCrossAttentions:
+        """`(B, C, S_1, .., S_A)` or `(B, M, C + P) -> (B, N, D)`
+
+        Args:
+            pixel_values: normalised pixels, or whatever lies on a grid of the config's `num_axes` axes.
+            position_features: `(1 or B, S_1 + .. + S_A, F)`, features of each axis in turn, as the image processor's
+                Fourier encoding gives them. Left out, the model makes the same ones for the grid it sees.
+            inputs: the byte array itself, positions included, for what is not a grid; instead of `pixel_values`.
+            attention_mask: `(B, M)`, 1 where latents may attend, points of a grid in row-major order; of the grid that
+                a stem leaves, where there is one.
+
+        Raises:
+            ValueError: neither or both of `pixel_values` and `inputs` are given, or a shape does not fit the config.
+        """
+        output_attentions = kwargs.pop("output_attentions", None)
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        embedded = self.inputs(pixel_values, position_features, inputs, self.dtype)
+        latents = self.latents()
+        attention_mask = self._mask(attention_mask, embedded, latents)
+        parts = embedded if isinstance(embedded, GridInputs) else (embedded,)
+        for index in range(self.config.num_blocks):
+            if index < self.config.num_cross_attends:
+                cross_attend = self.cross_attends[min(index, len(self.cross_attends) - 1)]
+                latents = cross_attend(
+                    latents, *parts, attention_mask=attention_mask, output_attentions=output_attentions, **kwargs
+                )
+            for self_attend in self.blocks[min(index, len(self.blocks) - 1)]:
+                latents = self_attend(latents, output_attentions=output_attentions, **kwargs)
+        return BaseModelOutputWithCrossAttentions(last_hidden_state=latents)
+
+    def _mask(
+        self, attention_mask: torch.Tensor | None, embedded: torch.Tensor | GridInputs, latents: torch.Tensor
+    ) -> torch.Tensor | None:
+        if attention_mask is None:
+            return None
+        on_grid = isinstance(embedded, GridInputs)
+        expected = tuple(embedded.variance.flatten(1).shape if on_grid else embedded.shape[:2])
+        if tuple(attention_mask.shape) != expected:
+            points = "input" if self.config.stem_type != "conv" else "point that the stem leaves of the image"
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}: expected {expected}, one entry per {points}."
+            )
+        if on_grid:
+            return attention_mask.bool()
+        return create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=latents,
+            attention_mask=attention_mask,
+            encoder_hidden_states=embedded,
+        )
+
+
+class PerceiverStudyForImageClassification(PerceiverStudyPreTrainedModel):
+    """A Perceiver with a linear classifier on the mean of its latents, or on a learned query's look at them."""
+
+    def __init__(self, config: PerceiverStudyConfig):
+        super().__init__(config)
+        self.perceiver = PerceiverStudyModel(config)
+        self.decoder = PerceiverStudyDecoder(config) if config.decoder_type == "query" else None
+        self.classifier = nn.Linear(config.d_latents, config.num_labels) if config.num_labels > 0 else nn.Identity()
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        position_features: torch.Tensor | None = None,
+        inputs: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> PerceiverStudyClassifierOutput:
+        """`(B, C, S_1, .., S_A)` or `(B, M, C + P) -> (B, num_labels)`
+
+        Args:
+            pixel_values: see `PerceiverStudyModel.forward`, as for the next three.
+            position_features: see there.
+            inputs: see there.
+            attention_mask: see there.
+            labels: `(B,)` class indices for cross-entropy; `(B, num_labels)` floats in [0, 1] for independent classes;
+                `(B,)` or `(B, num_labels)` floats for regression. `config.problem_type` decides where set.
+        """
+        outputs = self.perceiver(pixel_values, position_features, inputs, attention_mask, **kwargs)
+        latents = outputs.last_hidden_state
+        pooled = latents.mean(dim=1) if self.decoder is None else self.decoder(latents)
+        logits = self.classifier(pooled)
+        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
+        return PerceiverStudyClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+        )
+
+
+class PerceiverStudyDecoder(nn.Module):
+    """`(B, N, D) -> (B, D)`: one learned output query attends to the latents (Perceiver IO, section 3.2).
+
+    One head and an MLP of width `D`, as in transformers' `PerceiverClassificationDecoder`.
+    """
+
+    def __init__(self, config: PerceiverStudyConfig):
+        super().__init__()
+        dim = config.d_latents
+        self.query = PerceiverStudyLatents(1, dim)
+        self.layer = PerceiverStudyLayer(config, CrossAttention(config, dim, dim, dim, dim, 1), dim, 1)
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.layer(self.query(), latents).squeeze(1)
+
+
+def _cross_attend(config: PerceiverStudyConfig) -> PerceiverStudyLayer:
+    attention = CrossAttention(
+        config,
+        config.d_latents,
+        config.num_input_channels,
+        *config.cross_attend_widths,
+        config.num_cross_attention_heads,
+    )
+    widening_factor = config.cross_attention_widening_factor
+    return PerceiverStudyLayer(config, attention, config.d_latents, widening_factor, config.use_query_residual)
+
+
+def _self_attend(config: PerceiverStudyConfig) -> PerceiverStudyLayer:
+    attention = SelfAttention(config, config.d_latents, *config.self_attend_widths, config.num_self_attention_heads)
+    return PerceiverStudyLayer(config, attention, config.d_latents, config.self_attention_widening_factor)
+
+
+PerceiverStudyModel.register_for_auto_class("AutoModel")
+PerceiverStudyForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+
+__all__ = ["PerceiverStudyForImageClassification", "PerceiverStudyModel", "PerceiverStudyPreTrainedModel"]

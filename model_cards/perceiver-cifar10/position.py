@@ -1,0 +1,96 @@
+"""Fourier position features of an n-dimensional grid, as pure functions.
+
+A grid has `A` axes of sizes `S_1 .. S_A` and `M = S_1 * .. * S_A` points. The features of a point are a concatenation
+of features of its coordinate on each axis, so `S_1 + .. + S_A` rows of `F` numbers hold what the explicit `(M, P)`
+array repeats (`P = A * F`). Everything here works on those rows; `join_axis_features` builds the explicit array.
+
+Frequencies and coordinates follow section 3.2 of the Perceiver paper (arXiv 2103.03206): coordinates span [-1, 1],
+`sin(pi f x)` and `cos(pi f x)` for `K` frequencies equally spaced from 1 to the Nyquist frequency.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+
+def resolve_max_frequencies(
+    max_frequencies: float | Sequence[float] | None, grid: Sequence[int], num_axes: int
+) -> list[float]:
+    """The highest frequency of each axis: the given one, or the axis's Nyquist frequency `size / 2`.
+
+    A frequency `f` makes `f` full waves between the coordinates -1 and 1.
+    """
+    if max_frequencies is None:
+        return [size / 2 for size in grid]
+    if isinstance(max_frequencies, (int, float)):
+        return [float(max_frequencies)] * num_axes
+    return [float(frequency) for frequency in max_frequencies]
+
+
+def count_axis_features(num_frequency_bands: int, concat_positions: bool) -> int:
+    """`F`, the number of features of one coordinate: a sine and a cosine a band, and perhaps the coordinate itself."""
+    return 2 * num_frequency_bands + int(concat_positions)
+
+
+def fourier_axis_features(
+    grid: Sequence[int],
+    num_frequency_bands: int,
+    max_frequencies: Sequence[float],
+    concat_positions: bool = True,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> list[torch.Tensor]:
+    """`(S_1, .., S_A) -> [(S_1, F), .., (S_A, F)]`, each row `[coordinate, K sines, K cosines]`.
+
+    Computed in float32 or better and only then rounded to `dtype`, since `pi * f * x` reaches hundreds of radians.
+
+    Args:
+        grid: number of points along each axis, at least 1.
+        num_frequency_bands: `K`, at least 0.
+        max_frequencies: highest frequency of each axis (see `resolve_max_frequencies`).
+        concat_positions: put the coordinate itself first.
+    """
+    exact = dtype if dtype == torch.float64 else torch.float32
+    features = []
+    for size, max_frequency in zip(grid, max_frequencies, strict=True):
+        coordinate = torch.linspace(-1.0, 1.0, size, dtype=exact, device=device)[:, None]
+        frequency = torch.linspace(1.0, max_frequency, num_frequency_bands, dtype=exact, device=device)
+        angle = torch.pi * (coordinate * frequency)
+        parts = [coordinate] if concat_positions else []
+        features.append(torch.cat([*parts, angle.sin(), angle.cos()], dim=-1).to(dtype))
+    return features
+
+
+def split_position_columns(columns: torch.Tensor, num_axes: int) -> torch.Tensor:
+    """`(.., P) -> (.., A, F)`: undo `join_axis_features` on anything indexed by position channel, such as a weight."""
+    bands = columns.shape[-1] // num_axes // 2
+    coordinates = columns.shape[-1] - 2 * num_axes * bands  # A, or 0 without the coordinate itself
+    groups = columns.split([coordinates, num_axes * bands, num_axes * bands], dim=-1)
+    return torch.cat([group.unflatten(-1, (num_axes, group.shape[-1] // num_axes)) for group in groups], dim=-1)
+
+
+def join_axis_features(axis_features: Sequence[torch.Tensor]) -> torch.Tensor:
+    """`[(.., S_1, F), .., (.., S_A, F)] -> (.., M, P)`: the explicit array, points in row-major order.
+
+    The channel order is that of transformers' Perceiver, so that weights carry over: coordinates of all axes, then
+    sines of all axes, then cosines of all axes. An odd `F` says that the coordinate is there.
+    """
+    num_axes, num_features = len(axis_features), axis_features[0].shape[-1]
+    grid = [features.shape[-2] for features in axis_features]
+    spread = []
+    for axis, features in enumerate(axis_features):
+        lead, shape = features.shape[:-2], [1] * num_axes
+        shape[axis] = grid[axis]
+        spread.append(features.reshape(*lead, *shape, num_features).expand(*lead, *grid, num_features))
+    groups = [features.split([num_features % 2, num_features // 2, num_features // 2], dim=-1) for features in spread]
+    return torch.cat([part for parts in zip(*groups, strict=True) for part in parts], dim=-1).flatten(-1 - num_axes, -2)
+
+
+def byte_array(pixels: torch.Tensor, axis_features: Sequence[torch.Tensor]) -> torch.Tensor:
+    """`(B, C, S_1, .., S_A), [(1 or B, S_a, F)] -> (B, M, C + P)`: pixels beside their positions (paper, section 3.2).
+
+    This is the array that other implementations attend to; here it serves study, tests and the `inputs` road.
+    """
+    positions = join_axis_features(axis_features)
+    flat = pixels.flatten(2).transpose(1, 2)
+    return torch.cat([flat, positions.to(flat.dtype).expand(flat.shape[0], -1, -1)], dim=-1)

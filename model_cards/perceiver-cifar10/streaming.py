@@ -1,0 +1,173 @@
+"""Softmax-weighted sums over a grid, some latents at a time: no map of all latents against all points is ever stored.
+
+The points form `R` rows of `W` columns, and point `(r, w)` has channels `z = [x_rw, f_r, g_w] / s_rw`: its pixel, the
+features of its row and of its column, over a standard deviation. With `u` what a latent asks of each channel, this is
+
+    a_rw = softmax over all points of u . z_rw          sums = sum over all points of a_rw z_rw
+
+A block holds all points for a few latents, so that an ordinary softmax sees whole rows of the map and one block, which
+fits the caches, is all that exists of it. Backward computes the weights again: with `g` the gradient of the sums, the
+gradient of a logit is `a_rw (g . z_rw - g . sums)`, and `g . z_rw` has the same form as the logit itself.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch.autograd.function import once_differentiable
+
+# Elements of a map to work on at a time: what the caches of a CPU hold; elsewhere enough to keep a device busy.
+_BLOCK_ELEMENTS = {"cpu": 2**20}
+_BLOCK_ELEMENTS_ELSEWHERE = 2**26
+# Rows of the map that a block has at least, whatever their length: threads of a CPU share a softmax out by rows.
+_FEWEST_ROWS = 4
+# A compiled loop is unrolled: few blocks, whatever their size.
+_MOST_COMPILED_BLOCKS = 16
+
+_Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class GridAttention(torch.autograd.Function):
+    """Sums of pixels, row features and column features over the grid, weighted by attention.
+
+    `Q` counts what asks: latents, or heads times latents. A leading 1 stands for "the same for all samples":
+        asked_pixels `(1 or B, Q, C)`, asked_rows `(1 or B, Q, F_r)`, asked_columns `(1 or B, Q, F_w)`,
+        pixels `(B, C, R, W)`, rows `(1 or B, R, F_r)`, columns `(1 or B, W, F_w)`, inverse_deviation `(B, R, W)`,
+        attention_mask `(B, R, W)`, True where attended, or None
+        -> `(B, Q, C)`, `(B, Q, F_r)`, `(B, Q, F_w)`
+    """
+
+    @staticmethod
+    def forward(ctx, asked_pixels, asked_rows, asked_columns, pixels, rows, columns, inverse_deviation, attention_mask):
+        asked, grid = (asked_pixels, asked_rows, asked_columns), (pixels, rows, columns, inverse_deviation)
+        sums = tuple(part.new_empty(pixels.shape[0], *part.shape[1:]) for part in asked)
+        for samples, blocks in _blocks(asked_pixels, pixels):
+            points = _Points(grid, attention_mask, samples)
+            for block in blocks:
+                weights = points.attend(_some(asked, samples, block))
+                for of_all, part in zip(sums, points.sum(weights), strict=True):
+                    of_all[samples, block] = part
+        ctx.save_for_backward(*asked, *grid, attention_mask, *sums)
+        return sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grad_sums):
+        saved = ctx.saved_tensors
+        asked, grid, attention_mask, sums = saved[:3], saved[3:7], saved[7], saved[8:]
+        mean_grad = sum((grad * part).sum(dim=-1, keepdim=True) for grad, part in zip(grad_sums, sums, strict=True))
+        grad_asked = [torch.zeros_like(part) for part in asked]
+        grad_grid = [torch.zeros_like(part) for part in grid] if any(ctx.needs_input_grad[3:7]) else None
+        for samples, blocks in _blocks(asked[0], grid[0]):
+            points = _Points(grid, attention_mask, samples)
+            for block in blocks:
+                question, pull = _some(asked, samples, block), _some(grad_sums, samples, block)
+                weights = points.attend(question)
+                grad_logits = points.score(pull, -mean_grad[samples, block]).mul_(weights)
+                if points.hidden is not None:
+                    grad_logits.masked_fill_(points.hidden, 0.0)
+                if grad_grid is not None:
+                    points.add_grid_grads(grad_grid, (grad_logits, question), (weights, pull))
+                for of_all, part in zip(grad_asked, points.sum(grad_logits), strict=True):
+                    _add(of_all[:, block], samples, part)
+        return *grad_asked, *(grad_grid or [None] * 4), None
+
+
+class _Points:
+    """The grid of `b` samples."""
+
+    def __init__(self, grid, attention_mask: torch.Tensor | None, samples: slice):
+        pixels, rows, columns, inverse_deviation = grid
+        self.samples, self.shape = samples, pixels.shape[-2:]
+        self.pixels, self.rows, self.columns = pixels[samples].flatten(2), _of(rows, samples), _of(columns, samples)
+        self.inverse_deviation = inverse_deviation[samples].flatten(1)[:, None]
+        self.scaled_pixels = self.pixels * self.inverse_deviation
+        self.hidden = None if attention_mask is None else ~attention_mask[samples].flatten(1)[:, None]
+        self.scratch = {}
+
+    def score(self, asked: _Parts, offset: torch.Tensor | None = None) -> torch.Tensor:
+        """`-> (b, q, M)`: `u . [x, f, g] / s + offset`, with an offset `(b, q, 1)` for all points.
+
+        The result lives until the next call, as that of `attend` does.
+        """
+        batch, of_pixels, scaled = self.pixels.shape[0], asked[0], self.scaled_pixels
+        if offset is not None:  # as one more channel, rather than in one more pass over the map
+            of_pixels = torch.cat([of_pixels.expand(batch, -1, -1), offset], dim=-1)
+            scaled = torch.cat([scaled, torch.ones_like(scaled[:, :1])], dim=1)
+        of_pixels = of_pixels.expand(batch, -1, -1)
+        memory = self._memory("scores", *of_pixels.shape[:2], scaled.shape[2])
+        scores = torch.bmm(of_pixels, scaled, out=memory)
+        return scores.addcmul_(self._of_positions(asked), self.inverse_deviation)
+
+    def attend(self, asked: _Parts) -> torch.Tensor:
+        """`-> (b, q, M)`: attention weights."""
+        logits = self.score(asked)
+        if self.hidden is not None:
+            logits.masked_fill_(self.hidden, torch.finfo(logits.dtype).min)
+        return torch.softmax(logits, dim=-1, out=self._memory("weights", *logits.shape))
+
+    def sum(self, weights: torch.Tensor) -> _Parts:
+        """`(b, q, M) -> (b, q, C), (b, q, F_r), (b, q, F_w)`: sums of `[x, f, g] / s`; spoils the weights."""
+        weights = weights.mul_(self.inverse_deviation)
+        of_pixels = (self.pixels @ weights.mT).mT  # this way round: few rows times many columns is fast
+        weights = weights.unflatten(-1, self.shape)
+        return of_pixels, weights.sum(dim=-1) @ self.rows, weights.sum(dim=-2) @ self.columns
+
+    def add_grid_grads(self, grads, *terms):
+        """Add to the gradients of pixels, rows, columns and inverse deviation, for `(weights, asked)` terms."""
+        grad_pixels, grad_rows, grad_columns, grad_inverse_deviation = grads
+        for weights, asked in terms:
+            scaled = weights * self.inverse_deviation
+            on_grid = scaled.unflatten(-1, self.shape)
+            _add(grad_pixels, self.samples, (asked[0].mT @ scaled).unflatten(-1, self.shape))
+            _add(grad_rows, self.samples, on_grid.sum(dim=-1).mT @ asked[1])
+            _add(grad_columns, self.samples, on_grid.sum(dim=-2).mT @ asked[2])
+            of_deviation = weights * (asked[0] @ self.pixels + self._of_positions(asked))
+            _add(grad_inverse_deviation, self.samples, of_deviation.sum(dim=1).unflatten(-1, self.shape))
+
+    def _of_positions(self, asked: _Parts) -> torch.Tensor:
+        """`-> (1 or b, q, M)`: `u . [f, g]`"""
+        of_rows, of_columns = (asked[1] @ self.rows.mT)[..., None], (asked[2] @ self.columns.mT)[..., None, :]
+        memory = self._memory("positions", *of_rows.shape[:2], *self.shape)
+        return torch.add(of_rows, of_columns, out=memory).flatten(-2)
+
+    def _memory(self, name: str, *shape: int) -> torch.Tensor | None:
+        """The same for all blocks, since fresh memory costs a page fault for every few kilobytes; None has it made."""
+        if torch.compiler.is_compiling():  # the compiler plans memory itself
+            return None
+        size = math.prod(shape)
+        if name not in self.scratch or self.scratch[name].numel() < size:
+            self.scratch[name] = self.pixels.new_empty(size)
+        return self.scratch[name][:size].view(shape)
+
+
+def _blocks(asked_pixels: torch.Tensor, pixels: torch.Tensor) -> Iterator[tuple[slice, list[slice]]]:
+    """Samples to take at a time, each with the blocks of what asks to go through."""
+    batch, points, asking = pixels.shape[0], pixels.shape[2] * pixels.shape[3], asked_pixels.shape[1]
+    elements = _BLOCK_ELEMENTS.get(pixels.device.type, _BLOCK_ELEMENTS_ELSEWHERE)
+    size, compiling = max(_FEWEST_ROWS, elements // points), torch.compiler.is_compiling()
+    if compiling:
+        size = max(size, -(-asking // _MOST_COMPILED_BLOCKS))
+    blocks = [slice(first, min(first + size, asking)) for first in range(0, asking, size)]
+    if compiling:  # all samples in one go: a loop over them would fix their number, also in an exported program
+        yield slice(None), blocks
+        return
+    samples = max(1, elements // (points * asking))
+    for sample in range(0, batch, samples):
+        yield slice(sample, min(sample + samples, batch)), blocks
+
+
+def _some(parts, samples: slice, block: slice) -> _Parts:
+    return tuple(_of(part, samples)[:, block] for part in parts)
+
+
+def _of(part: torch.Tensor, samples: slice) -> torch.Tensor:
+    return part if part.shape[0] == 1 else part[samples]
+
+
+def _add(total: torch.Tensor, samples: slice, more: torch.Tensor):
+    """Add what comes from some samples to a total per sample, or to the only one that `total` has for all."""
+    if total.shape[0] == 1:
+        total.add_(more.sum(dim=0, keepdim=True))
+    else:
+        total[samples].add_(more)
