@@ -44,7 +44,8 @@ def run(setting: Setting) -> dict:
         for value, overrides in values.items()
         for seed in setting.seeds
     ]
-    return {"nyquist": nyquist, "bands": bands, "runs": run_all(jobs, setting, TITLE)}
+    channels = model_config(setting.recipe()).num_attended_channels
+    return {"nyquist": nyquist, "bands": bands, "channels": channels, "runs": run_all(jobs, setting, TITLE)}
 
 
 def _counts(nyquist: float) -> list[int]:
@@ -76,7 +77,14 @@ def _labels(result: dict) -> dict[str, str]:
 
 
 def tabulate(result: dict) -> str:
-    return "\n".join(accuracy_table(_of(result, varied), "value", label) for varied, label in _labels(result).items())
+    labels = _labels(result).items()
+    tables = "\n".join(accuracy_table(_of(result, varied), "value", label) for varied, label in labels)
+    if result["channels"] > 1:
+        return tables
+    return (
+        f"{tables}\nPixels of a single channel without positions are all alike after the LayerNorm that the cross-attend "
+        "begins with, so the model without positions sees nothing at all here, not even a bag of pixels.\n"
+    )
 
 
 def judge(result: dict) -> tuple[str, str]:
