@@ -1,4 +1,4 @@
-"""Write the tables of presets and of benchmarks into the pages that show them.
+"""Write the tables of presets, benchmarks and ladders into the pages that show them.
 
     python scripts/configurations.py
 
@@ -17,6 +17,8 @@ README = CONFIGURATION_FOLDER / "README.md"
 MAIN_README = CONFIGURATION_FOLDER.parent / "README.md"
 PERFORMANCE = MAIN_README.parent / "docs" / "performance.md"
 BENCHMARK = MAIN_README.parent / "docs" / "benchmark"
+CIFAR10 = MAIN_README.parent / "docs" / "cifar10.md"
+LADDER = MAIN_README.parent / "docs" / "cifar10" / "ladder.md"
 _TABLES = ("float32", "bf16", "float32-compiled")  # of scripts/benchmark.py
 _HEADER_FIELDS = ("Paper", "Command", "Score", "Time")
 _INTRODUCTION = """\
@@ -76,6 +78,7 @@ def pages() -> dict[Path, str]:
         README: _INTRODUCTION + table(),
         MAIN_README: _between(readme, "benchmark", benchmarks[0]),
         PERFORMANCE: _between(PERFORMANCE.read_text(), "benchmark", "\n".join(benchmarks)),
+        CIFAR10: _between(CIFAR10.read_text(), "ladder", LADDER.read_text()),
     }
 
 

@@ -27,7 +27,7 @@ from recipe import Recipe, load_recipe
 from report import write_report
 from scores import calibrate, class_table, confusions
 from streams import load_stream_split
-from threads import use_threads, without_gpu
+from threads import finish, use_threads, without_gpu
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None):
         )
         print((folder / "evaluation.md").read_text().partition("\n\nCalibration error")[0])
         print(f"\nmore in {folder}")
-    accelerator.end_training()
+    finish(accelerator)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -115,7 +115,7 @@ def table(results: dict) -> str:
     ]
     for rung in results["rungs"]:
         accuracy, beside = accuracies[rung["name"]], rung.get("beside")
-        change = "" if beside is None else f"{accuracy - accuracies[beside]:+.1f} against {beside}"
+        change = "" if beside is None else f"{round(accuracy - accuracies[beside], 1) + 0.0:+.1f} against {beside}"
         keys = " ".join(f"`{text}`" for text in rung["overrides"])
         rows.append(
             f"| {rung['name']} | {accuracy:.1f} % | {change} | {rung['parameters']:,} | "

@@ -1,4 +1,4 @@
-"""What a process of a command runs on: CPU or not, and how many threads."""
+"""What a process of a command runs on, CPU or not and how many threads, and how it ends."""
 
 import os
 
@@ -9,6 +9,14 @@ from accelerate import Accelerator
 def without_gpu() -> bool:
     """What `Accelerator` has to be told: of itself it forms no group of processes that have no GPU."""
     return not torch.accelerator.is_available()
+
+
+def finish(accelerator: Accelerator):
+    """End all processes together, when the main one has written its files."""
+    # A process that ends right after a gather may never do so: torch's gloo threads still want Python's lock to free
+    # what they gathered, while the main thread holds it and waits for them. In a barrier it does not hold it.
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
 
 
 def use_threads(accelerator: Accelerator, count: int | None):

@@ -34,7 +34,7 @@ from publish import publish
 from recipe import Recipe, flatten, image_processor, model_config, parse_command_line
 from run_folder import LOG, RESULTS, TrainingLog, claim_output, find_start, write_atomically
 from streams import StreamLoader, load_streams
-from threads import use_threads, without_gpu
+from threads import finish, use_threads, without_gpu
 from weights import get_weights, set_weights
 
 
@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None):
             f"  python scripts/predict.py {output_dir} IMAGE...\n"
             f'  AutoModelForImageClassification.from_pretrained("{output_dir}", trust_remote_code=True)'
         )
-    accelerator.end_training()
+    finish(accelerator)
     if options.push_to_hub and accelerator.is_main_process:
         publish(output_dir, options.push_to_hub, options.private)
 

@@ -135,7 +135,7 @@ def draw(result: dict) -> Figure:
         ("cosine", "rank"), ("mean cosine of two latents", "effective rank / largest"), COLOURS, MARKERS, strict=False
     ):
         draw_accuracies(middle, _by_layer(runs, name), colour, marker, label)
-    middle.set(ylabel="%", title="how alike latents are", ylim=(0, 100))
+    middle.set(ylabel="%", title="how alike latents are", ylim=(-15, 100))
     middle.legend(frameon=False)
     for panel in (left, middle):
         panel.tick_params(axis="x", rotation=45)

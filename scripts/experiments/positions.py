@@ -82,8 +82,8 @@ def tabulate(result: dict) -> str:
     if result["channels"] > 1:
         return tables
     return (
-        f"{tables}\nPixels of a single channel without positions are all alike after the LayerNorm that the cross-attend "
-        "begins with, so the model without positions sees nothing at all here, not even a bag of pixels.\n"
+        f"{tables}\nPixels of a single channel without positions are all alike after the LayerNorm that the "
+        "cross-attend begins with, so the model without positions sees nothing at all here, not even a bag of pixels.\n"
     )
 
 
