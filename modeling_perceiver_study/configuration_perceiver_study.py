@@ -33,6 +33,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
         hidden_act: activation of the MLPs, a name in transformers' `ACT2FN`.
         attention_probs_dropout_prob: dropout of attention weights, in [0, 1).
         initializer_range: standard deviation of initial weights and latents, above 0.
+        local_start_width: standard deviation of the spot at a random place that each head of each latent looks at
+            before training, above 0 and below 1, in coordinates, which span 2 along each axis; None starts from random
+            weights, with nearly uniform attention. For the first cross-attend, with Fourier positions.
         layer_norm_eps: added to variances before the square root, above 0.
         image_size: points along each axis of the grid the model is made for: a number for all axes or one per axis
             (`[H, W]`). Other sizes are accepted at run time and span the same coordinates.
@@ -79,6 +82,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
     hidden_act: str = "gelu"
     attention_probs_dropout_prob: float = 0.0
     initializer_range: float = 0.02
+    local_start_width: float | None = None
     layer_norm_eps: float = 1e-5
     image_size: int | list[int] | tuple[int, ...] = 32
     num_channels: int = 3
@@ -124,6 +128,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
             f"at most num_blocks={self.num_blocks}, since each cross-attend begins a block",
         )
         self._validate_heads()
+        self._validate_start()
 
     def _validate_grid(self):
         per_axis = f"one number per axis (num_axes={self.num_axes})"
@@ -155,6 +160,17 @@ class PerceiverStudyConfig(PreTrainedConfig):
             heads = getattr(self, heads_name)
             for what, width in zip(("queries and keys", "values"), widths, strict=True):
                 self._require(heads_name, width % heads == 0, f"a divisor of {width}, the width of {what} in {kind}")
+
+    def _validate_start(self):
+        width, heads, angles = self.local_start_width, self.num_cross_attention_heads, 2 * self.num_axes
+        if width is None:
+            return
+        self._require("local_start_width", _is_number(width) and 0 < width < 1, "None or a number between 0 and 1")
+        fits = self.position_encoding_type == "fourier"
+        self._require("local_start_width", fits, "None unless position_encoding_type='fourier'")
+        most = min(self.d_latents, self.cross_attend_widths[0]) // angles
+        room = f"at most {most} with local_start_width, which takes {angles} channels of each head"
+        self._require("num_cross_attention_heads", heads <= most, room)
 
     def _require(self, field: str, holds: bool, expected: str):
         if not holds:

@@ -23,6 +23,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import CrossAttention, PerceiverStudyLayer, SelfAttention
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .inputs import LearnedPositions, PerceiverStudyInputs
+from .local_start import start_locally
 from .position import byte_array  # noqa: F401 - see below
 from .separable import GridInputs
 from .streaming import GridAttention  # noqa: F401 - see below
@@ -84,6 +85,8 @@ class PerceiverStudyPreTrainedModel(PreTrainedModel):
         if isinstance(module, (PerceiverStudyLatents, LearnedPositions)):
             # The paper's appendix cuts at the values -2 and 2, a hundred standard deviations away.
             init.trunc_normal_(module.weight, std=self.config.initializer_range, a=-2.0, b=2.0)
+        if hasattr(module, "local_start"):
+            init.copy_(module.weight, module.local_start(module.weight))
 
 
 class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
@@ -99,6 +102,8 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
         # The first cross-attend sees untouched latents and keeps its own weights (paper, section 3.1 and appendix).
         num_cross_attends = min(config.num_cross_attends, 2 if config.share_cross_attend_weights else config.num_blocks)
         self.cross_attends = nn.ModuleList([_cross_attend(config) for _ in range(num_cross_attends)])
+        if config.local_start_width is not None:
+            start_locally(self.latents, self.cross_attends[0].attention, config)
         num_blocks = 1 if config.share_block_weights else config.num_blocks
         self.blocks = nn.ModuleList(
             [

@@ -1,0 +1,98 @@
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyForImageClassification, PerceiverStudyModel
+
+from .models import pixels
+
+
+def config_of(grid, **fields):
+    return PerceiverStudyConfig(
+        **{
+            "image_size": grid,
+            "num_axes": len(grid),
+            "num_latents": 32,
+            "d_latents": 64,
+            "num_cross_attention_heads": 4,
+            "cross_attention_shape_for_attention": "q",
+            "num_self_attends_per_block": 1,
+            "local_start_width": 0.2,
+            **fields,
+        }
+    )
+
+
+def mean_directions(model, values):
+    """`(B, h, N, A)`: what attention says of `exp(i pi x)` on each axis; a spot's place is its angle, its size the rest."""
+    weights = model(values, output_attentions=True).cross_attentions[0].unflatten(-1, values.shape[2:])
+    axes = range(values.ndim - 2)
+    directions = []
+    for axis in axes:
+        coordinates = torch.linspace(-1, 1, values.shape[2 + axis])
+        waves = torch.exp(1j * torch.pi * coordinates)
+        directions.append((weights.movedim(3 + axis, -1) * waves).flatten(3).sum(-1))
+    return torch.stack(directions, dim=-1)
+
+
+def centres(model):
+    """`(h, N, A)`, read off the latents as the queries see them, after their norm."""
+    config = model.config
+    latents = model.cross_attends[0].attention.layernorm(model.latents.weight)
+    codes = latents[:, : 2 * config.num_axes * config.num_cross_attention_heads]
+    sine, cosine = codes.unflatten(-1, (config.num_cross_attention_heads, config.num_axes, 2)).unbind(-1)
+    return torch.atan2(sine, cosine).transpose(0, 1) / torch.pi
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fields", [{}, {"concat_positions": False}, {"num_channels": 1, "num_frequency_bands": 8}])
+@pytest.mark.parametrize("grid", [[96], [32, 32], [20, 24, 28]])
+def test_each_head_of_each_latent_looks_at_a_spot_of_the_stated_width(grid, fields):
+    torch.manual_seed(0)
+    config = config_of(grid, **fields)
+    model = PerceiverStudyModel(config).eval()
+    found = mean_directions(model, pixels(config).sign())
+    # Of a von Mises density with this concentration; for narrow spots 1 - (pi w)^2 / 2.
+    kappa = torch.tensor(1 / (torch.pi * config.local_start_width) ** 2)
+    length = torch.special.i1(kappa) / torch.special.i0(kappa)
+    expected = length * torch.exp(1j * torch.pi * centres(model))
+    # Coordinates -1 and 1 are one place with twice the points, and the other channels of a head are random.
+    distance = (found - expected).abs()
+    assert distance.mean() < 0.1  # a concentration twice too small or large would be 0.15 or more away
+    assert centres(model).flatten(0, 1).std(dim=0).min() > 0.4  # all over the grid: 0.58 were it uniform
+
+
+@torch.no_grad()
+def test_values_start_from_pixels_alone_with_unit_variance():
+    torch.manual_seed(0)
+    model = PerceiverStudyModel(config_of([16, 16]))
+    weight = model.cross_attends[0].attention.v_proj.weight
+    assert weight[:, 3:].eq(0).all()
+    torch.testing.assert_close(weight[:, :3].square().sum(dim=1).mean(), torch.tensor(1.0), atol=0.3, rtol=0)
+
+
+def test_a_saved_model_keeps_its_weights_and_its_code_starts_alike(tmp_path):
+    model = PerceiverStudyForImageClassification(config_of([8, 8]))
+    model.save_pretrained(tmp_path)
+    loaded = PerceiverStudyForImageClassification.from_pretrained(tmp_path)
+    for name, parameter in loaded.named_parameters():
+        assert parameter.equal(model.get_parameter(name)), name
+    config = AutoConfig.from_pretrained(tmp_path, trust_remote_code=True)
+    fresh = AutoModel.from_config(config, trust_remote_code=True)
+    assert fresh.cross_attends[0].attention.v_proj.weight[:, 3:].eq(0).all()
+    assert not fresh.latents.weight.equal(model.perceiver.latents.weight)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"local_start_width": 1}, "local_start_width=1 .* between 0 and 1"),
+        ({"local_start_width": "narrow"}, "local_start_width='narrow'"),
+        ({"position_encoding_type": "none"}, "local_start_width=0.2 .* position_encoding_type='fourier'"),
+        ({"d_latents": 8, "num_self_attention_heads": 1}, "num_cross_attention_heads=4 .* at most 2"),
+        ({"qk_channels": 8, "v_channels": 8}, "num_cross_attention_heads=4 .* at most 2"),
+    ],
+)
+def test_what_does_not_go_together_is_said(fields, message):
+    with pytest.raises(ValueError, match=message):
+        config_of([8, 8], **fields)
