@@ -1,8 +1,8 @@
 """A start from which each head of each latent looks at a spot of its own, instead of at everything alike.
 
 With random weights of the usual size all attention is nearly uniform: every latent begins as the same mean over all
-inputs, and must learn where to look before it can learn what is there. The lowest Fourier band alone can point anywhere:
-with `(sin pi x_a, cos pi x_a)` of each axis in the key and the same of a centre `c` in the query, a logit is
+inputs, and must learn where to look before it can learn what is there. The lowest Fourier band alone can point
+anywhere: with `(sin pi x_a, cos pi x_a)` of each axis in the key and the same of a centre `c` in the query, a logit is
 
     kappa * sum_a cos(pi (x_a - c_a))  =  const - |x - c|^2 / (2 w^2) + ..        kappa = 1 / (pi w)^2
 
@@ -33,7 +33,7 @@ def start_locally(latents: nn.Module, attention: nn.Module, config: PerceiverStu
 
 
 def _centres(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
-    """`(N, D)`: sines and cosines of the centres of all heads, then noise; the norm before the queries takes any scale."""
+    """`(N, D)`: sines and cosines of the centres of all heads, then noise; the norm before queries undoes the scale."""
     num_angles = config.num_cross_attention_heads * config.num_axes
     angles = torch.pi * (2 * torch.rand_like(weight[:, :num_angles]) - 1)
     codes = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1) * math.sqrt(2)

@@ -50,10 +50,12 @@ AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def main():
     arguments = parse()
+    torch.set_float32_matmul_precision(arguments.matmul_precision)
     accelerator = Accelerator()
     results = {
         **describe_run(accelerator),
         "dtype": arguments.dtype,
+        "matmul_precision": arguments.matmul_precision,
         "compiled": arguments.compile,
         "rounds": arguments.rounds,
     }
@@ -73,7 +75,8 @@ def main():
             for depth in tqdm(DEPTHS, desc="depth")
         }
     arguments.output.mkdir(parents=True, exist_ok=True)
-    name = f"{arguments.dtype}{'-compiled' if arguments.compile else ''}"
+    precision = "" if arguments.matmul_precision == "highest" else f"-{arguments.matmul_precision}"
+    name = f"{arguments.dtype}{precision}{'-compiled' if arguments.compile else ''}"
     (arguments.output / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
     (arguments.output / f"{name}.md").write_text(table(results))
     if "points" in results:
@@ -224,9 +227,12 @@ def _peak_resident() -> float:
 def table(results: dict) -> str:
     """A Markdown table, a row for each case and contender."""
     rate = results["matrix_gflops"]
+    precision = (
+        "" if results["matmul_precision"] == "highest" else f" with products of {results['matmul_precision']} precision"
+    )
     lines = [
-        f"{results['hardware']}, {results['dtype']}, {'compiled' if results['compiled'] else 'eager'}, largest matrix "
-        f"products at {rate:.0f} GFLOP/s; medians of {results['rounds']} rounds, a sample. "
+        f"{results['hardware']}, {results['dtype']}{precision}, {'compiled' if results['compiled'] else 'eager'}, "
+        f"largest matrix products at {rate:.0f} GFLOP/s; medians of {results['rounds']} rounds, a sample. "
         "Memory is what a step needs beyond one on 8 × 8 pixels.",
         "",
         "| case | | forward ms | × ours | step ms | × ours | step memory MB | of the matrix rate |",
@@ -270,6 +276,7 @@ def parse():
     parser.add_argument("--cases", nargs="+", choices=names, default=names)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=AUTOCAST, default="float32")
+    parser.add_argument("--matmul_precision", choices=("highest", "high", "medium"), default="highest")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("output/benchmark"))
     return parser.parse_args()

@@ -18,7 +18,7 @@ MAIN_README = CONFIGURATION_FOLDER.parent / "README.md"
 PERFORMANCE = MAIN_README.parent / "docs" / "performance.md"
 BENCHMARK = MAIN_README.parent / "docs" / "benchmark"
 CIFAR10 = MAIN_README.parent / "docs" / "cifar10.md"
-LADDER = MAIN_README.parent / "docs" / "cifar10" / "ladder.md"
+LADDERS = MAIN_README.parent / "docs" / "cifar10"
 _TABLES = ("float32", "bf16", "float32-compiled")  # of scripts/benchmark.py
 _HEADER_FIELDS = ("Paper", "Command", "Score", "Time")
 _INTRODUCTION = """\
@@ -74,11 +74,14 @@ def pages() -> dict[Path, str]:
     """What the files with tables should hold; in those that are written by hand only what is between marks changes."""
     benchmarks = [(BENCHMARK / f"{name}.md").read_text() for name in _TABLES]
     readme = _between(MAIN_README.read_text(), "results", table(f"{CONFIGURATION_FOLDER.name}/"))
+    cifar10 = CIFAR10.read_text()
+    for ladder in sorted(LADDERS.glob("*.md")):
+        cifar10 = _between(cifar10, ladder.stem, ladder.read_text())
     return {
         README: _INTRODUCTION + table(),
         MAIN_README: _between(readme, "benchmark", benchmarks[0]),
         PERFORMANCE: _between(PERFORMANCE.read_text(), "benchmark", "\n".join(benchmarks)),
-        CIFAR10: _between(CIFAR10.read_text(), "ladder", LADDER.read_text()),
+        CIFAR10: cifar10,
     }
 
 

@@ -30,6 +30,7 @@ class Learner:
         self.settings = recipe.optimization
         self.seed = recipe.seed
         self.inputs = inputs
+        torch.set_float32_matmul_precision(self.settings.matmul_precision)
         self.average = moving_average(model, self.settings.ema_decay, accelerator.device)
         optimizers, schedules = build_optimizers(model, self.settings, total_steps)
         self.model, *prepared = accelerator.prepare(model, *optimizers, *schedules)

@@ -80,6 +80,7 @@ class Optimization:
     label_smoothing: float = 0.0
     ema_decay: float | None = None  # judge and keep a moving average of the weights, such as 0.999; null keeps them
     mixed_precision: str = "no"  # no, bf16, fp16; weights and optimiser stay float32
+    matmul_precision: str = "highest"  # of float32 products, highest, high or medium: see docs/training.md
     compile: bool = False  # with torch.compile
     gradient_checkpointing: bool = False  # less memory for a second forward pass
     find_parts: bool = False  # more accumulation steps until a part fits into memory; results stay those of the batch
@@ -161,6 +162,7 @@ _WITHOUT_EFFECT = (
 _CHOICES = {
     "optimization.optimizer": ("adamw", "muon"),
     "optimization.mixed_precision": ("no", "bf16", "fp16"),
+    "optimization.matmul_precision": ("highest", "high", "medium"),
     "data.on_error": ("raise", "skip"),
 }
 

@@ -1,6 +1,7 @@
 """What pytest has to know before it collects, and what no test leaves behind."""
 
 import pytest
+import torch
 from transformers.utils import logging
 
 from tests.transformers_mixins import markers
@@ -12,8 +13,9 @@ def pytest_configure(config):
 
 
 @pytest.fixture(autouse=True)
-def verbosity():
-    """Commands silence transformers for their whole process, which here is that of all tests."""
-    before = logging.get_verbosity()
+def settings_of_the_process():
+    """Commands silence transformers and choose the precision of products for their process, here that of all tests."""
+    verbosity, precision = logging.get_verbosity(), torch.get_float32_matmul_precision()
     yield
-    logging.set_verbosity(before)
+    logging.set_verbosity(verbosity)
+    torch.set_float32_matmul_precision(precision)

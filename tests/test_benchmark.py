@@ -34,12 +34,14 @@ def test_measures_every_contender(monkeypatch, arguments, without_perceiver_pyto
     results = {
         "hardware": "a machine",
         "dtype": "float32",
+        "matmul_precision": "medium",
         "compiled": False,
         "matrix_gflops": 1.0,
         "rounds": 1,
         "cases": {"tiny": result},
     }
     assert table(results).count("| tiny |") == 3
+    assert "float32 with products of medium precision, eager" in table(results)
 
 
 def test_contenders_that_do_other_work_are_refused():

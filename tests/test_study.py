@@ -16,7 +16,7 @@ from experiments import comparison, permutation, report, training
 from experiments.comparison import FAILS, HOLDS, IN_PART, OPEN, Finding, conclude, difference, is_larger
 from experiments.setting import Setting
 from experiments.training import Job, run_all, train_small
-from recipe import DEFAULT_RECIPE, flatten, load_recipe
+from recipe import DEFAULT_RECIPE, flatten, load_recipe, model_config
 from tests.small_data import CLASSES, TINY_RUN, fresh_accelerate, make_parquet
 
 TRAINED = ["weight_sharing", "cross_attends", "positions", "permutation", "latents_depth"]
@@ -66,6 +66,9 @@ def test_the_command_line():
 def test_an_experiment_wins_over_the_command_line():
     setting = Setting(overrides=("model.num_latents=2",))
     assert setting.recipe("model.num_latents=3").model["num_latents"] == 3
+    # One kind of positions can start so and another cannot, which would be no comparison.
+    local = Setting(overrides=("model.local_start_width=0.1",)).recipe("model.position_encoding_type=learned")
+    assert model_config(local).local_start_width is None
     with pytest.raises(UserError, match="--seeds"):
         Setting(overrides=("seed=1",))
     with pytest.raises(UserError, match="--seeds"):

@@ -197,6 +197,17 @@ def test_mixed_precision(run, precision):
     assert all(tensor.dtype == torch.float32 for tensor in weights(folder).values())
 
 
+def test_precision_of_products(run):
+    """Products then stay float32 or become bfloat16, as the CPU has it; either way losses lie 1 % apart at most."""
+    expected, _ = read_metrics(run("highest", "optimization.epochs=1") / "metrics.jsonl")
+    assert torch.get_float32_matmul_precision() == "highest"
+    found, _ = read_metrics(
+        run("medium", "optimization.epochs=1", "optimization.matmul_precision=medium") / "metrics.jsonl"
+    )
+    assert torch.get_float32_matmul_precision() == "medium"
+    assert [step["loss"] for step in found] == pytest.approx([step["loss"] for step in expected], rel=0.01)
+
+
 # Both come from inside torch.compile.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
 @pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'> should not be instantiated")

@@ -41,5 +41,10 @@ class Setting:
             raise UserError("--seeds: expected at least one")
 
     def recipe(self, *overrides: str, seed: int = 0) -> Recipe:
-        """The study's recipe with what an experiment changes, which wins over the study's own overrides."""
-        return load_recipe(self.config, [*self.overrides, *overrides, f"seed={seed}"])
+        """The study's recipe with what an experiment changes, which wins over the study's own overrides.
+
+        Without a local start: not all that is compared can have one, and the claims are of models that had none.
+        """
+        recipe = load_recipe(self.config, [*self.overrides, *overrides, f"seed={seed}"])
+        recipe.model.pop("local_start_width", None)
+        return recipe
