@@ -190,7 +190,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
     @property
     def axis_max_frequencies(self) -> list[float]:
         """Highest Fourier band of each axis, with the Nyquist frequencies filled in."""
-        return resolve_max_frequencies(self.max_frequencies, self.attended_grid, self.num_axes)
+        return resolve_max_frequencies(self.max_frequencies, self.attended_grid)
 
     @property
     def num_axis_features(self) -> int:

@@ -6,9 +6,10 @@ anywhere: with `(sin pi x_a, cos pi x_a)` of each axis in the key and the same o
 
     kappa * sum_a cos(pi (x_a - c_a))  =  const - |x - c|^2 / (2 w^2) + ..        kappa = 1 / (pi w)^2
 
-so attention is a spot of standard deviation `w` around `c` (a von Mises density, which wraps around at the edges). The
-centres are random: no neighbourhood, patch or order of the grid enters, and all of it is learned from there on. Values
-start with the pixels alone, since where a latent looks is already in its query.
+so attention is a spot of standard deviation `w` around `c` (a von Mises density, which wraps around at the edges), only
+drawn towards the grid's middle where it is near, as there the LayerNorm leaves keys longest. The centres are random: no
+neighbourhood, patch or order of the grid enters, and all of it is learned from there on. Values start with the pixels
+alone, since where a latent looks is already in its query.
 """
 
 import math
@@ -56,7 +57,7 @@ def _keys(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _values(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
-    """`(h V, C + P)`: of unit variance, from pixels alone."""
+    """`(h V, C + P)`: rows of about unit length, from pixels alone."""
     num_channels = config.num_attended_channels
     pixels = torch.randn_like(weight[:, :num_channels]) / math.sqrt(num_channels)
     return torch.cat([pixels, torch.zeros_like(weight[:, num_channels:])], dim=1)

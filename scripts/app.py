@@ -17,7 +17,8 @@ from huggingface_hub import snapshot_download
 from matplotlib import colormaps
 from PIL import Image, ImageOps
 
-from attention_maps import cross_attention_maps, seen_pixels
+from attention_maps import cross_attention_maps
+from data import seen_pixels
 from errors import UserError, run_command
 from predict import load_classifier, open_image
 

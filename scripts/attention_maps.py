@@ -16,6 +16,7 @@ from matplotlib.figure import Figure, FigureBase
 from PIL import Image, ImageOps
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from data import seen_pixels
 from errors import UserError, run_command
 from predict import load_classifier, open_image
 
@@ -152,12 +153,6 @@ def mean_and_single(maps: np.ndarray, latents: Sequence[int]) -> np.ndarray:
 def evenly_chosen(count: int) -> list[int]:
     """A few numbers from 1 to `count`, both ends among them."""
     return [int(number) for number in np.linspace(1, count, min(_FEW, count))]
-
-
-def seen_pixels(processor: BaseImageProcessor, image: Image.Image) -> np.ndarray:
-    """`(C, H, W)` uint8: the image as the model sees it, resized and cropped."""
-    plain = {"do_rescale": False, "do_normalize": False, "do_fourier_encode": False}
-    return np.clip(processor(image, **plain, return_tensors="np")["pixel_values"][0], 0, 255).astype(np.uint8)
 
 
 def displayed(pixels: np.ndarray) -> np.ndarray:

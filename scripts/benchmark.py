@@ -9,16 +9,17 @@ the rounds, ratios medians of the ratios within a round. Peak memory is measured
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import multiprocessing
 import statistics
 import time
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from accelerate import Accelerator
+from matplotlib.figure import Figure
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
@@ -30,8 +31,6 @@ from errors import UserError, run_command
 from modeling_perceiver_study import PerceiverStudyImageProcessor
 from provenance import describe_run
 from recipe import Augmentation
-
-matplotlib.use("Agg")
 
 OURS = "this repository"
 CIFAR = {"num_latents": 128, "d_latents": 256, "widening_factor": 4}
@@ -53,7 +52,7 @@ def main():
     torch.set_float32_matmul_precision(arguments.matmul_precision)
     accelerator = Accelerator()
     results = {
-        **describe_run(accelerator),
+        **describe_run(accelerator, launcher=("python",)),
         "dtype": arguments.dtype,
         "matmul_precision": arguments.matmul_precision,
         "compiled": arguments.compile,
@@ -66,12 +65,16 @@ def main():
         results["cases"][case.name] = measure(case, accelerator.device, arguments)
     if "points" in arguments.cases:
         results["points"] = {
-            size * size: measure(_with(CASES[1], image_size=size), accelerator.device, arguments, at_most=256)
+            size * size: measure(
+                dataclasses.replace(CASES[1], image_size=size), accelerator.device, arguments, at_most=256
+            )
             for size in tqdm(POINTS, desc="points")
         }
     if "depth" in arguments.cases:
         results["depth"] = {
-            depth: measure(_with(CASES[0], num_blocks=depth, num_cross_attends=depth), accelerator.device, arguments)
+            depth: measure(
+                dataclasses.replace(CASES[0], num_blocks=depth, num_cross_attends=depth), accelerator.device, arguments
+            )
             for depth in tqdm(DEPTHS, desc="depth")
         }
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -124,7 +127,7 @@ def measure(case: Case, device: torch.device, arguments, at_most: int | None = N
         }
     del models
     for name in builders:
-        result["step"][name]["megabytes"] = peak_memory(case, name, device, arguments.dtype)
+        result["step"][name]["megabytes"] = peak_memory(case, name, device, arguments)
     return result
 
 
@@ -194,18 +197,25 @@ def input_rate(device: torch.device, batch_size: int = 128, batches: int = 40) -
     return batch_size / statistics.median(times)
 
 
-def peak_memory(case: Case, name: str, device: torch.device, dtype: str) -> float:
+def peak_memory(case: Case, name: str, device: torch.device, arguments) -> float:
     """Megabytes that one training step needs beyond model and pixels, in a process of its own; on a CPU, of Linux."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        return pool.apply(_peak_memory, (case, name, str(device), dtype))
+        settings = (arguments.dtype, arguments.matmul_precision, arguments.compile)
+        return pool.apply(_peak_memory, (case, name, str(device), *settings))
 
 
-def _peak_memory(case: Case, name: str, device: str, dtype: str) -> float:
+def _peak_memory(
+    case: Case, name: str, device: str, dtype: str, matmul_precision: str = "highest", compiled: bool = False
+) -> float:
+    torch.set_float32_matmul_precision(matmul_precision)
     torch.manual_seed(0)
     model = contenders(case)[name]().to(device)
-    training_step(model, torch.randn(1, 3, 8, 8, device=device), AUTOCAST[dtype])  # what is allocated once for all
+    if compiled:
+        model = torch.compile(model)
     pixels = torch.randn(case.batch, 3, case.image_size, case.image_size, device=device)
+    # What is allocated once for all; compiling needs memory of its own, and is for one size.
+    training_step(model, pixels if compiled else pixels[:1, :, :8, :8], AUTOCAST[dtype])
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -251,9 +261,8 @@ def table(results: dict) -> str:
 
 def draw_growth(points: dict, path: Path):
     """Time and memory of a cross-attend's training step against the number of points, with fitted exponents."""
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = figure.subplots(1, 2)
     names = list(next(iter(points.values()))["step"])
     for panel, key, label in zip(panels, ("milliseconds", "megabytes"), ("ms", "MB"), strict=True):
         for name, marker in zip(names, "osv^", strict=False):
@@ -267,7 +276,6 @@ def draw_growth(points: dict, path: Path):
         panel.grid(alpha=0.3)
         panel.legend()
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def parse():
@@ -280,10 +288,6 @@ def parse():
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("output/benchmark"))
     return parser.parse_args()
-
-
-def _with(case: Case, **fields) -> Case:
-    return Case(**{**vars(case), **fields})
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None):

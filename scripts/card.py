@@ -8,7 +8,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from errors import UserError
+from errors import UserError, one_line
 from figures import Classified
 from modeling_perceiver_study import PerceiverStudyConfig
 from recipe import Recipe
@@ -89,7 +89,7 @@ def check_card(card: ModelCard):
         header = yaml.safe_load(text.split("---\n")[1])  # safe: no pickled numpy numbers
         again = ModelCard(text).data.to_dict()
     except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"the model card's metadata cannot be read back: {' '.join(str(error).split())}") from None
+        raise UserError(f"the model card's metadata cannot be read back: {one_line(error)}") from None
     missing = [name for name in ("library_name", "pipeline_tag", "license", "model-index") if not header.get(name)]
     if missing or again != card.data.to_dict():
         raise UserError(f"the model card's metadata lacks {', '.join(missing) or 'something on the way back'}")

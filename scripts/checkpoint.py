@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from errors import UserError
+from errors import UserError, one_line
 
 _CHECKSUMS = "checksums.json"
 _OWN = "own-"  # files of tensors beside those that accelerate names
@@ -78,7 +78,7 @@ def find_damage(checkpoint: Path) -> str | None:
             if _checksum(checkpoint / name) != checksum:
                 return f"the content of {name} has changed"
     except (OSError, ValueError, AttributeError) as error:
-        return " ".join(str(error).split())
+        return one_line(error)
     return None
 
 
@@ -113,7 +113,7 @@ def save_checkpoint(
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         kept = ", ".join(path.name for path in checkpoints(output_dir)) or "none before it"
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(
             f"checkpoint {final} cannot be written ({reason}). Kept: {kept}. Make room, then add --resume"
         ) from error

@@ -23,7 +23,7 @@ from transformers import PerceiverConfig, PerceiverImageProcessorPil, PreTrained
 from transformers.utils import logging
 
 from deepmind import ARCHITECTURES, our_config, our_processor, their_config, their_name, their_processor
-from errors import UserError, run_command
+from errors import UserError, one_line, run_command
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForImageClassification,
@@ -120,7 +120,7 @@ def fetch(source: str) -> Path:
     except HFValidationError:
         raise UserError(f"{source}: no such folder, and no name on the Hub either") from None
     except (OSError, HTTPError) as error:
-        raise UserError(f"{source} is no folder, and cannot be downloaded: {_one_line(error)}") from None
+        raise UserError(f"{source} is no folder, and cannot be downloaded: {one_line(error)}") from None
     return folder
 
 
@@ -135,7 +135,7 @@ def read_weights(folder: Path) -> Weights:
             file = pickled
             weights = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise UserError(f"{file} cannot be read, is it complete? {_one_line(error)}") from None
+        raise UserError(f"{file} cannot be read, is it complete? {one_line(error)}") from None
     if not weights:
         raise UserError(f"{folder} holds no weights: expected model.safetensors or pytorch_model.bin")
     return weights
@@ -171,7 +171,7 @@ def new_folder(dest: Path) -> Iterator[Path]:
         _require_free(dest)
         unfinished.replace(dest)
     except OSError as error:
-        raise UserError(f"{dest} cannot be written: {_one_line(error)}") from None
+        raise UserError(f"{dest} cannot be written: {one_line(error)}") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -224,7 +224,7 @@ def _read_json(path: Path) -> dict:
     except FileNotFoundError:
         raise UserError(f"{path.parent} holds no {path.name}: expected a folder that save_pretrained wrote") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {_one_line(error)}") from None
+        raise UserError(f"{path} cannot be read as JSON: {one_line(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is no JSON object")
     return content
@@ -241,7 +241,7 @@ def _config(folder: Path, config_class: type[PreTrainedConfig]) -> PreTrainedCon
     try:
         return config_class.from_dict(_read_json(folder / "config.json"))
     except (TypeError, ValueError, StrictDataclassError) as error:
-        raise UserError(f"{folder / 'config.json'} is no valid {config_class.__name__}: {_one_line(error)}") from None
+        raise UserError(f"{folder / 'config.json'} is no valid {config_class.__name__}: {one_line(error)}") from None
 
 
 def _processor(folder: Path, processor_class: type, names: tuple[str, ...]):
@@ -253,7 +253,7 @@ def _processor(folder: Path, processor_class: type, names: tuple[str, ...]):
     try:
         return processor_class.from_dict(fields)
     except (TypeError, ValueError, StrictDataclassError) as error:
-        raise UserError(f"{path} is no valid {processor_class.__name__}: {_one_line(error)}") from None
+        raise UserError(f"{path} is no valid {processor_class.__name__}: {one_line(error)}") from None
 
 
 def _empty(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
@@ -264,10 +264,6 @@ def _empty(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreT
 def _require_free(dest: Path):
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise UserError(f"{dest} exists and is not an empty folder: name another one")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
 """Decoded images: a uint8 array per split, from which whole batches are taken at once."""
 
 import hashlib
-import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
+import fsspec
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm.auto import tqdm
 
 from errors import UserError
@@ -38,17 +38,15 @@ class ImageDataset(torch.utils.data.Dataset):
         return len(self.labels)
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """A whole batch, which is what a data loader asks for: `pixels` `(b, C, H, W)` uint8, `labels` `(b,)`."""
+        """A whole batch: `pixels` `(b, C, H, W)` uint8, `labels` `(b,)`.
+
+        It comes assembled, so a data loader takes `default_convert` to collate.
+        """
         rows = indices if self.rows is None else self.rows[indices]
         return {
             "pixels": torch.from_numpy(self.pixels[rows]),
             "labels": torch.from_numpy(self.labels[indices]),
         }
-
-
-def identity(batch):
-    """`collate_fn` for an `ImageDataset`, whose batches come assembled."""
-    return batch
 
 
 @dataclass
@@ -138,7 +136,7 @@ class Decoder:
         self.plain_mode = {1: "L", 3: "RGB"}.get(config.num_channels)
         # Small images spend most of their time in the processor, so ones that it returns as they are skip it.
         probe = np.random.default_rng(0).integers(0, 256, self.shape, dtype=np.uint8)
-        self.processor_is_identity = np.array_equal(self._process(probe), probe)
+        self.processor_is_identity = np.array_equal(seen_pixels(processor, probe), probe)
 
     def decode(self, source: Source, rows: np.ndarray) -> ImageDataset:
         shape = (len(rows), *self.shape)
@@ -198,24 +196,27 @@ class Decoder:
         return broken
 
     def pixels(self, encoded) -> np.ndarray:
-        """One image as `(C, H, W)` uint8."""
-        if isinstance(encoded, dict):
-            content = Path(encoded["path"]).read_bytes() if encoded["bytes"] is None else encoded["bytes"]
-            encoded = Image.open(io.BytesIO(content))
-        image = ImageOps.exif_transpose(encoded)
+        """One image as `(C, H, W)` uint8; raises one of `UNUSABLE` if that fails."""
+        if encoded is None:
+            raise ValueError("there is none")
+        if isinstance(encoded, dict) and encoded["bytes"] is None:
+            with fsspec.open(encoded["path"], "rb") as file:  # also inside an archive, or on the Hub
+                encoded = {"bytes": file.read(), "path": None}
+        image = datasets.Image().decode_example(encoded)  # turned upright
         channels, height, width = self.shape
         if self.processor_is_identity and image.mode == self.plain_mode and image.size == (width, height):
             return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
-        pixels = self._process(image)
+        pixels = seen_pixels(self.processor, image)
         if pixels.shape != self.shape:
             raise ValueError(f"its pixels are {pixels.shape} after resize and crop, expected {self.shape}")
         return pixels
 
-    def _process(self, image) -> np.ndarray:
-        """Resize and crop as at inference, stopping short of rescaling: `(C, H, W)` uint8."""
-        stop = {"do_rescale": False, "do_normalize": False, "do_fourier_encode": False}
-        pixels = self.processor(image, **stop, return_tensors="np")["pixel_values"][0]
-        return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+def seen_pixels(processor: PerceiverStudyImageProcessor, image: Image.Image | np.ndarray) -> np.ndarray:
+    """`(C, H, W)` uint8: the image as the model sees it, resized and cropped, but not rescaled."""
+    plain = {"do_rescale": False, "do_normalize": False, "do_fourier_encode": False}
+    pixels = processor(image, **plain, return_tensors="np")["pixel_values"][0]
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
 def _progress(source: Source, total: int) -> tqdm:

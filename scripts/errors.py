@@ -13,3 +13,8 @@ def run_command(main):
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit("interrupted") from None
+
+
+def one_line(error: Exception) -> str:
+    """What an error of a library says, for a message of ours."""
+    return " ".join(str(error).split())

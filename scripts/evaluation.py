@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import transformers
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_convert
 from tqdm.auto import tqdm
 
 from augmentation import Normalization
-from data import identity, load_split
-from errors import UserError
+from data import load_split
+from errors import UserError, one_line
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForImageClassification,
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None):
     images.labels = match_labels(class_names, names, options.match_by_number)[images.labels]
 
     # Batches are cut among processes, the last one filled up; what fills it up is not counted.
-    loader = accelerator.prepare(DataLoader(images, options.batch_size, collate_fn=identity))
+    loader = accelerator.prepare(DataLoader(images, options.batch_size, collate_fn=default_convert))
     hidden = None if accelerator.is_main_process else True  # None hides it when output is not a terminal
     bar = tqdm(loader, desc=f"evaluating {options.split}", unit="batch", disable=hidden, leave=False)
     normalize = Normalization(processor, accelerator.device)
@@ -143,7 +143,7 @@ def load_model(
             checkpoint, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{checkpoint} cannot be loaded: {' '.join(str(error).split())}") from None
+        raise UserError(f"{checkpoint} cannot be loaded: {one_line(error)}") from None
     if found["missing_keys"]:
         missing = ", ".join(sorted(found["missing_keys"])[:3])
         raise UserError(

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_convert
 from tqdm.auto import tqdm
 
 from attention_maps import cross_attention_maps, displayed, draw_map_lines, evenly_chosen, mean_and_single, show_pixels
 from augmentation import Normalization
 from curves import BLUE, ORANGE
-from data import ImageDataset, identity
+from data import ImageDataset
 from modeling_perceiver_study import PerceiverStudyForImageClassification
 from scores import confusions
 
@@ -67,7 +67,9 @@ def predict(
 ) -> Classified:
     """Predictions of a model in evaluation mode, on the device that it is on."""
     found = []
-    for batch in tqdm(DataLoader(images, 64, collate_fn=identity), desc="predictions", disable=None, leave=False):
+    for batch in tqdm(
+        DataLoader(images, 64, collate_fn=default_convert), desc="predictions", disable=None, leave=False
+    ):
         logits = model(pixel_values=normalize(batch["pixels"].to(model.device))).logits
         found.append(logits.float().softmax(dim=-1).cpu().numpy())
     return Classified(images, np.concatenate(found), names)

@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from errors import UserError
+from errors import UserError, one_line
 
 _ATTEMPTS = 3
 
@@ -77,7 +77,7 @@ def _persistently(call: Callable):
             response = getattr(error, "response", None)
             if attempt == _ATTEMPTS or (response is not None and response.status_code < 500):
                 raise
-            print(f"attempt {attempt} of {_ATTEMPTS} failed ({_one_line(error)}); trying again", file=sys.stderr)
+            print(f"attempt {attempt} of {_ATTEMPTS} failed ({one_line(error)}); trying again", file=sys.stderr)
             time.sleep(2**attempt)
 
 
@@ -90,7 +90,7 @@ def _named_errors(what: str) -> Iterator[None]:
     except (HTTPError, RuntimeError) as error:
         raise UserError(_explain(error, what)) from None
     except ValueError as error:
-        raise UserError(f"the Hub refuses {what}: {_one_line(error)}") from None
+        raise UserError(f"the Hub refuses {what}: {one_line(error)}") from None
 
 
 def _explain(error: Exception, what: str) -> str:
@@ -107,9 +107,5 @@ def _explain(error: Exception, what: str) -> str:
         return f"{what} does not exist on the Hub, or this token may not see it"
     again = "what was published before is unchanged unless this commit arrived after all; pushing again is safe"
     if status is None:
-        return f"the Hub cannot be reached ({_one_line(error)}): {again}"
-    return f"the Hub refuses {what} ({_one_line(error)}): {again}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        return f"the Hub cannot be reached ({one_line(error)}): {again}"
+    return f"the Hub refuses {what} ({one_line(error)}): {again}"

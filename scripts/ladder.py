@@ -107,13 +107,13 @@ def climb(ladder: dict, name: str, overrides: list[str], output: Path, jobs: int
 
 def table(results: dict) -> str:
     """Markdown: accuracy of every rung and the difference to another, with what all have in common."""
-    first = results["rungs"][0]
-    accuracies = {rung["name"]: 100 * rung["validation_accuracy"] for rung in results["rungs"]}
+    rungs = results["rungs"]
+    accuracies = {rung["name"]: 100 * rung["validation_accuracy"] for rung in rungs}
     rows = [
         "| | validation accuracy | change | parameters | training time | overrides |",
         "|---|---:|---|---:|---:|---|",
     ]
-    for rung in results["rungs"]:
+    for rung in rungs:
         accuracy, beside = accuracies[rung["name"]], rung.get("beside")
         change = "" if beside is None else f"{round(accuracy - accuracies[beside], 1) + 0.0:+.1f} against {beside}"
         keys = " ".join(f"`{text}`" for text in rung["overrides"])
@@ -124,13 +124,19 @@ def table(results: dict) -> str:
     common = " ".join(results["common"])
     return "\n".join(
         [
-            f"{first['data']}, `{results['config']}` with `{common}`, {first['steps']} steps, seed {first['seed']}, on "
-            f"{first['hardware']} each, torch {first['versions']['torch']}, commit {first['git_commit']}.",
+            f"{_all(rungs, 'data')}, `{results['config']}` with `{common}`, {_all(rungs, 'steps')} steps, "
+            f"seed {_all(rungs, 'seed')}, on {_all(rungs, 'hardware')} each, torch "
+            f"{_all([rung['versions'] for rung in rungs], 'torch')}, commit {_all(rungs, 'git_commit')}.",
             "",
             *rows,
             "",
         ]
     )
+
+
+def _all(rungs: list[dict], fact: str) -> str:
+    """What all rungs have in common, or else everything that one of them has."""
+    return " or ".join(dict.fromkeys(str(rung[fact]) for rung in rungs))
 
 
 def _folder(name: str) -> str:

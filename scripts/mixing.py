@@ -18,8 +18,8 @@ _ERASED_RATIOS = (0.3, 3.3)  # height to width
 
 def draw_erased(share: float, count: int, size: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
     """`(4, n)`, rectangles to erase from images of `size` `(H, W)`; empty for all but a `share` of them."""
-    area = _uniform(*_ERASED_SHARES, count, generator)
-    ratio = _uniform(*np.log(_ERASED_RATIOS), count, generator).exp()
+    area = torch.empty(count).uniform_(*_ERASED_SHARES, generator=generator)
+    ratio = torch.empty(count).uniform_(*np.log(_ERASED_RATIOS), generator=generator).exp()
     sides = []
     for length, side in zip(size, ((area * ratio).sqrt(), (area / ratio).sqrt()), strict=True):
         # Shares of a side, so that rectangles are stretched with the image.
@@ -83,7 +83,3 @@ def _inside(rectangles: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         place = torch.arange(images.shape[axis], device=images.device)
         inside.append((place >= first) & (place < end))
     return inside[0][:, None, :, None] & inside[1][:, None, None, :]
-
-
-def _uniform(low: float, high: float, count: int, generator: torch.Generator) -> torch.Tensor:
-    return low + (high - low) * torch.rand(count, generator=generator)

@@ -14,7 +14,8 @@ from PIL import Image
 from transformers import pipeline
 from transformers.utils import logging
 
-from errors import UserError, run_command
+from data import UNUSABLE
+from errors import UserError, one_line, run_command
 
 
 def main(arguments: list[str] | None = None):
@@ -41,7 +42,7 @@ def open_image(path: Path) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(path.read_bytes()))
         image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNUSABLE as error:
         raise UserError(f"{path} is no readable image: {error}") from None
     return image
 
@@ -65,7 +66,7 @@ def load_classifier(checkpoint: str):
     try:
         return pipeline("image-classification", model=checkpoint, trust_remote_code=True)
     except (OSError, ValueError) as error:
-        raise UserError(f"{checkpoint} cannot be loaded: {' '.join(str(error).split())}") from None
+        raise UserError(f"{checkpoint} cannot be loaded: {one_line(error)}") from None
 
 
 if __name__ == "__main__":

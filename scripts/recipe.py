@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers import PreTrainedConfig
 
-from errors import UserError
+from errors import UserError, one_line
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyImageProcessor
 
 CONFIGURATION_FOLDER = Path(__file__).resolve().parent.parent / "configuration"
@@ -245,12 +245,18 @@ def effective(recipe: Recipe) -> dict[str, Any]:
     return {key: value for key, value in flatten(recipe).items() if not key.startswith(_WITHOUT_EFFECT)}
 
 
+def chosen(settings: dict[str, Any]) -> dict[str, Any]:
+    """What differs from the defaults in what `effective` gave, also before a key was added that has a default."""
+    usual = effective(Recipe())
+    return {key: value for key, value in settings.items() if key not in usual or value != usual[key]}
+
+
 def model_config(recipe: Recipe) -> PerceiverStudyConfig:
     """The configuration that the section `model:` describes; a bad field is a `UserError`."""
     try:
         config = PerceiverStudyConfig(**recipe.model)
     except (TypeError, ValueError, StrictDataclassError) as error:
-        raise UserError(f"section model: {_one_line(error)}") from None
+        raise UserError(f"section model: {one_line(error)}") from None
     if config.num_axes != 2:
         raise UserError(f"model.num_axes={config.num_axes}: images have 2 axes")
     return config
@@ -262,7 +268,7 @@ def image_processor(recipe: Recipe, config: PerceiverStudyConfig) -> PerceiverSt
     try:
         return PerceiverStudyImageProcessor(**settings)
     except (TypeError, ValueError, StrictDataclassError) as error:
-        raise UserError(f"section image_processor: {_one_line(error)}") from None
+        raise UserError(f"section image_processor: {one_line(error)}") from None
 
 
 def _processor_settings(config: PerceiverStudyConfig) -> dict:
@@ -288,7 +294,7 @@ def _read_file(path: str | Path) -> dict:
         presets = ", ".join(sorted(preset.name for preset in CONFIGURATION_FOLDER.glob("*.yaml")))
         raise UserError(f"no recipe at {path}; there are {presets} in {CONFIGURATION_FOLDER.name}/") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} cannot be read as YAML: {_one_line(error)}") from None
+        raise UserError(f"{path} cannot be read as YAML: {one_line(error)}") from None
     if not isinstance(layer, dict):
         raise UserError(f"{path} is not a recipe: expected `key: value` lines, got a list")
     # A section with nothing but comments in it reads as None.
@@ -302,11 +308,7 @@ def _read_override(text: str) -> dict:
     try:
         return OmegaConf.to_container(OmegaConf.from_dotlist([text]))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"cannot understand {text!r}: {_one_line(error)}") from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        raise UserError(f"cannot understand {text!r}: {one_line(error)}") from None
 
 
 def _check_keys(layer: dict, source: str):

@@ -43,6 +43,8 @@ def find_start(
             more = ", or resume nevertheless with --accept_changes" if resume else ""
             raise UserError(f"{output_dir} holds a run of another recipe ({changed}): {way_out}{more}")
         if changed:
+            if not found:
+                raise UserError(f"{output_dir} holds a finished run without checkpoints to go on from: {way_out}")
             report(f"the recipe has changed: {changed}")
             finished = False
     if resume:

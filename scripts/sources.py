@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from errors import UserError
+from errors import UserError, one_line
 from recipe import Data
 
 DIGITS_TEST_IMAGES = 360  # a fifth of the 1797
@@ -104,7 +104,7 @@ def _load_dataset(settings: Data) -> datasets.DatasetDict:
     try:
         return datasets.load_dataset(_where(settings), streaming=settings.streaming)
     except Exception as error:  # the loaders of `datasets` raise nearly anything for a bad folder or name
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         if settings.path is None:
             raise UserError(
                 f"data.name={settings.name} cannot be loaded from the Hub ({reason}); "
@@ -141,7 +141,7 @@ def source_from_rows(rows: list[dict], columns: tuple[str, str], class_names: li
     images = [row[image_column] for row in rows]
     content = hashlib.sha256(np.asarray(labels, dtype=np.int64).tobytes())
     for image in images:
-        content.update(image["bytes"] or image["path"].encode())
+        content.update((image["bytes"] or image["path"].encode()) if image else b"")
     labels = np.asarray(labels, dtype=np.int64)
     class_names = class_names or [str(label) for label in range(labels.max() + 1)]
     return Source(name, content.hexdigest(), labels, class_names, read=lambda rows: [images[row] for row in rows])

@@ -79,7 +79,8 @@ class ImageStream:
     def decode(self, row: dict) -> tuple[np.ndarray, int] | None:
         """Pixels `(C, H, W)` uint8 and label of a row; of one that is not usable a `UserError`, or None to skip it."""
         encoded, label = row[self.image_column], row[self.label_column]
-        where = f"{encoded['path'] or 'an image'} of {describe_split(self.settings.train_split, self.settings)}"
+        path = encoded and encoded["path"]
+        where = f"{path or 'an image'} of {describe_split(self.settings.train_split, self.settings)}"
         if not isinstance(label, int) or not 0 <= label < len(self.class_names):
             return self._refuse(f"{where} has label {label}; expected 0 to {len(self.class_names) - 1}")
         try:

@@ -20,7 +20,7 @@ from errors import UserError, run_command
 from experiments.report import REPORT, report
 from experiments.setting import DEFAULT_CONFIG, Setting
 from provenance import describe_run
-from recipe import effective
+from recipe import chosen, effective
 from run_folder import write_atomically
 from train import build_accelerator
 
@@ -67,7 +67,7 @@ def measure(name: str, experiment: ModuleType, setting: Setting, output: Path, p
     }
     if path.exists() and not setting.again:
         measured = json.loads(path.read_text())
-        if measured["settings"] == settings:
+        if _identity(measured["settings"]) == _identity(settings):
             print(f"{path} has what was measured with these settings; --again measures anew")
             return measured
     begin = time.perf_counter()
@@ -77,6 +77,10 @@ def measure(name: str, experiment: ModuleType, setting: Setting, output: Path, p
     text = json.dumps(measured, indent=1, allow_nan=False) + "\n"
     write_atomically(path, text)
     return json.loads(text)  # as a later look into the file finds it
+
+
+def _identity(settings: dict) -> dict:
+    return {**settings, "recipe": chosen(settings["recipe"])}
 
 
 def parse(arguments: list[str] | None) -> tuple[list[str], Setting, Path]:

@@ -17,12 +17,12 @@ from pathlib import Path
 import transformers
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedType, is_tensorboard_available, set_seed
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, RandomSampler, default_convert
 from tqdm.auto import tqdm
 
 from augmentation import Normalization, TrainingInputs
 from checkpoint import Progress, load_checkpoint, save_checkpoint
-from data import Splits, identity, load_splits, name_classes
+from data import Splits, load_splits, name_classes
 from errors import UserError, run_command
 from hub import require_repo_id, require_token
 from learner import Learner
@@ -254,11 +254,11 @@ def build_loaders(
     else:
         # Whole batches only, others each epoch: a smaller last step would weigh its images more.
         sampler = RandomSampler(splits.train, num_samples=steps_per_epoch * settings.batch_size)
-        train_loader = DataLoader(splits.train, size, sampler=sampler, collate_fn=identity, pin_memory=pin)
+        train_loader = DataLoader(splits.train, size, sampler=sampler, collate_fn=default_convert, pin_memory=pin)
     return [
         train_loader,
-        DataLoader(splits.validation, size, collate_fn=identity, pin_memory=pin),
-        splits.test and DataLoader(splits.test, size, collate_fn=identity, pin_memory=pin),
+        DataLoader(splits.validation, size, collate_fn=default_convert, pin_memory=pin),
+        splits.test and DataLoader(splits.test, size, collate_fn=default_convert, pin_memory=pin),
     ]
 
 

@@ -4,7 +4,8 @@ import torch
 from PIL import Image
 
 import attention_maps
-from attention_maps import cross_attention_maps, draw_attention_maps, map_logits, seen_pixels
+from attention_maps import cross_attention_maps, draw_attention_maps, map_logits
+from data import seen_pixels
 from errors import UserError
 from modeling_perceiver_study import PerceiverStudyImageProcessor
 from tests.checkpoints import save_checkpoint

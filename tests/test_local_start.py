@@ -63,7 +63,18 @@ def test_each_head_of_each_latent_looks_at_a_spot_of_the_stated_width(grid, fiel
 
 
 @torch.no_grad()
-def test_values_start_from_pixels_alone_with_unit_variance():
+def test_most_spots_of_the_cifar_recipe_are_where_they_should_be():
+    """Not all: near the grid's middle keys are longest, and draw the attention of spots around."""
+    torch.manual_seed(0)
+    config = config_of([32, 32], num_latents=128, d_latents=256, local_start_width=0.1)
+    model = PerceiverStudyModel(config).eval()
+    places = mean_directions(model, pixels(config)).angle() / torch.pi
+    off = (places - centres(model) + 1) % 2 - 1  # the shorter way around
+    assert (off.norm(dim=-1) < 2 * config.local_start_width).float().mean() > 0.8
+
+
+@torch.no_grad()
+def test_values_start_from_pixels_alone():
     torch.manual_seed(0)
     model = PerceiverStudyModel(config_of([16, 16]))
     weight = model.cross_attends[0].attention.v_proj.weight

@@ -109,7 +109,7 @@ def test_opposite_borders_and_symmetry():
     [(None, [16.0, 112.0]), (7, [7.0, 7.0]), (2.5, [2.5, 2.5]), ([3, 4.5], [3.0, 4.5]), ((3, 4.5), [3.0, 4.5])],
 )
 def test_max_frequencies(given, expected):
-    resolved = resolve_max_frequencies(given, [32, 224], 2)
+    resolved = resolve_max_frequencies(given, [32, 224])
     assert resolved == expected
     assert all(type(frequency) is float for frequency in resolved)
 

@@ -77,6 +77,13 @@ def test_another_recipe_may_be_told_to_go_on(folder):
     assert said == ["the recipe has changed: optimization.epochs: 60 -> 70"]
 
 
+def test_a_finished_run_without_checkpoints_is_not_thrown_away(folder):
+    (folder / RESULTS).write_text("{}")
+    other = load_recipe(DEFAULT_RECIPE, ["optimization.epochs=70"])
+    with pytest.raises(UserError, match="without checkpoints to go on from: choose another output_dir"):
+        find_start(folder, other, True, accept_changes=True)
+
+
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(folder, recipe):
     older, newer = add_checkpoint(folder, 20), add_checkpoint(folder, 40)
     (newer / "progress.json").write_text("{}")

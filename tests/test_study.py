@@ -16,7 +16,7 @@ from experiments import comparison, permutation, report, training
 from experiments.comparison import FAILS, HOLDS, IN_PART, OPEN, Finding, conclude, difference, is_larger
 from experiments.setting import Setting
 from experiments.training import Job, run_all, train_small
-from recipe import DEFAULT_RECIPE, flatten, load_recipe, model_config
+from recipe import CONFIGURATION_FOLDER, DEFAULT_RECIPE, flatten, load_recipe, model_config
 from tests.small_data import CLASSES, TINY_RUN, fresh_accelerate, make_parquet
 
 TRAINED = ["weight_sharing", "cross_attends", "positions", "permutation", "latents_depth"]
@@ -67,8 +67,10 @@ def test_an_experiment_wins_over_the_command_line():
     setting = Setting(overrides=("model.num_latents=2",))
     assert setting.recipe("model.num_latents=3").model["num_latents"] == 3
     # One kind of positions can start so and another cannot, which would be no comparison.
-    local = Setting(overrides=("model.local_start_width=0.1",)).recipe("model.position_encoding_type=learned")
+    local = Setting(config=CONFIGURATION_FOLDER / "cifar10-study.yaml").recipe("model.position_encoding_type=learned")
     assert model_config(local).local_start_width is None
+    with pytest.raises(UserError, match="no local start"):
+        Setting(overrides=("model.local_start_width=0.1",))
     with pytest.raises(UserError, match="--seeds"):
         Setting(overrides=("seed=1",))
     with pytest.raises(UserError, match="--seeds"):
@@ -148,6 +150,7 @@ def test_what_a_run_is_remembered_by(setting):
         return Job({}, setting.recipe(*overrides), double, **changes).identity()
 
     assert identity("optimization.cpu_threads=2", "output_dir=elsewhere") == identity()
+    assert "matmul_precision" not in identity()  # a key that comes later, with a default, changes nothing
     different = [identity(), identity("model.num_latents=3"), identity(arguments={"plus": 1})]
     assert len(set(different)) == 3
 

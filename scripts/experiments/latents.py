@@ -6,12 +6,12 @@ from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_convert
 
 from attention_maps import cross_attention_maps
 from augmentation import Normalization
 from curves import COLOURS, MARKERS, tidy
-from data import ImageDataset, identity
+from data import ImageDataset
 from experiments.comparison import conclude, is_larger, percent
 from experiments.pictures import draw_accuracies
 from experiments.setting import Setting
@@ -76,7 +76,7 @@ def hidden_states(
     """`[(n, N, D)]` after each layer, of the first `n` images, in float32 on the CPU."""
     some = torch.utils.data.Subset(images, range(min(_IMAGES, len(images))))
     batches = []
-    for batch in DataLoader(some, 100, collate_fn=identity):
+    for batch in DataLoader(some, 100, collate_fn=default_convert):
         inputs = normalize(batch["pixels"].to(model.device))
         states = model(pixel_values=inputs, output_hidden_states=True).hidden_states
         batches.append([state.float().cpu() for state in states])

@@ -6,7 +6,7 @@ from experiments.comparison import accuracy_table, conclude, gather, is_larger
 from experiments.pictures import ACCURACY, draw_accuracies, new_figure
 from experiments.setting import Setting
 from experiments.training import Job, run_all
-from recipe import flatten
+from recipe import flatten, model_config
 
 TITLE = "Latents, depth and time"
 CLAIM = (
@@ -28,7 +28,8 @@ VARIED = {
 
 
 def run(setting: Setting) -> dict:
-    usual = flatten(setting.recipe())
+    recipe = setting.recipe()
+    usual = flatten(recipe) | {f"model.{key}": value for key, value in model_config(recipe).to_dict().items()}
     jobs = [
         Job({"varied": key, "value": value, "seed": seed}, setting.recipe(f"{key}={value}", seed=seed))
         for key in VARIED

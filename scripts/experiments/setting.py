@@ -23,7 +23,7 @@ class Setting:
         again: train anew what is in the cache.
 
     Raises:
-        UserError: overrides set the seed, or there are no seeds.
+        UserError: overrides set the seed or a local start, or there are no seeds.
     """
 
     config: Path = DEFAULT_CONFIG
@@ -37,6 +37,8 @@ class Setting:
     def __post_init__(self):
         if any(text.startswith("seed=") for text in self.overrides):
             raise UserError("seed= is no override of a study, which has several: give --seeds")
+        if any(text.startswith("model.local_start_width=") for text in self.overrides):
+            raise UserError("model.local_start_width= is no override of a study, whose models have no local start")
         if not self.seeds:
             raise UserError("--seeds: expected at least one")
 

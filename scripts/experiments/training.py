@@ -22,7 +22,7 @@ from experiments.setting import Setting
 from learner import Learner
 from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
 from predictions import evaluate
-from recipe import Recipe, effective, image_processor, model_config
+from recipe import Recipe, chosen, effective, image_processor, model_config
 from run_folder import write_atomically
 from threads import available_cores
 from train import build_accelerator, build_loaders
@@ -197,7 +197,7 @@ class Job:
     def identity(self) -> str:
         """What decides the result, as JSON."""
         work = f"{self.work.__module__}.{self.work.__qualname__}"
-        return json.dumps([VERSION, work, self.arguments, effective(self.recipe)], sort_keys=True)
+        return json.dumps([VERSION, work, self.arguments, chosen(effective(self.recipe))], sort_keys=True)
 
     def __call__(self) -> dict:
         return self.work(self.recipe, **self.arguments)
