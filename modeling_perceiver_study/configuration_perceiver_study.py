@@ -36,6 +36,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
         local_start_width: standard deviation of the spot at a random place that each head of each latent looks at
             before training, above 0 and below 1, in coordinates, which span 2 along each axis; None starts from random
             weights, with nearly uniform attention. For the first cross-attend, with Fourier positions.
+        local_start_reach: standard deviation of the place, at a random offset from one of these spots, where each head
+            of a self-attend looks for latents before training, in the same range and units. It holds for latents of
+            unit variance and is narrower where layers leave them smaller. With `local_start_width`, or None.
         layer_norm_eps: added to variances before the square root, above 0.
         image_size: points along each axis of the grid the model is made for: a number for all axes or one per axis
             (`[H, W]`). Other sizes are accepted at run time and span the same coordinates.
@@ -83,6 +86,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
     attention_probs_dropout_prob: float = 0.0
     initializer_range: float = 0.02
     local_start_width: float | None = None
+    local_start_reach: float | None = None
     layer_norm_eps: float = 1e-5
     image_size: int | list[int] | tuple[int, ...] = 32
     num_channels: int = 3
@@ -162,15 +166,24 @@ class PerceiverStudyConfig(PreTrainedConfig):
                 self._require(heads_name, width % heads == 0, f"a divisor of {width}, the width of {what} in {kind}")
 
     def _validate_start(self):
-        width, heads, angles = self.local_start_width, self.num_cross_attention_heads, 2 * self.num_axes
-        if width is None:
-            return
-        self._require("local_start_width", _is_number(width) and 0 < width < 1, "None or a number between 0 and 1")
-        fits = self.position_encoding_type == "fourier"
-        self._require("local_start_width", fits, "None unless position_encoding_type='fourier'")
-        most = min(self.d_latents, self.cross_attend_widths[0]) // angles
-        room = f"at most {most} with local_start_width, which takes {angles} channels of each head"
-        self._require("num_cross_attention_heads", heads <= most, room)
+        fourier = self.position_encoding_type == "fourier"
+        spots_last = self.local_start_width is not None and self.use_query_residual
+        for name, fits, needed in (
+            ("local_start_width", fourier, "position_encoding_type='fourier'"),
+            ("local_start_reach", spots_last, "there is a local_start_width and a query residual"),
+        ):
+            value = getattr(self, name)
+            proper = value is None or (_is_number(value) and 0 < value < 1)
+            self._require(name, proper, "None or a number between 0 and 1")
+            self._require(name, value is None or fits, f"None unless {needed}")
+        angles = 2 * self.num_axes
+        for name, heads, width in (
+            ("local_start_width", "num_cross_attention_heads", min(self.d_latents, self.cross_attend_widths[0])),
+            ("local_start_reach", "num_self_attention_heads", self.self_attend_widths[0]),
+        ):
+            room = getattr(self, name) is None or getattr(self, heads) <= width // angles
+            most = f"at most {width // angles} with {name}, which takes {angles} channels of each head"
+            self._require(heads, room, most)
 
     def _require(self, field: str, holds: bool, expected: str):
         if not holds:

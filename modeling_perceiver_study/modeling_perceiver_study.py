@@ -102,8 +102,6 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
         # The first cross-attend sees untouched latents and keeps its own weights (paper, section 3.1 and appendix).
         num_cross_attends = min(config.num_cross_attends, 2 if config.share_cross_attend_weights else config.num_blocks)
         self.cross_attends = nn.ModuleList([_cross_attend(config) for _ in range(num_cross_attends)])
-        if config.local_start_width is not None:
-            start_locally(self.latents, self.cross_attends[0].attention, config)
         num_blocks = 1 if config.share_block_weights else config.num_blocks
         self.blocks = nn.ModuleList(
             [
@@ -111,6 +109,8 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
                 for _ in range(num_blocks)
             ]
         )
+        if config.local_start_width is not None:
+            start_locally(config, self.latents, self.cross_attends, self.blocks)
         self.post_init()
 
     @capture_outputs(tie_last_hidden_states=False)

@@ -82,8 +82,35 @@ def test_values_start_from_pixels_alone():
     torch.testing.assert_close(weight[:, :3].square().sum(dim=1).mean(), torch.tensor(1.0), atol=0.3, rtol=0)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("reach", "shortest", "longest"), [(0.1, 0.98, 1), (0.3, 0.9, 0.97), (None, 0, 0.05)])
+def test_self_attends_look_for_latents_around_a_place_of_each_head(reach, shortest, longest):
+    torch.manual_seed(0)
+    config = config_of([16], num_latents=256, num_self_attends_per_block=2, local_start_reach=reach)
+    model = PerceiverStudyModel(config).eval()
+    first = model(pixels(config), output_attentions=True).attentions[0].mean(dim=0)
+    places = torch.exp(1j * torch.pi * centres(model)).squeeze(-1).repeat(2, 1)  # 4 spots, 8 heads
+    seen = (first * places[:, None]).sum(-1) / places  # where a head looks, from where its query is
+    offsets = seen.mean(dim=-1)
+    assert shortest <= offsets.abs().min() and offsets.abs().max() <= longest
+    if reach:
+        assert (seen.angle() / torch.pi).abs().mean() < 3 * reach
+        assert offsets.angle().std() > reach
+
+
+@torch.no_grad()
+def test_layers_leave_centres_as_they_are_until_they_learn():
+    config = config_of([8, 8], local_start_reach=0.3, num_blocks=2, num_cross_attends=2, share_block_weights=False)
+    model = PerceiverStudyModel(config).eval()
+    codes = model.latents.weight[:, :16]
+    torch.testing.assert_close(codes.square().mean(), torch.tensor(1.0))
+    assert model.latents.weight[:, 16:].std() < 0.03
+    for state in model(pixels(config), output_hidden_states=True).hidden_states:
+        assert state[..., :16].equal(codes.expand(len(state), -1, -1))
+
+
 def test_a_saved_model_keeps_its_weights_and_its_code_starts_alike(tmp_path):
-    model = PerceiverStudyForImageClassification(config_of([8, 8]))
+    model = PerceiverStudyForImageClassification(config_of([8, 8], local_start_reach=0.3))
     model.save_pretrained(tmp_path)
     loaded = PerceiverStudyForImageClassification.from_pretrained(tmp_path)
     for name, parameter in loaded.named_parameters():
@@ -91,6 +118,7 @@ def test_a_saved_model_keeps_its_weights_and_its_code_starts_alike(tmp_path):
     config = AutoConfig.from_pretrained(tmp_path, trust_remote_code=True)
     fresh = AutoModel.from_config(config, trust_remote_code=True)
     assert fresh.cross_attends[0].attention.v_proj.weight[:, 3:].eq(0).all()
+    assert fresh.blocks[0][0].mlp.fc2.weight[:16].eq(0).all()
     assert not fresh.latents.weight.equal(model.perceiver.latents.weight)
 
 
@@ -102,6 +130,13 @@ def test_a_saved_model_keeps_its_weights_and_its_code_starts_alike(tmp_path):
         ({"position_encoding_type": "none"}, "local_start_width=0.2 .* position_encoding_type='fourier'"),
         ({"d_latents": 8, "num_self_attention_heads": 1}, "num_cross_attention_heads=4 .* at most 2"),
         ({"qk_channels": 8, "v_channels": 8}, "num_cross_attention_heads=4 .* at most 2"),
+        ({"local_start_reach": 0}, "local_start_reach=0 .* between 0 and 1"),
+        (
+            {"local_start_reach": 0.3, "local_start_width": None},
+            "local_start_reach=0.3 .* there is a local_start",
+        ),
+        ({"local_start_reach": 0.3, "use_query_residual": False}, "local_start_reach=0.3 .* and a query residual"),
+        ({"local_start_reach": 0.3, "num_self_attention_heads": 32}, "num_self_attention_heads=32 .* at most 16"),
     ],
 )
 def test_what_does_not_go_together_is_said(fields, message):

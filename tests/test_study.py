@@ -70,7 +70,7 @@ def test_an_experiment_wins_over_the_command_line():
     local = Setting(config=CONFIGURATION_FOLDER / "cifar10-study.yaml").recipe("model.position_encoding_type=learned")
     assert model_config(local).local_start_width is None
     with pytest.raises(UserError, match="no local start"):
-        Setting(overrides=("model.local_start_width=0.1",))
+        Setting(overrides=("model.local_start_reach=0.1",))
     with pytest.raises(UserError, match="--seeds"):
         Setting(overrides=("seed=1",))
     with pytest.raises(UserError, match="--seeds"):

@@ -37,8 +37,8 @@ class Setting:
     def __post_init__(self):
         if any(text.startswith("seed=") for text in self.overrides):
             raise UserError("seed= is no override of a study, which has several: give --seeds")
-        if any(text.startswith("model.local_start_width=") for text in self.overrides):
-            raise UserError("model.local_start_width= is no override of a study, whose models have no local start")
+        if any(text.startswith("model.local_start_") for text in self.overrides):
+            raise UserError("model.local_start_...= is no override of a study, whose models have no local start")
         if not self.seeds:
             raise UserError("--seeds: expected at least one")
 
@@ -48,5 +48,6 @@ class Setting:
         Without a local start: not all that is compared can have one, and the claims are of models that had none.
         """
         recipe = load_recipe(self.config, [*self.overrides, *overrides, f"seed={seed}"])
-        recipe.model.pop("local_start_width", None)
+        for field in ("local_start_width", "local_start_reach"):
+            recipe.model.pop(field, None)
         return recipe
