@@ -35,10 +35,12 @@ class PerceiverStudyConfig(PreTrainedConfig):
         initializer_range: standard deviation of initial weights and latents, above 0.
         local_start_width: standard deviation of the spot at a random place that each head of each latent looks at
             before training, above 0 and below 1, in coordinates, which span 2 along each axis; None starts from random
-            weights, with nearly uniform attention. For the first cross-attend, with Fourier positions.
-        local_start_reach: standard deviation of the place, at a random offset from one of these spots, where each head
-            of a self-attend looks for latents before training, in the same range and units. It holds for latents of
-            unit variance and is narrower where layers leave them smaller. With `local_start_width`, or None.
+            weights, with nearly uniform attention. For the first cross-attend, with Fourier positions. It holds for
+            inputs of unit variance, and for `d_latents` several times the two channels per axis and head that it takes.
+        local_start_reach: in the same range and units, standard deviation of the offset from one of these spots to the
+            place where each head of a self-attend looks for latents before training, and the most that this look is
+            wide: as much narrower as the deviation of the latents is below 1. With `local_start_width`; None starts
+            from random weights.
         layer_norm_eps: added to variances before the square root, above 0.
         image_size: points along each axis of the grid the model is made for: a number for all axes or one per axis
             (`[H, W]`). Other sizes are accepted at run time and span the same coordinates.

@@ -51,7 +51,7 @@ def start_locally(
 
 
 def _centres(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
-    """`(N, D)`: sines and cosines of the centres of all heads, then noise.
+    """`(N, D)`: sines and cosines of the centres of all heads, then what was there.
 
     The heads of a latent are spread around a place of its own, with a standard deviation between half the width of a
     spot and a quarter of the grid, evenly in its logarithm: some see detail, others the whole.
@@ -62,15 +62,14 @@ def _centres(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor
     centres = 1 - ((place + distance * offset + 1) % 4 - 2).abs()  # mirrored at the borders
     angles = torch.pi * centres.flatten(1)
     codes = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).to(weight) * math.sqrt(2)
-    noise = torch.randn_like(weight[:, codes.shape[1] :])
-    return torch.cat([codes * _code_deviation(config), noise * config.initializer_range], dim=1)
+    return torch.cat([codes * _code_deviation(config), weight[:, codes.shape[1] :]], dim=1)
 
 
 def _cross_queries(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
     """`(h E, D)`: each head reads its centre."""
     heads, share = config.num_cross_attention_heads, _num_codes(config) / config.d_latents
     code, noise = _code_deviation(config), config.initializer_range
-    norm = math.sqrt(share * code**2 + (1 - share) * noise**2)
+    norm = math.sqrt(share * code**2 + (1 - share) * noise**2 + config.layer_norm_eps)
     gain = _gain(config.local_start_width, weight.shape[0] // heads) * norm / (math.sqrt(2) * code)
     return _point(weight, _code_columns(config, heads), gain)
 
@@ -98,7 +97,10 @@ def _pixel_values(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.T
 
 
 def _self_queries(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
-    """`(h E, D)`: each head reads a centre, moved by a random offset about as long as the reach."""
+    """`(h E, D)`: each head reads a centre, moved by a random offset.
+
+    The gain is right where the LayerNorm after a layer divides by 1.
+    """
     heads = config.num_self_attention_heads
     turns = torch.pi * config.local_start_reach * torch.randn(heads, config.num_axes)
     gain = _gain(config.local_start_reach, weight.shape[0] // heads) / math.sqrt(2)

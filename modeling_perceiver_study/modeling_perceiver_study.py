@@ -85,7 +85,7 @@ class PerceiverStudyPreTrainedModel(PreTrainedModel):
         if isinstance(module, (PerceiverStudyLatents, LearnedPositions)):
             # The paper's appendix cuts at the values -2 and 2, a hundred standard deviations away.
             init.trunc_normal_(module.weight, std=self.config.initializer_range, a=-2.0, b=2.0)
-        if hasattr(module, "local_start"):
+        if hasattr(module, "local_start") and not getattr(module.weight, "_is_hf_initialized", False):
             init.copy_(module.weight, module.local_start(module.weight))
 
 

@@ -18,9 +18,9 @@ from matplotlib import colormaps
 from PIL import Image, ImageOps
 
 from attention_maps import cross_attention_maps
-from data import seen_pixels
 from errors import UserError, run_command
-from predict import load_classifier, open_image
+from images import open_image, seen_pixels
+from predict import load_classifier
 
 _SHOWN_SIZE = 384  # pixels of the shorter side of a map
 _MEAN = "mean of all"

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure, FigureBase
 from PIL import Image, ImageOps
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from data import seen_pixels
 from errors import UserError, run_command
-from predict import load_classifier, open_image
+from images import open_image, seen_pixels
+from predict import load_classifier
 
 _WORDS = {"first": 1, "second": 2}
 _FEW = 6  # latents to show where nobody chose

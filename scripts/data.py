@@ -10,16 +10,15 @@ import datasets
 import fsspec
 import numpy as np
 import torch
-from PIL import Image
 from tqdm.auto import tqdm
 
 from errors import UserError
+from images import UNUSABLE, seen_pixels
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyImageProcessor
 from recipe import Data
 from sources import Source, load_named_sources, load_sources, stratified_order
 
 _CHUNK = 64  # images that a thread decodes at a time
-UNUSABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what a broken image raises
 
 
 class ImageDataset(torch.utils.data.Dataset):
@@ -199,7 +198,7 @@ class Decoder:
         """One image as `(C, H, W)` uint8; raises one of `UNUSABLE` if that fails."""
         if encoded is None:
             raise ValueError("there is none")
-        if isinstance(encoded, dict) and encoded["bytes"] is None:
+        if isinstance(encoded, dict) and encoded["bytes"] is None and encoded["path"]:
             with fsspec.open(encoded["path"], "rb") as file:  # also inside an archive, or on the Hub
                 encoded = {"bytes": file.read(), "path": None}
         image = datasets.Image().decode_example(encoded)  # turned upright
@@ -210,13 +209,6 @@ class Decoder:
         if pixels.shape != self.shape:
             raise ValueError(f"its pixels are {pixels.shape} after resize and crop, expected {self.shape}")
         return pixels
-
-
-def seen_pixels(processor: PerceiverStudyImageProcessor, image: Image.Image | np.ndarray) -> np.ndarray:
-    """`(C, H, W)` uint8: the image as the model sees it, resized and cropped, but not rescaled."""
-    plain = {"do_rescale": False, "do_normalize": False, "do_fourier_encode": False}
-    pixels = processor(image, **plain, return_tensors="np")["pixel_values"][0]
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
 def _progress(source: Source, total: int) -> tqdm:

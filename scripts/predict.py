@@ -7,15 +7,13 @@ Every image is followed by its likeliest classes and their probabilities.
 """
 
 import argparse
-import io
 from pathlib import Path
 
-from PIL import Image
 from transformers import pipeline
 from transformers.utils import logging
 
-from data import UNUSABLE
 from errors import UserError, one_line, run_command
+from images import open_image
 
 
 def main(arguments: list[str] | None = None):
@@ -33,18 +31,6 @@ def main(arguments: list[str] | None = None):
         print(path)
         for prediction in predictions:
             print(f"  {prediction['label']:<{width}}  {100 * prediction['score']:5.1f} %")
-
-
-def open_image(path: Path) -> Image.Image:
-    """The image in a file, decoded; a missing or unreadable one is a `UserError`."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        image = Image.open(io.BytesIO(path.read_bytes()))
-        image.load()
-    except UNUSABLE as error:
-        raise UserError(f"{path} is no readable image: {error}") from None
-    return image
 
 
 def check_checkpoint(checkpoint: str):

@@ -246,7 +246,7 @@ def effective(recipe: Recipe) -> dict[str, Any]:
 
 
 def chosen(settings: dict[str, Any]) -> dict[str, Any]:
-    """What differs from the defaults in what `effective` gave, also before a key was added that has a default."""
+    """What differs from the defaults in what `effective` gave, which a new key with a default leaves as it was."""
     usual = effective(Recipe())
     return {key: value for key, value in settings.items() if key not in usual or value != usual[key]}
 

@@ -141,7 +141,7 @@ def source_from_rows(rows: list[dict], columns: tuple[str, str], class_names: li
     images = [row[image_column] for row in rows]
     content = hashlib.sha256(np.asarray(labels, dtype=np.int64).tobytes())
     for image in images:
-        content.update((image["bytes"] or image["path"].encode()) if image else b"")
+        content.update(image["bytes"] or (image["path"] or "").encode() if image else b"")
     labels = np.asarray(labels, dtype=np.int64)
     class_names = class_names or [str(label) for label in range(labels.max() + 1)]
     return Source(name, content.hexdigest(), labels, class_names, read=lambda rows: [images[row] for row in rows])

@@ -21,8 +21,9 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from tqdm.auto import tqdm
 
-from data import UNUSABLE, Decoder, ImageDataset, Splits, load_split
+from data import Decoder, ImageDataset, Splits, load_split
 from errors import UserError
+from images import UNUSABLE
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyImageProcessor
 from recipe import Data
 from sources import (

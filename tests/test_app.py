@@ -16,7 +16,7 @@ from tests.checkpoints import save_checkpoint
 from tests.small_data import CLASSES, coloured_images
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-SPACE = ("app.py", "attention_maps.py", "errors.py", "predict.py")  # what docs/hub.md says a Space needs
+SPACE = ("app.py", "attention_maps.py", "errors.py", "images.py", "predict.py")  # what docs/hub.md says a Space needs
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MISSING = [name for name in ("gradio", "playwright") if importlib.util.find_spec(name) is None]
 MISSING += [] if BROWSER else ["a Chromium browser"]

@@ -1,3 +1,8 @@
+import os
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -5,11 +10,12 @@ from PIL import Image
 
 import attention_maps
 from attention_maps import cross_attention_maps, draw_attention_maps, map_logits
-from data import seen_pixels
 from errors import UserError
+from images import seen_pixels
 from modeling_perceiver_study import PerceiverStudyImageProcessor
 from tests.checkpoints import save_checkpoint
 from tests.small_data import coloured_images
+from tests.test_app import SCRIPTS, SPACE
 
 THREE_CROSS_ATTENDS = (
     "model.num_blocks=3",
@@ -121,3 +127,15 @@ def test_what_cannot_be_drawn(checkpoint, image, tmp_path, options, message):
     image.save(tmp_path / "image.png")
     with pytest.raises(UserError, match=message):
         attention_maps.main([str(checkpoint[0]), str(tmp_path / "image.png"), *options])
+
+
+def test_a_page_has_all_that_it_imports(tmp_path):
+    """Of the files that docs/hub.md names for a Space; Gradio itself is not among what the tests need."""
+    for name in SPACE:
+        shutil.copy(SCRIPTS / name, tmp_path)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    there = [sys.executable, "-c", "import attention_maps, images, predict, sys; print('datasets' in sys.modules)"]
+    done = subprocess.run(there, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
+    page = (SCRIPTS.parent / "docs" / "hub.md").read_text()
+    assert all(f"`{name}`" in page for name in SPACE)

@@ -27,7 +27,7 @@ from run_folder import write_atomically
 from threads import available_cores
 from train import build_accelerator, build_loaders
 
-# Part of the name of a remembered run: another one forgets what was trained before training changed.
+# Part of the name of a remembered run: another one forgets what was trained before training, or a default, changed.
 VERSION = 1
 _WATCHED = 8  # moments at which `watch` is called after the one before training
 
