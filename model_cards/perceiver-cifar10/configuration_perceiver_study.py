@@ -33,6 +33,14 @@ class PerceiverStudyConfig(PreTrainedConfig):
         hidden_act: activation of the MLPs, a name in transformers' `ACT2FN`.
         attention_probs_dropout_prob: dropout of attention weights, in [0, 1).
         initializer_range: standard deviation of initial weights and latents, above 0.
+        local_start_width: standard deviation of the spot at a random place that each head of each latent looks at
+            before training, above 0 and below 1, in coordinates, which span 2 along each axis; None starts from random
+            weights, with nearly uniform attention. For the first cross-attend, with Fourier positions. It holds for
+            inputs of unit variance, and for `d_latents` several times the two channels per axis and head that it takes.
+        local_start_reach: in the same range and units, standard deviation of the offset from one of these spots to the
+            place where each head of a self-attend looks for latents before training, and the most that this look is
+            wide: as much narrower as the deviation of the latents is below 1. With `local_start_width`; None starts
+            from random weights.
         layer_norm_eps: added to variances before the square root, above 0.
         image_size: points along each axis of the grid the model is made for: a number for all axes or one per axis
             (`[H, W]`). Other sizes are accepted at run time and span the same coordinates.
@@ -79,6 +87,8 @@ class PerceiverStudyConfig(PreTrainedConfig):
     hidden_act: str = "gelu"
     attention_probs_dropout_prob: float = 0.0
     initializer_range: float = 0.02
+    local_start_width: float | None = None
+    local_start_reach: float | None = None
     layer_norm_eps: float = 1e-5
     image_size: int | list[int] | tuple[int, ...] = 32
     num_channels: int = 3
@@ -124,6 +134,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
             f"at most num_blocks={self.num_blocks}, since each cross-attend begins a block",
         )
         self._validate_heads()
+        self._validate_start()
 
     def _validate_grid(self):
         per_axis = f"one number per axis (num_axes={self.num_axes})"
@@ -156,6 +167,26 @@ class PerceiverStudyConfig(PreTrainedConfig):
             for what, width in zip(("queries and keys", "values"), widths, strict=True):
                 self._require(heads_name, width % heads == 0, f"a divisor of {width}, the width of {what} in {kind}")
 
+    def _validate_start(self):
+        fourier = self.position_encoding_type == "fourier"
+        spots_last = self.local_start_width is not None and self.use_query_residual
+        for name, fits, needed in (
+            ("local_start_width", fourier, "position_encoding_type='fourier'"),
+            ("local_start_reach", spots_last, "there is a local_start_width and a query residual"),
+        ):
+            value = getattr(self, name)
+            proper = value is None or (_is_number(value) and 0 < value < 1)
+            self._require(name, proper, "None or a number between 0 and 1")
+            self._require(name, value is None or fits, f"None unless {needed}")
+        angles = 2 * self.num_axes
+        for name, heads, width in (
+            ("local_start_width", "num_cross_attention_heads", min(self.d_latents, self.cross_attend_widths[0])),
+            ("local_start_reach", "num_self_attention_heads", self.self_attend_widths[0]),
+        ):
+            room = getattr(self, name) is None or getattr(self, heads) <= width // angles
+            most = f"at most {width // angles} with {name}, which takes {angles} channels of each head"
+            self._require(heads, room, most)
+
     def _require(self, field: str, holds: bool, expected: str):
         if not holds:
             raise ValueError(f"{field}={getattr(self, field)!r} in {type(self).__name__}: expected {expected}.")
@@ -174,7 +205,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
     @property
     def axis_max_frequencies(self) -> list[float]:
         """Highest Fourier band of each axis, with the Nyquist frequencies filled in."""
-        return resolve_max_frequencies(self.max_frequencies, self.attended_grid, self.num_axes)
+        return resolve_max_frequencies(self.max_frequencies, self.attended_grid)
 
     @property
     def num_axis_features(self) -> int:

@@ -253,7 +253,7 @@ def _position_features(
     concat_positions: bool,
 ) -> np.ndarray:
     """`(H, W) -> (H + W, F)`"""
-    highest = resolve_max_frequencies(max_frequencies, grid, num_axes=2)
+    highest = resolve_max_frequencies(max_frequencies, grid)
     return torch.cat(fourier_axis_features(grid, num_frequency_bands, highest, concat_positions, device="cpu")).numpy()
 
 

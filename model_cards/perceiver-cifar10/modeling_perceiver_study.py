@@ -23,6 +23,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import CrossAttention, PerceiverStudyLayer, SelfAttention
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .inputs import LearnedPositions, PerceiverStudyInputs
+from .local_start import start_locally
 from .position import byte_array  # noqa: F401 - see below
 from .separable import GridInputs
 from .streaming import GridAttention  # noqa: F401 - see below
@@ -84,6 +85,8 @@ class PerceiverStudyPreTrainedModel(PreTrainedModel):
         if isinstance(module, (PerceiverStudyLatents, LearnedPositions)):
             # The paper's appendix cuts at the values -2 and 2, a hundred standard deviations away.
             init.trunc_normal_(module.weight, std=self.config.initializer_range, a=-2.0, b=2.0)
+        if hasattr(module, "local_start") and not getattr(module.weight, "_is_hf_initialized", False):
+            init.copy_(module.weight, module.local_start(module.weight))
 
 
 class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
@@ -106,6 +109,8 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
                 for _ in range(num_blocks)
             ]
         )
+        if config.local_start_width is not None:
+            start_locally(config, self.latents, self.cross_attends, self.blocks)
         self.post_init()
 
     @capture_outputs(tie_last_hidden_states=False)

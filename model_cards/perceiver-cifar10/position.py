@@ -13,9 +13,7 @@ from collections.abc import Sequence
 import torch
 
 
-def resolve_max_frequencies(
-    max_frequencies: float | Sequence[float] | None, grid: Sequence[int], num_axes: int
-) -> list[float]:
+def resolve_max_frequencies(max_frequencies: float | Sequence[float] | None, grid: Sequence[int]) -> list[float]:
     """The highest frequency of each axis: the given one, or the axis's Nyquist frequency `size / 2`.
 
     A frequency `f` makes `f` full waves between the coordinates -1 and 1.
@@ -23,7 +21,7 @@ def resolve_max_frequencies(
     if max_frequencies is None:
         return [size / 2 for size in grid]
     if isinstance(max_frequencies, (int, float)):
-        return [float(max_frequencies)] * num_axes
+        return [float(max_frequencies)] * len(grid)
     return [float(frequency) for frequency in max_frequencies]
 
 
