@@ -14,7 +14,7 @@ class PerceiverStudyConfigTest(unittest.TestCase):
             self,
             config_class=PerceiverStudyConfig,
             has_text_modality=False,
-            # Every field, none at its default.
+            # Every field but those of the local start, none at its default.
             num_latents=6,
             d_latents=16,
             num_cross_attends=2,
@@ -47,12 +47,24 @@ class PerceiverStudyConfigTest(unittest.TestCase):
             project_learned_positions=True,
             decoder_type="query",
         )
+        # It goes with Fourier positions and query residuals, which are the defaults.
+        self.local_start_tester = common.ConfigTester(
+            self,
+            config_class=PerceiverStudyConfig,
+            has_text_modality=False,
+            local_start_width=0.1,
+            local_start_reach=0.4,
+        )
 
     def test_every_field_is_tested(self):
-        defaults, changed = PerceiverStudyConfig(), PerceiverStudyConfig(**self.config_tester.inputs_dict)
+        testers = (self.config_tester, self.local_start_tester)
         fields = set(PerceiverStudyConfig.__annotations__) - {"model_type", "attribute_map"}
-        assert fields == set(self.config_tester.inputs_dict)
-        assert not [name for name in fields if getattr(defaults, name) == getattr(changed, name)]
+        assert fields == {name for tester in testers for name in tester.inputs_dict}
+        defaults = PerceiverStudyConfig()
+        for tester in testers:
+            changed = PerceiverStudyConfig(**tester.inputs_dict)
+            assert not [name for name in tester.inputs_dict if getattr(defaults, name) == getattr(changed, name)]
 
     def test_config(self):
         self.config_tester.run_common_tests()
+        self.local_start_tester.run_common_tests()

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from data import identity
 from experiments import attention_maps, complexity, content_position, latents
 from experiments.comparison import FAILS, HOLDS, IN_PART, OPEN
 from experiments.setting import Setting
@@ -195,7 +194,7 @@ def test_states_have_the_names_of_their_layers(setting):
     normalize = latents.Normalization(images.processor, model.device)
     states = latents.hidden_states(model, images.validation, normalize)
     assert len(states) == config.num_hidden_layers == len(names)
-    batch = identity(images.validation.__getitems__(range(30)))
+    batch = images.validation.__getitems__(range(30))
     with torch.no_grad():
         last = model.perceiver(pixel_values=normalize(batch["pixels"])).last_hidden_state
     torch.testing.assert_close(states[-1], last)
