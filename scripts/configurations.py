@@ -19,7 +19,7 @@ PERFORMANCE = MAIN_README.parent / "docs" / "performance.md"
 BENCHMARK = MAIN_README.parent / "docs" / "benchmark"
 CIFAR10 = MAIN_README.parent / "docs" / "cifar10.md"
 LADDERS = MAIN_README.parent / "docs" / "cifar10"
-_TABLES = ("float32", "bf16", "float32-compiled")  # of scripts/benchmark.py
+_TABLES = ("float32", "bf16", "float32-compiled", "bf16-compiled", "float32-medium")  # of scripts/benchmark.py
 _HEADER_FIELDS = ("Paper", "Command", "Score", "Time")
 _INTRODUCTION = """\
 # Recipes
