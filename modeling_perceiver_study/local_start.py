@@ -97,21 +97,16 @@ def _pixel_values(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.T
 
 
 def _self_queries(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
-    """`(h E, D)`: each head reads a centre, moved by a random offset.
+    """`(h E, D)`: each head reads the centre that its keys read, moved by a random offset."""
+    turns = torch.pi * config.local_start_reach * torch.randn(config.num_self_attention_heads, config.num_axes)
+    return _self_keys(config, weight, turns)
 
-    The gain is right where the LayerNorm after a layer divides by 1.
-    """
+
+def _self_keys(config: PerceiverStudyConfig, weight: torch.Tensor, turns: torch.Tensor | None = None) -> torch.Tensor:
+    """`(h E, D)`: each head reads a centre. The gain is right where the LayerNorm after a layer divides by 1."""
     heads = config.num_self_attention_heads
-    turns = torch.pi * config.local_start_reach * torch.randn(heads, config.num_axes)
     gain = _gain(config.local_start_reach, weight.shape[0] // heads) / math.sqrt(2)
     return _point(weight, _code_columns(config, heads), gain, turns)
-
-
-def _self_keys(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
-    """`(h E, D)`: each head reads the centre that its queries read."""
-    heads = config.num_self_attention_heads
-    gain = _gain(config.local_start_reach, weight.shape[0] // heads) / math.sqrt(2)
-    return _point(weight, _code_columns(config, heads), gain)
 
 
 def _beside_centres(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
