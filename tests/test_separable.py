@@ -151,8 +151,10 @@ def test_dropout_drops_attention_weights():
 
 
 @pytest.mark.filterwarnings("default")  # the compiler has deprecation warnings of its own
+@pytest.mark.parametrize("precision", ["highest", "medium"])  # which choose how latents attend to latents
 @pytest.mark.parametrize("training", [False, True])
-def test_compiles_without_graph_breaks(training):
+def test_compiles_without_graph_breaks(training, precision):
+    torch.set_float32_matmul_precision(precision)
     model = small_model(num_blocks=1, num_cross_attends=1, num_self_attends_per_block=1)
     images = pixels(model.config)
     compiled = torch.compile(model.train(training), fullgraph=True, backend="aot_eager")
