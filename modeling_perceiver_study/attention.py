@@ -67,7 +67,8 @@ def _float32_goes_through_onednn() -> bool:
 def cast_once(array: torch.Tensor) -> torch.Tensor:
     """Under autocast in the dtype of its products: else each projection of the array makes its own copy."""
     kind = array.device.type
-    return array.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else array
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return array.to(torch.get_autocast_dtype(kind)) if autocast else array
 
 
 class MultiHeadAttention(nn.Module):

@@ -31,6 +31,7 @@ from errors import UserError, run_command
 from modeling_perceiver_study import PerceiverStudyImageProcessor
 from provenance import describe_run
 from recipe import Augmentation
+from threads import keep_memory
 
 OURS = "this repository"
 CIFAR = {"num_latents": 128, "d_latents": 256, "widening_factor": 4}
@@ -50,6 +51,7 @@ AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def main():
     arguments = parse()
     torch.set_float32_matmul_precision(arguments.matmul_precision)
+    keep_memory()  # as training does
     accelerator = Accelerator()
     results = {
         **describe_run(accelerator, launcher=("python",)),

@@ -43,7 +43,6 @@ def keep_memory():
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:  # other C libraries have none
-        # mallopt(3), malloc.h: nothing is trimmed, and nothing gets a mapping or, by a backward thread, a heap of its own.
-        m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8
-        for parameter, value in ((m_trim_threshold, -1), (m_mmap_max, 0), (m_arena_max, 1)):
-            mallopt(parameter, value)
+        m_trim_threshold, m_mmap_max = -1, -4  # as in malloc.h
+        mallopt(m_trim_threshold, -1)  # nothing is given back,
+        mallopt(m_mmap_max, 0)  # and nothing has a mapping of its own, which goes when it is freed

@@ -129,6 +129,17 @@ def test_maps_with_fused_attention_are_real():
         torch.testing.assert_close(one, other)
 
 
+def test_runs_on_the_meta_device(variant):
+    """As tools do that count operations without a weight in memory."""
+    config = small_config(**variant)
+    images = pixels(config)
+    with torch.device("meta"):
+        model = PerceiverStudyForImageClassification(config)
+    assert model(images.to("meta")).logits.shape == (3, config.num_labels)
+    array = reference.byte_array(config, images)
+    assert model(inputs=array.float().to("meta")).logits.shape == (3, config.num_labels)
+
+
 @pytest.mark.parametrize(
     "implementation, precision, dtype, called",
     [

@@ -47,6 +47,30 @@ def pad_heads(*heads: torch.Tensor) -> list[torch.Tensor]:
     return [nn.functional.pad(part, (0, width - part.shape[-1])) for part in heads]
 
 
+def products_are_faster(query: torch.Tensor, num_inputs: int) -> bool:
+    """Whether two products and a softmax beat torch's fused attention, by up to 4 times (docs/performance.md).
+
+    So they do on a CPU where products go through oneDNN, which fused attention does not use: those of 16-bit floats,
+    and those of float32 if `torch.set_float32_matmul_precision` allows less than "highest". The map that they store
+    must be small, as that of latents to latents is.
+    """
+    small = query.shape[-2] * num_inputs <= _MOST_IN_A_SMALL_MAP
+    through_onednn = query.dtype in _HALVES or _float32_goes_through_onednn()
+    return small and through_onednn and query.device.type == "cpu"
+
+
+@torch.compiler.assume_constant_result  # the compiler cannot look inside
+def _float32_goes_through_onednn() -> bool:
+    return torch.get_float32_matmul_precision() != "highest"
+
+
+def cast_once(array: torch.Tensor) -> torch.Tensor:
+    """Under autocast in the dtype of its products: else each projection of the array makes its own copy."""
+    kind = array.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return array.to(torch.get_autocast_dtype(kind)) if autocast else array
+
+
 class MultiHeadAttention(nn.Module):
     """Projections around transformers' attention interface; cross- and self-attention build on it.
 
@@ -91,12 +115,10 @@ class MultiHeadAttention(nn.Module):
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`(1 or B, h, N, E), (B, M, K) -> (B, N, D), (B, h, N, M) or None`"""
-        interface: Callable = eager_attention_forward
-        # The fused kernels have no map to give, and torch's for 16-bit floats on a CPU is 2 to 4 times slower than
-        # products and a softmax (docs/performance.md); the map of latents to latents is small.
-        few = query.shape[-2] * inputs.shape[1] <= _MOST_IN_A_SMALL_MAP
-        if not (output_attentions or (few and query.device.type == "cpu" and query.dtype in _HALVES)):
-            interface = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        implementation, inputs = self.config._attn_implementation, cast_once(inputs)
+        if output_attentions or (implementation == "sdpa" and products_are_faster(query, inputs.shape[1])):
+            implementation = "eager"
+        interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         key, value = self.split_heads(self.k_proj(inputs)), self.split_heads(self.v_proj(inputs))
         value_width = value.shape[-1]
         if interface is not eager_attention_forward:
@@ -123,7 +145,7 @@ class SelfAttention(MultiHeadAttention):
     def forward(
         self, latents: torch.Tensor, output_attentions: bool = False, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        latents = self.layernorm(latents)
+        latents = cast_once(self.layernorm(latents))
         query = self.split_heads(self.q_proj(latents))
         return self.attend(query, latents, None, output_attentions, **kwargs)
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from transformers.utils.generic import maybe_autocast
 
 from .position import split_position_columns
 from .streaming import GridAttention
@@ -105,8 +106,9 @@ def separable_attention(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """`(1 or B, h, N, E), GridInputs -> (B, N, h V), (B, h, N, M) or None`: attended values and attention weights.
 
-    Equal to normalising, projecting and attending to the byte array; in the inputs' dtype, also under autocast. The map
-    of weights is never stored unless it is asked for or dropped from.
+    Equal to normalising, projecting and attending to the byte array. In the inputs' dtype also under autocast, except
+    for the product of values, as its result is rounded anyway. The map of weights is never stored unless it is asked
+    for or dropped from.
 
     Args:
         query: projected queries; a batch of 1 says that all samples ask the same, and saves work.
@@ -114,7 +116,7 @@ def separable_attention(
         attention_mask: `(B, M)`, True where attended; None attends everywhere.
         dropout: probability with which an attention weight is dropped.
     """
-    with torch.autocast(query.device.type, enabled=False):
+    with maybe_autocast(query.device.type, enabled=False):
         num_heads, channels_per_head = query.shape[1], query.shape[-1]
         dtype, num_channels = inputs.pixels.dtype, inputs.pixels.shape[1]
         key_weight, key_bias = fold_layer_norm(norm, key_projection, dtype)
@@ -134,13 +136,14 @@ def separable_attention(
 
         value_weight, value_bias = fold_layer_norm(norm, value_projection, dtype)
         value_weight = value_weight.unflatten(0, (num_heads, -1))
-        value_weights = split_input_columns(value_weight, num_channels, inputs.num_axes)
-        attended = sum(part @ weight.mT for part, weight in zip(sums, value_weights, strict=True))
+        value_weight = torch.cat(split_input_columns(value_weight, num_channels, inputs.num_axes), dim=-1)
         # The constant of the keys cancels in the softmax, but DDP waits for a gradient of every parameter.
-        value_bias = (value_bias + 0 * key_bias.sum()).unflatten(0, (num_heads, 1, -1))
+        value_bias = (value_bias + 0 * key_bias.sum()).unflatten(0, (num_heads, -1))
         # Weights of a latent add up to 1, unless some were dropped.
-        attended = attended + (weights.sum(dim=-1, keepdim=True) * value_bias if dropout else value_bias)
-    return attended.transpose(1, 2).flatten(2), weights if output_attentions else None
+        constant = weights.sum(dim=-1).mT[..., None] * value_bias if dropout else value_bias
+    attended = torch.einsum("bhnk,hvk->bnhv", torch.cat(sums, dim=-1), value_weight)
+    attended = (attended + constant.to(attended.dtype)).flatten(2)
+    return attended, weights if output_attentions else None
 
 
 def attend_with_map(
