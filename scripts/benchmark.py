@@ -51,13 +51,15 @@ AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def main():
     arguments = parse()
     torch.set_float32_matmul_precision(arguments.matmul_precision)
-    keep_memory()  # as training does
+    if arguments.keep_memory:
+        keep_memory()
     accelerator = Accelerator()
     results = {
         **describe_run(accelerator, launcher=("python",)),
         "dtype": arguments.dtype,
         "matmul_precision": arguments.matmul_precision,
         "compiled": arguments.compile,
+        "memory_kept": arguments.keep_memory,
         "rounds": arguments.rounds,
     }
     results["matrix_gflops"] = matrix_rate(accelerator.device, arguments.dtype)
@@ -81,7 +83,8 @@ def main():
         }
     arguments.output.mkdir(parents=True, exist_ok=True)
     precision = "" if arguments.matmul_precision == "highest" else f"-{arguments.matmul_precision}"
-    name = f"{arguments.dtype}{precision}{'-compiled' if arguments.compile else ''}"
+    kept = "-kept" if arguments.keep_memory else ""
+    name = f"{arguments.dtype}{precision}{'-compiled' if arguments.compile else ''}{kept}"
     (arguments.output / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
     (arguments.output / f"{name}.md").write_text(table(results))
     if "points" in results:
@@ -245,8 +248,9 @@ def table(results: dict) -> str:
     precision = (
         "" if results["matmul_precision"] == "highest" else f" with products of {results['matmul_precision']} precision"
     )
+    kept = ", freed memory kept" if results["memory_kept"] else ""
     lines = [
-        f"{results['hardware']}, {results['dtype']}{precision}, {'compiled' if results['compiled'] else 'eager'}, "
+        f"{results['hardware']}, {results['dtype']}{precision}, {'compiled' if results['compiled'] else 'eager'}{kept}, "
         f"largest matrix products at {rate:.0f} GFLOP/s; medians of {results['rounds']} rounds, a sample. "
         f"Memory{', on CUDA alone,' if results['compiled'] else ''} is what a step needs beyond "
         f"one {'like it' if results['compiled'] else 'on 8 × 8 pixels'}.",
@@ -293,6 +297,7 @@ def parse():
     parser.add_argument("--dtype", choices=AUTOCAST, default="float32")
     parser.add_argument("--matmul_precision", choices=("highest", "high", "medium"), default="highest")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--keep_memory", action="store_true", help="for all contenders, as training on a CPU does")
     parser.add_argument("--output", type=Path, default=Path("output/benchmark"))
     return parser.parse_args()
 

@@ -19,7 +19,8 @@ PERFORMANCE = MAIN_README.parent / "docs" / "performance.md"
 BENCHMARK = MAIN_README.parent / "docs" / "benchmark"
 CIFAR10 = MAIN_README.parent / "docs" / "cifar10.md"
 LADDERS = MAIN_README.parent / "docs" / "cifar10"
-_TABLES = ("float32", "bf16", "float32-compiled", "bf16-compiled", "float32-medium")  # of scripts/benchmark.py
+# Of scripts/benchmark.py.
+_TABLES = ("float32", "bf16", "float32-compiled", "bf16-compiled", "float32-medium", "float32-kept", "bf16-kept")
 _HEADER_FIELDS = ("Paper", "Command", "Score", "Time")
 _INTRODUCTION = """\
 # Recipes

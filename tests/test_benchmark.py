@@ -36,12 +36,13 @@ def test_measures_every_contender(monkeypatch, arguments, without_perceiver_pyto
         "dtype": "float32",
         "matmul_precision": "medium",
         "compiled": False,
+        "memory_kept": True,
         "matrix_gflops": 1.0,
         "rounds": 1,
         "cases": {"tiny": result},
     }
     assert table(results).count("| tiny |") == 3
-    assert "float32 with products of medium precision, eager" in table(results)
+    assert "float32 with products of medium precision, eager, freed memory kept" in table(results)
     result["step"][OURS]["megabytes"] = None
     assert table(results).count("|  |") == 3  # no rate for two others, and no memory for ours
 
