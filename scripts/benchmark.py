@@ -248,9 +248,9 @@ def table(results: dict) -> str:
     precision = (
         "" if results["matmul_precision"] == "highest" else f" with products of {results['matmul_precision']} precision"
     )
-    kept = ", freed memory kept" if results["memory_kept"] else ""
+    how = ("compiled" if results["compiled"] else "eager") + (", freed memory kept" if results["memory_kept"] else "")
     lines = [
-        f"{results['hardware']}, {results['dtype']}{precision}, {'compiled' if results['compiled'] else 'eager'}{kept}, "
+        f"{results['hardware']}, {results['dtype']}{precision}, {how}, "
         f"largest matrix products at {rate:.0f} GFLOP/s; medians of {results['rounds']} rounds, a sample. "
         f"Memory{', on CUDA alone,' if results['compiled'] else ''} is what a step needs beyond "
         f"one {'like it' if results['compiled'] else 'on 8 × 8 pixels'}.",
