@@ -54,9 +54,9 @@ def products_are_faster(query: torch.Tensor, num_inputs: int) -> bool:
     and those of float32 if `torch.set_float32_matmul_precision` allows less than "highest". The map that they store
     must be small, as that of latents to latents is.
     """
-    small = query.shape[-2] * num_inputs <= _MOST_IN_A_SMALL_MAP
-    through_onednn = query.dtype in _HALVES or _float32_goes_through_onednn()
-    return small and through_onednn and query.device.type == "cpu"
+    if query.device.type != "cpu" or query.shape[-2] * num_inputs > _MOST_IN_A_SMALL_MAP:
+        return False
+    return query.dtype in _HALVES or _float32_goes_through_onednn()
 
 
 @torch.compiler.assume_constant_result  # the compiler cannot look inside
