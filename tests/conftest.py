@@ -12,10 +12,14 @@ def pytest_configure(config):
         config.addinivalue_line("markers", f"{name}: of transformers' common tests")
 
 
+# Commands choose for their process, here that of all tests, what transformers prints and how products are computed.
+VERBOSITY, PRECISION, THREADS = logging.get_verbosity(), torch.get_float32_matmul_precision(), torch.get_num_threads()
+
+
 @pytest.fixture(autouse=True)
 def settings_of_the_process():
-    """Commands silence transformers and choose the precision of products for their process, here that of all tests."""
-    verbosity, precision = logging.get_verbosity(), torch.get_float32_matmul_precision()
+    """After each test they are as they were before all tests, also if a fixture of its module ran a command."""
     yield
-    logging.set_verbosity(verbosity)
-    torch.set_float32_matmul_precision(precision)
+    logging.set_verbosity(VERBOSITY)
+    torch.set_float32_matmul_precision(PRECISION)
+    torch.set_num_threads(THREADS)

@@ -55,11 +55,7 @@ def save_checkpoint(folder, *overrides, dtype=torch.float32, class_names=CLASSES
 def evaluate(checkpoint, *options, output):
     """The contents of evaluation.json."""
     fresh_accelerate()
-    threads = torch.get_num_threads()
-    try:
-        evaluation.main([str(checkpoint), "--output", str(output), *options])
-    finally:
-        torch.set_num_threads(threads)
+    evaluation.main([str(checkpoint), "--output", str(output), *options])
     return json.loads((output / "evaluation.json").read_text())
 
 

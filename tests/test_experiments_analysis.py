@@ -30,9 +30,7 @@ TINY = (
 @pytest.fixture(autouse=True)
 def one_accelerator():
     fresh_accelerate()
-    threads = torch.get_num_threads()
     yield
-    torch.set_num_threads(threads)
     fresh_accelerate()
 
 

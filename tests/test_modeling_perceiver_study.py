@@ -218,11 +218,12 @@ def test_learned_positions():
 
 
 def test_without_positions_the_order_of_pixels_does_not_matter():
-    model = small_model(position_encoding_type="none")
-    images = pixels(model.config)
+    model = small_model(position_encoding_type="none").double()
+    images = pixels(model.config, dtype=torch.float64)
     shuffled = images.flatten(2)[..., torch.randperm(35)].view_as(images)
-    torch.testing.assert_close(model(images).logits, model(shuffled).logits, rtol=0, atol=1e-5)
-    assert not torch.allclose(small_model()(images).logits, small_model()(shuffled).logits, atol=1e-2)
+    torch.testing.assert_close(model(images).logits, model(shuffled).logits, rtol=0, atol=1e-10)
+    other = small_model().double()
+    assert not torch.allclose(other(images).logits, other(shuffled).logits, atol=1e-2)
 
 
 def test_weight_sharing():

@@ -85,13 +85,11 @@ def run(hub, tmp_path_factory):
     folder = tmp_path_factory.mktemp("publish")
     parquet = make_parquet(folder / "secret-place")
     fresh_accelerate()
-    threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
         arguments = [*TINY_RUN, f"data.path={parquet}", "data.name=null", f"output_dir={folder / 'tiny'}"]
         train.main([*arguments, "optimization.epochs=6", "--push_to_hub", "org/tiny", "--private"])
         yield folder / "tiny"
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +151,7 @@ def test_the_round_trip(hub, run, tmp_path):
     model = classify.model.eval()
     with torch.no_grad():
         expected = model(**classify.image_processor(image, return_tensors="pt")).logits
-    torch.testing.assert_close(torch.tensor(found["logits"]), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(torch.tensor(found["logits"]), expected)
     assert found["latents"] == [1, 4, 16] and found["label"] == classify(image)[0]["label"]
 
 

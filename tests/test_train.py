@@ -37,7 +37,6 @@ def run(tmp_path_factory):
     """Train in this process: `run(name, *overrides)` returns the output folder of that name."""
     folder = tmp_path_factory.mktemp("train")
     parquet = make_parquet(folder / "data")
-    threads = torch.get_num_threads()
 
     def run(name, *overrides):
         fresh_accelerate()
@@ -47,7 +46,6 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
         yield run
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
