@@ -9,6 +9,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_perceiver_study import PerceiverStudyConfig
+from .linear import Linear, float32_products_go_through_onednn
 from .separable import GridInputs, separable_attention
 
 _HALVES = (torch.bfloat16, torch.float16)
@@ -44,7 +45,8 @@ def pad_heads(*heads: torch.Tensor) -> list[torch.Tensor]:
     width = max(part.shape[-1] for part in heads)
     if heads[0].device.type == "cuda":
         width = -(-width // 8) * 8
-    return [nn.functional.pad(part, (0, width - part.shape[-1])) for part in heads]
+    # Also with nothing to pad `pad` copies.
+    return [part if part.shape[-1] == width else nn.functional.pad(part, (0, width - part.shape[-1])) for part in heads]
 
 
 def products_are_faster(query: torch.Tensor, num_inputs: int) -> bool:
@@ -56,12 +58,7 @@ def products_are_faster(query: torch.Tensor, num_inputs: int) -> bool:
     """
     if query.device.type != "cpu" or query.shape[-2] * num_inputs > _MOST_IN_A_SMALL_MAP:
         return False
-    return query.dtype in _HALVES or _float32_goes_through_onednn()
-
-
-@torch.compiler.assume_constant_result  # the compiler cannot look inside
-def _float32_goes_through_onednn() -> bool:
-    return torch.get_float32_matmul_precision() != "highest"
+    return query.dtype in _HALVES or float32_products_go_through_onednn()
 
 
 def cast_once(array: torch.Tensor) -> torch.Tensor:
@@ -93,10 +90,10 @@ class MultiHeadAttention(nn.Module):
         self.num_heads = num_heads
         self.scaling = (qk_channels // num_heads) ** -0.5
         self.layernorm = nn.LayerNorm(q_dim, eps=config.layer_norm_eps)
-        self.q_proj = nn.Linear(q_dim, qk_channels)
-        self.k_proj = nn.Linear(kv_dim, qk_channels)
-        self.v_proj = nn.Linear(kv_dim, v_channels)
-        self.o_proj = nn.Linear(v_channels, q_dim)
+        self.q_proj = Linear(q_dim, qk_channels)
+        self.k_proj = Linear(kv_dim, qk_channels)
+        self.v_proj = Linear(kv_dim, v_channels)
+        self.o_proj = Linear(v_channels, q_dim)
 
     @property
     def dropout(self) -> float:
@@ -133,7 +130,9 @@ class MultiHeadAttention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
-        return self.o_proj(attended[..., :value_width].flatten(2)), weights
+        if attended.shape[-1] != value_width:  # also the gradient of a slice of everything is a copy
+            attended = attended[..., :value_width]
+        return self.o_proj(attended.flatten(2)), weights
 
 
 class SelfAttention(MultiHeadAttention):
@@ -192,9 +191,9 @@ class PerceiverStudyMLP(nn.Module):
 
     def __init__(self, dim: int, widening_factor: int, hidden_act: str):
         super().__init__()
-        self.fc1 = nn.Linear(dim, widening_factor * dim)
+        self.fc1 = Linear(dim, widening_factor * dim)
         self.activation = ACT2FN[hidden_act]
-        self.fc2 = nn.Linear(widening_factor * dim, dim)
+        self.fc2 = Linear(widening_factor * dim, dim)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.activation(self.fc1(latents)))

@@ -23,6 +23,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import CrossAttention, PerceiverStudyLayer, SelfAttention
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .inputs import LearnedPositions, PerceiverStudyInputs
+from .linear import Linear  # noqa: F401 - see below
 from .local_start import start_locally
 from .position import byte_array  # noqa: F401 - see below
 from .separable import GridInputs

@@ -17,7 +17,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 # Elements of a map to work on at a time: what the caches of a CPU hold; elsewhere enough to keep a device busy.
-_BLOCK_ELEMENTS = {"cpu": 2**20}
+_BLOCK_ELEMENTS = {"cpu": 3 * 2**18}
 _BLOCK_ELEMENTS_ELSEWHERE = 2**26
 # Rows of the map that a block has at least, whatever their length: threads of a CPU share a softmax out by rows.
 _FEWEST_ROWS = 4
@@ -41,8 +41,9 @@ class GridAttention(torch.autograd.Function):
     def forward(ctx, asked_pixels, asked_rows, asked_columns, pixels, rows, columns, inverse_deviation, attention_mask):
         asked, grid = (asked_pixels, asked_rows, asked_columns), (pixels, rows, columns, inverse_deviation)
         sums = tuple(part.new_empty(pixels.shape[0], *part.shape[1:]) for part in asked)
+        memory = {}
         for samples, blocks in _blocks(asked_pixels, pixels):
-            points = _Points(grid, attention_mask, samples)
+            points = _Points(grid, attention_mask, samples, memory)
             for block in blocks:
                 weights = points.attend(_some(asked, samples, block))
                 for of_all, part in zip(sums, points.sum(weights), strict=True):
@@ -58,8 +59,9 @@ class GridAttention(torch.autograd.Function):
         mean_grad = sum((grad * part).sum(dim=-1, keepdim=True) for grad, part in zip(grad_sums, sums, strict=True))
         grad_asked = [torch.zeros_like(part) for part in asked]
         grad_grid = [torch.zeros_like(part) for part in grid] if any(ctx.needs_input_grad[3:7]) else None
+        memory = {}
         for samples, blocks in _blocks(asked[0], grid[0]):
-            points = _Points(grid, attention_mask, samples)
+            points = _Points(grid, attention_mask, samples, memory)
             for block in blocks:
                 question, pull = _some(asked, samples, block), _some(grad_sums, samples, block)
                 weights = points.attend(question)
@@ -74,16 +76,16 @@ class GridAttention(torch.autograd.Function):
 
 
 class _Points:
-    """The grid of `b` samples."""
+    """The grid of `b` samples, and the memory that all of them share for their blocks of a map."""
 
-    def __init__(self, grid, attention_mask: torch.Tensor | None, samples: slice):
+    def __init__(self, grid, attention_mask: torch.Tensor | None, samples: slice, memory: dict[str, torch.Tensor]):
         pixels, rows, columns, inverse_deviation = grid
         self.samples, self.shape = samples, pixels.shape[-2:]
         self.pixels, self.rows, self.columns = pixels[samples].flatten(2), _of(rows, samples), _of(columns, samples)
         self.inverse_deviation = inverse_deviation[samples].flatten(1)[:, None]
         self.scaled_pixels = self.pixels * self.inverse_deviation
         self.hidden = None if attention_mask is None else ~attention_mask[samples].flatten(1)[:, None]
-        self.scratch = {}
+        self.memory = memory
 
     def score(self, asked: _Parts, offset: torch.Tensor | None = None) -> torch.Tensor:
         """`-> (b, q, M)`: `u . [x, f, g] / s + offset`, with an offset `(b, q, 1)` for all points.
@@ -136,9 +138,9 @@ class _Points:
         if torch.compiler.is_compiling():  # the compiler plans memory itself
             return None
         size = math.prod(shape)
-        if name not in self.scratch or self.scratch[name].numel() < size:
-            self.scratch[name] = self.pixels.new_empty(size)
-        return self.scratch[name][:size].view(shape)
+        if name not in self.memory or self.memory[name].numel() < size:
+            self.memory[name] = self.pixels.new_empty(size)
+        return self.memory[name][:size].view(shape)
 
 
 def _blocks(asked_pixels: torch.Tensor, pixels: torch.Tensor) -> Iterator[tuple[slice, list[slice]]]:

@@ -1,5 +1,7 @@
 """What pytest has to know before it collects, and what no test leaves behind."""
 
+import os
+
 import pytest
 import torch
 from transformers.utils import logging
@@ -11,6 +13,9 @@ def pytest_configure(config):
     for name in markers():
         config.addinivalue_line("markers", f"{name}: of transformers' common tests")
 
+
+# Processes of pytest-xdist that all use all cores wait for each other: some tests then take ten times as long.
+torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))))
 
 # Commands choose for their process, here that of all tests, what transformers prints and how products are computed.
 VERBOSITY, PRECISION, THREADS = logging.get_verbosity(), torch.get_float32_matmul_precision(), torch.get_num_threads()

@@ -38,6 +38,7 @@ def test_measures_every_contender(monkeypatch, arguments, without_perceiver_pyto
         "compiled": False,
         "memory_kept": True,
         "matrix_gflops": 1.0,
+        "convolution_gflops": 2.0,
         "rounds": 1,
         "cases": {"tiny": result},
     }
