@@ -79,10 +79,25 @@ def _moments(values: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor
     return mean.squeeze(dim), (values - mean).square().sum(dim)
 
 
-def fold_layer_norm(norm: nn.LayerNorm, projection: nn.Linear, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def weight_and_bias(projection: nn.Module, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(E, K), (E,)` of a linear layer, or of what an adapter or a quantizer has put in its place.
+
+    The `weight` of those is not all that they do, so they are asked: for the bias with zeros, for the weight with the
+    identity.
+
+    Args:
+        like: `(K,)`, of the dtype and on the device of the layer's inputs.
+    """
+    if isinstance(projection, nn.Linear) and type(projection.weight) in (nn.Parameter, torch.Tensor):
+        return projection.weight, projection.bias
+    bias = projection(torch.zeros_like(like)[None])
+    return (projection(torch.eye(len(like), dtype=like.dtype, device=like.device)) - bias).mT, bias[0]
+
+
+def fold_layer_norm(norm: nn.LayerNorm, projection: nn.Module, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """`(E, C + P), (E,)`: `W'` and `const` such that `projection(norm(z)) = W' z / s + const`."""
-    weight = projection.weight.to(dtype)
-    bias = projection.bias.to(dtype) + weight @ norm.bias.to(dtype)
+    weight, bias = (part.to(dtype) for part in weight_and_bias(projection, norm.weight))
+    bias = bias + weight @ norm.bias.to(dtype)
     weight = weight * norm.weight.to(dtype)
     return weight - weight.mean(dim=-1, keepdim=True), bias
 
@@ -98,8 +113,8 @@ def separable_attention(
     query: torch.Tensor,
     inputs: GridInputs,
     norm: nn.LayerNorm,
-    key_projection: nn.Linear,
-    value_projection: nn.Linear,
+    key_projection: nn.Module,
+    value_projection: nn.Module,
     attention_mask: torch.Tensor | None = None,
     dropout: float = 0.0,
     output_attentions: bool = False,
