@@ -53,7 +53,7 @@ def products_are_faster(query: torch.Tensor, num_inputs: int) -> bool:
     """Whether two products and a softmax beat torch's fused attention, by up to 4 times (docs/performance.md).
 
     So they do on a CPU where products go through oneDNN, which fused attention does not use: those of 16-bit floats,
-    and those of float32 if `torch.set_float32_matmul_precision` allows less than "highest". The map that they store
+    and those of float32 if `torch.set_float32_matmul_precision` is at "medium". The map that they store
     must be small, as that of latents to latents is.
     """
     if query.device.type != "cpu" or query.shape[-2] * num_inputs > _MOST_IN_A_SMALL_MAP:

@@ -15,31 +15,36 @@ LARGE = {"num_latents": 64, "d_latents": 64, "num_self_attention_heads": 2}
 
 
 class Operations(TorchDispatchMode):
-    """Names of what is called."""
+    """Names of what is called, and how many images are convolved."""
 
     def __init__(self):
         super().__init__()
-        self.names = []
+        self.names, self.images = [], []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         self.names.append(function.overloadpacket.__name__)
+        if self.names[-1] == "convolution":
+            self.images.append(len(args[0]))
         return function(*args, **(kwargs or {}))
 
 
 @pytest.fixture(autouse=True)
 def slow_products(monkeypatch):
     monkeypatch.setattr(linear, "_mkl_is_slow", lambda: True)
+    monkeypatch.setattr(linear, "_FEWEST_PRODUCTS", 2**17)  # small models will do
 
 
 def convolves(layer: nn.Module, inputs: torch.Tensor) -> bool:
     with Operations() as operations:
         assert layer(inputs).shape == (*inputs.shape[:-1], layer.out_features)
+    # As a slow kernel would be chosen for fewer.
+    assert all(images == (16 if inputs.shape[:-1].numel() % 16 == 0 else 1) for images in operations.images)
     return "convolution" in operations.names
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(3, 64), (131,), (2, 5, 32), (16, 8)])
-@pytest.mark.parametrize("channels", [(64, 100), (37, 64)])
+@pytest.mark.parametrize("channels", [(64, 100), (73, 64)])
 def test_same_products(shape, channels, bias):
     torch.manual_seed(0)
     layer = Linear(*channels, bias=bias)
@@ -57,7 +62,7 @@ def test_same_products(shape, channels, bias):
 
 
 def test_inputs_need_not_be_contiguous():
-    layer = Linear(64, 48)
+    layer = Linear(64, 80)
     inputs = torch.randn(64, 4, 96).transpose(0, 1)[..., 16:80]
     assert convolves(layer, inputs)
     torch.testing.assert_close(layer(inputs), nn.functional.linear(inputs, layer.weight, layer.bias))
@@ -79,7 +84,7 @@ class Quantized(torch.Tensor):
 @pytest.mark.parametrize(
     "what",
     [
-        "few rows",
+        "few products",
         "few channels",
         "float64",
         "bfloat16",
@@ -94,10 +99,10 @@ def test_where_it_would_not_pay_it_is_torchs_own(what, monkeypatch):
     layer, inputs, context = Linear(64, 64), torch.randn(2, 64, 64), contextlib.nullcontext()
     assert convolves(layer, inputs)
     match what:
-        case "few rows":
-            inputs = inputs[:, :63]
+        case "few products":
+            inputs = inputs[:, :15]
         case "few channels":
-            layer = Linear(64, 31)
+            layer = Linear(64, 63)
         case "float64" | "bfloat16":
             dtype = getattr(torch, what)
             layer, inputs = layer.to(dtype), inputs.to(dtype)
@@ -152,16 +157,53 @@ def test_a_model_computes_the_same(monkeypatch):
 
 
 @pytest.mark.filterwarnings("default")  # the compiler has deprecation warnings of its own
-def test_it_compiles_for_any_batch():
-    model = small_model(**LARGE, num_blocks=1, num_cross_attends=1, num_self_attends_per_block=1)
-    compiled = torch.compile(model, fullgraph=True, dynamic=True)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_it_compiles(dynamic):
+    model = small_model(**LARGE)
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph.code)
+        return graph.forward
+
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, dynamic=dynamic, backend=backend)
     with torch.no_grad():
-        for batch in (2, 5):
+        for batch in (2, 5, 3):
             images = pixels(model.config, batch=batch)
-            expected = model(images).logits
-            torch.testing.assert_close(
-                compiled(images).logits, expected, rtol=0, atol=1e-5 * expected.abs().max().item()
-            )
+            torch.testing.assert_close(compiled(images).logits, model(images).logits)
+    assert all("conv2d" in code for code in graphs)
+    assert len(graphs) <= (2 if dynamic else 3)
+
+
+@pytest.mark.filterwarnings("default")
+def test_inductor_computes_the_same():
+    layer, inputs = Linear(64, 80), torch.randn(3, 64, 64)
+    torch.testing.assert_close(torch.compile(layer)(inputs), layer(inputs))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.*deprecated")
+def test_a_traced_layer_takes_any_number_of_rows():
+    layer = Linear(64, 80)
+    traced = torch.jit.trace(layer, torch.randn(64, 64))
+    inputs = torch.randn(7, 64)
+    torch.testing.assert_close(traced(inputs), layer(inputs))
+
+
+def test_a_weight_that_is_computed_is_computed_once():
+    layer, inputs = Linear(64, 80), torch.randn(64, 64)
+    calls = []
+
+    class Count(nn.Module):
+        def forward(self, weight):
+            calls.append(weight)
+            return 2 * weight
+
+    expected = nn.functional.linear(inputs, 2 * layer.weight, layer.bias)
+    nn.utils.parametrize.register_parametrization(layer, "weight", Count())
+    calls.clear()
+    torch.testing.assert_close(layer(inputs), expected)
+    assert len(calls) == 1
 
 
 def test_an_exported_program_has_no_convolutions():
