@@ -1,5 +1,8 @@
-"""Small models for tests."""
+"""Small models for tests, and what compiling them needs."""
 
+import shutil
+
+import pytest
 import torch
 
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyForImageClassification
@@ -21,6 +24,10 @@ SMALL = {
     # Fresh weights of the usual size attend almost evenly, which would hide a wrong scale or a wrong position.
     "initializer_range": 0.3,
 }
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, and there is no g++"
+)
 
 
 def small_config(**fields) -> PerceiverStudyConfig:

@@ -1,5 +1,4 @@
 import importlib.util
-import shutil
 
 import pytest
 import torch
@@ -7,13 +6,11 @@ import torch
 import export
 from errors import UserError
 from tests.checkpoints import save_checkpoint
+from tests.models import needs_compiler
 
 needs_onnx = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")),
     reason="onnx, onnxscript and onnxruntime are not all installed",
-)
-needs_compiler = pytest.mark.skipif(
-    shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, and there is no g++"
 )
 # One or several cross-attends, and every kind of position, stem and decoder.
 VARIANTS = {

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_perceiver_study import linear
 from modeling_perceiver_study.linear import Linear
-from tests.models import pixels, small_model
+from tests.models import needs_compiler, pixels, small_model
 
 LARGE = {"num_latents": 64, "d_latents": 64, "num_self_attention_heads": 2}
 
@@ -176,6 +176,7 @@ def test_it_compiles(dynamic):
     assert len(graphs) <= (2 if dynamic else 3)
 
 
+@needs_compiler
 @pytest.mark.filterwarnings("default")
 def test_inductor_computes_the_same():
     layer, inputs = Linear(64, 80), torch.randn(3, 64, 64)

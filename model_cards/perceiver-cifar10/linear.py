@@ -33,12 +33,16 @@ class Linear(nn.Linear):
         return outputs.permute(0, 2, 3, 1).flatten(0, 2).unflatten(0, inputs.shape[:-1])
 
 
+def is_plain(weight: torch.Tensor) -> bool:
+    """Whether it is numbers and no more: weights that are quantized or sharded have products of their own."""
+    return type(weight) in (nn.Parameter, torch.Tensor)
+
+
 def _convolution_is_faster(inputs: torch.Tensor, weight: torch.Tensor) -> bool:
     return (
         inputs.device.type == "cpu"
         and inputs.dtype == weight.dtype == torch.float32
-        # Weights that are quantized or sharded have products of their own.
-        and type(weight) in (nn.Parameter, torch.Tensor)
+        and is_plain(weight)
         and not torch.is_autocast_enabled("cpu")
         # An exported program runs elsewhere, and on other numbers of rows.
         and not (torch.compiler.is_exporting() or torch.jit.is_tracing())

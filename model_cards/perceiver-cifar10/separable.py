@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from transformers.utils.generic import maybe_autocast
 
+from .linear import is_plain
 from .position import split_position_columns
 from .streaming import GridAttention
 
@@ -88,7 +89,7 @@ def weight_and_bias(projection: nn.Module, like: torch.Tensor) -> tuple[torch.Te
     Args:
         like: `(K,)`, of the dtype and on the device of the layer's inputs.
     """
-    if isinstance(projection, nn.Linear) and type(projection.weight) in (nn.Parameter, torch.Tensor):
+    if isinstance(projection, nn.Linear) and is_plain(projection.weight):
         return projection.weight, projection.bias
     bias = projection(torch.zeros_like(like)[None])
     return (projection(torch.eye(len(like), dtype=like.dtype, device=like.device)) - bias).mT, bias[0]
