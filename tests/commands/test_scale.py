@@ -69,7 +69,7 @@ def test_the_command(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [([], "how long is an epoch"), (["--train_images", "9", "--processes", "3"], "--processes 3 does not cut")],
+    [([], "how long is an epoch"), (["--train_samples", "9", "--processes", "3"], "--processes 3 does not cut")],
 )
 def test_mistakes_are_named(options, message):
     with pytest.raises(UserError, match=message):

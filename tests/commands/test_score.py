@@ -13,7 +13,8 @@ from PIL import Image
 import score
 from lab.errors import UserError
 from lab.judging.evaluation import match_labels
-from lab.recipe import DEFAULT_RECIPE, image_processor, load_recipe, model_config, recipe_to_yaml
+from lab.recipe import DEFAULT_RECIPE, load_recipe, recipe_to_yaml
+from lab.tasks import build_task
 from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
 from tests.models import small_model
 from tests.paths import SCRIPTS
@@ -39,16 +40,16 @@ def checkpoint(tmp_path_factory, data):
     return save_checkpoint(tmp_path_factory.mktemp("evaluation") / "checkpoint", f"data.path={data}")
 
 
-def save_checkpoint(folder, *overrides, dtype=torch.float32, class_names=CLASSES):
+def save_checkpoint(folder, *overrides, dtype=torch.float32, label_names=CLASSES):
     recipe = load_recipe(DEFAULT_RECIPE, [*TINY_RUN, *overrides])
-    config = model_config(recipe)
-    config.id2label = dict(enumerate(class_names))
+    config = build_task(recipe).config
+    config.id2label = dict(enumerate(label_names))
     torch.manual_seed(0)
     model = PerceiverStudyForImageClassification(config)
     with torch.no_grad():
         model.classifier.weight.mul_(20)
     model.to(dtype).save_pretrained(folder)
-    image_processor(recipe, config).save_pretrained(folder)
+    build_task(recipe).processor.save_pretrained(folder)
     (folder / "recipe.yaml").write_text(recipe_to_yaml(recipe))
     return folder
 
@@ -173,7 +174,7 @@ def test_classes_are_matched_by_name(data, tmp_path):
     """Folders of images have their classes in alphabetical order, the model in another."""
     images = make_image_folder(tmp_path / "images")
     models = [
-        save_checkpoint(tmp_path / str(index), class_names=names)
+        save_checkpoint(tmp_path / str(index), label_names=names)
         for index, names in enumerate([CLASSES, ["blue", "green", "red"]])
     ]
     by_name, sorted_already = (
@@ -292,7 +293,7 @@ def test_images_that_are_left_out_take_their_labels_along(tmp_path):
     files = sorted((folder / "test").rglob("*.png"))
     files[0].write_bytes(b"no image")
     checkpoint = save_checkpoint(
-        tmp_path / "checkpoint", f"data.path={folder}", "data.validation_samples=3", class_names=sorted(CLASSES)
+        tmp_path / "checkpoint", f"data.path={folder}", "data.validation_samples=3", label_names=sorted(CLASSES)
     )
     results = evaluate(checkpoint, "data.on_error=skip", output=tmp_path / "out")
     logits = logits_of(checkpoint, [Image.open(file) for file in files[1:]])

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from lab.release.figures import predict
 
 from lab.augment.images import Normalization
-from lab.data.arrays import load_split
+from lab.data.decoded_images import load_split
 from lab.recipe import load_recipe
 from lab.release.card import check_card
-from lab.release.figures import predict
 from lab.release.staging import check_loads
 from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
 from tests.paths import ROOT

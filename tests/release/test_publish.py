@@ -208,7 +208,7 @@ def test_no_local_path_is_published(hub, run, staged):
 
 def test_dry_run(hub, run, capsys):
     before = len(hub.requests)
-    publish.main([str(run), "--repo_id", "org/tiny", "--dry_run", "--without_images"])
+    publish.main([str(run), "--repo_id", "org/tiny", "--dry_run", "--without_samples"])
     assert len(hub.requests) == before
     lines = capsys.readouterr().out.splitlines()
     listed = {line.split()[1]: int(line.split()[0].replace(",", "")) for line in lines[:-1]}
@@ -226,7 +226,7 @@ def test_a_folder_with_rounded_weights(run, tmp_path, monkeypatch):
     (titled / "recipe.yaml").write_text(recipe.replace("  title: null", "  title: Colours (painted anew)"))
     output = tmp_path / "model_cards" / "tiny"
     arguments = [str(titled), "--repo_id", "org/tiny", "--output", str(output), "--dtype", "float16"]
-    publish.main([*arguments, "--without_images"])
+    publish.main([*arguments, "--without_samples"])
     weights = load_file(output / "model.safetensors")
     expected = load_file(run / "model.safetensors")
     assert all(torch.equal(weights[name], tensor.half()) for name, tensor in expected.items())

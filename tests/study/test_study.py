@@ -12,11 +12,12 @@ from scipy import stats
 import study
 import train
 from lab.errors import UserError
-from lab.recipe import CONFIGURATION_FOLDER, DEFAULT_RECIPE, flatten, load_recipe, model_config
+from lab.recipe import CONFIGURATION_FOLDER, DEFAULT_RECIPE, flatten, load_recipe
 from lab.study import comparison, permutation, report, training
 from lab.study.comparison import FAILS, HOLDS, IN_PART, OPEN, Finding, conclude, difference, is_larger
 from lab.study.setting import Setting
 from lab.study.training import Job, run_all, train_small
+from lab.tasks import build_task
 from tests.small_data import CLASSES, TINY_RUN, fresh_accelerate, make_parquet
 
 TRAINED = ["weight_sharing", "cross_attends", "positions", "permutation", "latents_depth"]
@@ -66,7 +67,7 @@ def test_an_experiment_wins_over_the_command_line():
     assert setting.recipe("model.num_latents=3").model["num_latents"] == 3
     # One kind of positions can start so and another cannot, which would be no comparison.
     local = Setting(config=CONFIGURATION_FOLDER / "cifar10-study.yaml").recipe("model.position_encoding_type=learned")
-    assert model_config(local).local_start_width is None
+    assert build_task(local).config.local_start_width is None
     with pytest.raises(UserError, match="no local start"):
         Setting(overrides=("model.local_start_reach=0.1",))
     with pytest.raises(UserError, match="--seeds"):
@@ -128,7 +129,7 @@ def test_trains_as_train_does(tmp_path, monkeypatch):
     assert run.parameters == metrics["parameters"]
     assert splits == ["train", "validation"]
     assert steps == [(step, False) for step in range(metrics["steps"] + 1)]
-    assert training.load_images(recipe).class_names == CLASSES
+    assert training.load_images(recipe).label_names == CLASSES
 
 
 def test_runs_are_remembered(setting, monkeypatch):

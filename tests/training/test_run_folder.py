@@ -137,7 +137,7 @@ def test_means_since_the_last_line(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
     assert [line["loss"] for line in lines] == [3.0, 4.0]
     assert [line["epoch"] for line in lines] == [0.75, 1.0]
-    assert all(line["images_per_second"] > 0 for line in lines)
+    assert all(line["samples_per_second"] > 0 for line in lines)
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])

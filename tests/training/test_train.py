@@ -73,7 +73,7 @@ def test_ends_with_a_complete_checkpoint(run, capsys):
 
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["test_accuracy"] > 0.8
-    assert (metrics["test_images"], metrics["train_images"], metrics["validation_images"]) == (21, 48, 12)
+    assert (metrics["test_samples"], metrics["train_samples"], metrics["validation_samples"]) == (21, 48, 12)
     assert metrics["steps"] == 6 * (48 // 8)
     steps, epochs = read_metrics(folder / "metrics.jsonl")
     assert [line["step"] for line in steps] == list(range(2, 37, 2))
