@@ -118,18 +118,16 @@ def test_trains_as_train_does(tmp_path, monkeypatch):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     fresh_accelerate()
 
-    splits, steps = [], []
-    load_split = training.load_split
-    monkeypatch.setattr(training, "load_split", lambda *rest: splits.append(rest[-1]) or load_split(*rest))
+    steps = []
+    (tmp_path / "data" / "test.parquet").unlink()  # not read
     recipe = load_recipe(DEFAULT_RECIPE, overrides)
     run = train_small(recipe, watch=lambda step, model: steps.append((step, model.training)))
     weights = load_file(tmp_path / "run" / "model.safetensors")
     assert all(torch.equal(value, weights[name]) for name, value in run.model.state_dict().items())
-    assert run.validation_accuracy == metrics["validation_accuracy"]
+    assert run.validation["accuracy"] == metrics["validation_accuracy"]
     assert run.parameters == metrics["parameters"]
-    assert splits == ["train", "validation"]
     assert steps == [(step, False) for step in range(metrics["steps"] + 1)]
-    assert training.load_images(recipe).label_names == CLASSES
+    assert training.load_samples(recipe).task.label_names == CLASSES
 
 
 def test_runs_are_remembered(setting, monkeypatch):

@@ -185,6 +185,6 @@ def _results(runs: list[dict], task: Task) -> list[dict]:
         kind, best_epoch = key.partition("_")[0], ", best epoch" if key.startswith("validation") else ""
         row = {"name": f"{kind} {measure.title}{best_epoch}", "value": measure.write(values[0]), "spread": ""}
         if len(runs) > 1:
-            row["spread"] = f"{measure.write(statistics.mean(values))} ± {measure.write(statistics.stdev(values))}"
+            row["spread"] = measure.write_spread(statistics.mean(values), statistics.stdev(values))
         rows.append(row)
     return rows

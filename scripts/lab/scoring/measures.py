@@ -23,6 +23,10 @@ class Measure:
         """Such as `98.33 %`, or `0.0412` for what is not a share."""
         return f"{100 * value:.{decimals}f} %" if self.percent else f"{value:.{decimals + 2}f}"
 
+    def write_spread(self, mean: float, deviation: float) -> str:
+        """Such as `98.33 ± 0.41 %`."""
+        return f"{self.write(mean).removesuffix(' %')} ± {self.write(deviation)}"
+
 
 _MEASURES = {
     "accuracy": Measure("accuracy", percent=True, hub_name="accuracy"),
