@@ -15,7 +15,7 @@ import gradio as gr
 import numpy as np
 from huggingface_hub import snapshot_download
 from matplotlib import colormaps
-from PIL import Image, ImageOps
+from PIL import Image
 
 from attention_maps import cross_attention_maps
 from errors import UserError, run_command
@@ -120,7 +120,7 @@ def find_examples(checkpoint: str) -> list[str]:
 
 def _open(path: str) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(open_image(Path(path)))
+        return open_image(Path(path))
     except UserError:
         raise gr.Error("That file is no image that can be read. Try a PNG or JPEG file.") from None
 

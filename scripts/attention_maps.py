@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure, FigureBase
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from errors import UserError, run_command
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--logits", action="store_true", help="before the softmax, as the paper's figure 3 shows them")
     parser.add_argument("-o", "--output", type=Path, default=Path("attention_maps.png"), help="picture to write")
     options = parser.parse_args(arguments)
-    image = ImageOps.exif_transpose(open_image(options.image))
+    image = open_image(options.image)
     classify = load_classifier(options.checkpoint)
     figure = draw_attention_maps(
         classify.model,
