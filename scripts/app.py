@@ -17,10 +17,10 @@ from huggingface_hub import snapshot_download
 from matplotlib import colormaps
 from PIL import Image
 
-from attention_maps import cross_attention_maps
-from errors import UserError, run_command
-from images import open_image, seen_pixels
-from predict import load_classifier
+from lab.data.images import open_image, seen_pixels
+from lab.errors import UserError, run_command
+from lab.judging.checkpoints import load_classifier
+from lab.looking.maps import cross_attention_maps
 
 _SHOWN_SIZE = 384  # pixels of the shorter side of a map
 _MEAN = "mean of all"
@@ -93,7 +93,7 @@ def show_map(classify, path: str | None, cross_attend: int, head: int | str, lat
     if path is None:
         return None
     image, processor = _open(path), classify.image_processor
-    inputs = processor(image, return_tensors="pt").to(classify.model.device, classify.model.dtype)
+    inputs = processor(image, return_tensors="pt").to(classify.model.device)
     weights = cross_attention_maps(classify.model, **inputs)[cross_attend - 1][0]
     weights = weights.mean(dim=0) if head == _MEAN else weights[head - 1]
     weights = weights.mean(dim=0) if latent == _MEAN else weights[latent - 1]

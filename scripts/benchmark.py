@@ -24,14 +24,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from augmentation import Normalization, TrainingInputs
-from contenders import Case, contenders, copy_weights
-from data import ImageDataset
-from errors import UserError, run_command
+from lab.augment.images import Normalization, TrainingInputs
+from lab.data.arrays import ImageDataset
+from lab.errors import UserError, run_command
+from lab.machine import keep_memory
+from lab.peers.contenders import Case, contenders, copy_weights
+from lab.provenance import describe_run
+from lab.recipe import Augmentation
 from modeling_perceiver_study import PerceiverStudyImageProcessor
-from provenance import describe_run
-from recipe import Augmentation
-from threads import keep_memory
 
 OURS = "this repository"
 CIFAR = {"num_latents": 128, "d_latents": 256, "widening_factor": 4}

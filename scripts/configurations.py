@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from errors import UserError, run_command
+from lab.errors import UserError, run_command
+from lab.recipe import CONFIGURATION_FOLDER, load_recipe, model_config
 from modeling_perceiver_study import PerceiverStudyForImageClassification
-from recipe import CONFIGURATION_FOLDER, load_recipe, model_config
 
 README = CONFIGURATION_FOLDER / "README.md"
 MAIN_README = CONFIGURATION_FOLDER.parent / "README.md"
@@ -26,7 +26,7 @@ _INTRODUCTION = """\
 # Recipes
 
 One YAML file a preset; any key can be changed on the command line, as in `optimization.epochs=5`. All keys and their
-defaults are in [`scripts/recipe.py`](../scripts/recipe.py). This table is made by `python scripts/configurations.py`
+defaults are in [`scripts/lab/recipe.py`](../scripts/lab/recipe.py). This table is made by `python scripts/configurations.py`
 from the files themselves, so change those.
 
 """

@@ -16,13 +16,13 @@ import time
 from pathlib import Path
 from types import ModuleType
 
-from errors import UserError, run_command
-from experiments.report import REPORT, report
-from experiments.setting import DEFAULT_CONFIG, Setting
-from provenance import describe_run
-from recipe import chosen, effective
-from run_folder import write_atomically
-from train import build_accelerator
+from lab.errors import UserError, run_command
+from lab.provenance import describe_run
+from lab.recipe import chosen, effective
+from lab.study.report import REPORT, report
+from lab.study.setting import DEFAULT_CONFIG, Setting
+from lab.training.loop import build_accelerator
+from lab.training.run_folder import write_atomically
 
 EXPERIMENTS = (
     "attention_maps",
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None):
 
 def load_experiments() -> dict[str, ModuleType]:
     """All experiments by name, in the order of the report."""
-    return {name: importlib.import_module(f"experiments.{name}") for name in EXPERIMENTS}
+    return {name: importlib.import_module(f"lab.study.{name}") for name in EXPERIMENTS}
 
 
 def measure(name: str, experiment: ModuleType, setting: Setting, output: Path, provenance: dict) -> dict:

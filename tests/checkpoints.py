@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
+from lab.recipe import DEFAULT_RECIPE, image_processor, load_recipe, model_config
 from modeling_perceiver_study import PerceiverStudyForImageClassification
-from recipe import DEFAULT_RECIPE, image_processor, load_recipe, model_config
 from tests.small_data import CLASSES, TINY_RUN
 
 
