@@ -10,7 +10,6 @@ from modeling_perceiver_study import PerceiverStudyImageProcessor
 from modeling_perceiver_study.position import fourier_axis_features
 from tests.pictures import assert_close, noise, pixel_values, reference
 
-
 # What comes out
 
 

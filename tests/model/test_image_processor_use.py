@@ -20,7 +20,6 @@ from modeling_perceiver_study import (
 )
 from tests.pictures import noise
 
-
 # What consumes the output
 
 
