@@ -21,6 +21,7 @@ from lab.provenance import describe_run
 from lab.recipe import chosen, effective
 from lab.study.report import REPORT, report
 from lab.study.setting import DEFAULT_CONFIG, Setting
+from lab.tasks import build_task
 from lab.training.loop import build_accelerator
 from lab.training.run_folder import write_atomically
 
@@ -41,7 +42,7 @@ DEFAULT_OUTPUT = DEFAULT_CONFIG.parent.parent / "docs" / "study"
 def main(arguments: list[str] | None = None):
     names, setting, output = parse(arguments)
     experiments = load_experiments()
-    accelerator = build_accelerator(setting.recipe())  # once, for all that is measured in this process
+    accelerator = build_accelerator(build_task(setting.recipe()))  # once, for all that is measured in this process
     provenance = describe_run(accelerator, launcher=("python",))
     output.mkdir(parents=True, exist_ok=True)
     for name in names:

@@ -2,11 +2,11 @@
 
 from matplotlib.figure import Figure
 
-from lab.recipe import model_config
 from lab.study.comparison import accuracy_table, conclude, gather, is_larger
 from lab.study.pictures import ACCURACY, draw_accuracies, new_figure
 from lab.study.setting import Setting
 from lab.study.training import Job, run_all
+from lab.tasks import build_task
 
 TITLE = "Position encodings"
 CLAIM = (
@@ -22,7 +22,7 @@ FREQUENCIES = (0.25, 0.5, 1, 2)  # of the Nyquist frequency
 
 
 def run(setting: Setting) -> dict:
-    nyquist = max(model_config(setting.recipe()).attended_grid) / 2
+    nyquist = max(build_task(setting.recipe()).config.attended_grid) / 2
     bands = round(nyquist)
     variants = {
         "kind": {kind: [f"model.position_encoding_type={kind}"] for kind in KINDS},
@@ -44,7 +44,7 @@ def run(setting: Setting) -> dict:
         for value, overrides in values.items()
         for seed in setting.seeds
     ]
-    channels = model_config(setting.recipe()).num_attended_channels
+    channels = build_task(setting.recipe()).config.num_attended_channels
     return {"nyquist": nyquist, "bands": bands, "channels": channels, "runs": run_all(jobs, setting, TITLE)}
 
 

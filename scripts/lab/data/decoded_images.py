@@ -3,8 +3,8 @@
 import hashlib
 import io
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -15,7 +15,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from lab.data.images import UNUSABLE, seen_pixels
-from lab.data.sources import Source, load_named_sources, load_sources, stratified_order
+from lab.data.sources import Source
+from lab.data.splits import Rows
 from lab.errors import UserError
 from lab.recipe import Data
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyImageProcessor
@@ -55,83 +56,6 @@ class ImageDataset(torch.utils.data.Dataset):
         }
 
 
-@dataclass
-class Splits:
-    """What training needs: disjoint sets of images, that for testing where wanted, and the names of their classes."""
-
-    train: ImageDataset
-    validation: ImageDataset
-    test: ImageDataset | None
-    class_names: list[str]
-
-
-def load_splits(settings: Data, config: PerceiverStudyConfig, processor: PerceiverStudyImageProcessor) -> Splits:
-    """Load, split and decode; images of another size or colour go through the processor's own resize and crop.
-
-    Raises:
-        UserError: see `load_sources`; also too few images for the split, or one that cannot be decoded (names it).
-    """
-    train_source, *test_sources = load_sources(settings)
-    train_rows, validation_rows = _carve(train_source, settings)
-    decoder = Decoder(settings, config, processor)
-    return Splits(
-        validation=decoder.decode(train_source, validation_rows),
-        train=decoder.decode(train_source, train_rows),
-        test=next((decoder.decode(source, np.arange(len(source.labels))) for source in test_sources), None),
-        class_names=train_source.class_names,
-    )
-
-
-def load_split(
-    settings: Data, config: PerceiverStudyConfig, processor: PerceiverStudyImageProcessor, split: str
-) -> tuple[ImageDataset, list[str]]:
-    """One set of images and the names of their classes; loads and decodes nothing else.
-
-    Args:
-        split: `train`, `validation` or `test` mean what they mean to `load_splits`, any other the dataset's own split.
-
-    Raises:
-        UserError: as `load_splits`.
-    """
-    if split in ("train", "validation"):
-        (source,) = load_named_sources(settings, {"data.train_split": settings.train_split})
-        rows = _carve(source, settings)[split == "validation"]
-    else:
-        wanted = {"data.test_split": settings.test_split or "test"} if split == "test" else {"--split": split}
-        (source,) = load_named_sources(settings, wanted)
-        rows = np.arange(len(source.labels))
-    return Decoder(settings, config, processor).decode(source, rows), source.class_names
-
-
-def name_classes(config: PerceiverStudyConfig, class_names: list[str]):
-    """Write the names of the data's classes into a model's configuration.
-
-    Raises:
-        UserError: it has another number of labels.
-    """
-    if config.num_labels != len(class_names):
-        found = len(class_names)
-        raise UserError(f"model.num_labels={config.num_labels}, but the data has {found} classes: set it to {found}")
-    config.id2label = dict(enumerate(class_names))
-    config.label2id = {name: label for label, name in config.id2label.items()}
-
-
-def _carve(source: Source, settings: Data) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and to validate on, disjoint and stratified."""
-    total = len(source.labels)
-    available = total - settings.validation_samples
-    wanted = available if settings.train_samples is None else settings.train_samples
-    if not 1 <= wanted <= available:
-        raise UserError(
-            f"{source.name} has {total} images: data.validation_samples={settings.validation_samples} leaves "
-            f"{max(available, 0)} to train on, but {max(wanted, 1)} are needed; lower one of "
-            "data.validation_samples and data.train_samples"
-        )
-    order = stratified_order(source.labels, settings.split_seed)
-    first = settings.validation_samples
-    return np.sort(order[first : first + wanted]), np.sort(order[:first])
-
-
 class Decoder:
     """Encoded images -> pixels as the processor resizes and crops them, uint8."""
 
@@ -144,7 +68,13 @@ class Decoder:
         probe = np.random.default_rng(0).integers(0, 256, self.shape, dtype=np.uint8)
         self.processor_is_identity = np.array_equal(seen_pixels(processor, probe), probe)
 
-    def decode(self, source: Source, rows: np.ndarray) -> ImageDataset:
+    def decode(self, of: Rows) -> ImageDataset:
+        """The images of some rows.
+
+        Raises:
+            UserError: one cannot be decoded, unless the recipe says to skip such; names it.
+        """
+        source, rows = of.source, of.rows
         shape = (len(rows), *self.shape)
         labels = source.labels[rows]
         if np.prod(shape, dtype=np.int64) <= self.settings.max_memory_gb * 1e9:
@@ -181,7 +111,7 @@ class Decoder:
             chunk = rows[start : start + _CHUNK]
             for offset, (row, encoded) in enumerate(zip(chunk, source.read(chunk), strict=True)):
                 try:
-                    pixels[start + offset] = self.pixels(encoded)
+                    pixels[start + offset] = self.decode_one(encoded)
                 except UNUSABLE as error:
                     path = encoded["path"] if isinstance(encoded, dict) else None
                     where = f"row {row} of {source.name}" + (f" ({path})" if path else "")
@@ -201,7 +131,7 @@ class Decoder:
             tqdm.write(f"left out {broken.sum()} of {len(rows)} images of {source.name}")
         return broken
 
-    def pixels(self, encoded) -> np.ndarray:
+    def decode_one(self, encoded) -> np.ndarray:
         """One image as `(C, H, W)` uint8; raises one of `UNUSABLE` if that fails."""
         if encoded is None or (isinstance(encoded, dict) and encoded["bytes"] is None and not encoded["path"]):
             raise ValueError("there is none")
@@ -218,6 +148,10 @@ class Decoder:
         if pixels.shape != self.shape:
             raise ValueError(f"its pixels are {pixels.shape} after resize and crop, expected {self.shape}")
         return pixels
+
+    def batch(self, images: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+        """Decoded images as a batch: `pixels` `(b, C, H, W)` uint8."""
+        return {"pixels": torch.from_numpy(np.stack(images))}
 
 
 def _progress(source: Source, total: int) -> tqdm:
