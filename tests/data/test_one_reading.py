@@ -12,12 +12,12 @@ import predict
 import score
 import train
 from lab.augment.images import Normalization
-from lab.data.arrays import Decoder, load_split
+from lab.data.decoded_images import Decoder
 from lab.data.images import open_image, seen_pixels
 from lab.judging.checkpoints import load_classifier
+from lab.judging.evaluation import open_checkpoint
 from lab.looking.maps import draw_attention_maps
 from lab.recipe import DEFAULT_RECIPE, load_recipe
-from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
 from tests.checkpoints import save_checkpoint
 from tests.pictures import encoded, every_picture, noise
 from tests.small_data import CLASSES, TINY_RUN, fresh_accelerate
@@ -43,14 +43,13 @@ def test_training_sees_what_a_pipeline_sees(classify, name, tmp_path):
     content, image = PICTURES[name]
     processor, settings = classify.image_processor, load_recipe(DEFAULT_RECIPE, TINY_RUN).data
     decoder = Decoder(settings, classify.model.config, processor)
-    pixels = decoder.pixels(image if content is None else {"bytes": content, "path": None})
-    normalize = Normalization(processor, "cpu")
-    trained_on = normalize(torch.from_numpy(pixels.copy())[None])
+    pixels = decoder.decode_one(image if content is None else {"bytes": content, "path": None})
+    trained_on = Normalization(processor)(torch.from_numpy(pixels.copy())[None])
     given = [image]
     if content is not None:
         (tmp_path / "picture").write_bytes(content)
         given += [str(tmp_path / "picture"), open_image(tmp_path / "picture")]
-        from_path = decoder.pixels({"bytes": None, "path": str(tmp_path / "picture")})
+        from_path = decoder.decode_one({"bytes": None, "path": str(tmp_path / "picture")})
         assert np.array_equal(from_path, pixels)
     # Training keeps 8 bits. Only pictures that have more may differ, by half a level, in units of image_std.
     wide = image.mode.startswith(("I", "F"))
@@ -114,11 +113,10 @@ def test_what_is_learned_is_predicted(kind, tmp_path, monkeypatch, capsys):
     named = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1::2]]
     assert np.mean([name == file.parent.name for name, file in zip(named, files, strict=True)]) == accuracy
 
-    model = PerceiverStudyForImageClassification.from_pretrained(run).eval()
-    processor = PerceiverStudyImageProcessor.from_pretrained(run)
-    images, _ = load_split(load_recipe(run / "recipe.yaml").data, model.config, processor, "test")
+    task, model = open_checkpoint(str(run), load_recipe(run / "recipe.yaml"), "auto")
+    inputs, _ = task.inputs(task.load_split("test").__getitems__(np.arange(len(files))))
     with torch.no_grad():
-        logits = model(Normalization(processor, "cpu")(torch.from_numpy(images.pixels))).logits
+        logits = model(**inputs).logits
     classify = load_classifier(str(run))
     evaluated = logits.softmax(dim=-1).max(dim=-1).values.sort().values
     predicted = torch.tensor([answer[0]["score"] for answer in classify([str(file) for file in files])]).sort().values
@@ -142,6 +140,6 @@ def test_malformed_exif_costs_no_answer(classify, tmp_path, capsys):
     settings = load_recipe(DEFAULT_RECIPE, TINY_RUN).data
     decoder = Decoder(settings, classify.model.config, classify.image_processor)
     for name in names:
-        pixels = decoder.pixels({"bytes": name.read_bytes(), "path": None})
+        pixels = decoder.decode_one({"bytes": name.read_bytes(), "path": None})
         assert np.array_equal(pixels, seen_pixels(classify.image_processor, open_image(name)))
         draw_attention_maps(classify.model, classify.image_processor, open_image(name), ["first"], latents=[1])
