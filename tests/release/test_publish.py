@@ -25,6 +25,7 @@ from lab.errors import UserError
 from lab.judging.checkpoints import load_classifier
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.release import hub as hub_client
+from lab.release import staging
 from lab.release.card import check_card, describe_augmentation, energy
 from modeling_perceiver_study import PerceiverStudyForImageClassification
 from tests.hub_server import READ_TOKEN, TOKEN, serve
@@ -96,8 +97,8 @@ def run(hub, tmp_path_factory):
 def staged(run):
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(publish, "check_loads", lambda folder: None)  # publishing `run` has loaded it already
-            folder = stack.enter_context(publish.stage(run, "org/tiny"))
+            patch.setattr(staging, "check_loads", lambda folder: None)  # publishing `run` has loaded it already
+            folder = stack.enter_context(staging.stage(run, "org/tiny"))
         yield folder
 
 
@@ -255,22 +256,22 @@ def test_several_seeds(run, tmp_path, monkeypatch):
         metrics[name] -= 0.02
     (other / "metrics.json").write_text(json.dumps({**metrics, "seed": 1}))
     (other / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("\nseed: 0\n", "\nseed: 1\n"))
-    monkeypatch.setattr(publish, "check_loads", lambda folder: None)
-    with publish.stage(run, "org/tiny", seeds=[other]) as folder:
+    monkeypatch.setattr(staging, "check_loads", lambda folder: None)
+    with staging.stage(run, "org/tiny", seeds=[other]) as folder:
         text = (folder / "README.md").read_text()
     assert f" | {100 * metrics['test_accuracy'] + 1:.2f} ± 1.41 % |" in text and "2 seeds (seed 0, 1)" in text
     with pytest.raises(
         UserError, match=r"--seeds .*tiny: expected a run that differs in its seed alone, not in nothing"
     ):
-        publish.read_other_seed(run, run)
+        staging.read_other_seed(run, run)
 
 
 def test_metrics_of_other_weights_are_refused(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(publish, "check_loads", lambda folder: None)
+    monkeypatch.setattr(staging, "check_loads", lambda folder: None)
     copy = shutil.copytree(run, tmp_path / "copy")
     metrics = json.loads((copy / "metrics.json").read_text())
     (copy / "metrics.json").write_text(json.dumps({**metrics, "test_accuracy": metrics["test_accuracy"] - 0.05}))
-    with pytest.raises(UserError, match=r"of the test images, but these weights get"), publish.stage(copy, "org/tiny"):
+    with pytest.raises(UserError, match=r"of the test images, but these weights get"), staging.stage(copy, "org/tiny"):
         pass
 
 
@@ -287,7 +288,7 @@ def test_an_incomplete_folder_is_refused(run, tmp_path, change, message):
     copy = shutil.copytree(run, tmp_path / "copy")
     change(copy)
     with pytest.raises(UserError, match=message):
-        publish.find_weights(copy)
+        staging.find_weights(copy)
 
 
 def test_pushing_twice_is_one_commit(hub, staged, repo, capsys):
@@ -378,12 +379,12 @@ def test_offline(monkeypatch):
 
 
 def test_a_failed_push_after_training_says_how_to_repeat_it(staged, run, repo, hub, monkeypatch):
-    monkeypatch.setattr(publish, "check_loads", lambda folder: None)
+    monkeypatch.setattr(staging, "check_loads", lambda folder: None)
     hub.fail("POST", "/commit/", 500, times=100)
     with pytest.raises(
         UserError, match=rf"^the run is finished, but not .*publish.py {run} --repo_id {repo} --private"
     ):
-        publish.publish(run, repo, private=True)
+        staging.publish(run, repo, private=True)
 
 
 def test_a_truncated_download_is_completed(hub, run, repo, tmp_path):
@@ -465,7 +466,7 @@ def test_energy():
 def test_without_paths_keeps_names_of_the_hub(run):
     recipe = load_recipe(run / "recipe.yaml")
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, path=None, name="uoft-cs/cifar10"))
-    public, metrics = publish.without_paths(recipe, {"data": "uoft-cs/cifar10", "command": "/home/me"}, "run")
+    public, metrics = staging.without_paths(recipe, {"data": "uoft-cs/cifar10", "command": "/home/me"}, "run")
     assert (public.data.name, public.output_dir, metrics) == (
         "uoft-cs/cifar10",
         "output/run",

@@ -200,7 +200,7 @@ def test_a_finished_experiment_is_only_drawn(tmp_path, monkeypatch):
     picture = tmp_path / "out" / "weight_sharing.png"
     picture.unlink()
     fresh_accelerate()
-    module = importlib.import_module("experiments.weight_sharing")
+    module = importlib.import_module("lab.study.weight_sharing")
     monkeypatch.setattr(module, "run", lambda setting: pytest.fail("it was measured before"))
     study.main(command)
     assert picture.exists()
