@@ -1,5 +1,6 @@
 """Complexity: growth of time, multiply-adds and memory with inputs, latents and depth, also for a transformer."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,7 +33,7 @@ TRANSFORMER_SIDES = (32, 40, 48, 56, 64)  # up to about a second on one core
 LATENTS = (256, 384, 512, 768, 1024, 1536, 2048)
 DEPTHS = (2, 3, 4, 6, 8, 12, 16)
 _SIDE, _LATENTS, _DEPTH = 64, 64, 4  # where they do not vary
-_SECONDS = 0.3  # of measuring at each point
+_SECONDS, _ROUNDS = 0.1, 5  # of measuring at each point
 _MEASURES = {"seconds": "seconds", "gflop": "GFLOP", "megabytes": "MB kept"}
 # By how much an exponent may exceed that of the claim: caches and overheads bend a line a little.
 _TOLERANCE = 0.15
@@ -57,7 +58,27 @@ class Series:
     exponent: int
 
     def points(self) -> list[dict]:
-        return [measure(self, value) for value in self.values]
+        """Measure all values in turn, several times, and keep the fastest of each: other work only adds time."""
+        parts = [self.part(value) for value in self.values]
+        rounds = [[seconds(forward) for _, forward in parts] for _ in range(_ROUNDS)]
+        return [
+            {
+                "value": value * value if self.variable == "M" else value,
+                "seconds": float(f"{min(times):.4g}"),
+                **count(*part),
+            }
+            for value, part, times in zip(self.values, parts, zip(*rounds, strict=True), strict=True)
+        ]
+
+    def part(self, value: int) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
+        """Return the model for one value, and a function that runs it on an image."""
+        side, latents, depth = (
+            value if self.variable == name else usual for name, usual in (("M", _SIDE), ("N", _LATENTS), ("L", _DEPTH))
+        )
+        torch.manual_seed(0)
+        model, forward = self.build(side, latents, depth)
+        pixels = torch.randn(1, 3, side, side)
+        return model, lambda: forward(model, pixels)
 
 
 def settings(setting: Setting) -> dict:
@@ -97,26 +118,20 @@ def all_series() -> list[Series]:
     ]
 
 
-def measure(series: Series, value: int) -> dict:
-    """Measure seconds and matrix products of a forward pass, and the memory it keeps for a backward pass."""
-    side, latents, depth = (
-        value if series.variable == name else usual for name, usual in (("M", _SIDE), ("N", _LATENTS), ("L", _DEPTH))
-    )
-    torch.manual_seed(0)
-    model, forward = series.build(side, latents, depth)
-    pixels = torch.randn(1, 3, side, side)
-    with torch.no_grad():
-        timer = Timer("forward(model, pixels)", globals=locals(), num_threads=torch.get_num_threads())
-        seconds = min(timer.blocked_autorange(min_run_time=_SECONDS).times)  # other processes only add time
+@torch.no_grad()
+def seconds(forward: Callable[[], torch.Tensor]) -> float:
+    """Return the CPU time of a forward pass, summed over threads; time that other processes take does not count."""
+    threads = torch.get_num_threads()
+    timer = Timer("forward()", globals={"forward": forward}, num_threads=threads, timer=time.process_time)
+    return timer.blocked_autorange(min_run_time=_SECONDS).median
+
+
+def count(model: nn.Module, forward: Callable[[], torch.Tensor]) -> dict[str, float]:
+    """Count matrix products of a forward pass, and the memory it keeps for a backward pass."""
     # The counter does not count fused attention; the kernel of plain products does the same products.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        forward(model, pixels)
-    return {
-        "value": side * side if series.variable == "M" else value,
-        "seconds": float(f"{seconds:.4g}"),
-        "gflop": counter.get_total_flops() / 1e9,
-        "megabytes": kept_bytes(model, lambda: forward(model, pixels)) / 1e6,
-    }
+        forward()
+    return {"gflop": counter.get_total_flops() / 1e9, "megabytes": kept_bytes(model, forward) / 1e6}
 
 
 def perceiver(side: int, latents: int, depth: int) -> PerceiverStudyModel:
@@ -214,7 +229,7 @@ def draw(result: dict) -> Figure:
                 panel.set_xticks([], minor=True)
     for panel, label in zip(panels[1], labels.values(), strict=True):
         panel.set_xlabel(label)
-    panels[0, 0].set_ylabel("seconds of a forward pass")
+    panels[0, 0].set_ylabel("CPU seconds of a forward pass")
     panels[1, 0].set_ylabel("MB kept for the backward pass")
     return figure
 
@@ -235,10 +250,11 @@ def tabulate(result: dict) -> str:
         )
     return (
         "\n".join(lines)
-        + "\n\nAll of one image; seconds are those of the fastest passes. GFLOP are those of matrix products; the cross-attend on a grid does most of its work "
-        "outside of them. MB are what a forward pass keeps for the backward pass. Errors are standard errors of the "
-        f"fit. A statement is decided if the {100 * CONFIDENCE:.0f} % interval of the exponent lies on one side of the "
-        f"bound, which is the exponent of the claim plus {_TOLERANCE} for caches and overheads.\n"
+        + "\n\nAll of one image. Seconds are CPU time. GFLOP are those of matrix products; the cross-attend on a grid "
+        "does most of its work outside of them. MB are what a forward pass keeps for the backward pass. Errors are "
+        f"standard errors of the fit. A statement is decided if the {100 * CONFIDENCE:.0f} % interval of the exponent "
+        f"lies on one side of the bound, which is the exponent of the claim plus {_TOLERANCE} for caches and "
+        "overheads.\n"
     )
 
 
