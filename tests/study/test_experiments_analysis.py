@@ -10,7 +10,7 @@ import torch
 
 from lab.looking.logit_parts import logit_parts
 from lab.study import attention_maps, complexity, content_position, latents
-from lab.study.comparison import FAILS, HOLDS, IN_PART, OPEN
+from lab.study.comparison import FAILS, HOLDS, IN_PART, OPEN, conclude
 from lab.study.setting import Setting
 from lab.study.training import load_images
 from tests.checkpoints import save_checkpoint
@@ -58,7 +58,7 @@ def test_measured_drawn_and_judged_from_json_alone(name, setting, small_sizes):
     figure.draw_without_rendering()
     assert all(axes.has_data() for axes in figure.axes)
     assert experiment.tabulate(result).startswith(("|", "Shares"))
-    verdict, reason = experiment.judge(result)
+    verdict, reason = conclude(experiment.judge(result))
     assert verdict in (HOLDS, FAILS, IN_PART, OPEN)
     assert reason.endswith(".") and "nan" not in reason
     assert experiment.TITLE and experiment.CLAIM.endswith(".") and experiment.SOURCE
@@ -70,7 +70,7 @@ def test_attention_maps_of_a_checkpoint(tmp_path):
     result = json.loads(json.dumps(attention_maps.run(setting)))
     assert [len(run["cross_attends"]) for run in result["runs"]] == [2]
     assert [line["cross_attend"] for line in result["runs"][0]["example"]["lines"]] == [1, 2]
-    assert attention_maps.judge(result)[0] == OPEN, "one model decides nothing"
+    assert conclude(attention_maps.judge(result))[0] == OPEN, "one model decides nothing"
     attention_maps.draw(result).draw_without_rendering()
 
 
@@ -151,12 +151,12 @@ def content_result(content, kinds, apart):
         (0.4, (0.5, 0.5), 0.05, HOLDS, "are better"),
         (0.4, (0.5, 0.5), -0.05, IN_PART, "are worse"),
         (0.01, (0.0, 0.05), -0.05, FAILS, "are worse"),
-        (0.4, (0.0, 0.3), 0.0, IN_PART, "no gain"),
+        (0.4, (0.0, 0.3), 0.0, IN_PART, "cannot tell the difference"),
     ],
 )
 def test_verdict_on_two_kinds(content, kinds, apart, verdict, block):
     result = content_result(content, kinds, apart)
-    assert content_position.judge(result)[0] == verdict
+    assert conclude(content_position.judge(result))[0] == verdict
     assert block in content_position.verdict_on_block(result)
 
 
@@ -238,6 +238,6 @@ def test_verdict_on_growth(quadratic, verdict):
         growth("whole Perceiver", "M", 1, 0.8),
         growth("transformer on pixels", "M", 2, 1.9),
     ]
-    found, reason = complexity.judge({"series": series})
+    found, reason = conclude(complexity.judge({"series": series}))
     assert found == verdict
     assert "to the 1.90, of a whole Perceiver to the 0.80" in reason

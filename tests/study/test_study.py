@@ -1,5 +1,6 @@
 import importlib
 import json
+import re
 
 import datasets
 import numpy as np
@@ -14,7 +15,18 @@ import train
 from lab.errors import UserError
 from lab.recipe import CONFIGURATION_FOLDER, DEFAULT_RECIPE, flatten, load_recipe, model_config
 from lab.study import comparison, permutation, report, training
-from lab.study.comparison import FAILS, HOLDS, IN_PART, OPEN, Finding, conclude, difference, is_larger
+from lab.study.comparison import (
+    FAILS,
+    HOLDS,
+    IN_PART,
+    OPEN,
+    Finding,
+    conclude,
+    difference,
+    is_above,
+    is_larger,
+    is_true,
+)
 from lab.study.setting import Setting
 from lab.study.training import Job, run_all, train_small
 from tests.small_data import CLASSES, TINY_RUN, fresh_accelerate, make_parquet
@@ -48,7 +60,7 @@ def double(recipe, plus=0):
 
 
 def test_an_unknown_experiment_is_refused():
-    with pytest.raises(UserError, match=r"unknown experiment 'permuation'.*is 'permutation'"):
+    with pytest.raises(UserError, match=r"unknown experiment 'permuation'.*nearest is 'permutation'"):
         study.parse(["permuation"])
 
 
@@ -77,12 +89,22 @@ def test_an_experiment_wins_over_the_command_line():
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_welch_interval(count):
+    """Against the formulas of Welch and Satterthwaite."""
     rng = np.random.default_rng(count)
-    first, second = rng.normal(0.9, 0.01, count).tolist(), rng.normal(0.8, 0.03, 4).tolist()
-    found = difference(first, second)
-    interval = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
-    assert found.mean - found.margin == pytest.approx(interval.low)
-    assert found.mean + found.margin == pytest.approx(interval.high)
+    first, second = rng.normal(0.9, 0.01, count), rng.normal(0.8, 0.03, 4)
+    shares = [sample.var(ddof=1) / len(sample) for sample in (first, second)]  # variances of the means
+    freedom = sum(shares) ** 2 / (shares[0] ** 2 / (count - 1) + shares[1] ** 2 / 3)
+    found = difference(first.tolist(), second.tolist())
+    assert found.mean == pytest.approx(first.mean() - second.mean())
+    assert found.margin == pytest.approx(stats.t.ppf(0.975, freedom) * sum(shares) ** 0.5)
+
+
+def test_interval_of_a_sample_without_variance():
+    """The other sample decides, as in a test of one sample; without any variance there is no margin."""
+    interval = stats.ttest_1samp([0.90, 0.92, 0.94], 0.8).confidence_interval(0.95)
+    found = difference([0.90, 0.92, 0.94], [0.8] * 3)
+    assert found.mean == pytest.approx(0.12) and 2 * found.margin == pytest.approx(interval.high - interval.low)
+    assert difference([0.9] * 3, [0.8] * 3).margin == 0
 
 
 def test_verdicts():
@@ -93,6 +115,11 @@ def test_verdicts():
     assert is_larger("so it is", high[:1], low[:1]).verdict == OPEN
     assert is_larger("so it is", [0.9, 0.9], [0.9, 0.9]).verdict == OPEN
     assert is_larger("so it is", high, low).text == "so it is: +10.0 ± 2.3 points (holds)"
+    in_seconds = is_larger("so it is", [90, 91, 92], [80, 81, 82], unit="seconds", scale=1)
+    assert in_seconds.text == "so it is: +10.0 ± 2.3 seconds (holds)"
+    assert is_above("so it is", high, 0.9).verdict == OPEN
+    assert is_above("so it is", high, 0.8).verdict == HOLDS
+    assert is_true("so it is", False) == Finding("so it is (does not hold)", FAILS)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +211,7 @@ def test_an_experiment(name, tmp_path, monkeypatch):
     measured = json.loads((tmp_path / "out" / f"{name}.json").read_text())
     module = importlib.import_module(f"lab.study.{name}")
     page = (tmp_path / "out" / report.REPORT).read_text()
-    verdict, reason = module.judge(measured["result"])
+    verdict, reason = comparison.conclude(module.judge(measured["result"]))
     assert verdict in (HOLDS, FAILS, IN_PART, OPEN)
     assert f"**Verdict: {verdict}.** {reason}" in page
     assert module.tabulate(measured["result"]) in page
@@ -259,6 +286,21 @@ def test_varied_settings(monkeypatch):
         # The recipe's own number of bands and Nyquist stand in all parts of an experiment.
         repeated = {"positions": 2, "latents_depth": 3}.get(name, 0)
         assert len(kinds) - len(set(kinds)) == repeated, name
+
+
+def test_settings_say_what_was_done():
+    """Nothing more: what trains nothing names no recipe, and what trains names the models that are trained."""
+    for name, experiment in study.load_experiments().items():
+        settings = experiment.settings(Setting(seeds=(3,)))
+        assert ("recipe" in settings) == ("seeds" in settings) == (name != "complexity")
+    complexity, maps = (importlib.import_module(f"lab.study.{name}") for name in ("complexity", "attention_maps"))
+    assert not {"epochs", "recipe", "seeds"} & set(
+        re.findall(r"[a-z]+", report.describe(complexity.settings(Setting())))
+    )
+    assert "4 cross-attends and 8 self-attends" in report.describe(maps.settings(Setting()))
+    looked_into = maps.settings(Setting(checkpoint="org/name"))
+    assert set(looked_into) == {"checkpoint", "data"} and all(key.startswith("data.") for key in looked_into["data"])
+    assert report.describe(looked_into) == "Nothing is trained: the checkpoint org/name, on digits."
 
 
 def test_the_report_is_what_the_measurements_say():

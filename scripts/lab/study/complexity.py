@@ -200,7 +200,7 @@ def _tokens(model: PerceiverStudyModel, pixels: torch.Tensor) -> torch.Tensor:
 def fit(points: list[dict], name: str) -> tuple[float, float]:
     """Fit the exponent of a power law by least squares through the logarithms; return it with its standard error."""
     line = stats.linregress(*(np.log([point[key] for point in points]) for key in ("value", name)))
-    return float(line.slope), float(line.stderr)
+    return float(line.slope), float(np.nan_to_num(line.stderr))  # NaN if all points are equal
 
 
 def margin(points: list[dict], name: str) -> float:
@@ -219,13 +219,13 @@ def draw(result: dict) -> Figure:
             for series in _of(result, variable):
                 style = names.index(series["name"])
                 values = [[point[key] for point in series["points"]] for key in ("value", measured)]
-                label = f"{series['name']}: {fit(series['points'], measured)[0]:.2f}"
+                label = f"{series['name']}: {fit(series['points'], measured)[0]:z.2f}"
                 panel.loglog(*values, f"{MARKERS[style]}-", color=COLOURS[style], markersize=5, label=label)
             low, high = panel.get_ylim()
             panel.set_ylim(low, high * (high / low) ** 0.6)  # room for the legend
             panel.legend(frameon=False, fontsize=8, title="fitted exponent", title_fontsize=8, loc="upper left")
             if variable != "M":
-                panel.set_xticks(values[0], [f"{value:,}" for value in values[0]])
+                panel.set_xticks(values[0][::2], [f"{value:,}" for value in values[0][::2]])
                 panel.set_xticks([], minor=True)
     for panel, label in zip(panels[1], labels.values(), strict=True):
         panel.set_xlabel(label)
@@ -241,7 +241,7 @@ def tabulate(result: dict) -> str:
         f"|---|---|---:|{'---:|' * len(_MEASURES)}---|",
     ]
     for series in result["series"]:
-        exponents = ["{:.2f} ± {:.2f}".format(*fit(series["points"], name)) for name in _MEASURES]
+        exponents = ["{:z.2f} ± {:.2f}".format(*fit(series["points"], name)) for name in _MEASURES]
         last = series["points"][-1]
         lines.append(
             f"| {series['name']} | {series['variable']} | {series['exponent']} | {' | '.join(exponents)} | "
@@ -284,7 +284,7 @@ def _bounded(series: dict, measured: str) -> Finding:
     verdict = Difference(bound - slope, error).verdict
     what = {"seconds": "time", "megabytes": "memory"}[measured]
     text = (
-        f"{what} of {series['name']} grows with {series['variable']} to the {slope:.2f} ± {error:.2f}, at most "
+        f"{what} of {series['name']} grows with {series['variable']} to the {slope:z.2f} ± {error:.2f}, at most "
         f"{series['exponent']} ({verdict})"
     )
     return Finding(text, verdict)
