@@ -42,7 +42,12 @@ def setting(tmp_path):
 @pytest.fixture
 def small_sizes(monkeypatch):
     """Of what the complexity is measured on."""
-    for name, values in {"SIDES": (8, 16), "TRANSFORMER_SIDES": (4, 8), "LATENTS": (4, 8), "DEPTHS": (1, 2)}.items():
+    for name, values in {
+        "SIDES": (8, 12, 16),
+        "TRANSFORMER_SIDES": (4, 6, 8),
+        "LATENTS": (4, 6, 8),
+        "DEPTHS": (1, 2, 3),
+    }.items():
         monkeypatch.setattr(complexity, name, values)
     monkeypatch.setattr(complexity, "_SECONDS", 0.001)
     monkeypatch.setattr(complexity, "_ROUNDS", 1)
@@ -150,7 +155,7 @@ def content_result(content, kinds, apart):
     [
         (0.4, (0.5, 0.5), 0.05, HOLDS, "are better"),
         (0.4, (0.5, 0.5), -0.05, IN_PART, "are worse"),
-        (0.01, (0.0, 0.05), -0.05, FAILS, "are worse"),
+        (0.01, (0.0, 0.05), -0.05, IN_PART, "are worse"),  # most of it is position
         (0.4, (0.0, 0.3), 0.0, IN_PART, "cannot tell the difference"),
     ],
 )
