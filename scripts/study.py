@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+import lab.waiting  # noqa: F401, before torch
+
 from lab.errors import UserError, run_command
 from lab.provenance import describe_run
 from lab.recipe import chosen
