@@ -23,8 +23,7 @@ import torch
 from torch import nn
 from transformers.utils.generic import maybe_autocast
 
-from .linear import is_plain
-from .position import split_position_columns
+from .position import join_position_columns, split_position_columns
 from .streaming import GridAttention
 
 
@@ -80,24 +79,21 @@ def _moments(values: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor
     return mean.squeeze(dim), (values - mean).square().sum(dim)
 
 
-def weight_and_bias(projection: nn.Module, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(E, K), (E,)` of a linear layer, or of what an adapter or a quantizer has put in its place.
+def byte_array(inputs: GridInputs) -> torch.Tensor:
+    """`(B, M, C + P)`: the array that was never built, for those who need it."""
+    (num_rows, num_columns), batch = inputs.pixels.shape[2:], inputs.pixels.shape[0]
+    rows = inputs.rows[:, :, None].expand(-1, -1, num_columns, -1)
+    columns = inputs.columns[:, None].expand(-1, num_rows, -1, -1)
+    positions = join_position_columns(torch.cat([rows, columns], dim=-1).unflatten(-1, (inputs.num_axes, -1)))
+    return torch.cat([inputs.pixels.flatten(2).mT, positions.flatten(1, 2).expand(batch, -1, -1)], dim=-1)
 
-    The `weight` of those is not all that they do, so they are asked: for the bias with zeros, for the weight with the
-    identity.
 
-    Args:
-        like: `(K,)`, of the dtype and on the device of the layer's inputs.
+def fold_layer_norm(norm: nn.LayerNorm, projection: nn.Linear, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(E, C + P), (E,)`: `W'` and `const` such that `projection(norm(z)) = W' z / s + const`.
+
+    Only where the weights are all that the two layers are, as `paths.takes_separable_path` says.
     """
-    if isinstance(projection, nn.Linear) and is_plain(projection.weight):
-        return projection.weight, projection.bias
-    bias = projection(torch.zeros_like(like)[None])
-    return (projection(torch.eye(len(like), dtype=like.dtype, device=like.device)) - bias).mT, bias[0]
-
-
-def fold_layer_norm(norm: nn.LayerNorm, projection: nn.Module, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(E, C + P), (E,)`: `W'` and `const` such that `projection(norm(z)) = W' z / s + const`."""
-    weight, bias = (part.to(dtype) for part in weight_and_bias(projection, norm.weight))
+    weight, bias = projection.weight.to(dtype), projection.bias.to(dtype)
     bias = bias + weight @ norm.bias.to(dtype)
     weight = weight * norm.weight.to(dtype)
     return weight - weight.mean(dim=-1, keepdim=True), bias
@@ -114,8 +110,8 @@ def separable_attention(
     query: torch.Tensor,
     inputs: GridInputs,
     norm: nn.LayerNorm,
-    key_projection: nn.Module,
-    value_projection: nn.Module,
+    key_projection: nn.Linear,
+    value_projection: nn.Linear,
     attention_mask: torch.Tensor | None = None,
     dropout: float = 0.0,
     output_attentions: bool = False,
@@ -135,7 +131,7 @@ def separable_attention(
     with maybe_autocast(query.device.type, enabled=False):
         num_heads, channels_per_head = query.shape[1], query.shape[-1]
         dtype, num_channels = inputs.pixels.dtype, inputs.pixels.shape[1]
-        key_weight, key_bias = fold_layer_norm(norm, key_projection, dtype)
+        key_weight, _ = fold_layer_norm(norm, key_projection, dtype)  # the softmax cancels the constant
         asked = (query.to(dtype) * channels_per_head**-0.5) @ key_weight.unflatten(0, (num_heads, channels_per_head))
         asked = split_input_columns(asked, num_channels, inputs.num_axes)
         inverse_deviation = (inputs.variance + norm.eps).rsqrt()
@@ -153,8 +149,7 @@ def separable_attention(
         value_weight, value_bias = fold_layer_norm(norm, value_projection, dtype)
         value_weight = value_weight.unflatten(0, (num_heads, -1))
         value_weight = torch.cat(split_input_columns(value_weight, num_channels, inputs.num_axes), dim=-1)
-        # The constant of the keys cancels in the softmax, but DDP waits for a gradient of every parameter.
-        value_bias = (value_bias + 0 * key_bias.sum()).unflatten(0, (num_heads, -1))
+        value_bias = value_bias.unflatten(0, (num_heads, -1))
         # Weights of a latent add up to 1, unless some were dropped.
         constant = weights.sum(dim=-1).mT[..., None] * value_bias if dropout else value_bias
     attended = torch.einsum("bhnk,hvk->bnhv", torch.cat(sums, dim=-1), value_weight)
