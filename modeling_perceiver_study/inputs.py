@@ -52,7 +52,7 @@ class LearnedPositions(nn.Module):
         return table if self.projection is None else self.projection(table)
 
     def _resample(self, grid: list[int]) -> torch.Tensor:
-        table = self.weight.mT.unflatten(-1, self.grid)[None]
+        table = self.weight.T.unflatten(-1, self.grid)[None]
         # Corners stay corners: positions span [-1, 1] on every grid.
         if len(grid) not in _INTERPOLATION:
             raise ValueError(
@@ -60,7 +60,7 @@ class LearnedPositions(nn.Module):
                 f"{self.grid}, or at most 3 axes."
             )
         mode = _INTERPOLATION[len(grid)]
-        return nn.functional.interpolate(table, size=grid, mode=mode, align_corners=True).flatten(2).mT
+        return nn.functional.interpolate(table, size=grid, mode=mode, align_corners=True).flatten(2).transpose(1, 2)
 
 
 class PerceiverStudyInputs(nn.Module):
@@ -109,7 +109,7 @@ class PerceiverStudyInputs(nn.Module):
             else:
                 axis_features = position_features.to(exact).split(grid, dim=1)
             return grid_inputs(pixel_values.to(exact), axis_features)
-        pixels = pixel_values.flatten(2).mT.to(dtype)
+        pixels = pixel_values.flatten(2).transpose(1, 2).to(dtype)
         if self.config.position_encoding_type == "none":
             return pixels
         positions = self.learned_positions(grid).to(dtype)

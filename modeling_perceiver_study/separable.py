@@ -24,7 +24,7 @@ from torch import nn
 from transformers.utils.generic import maybe_autocast
 
 from .position import join_position_columns, split_position_columns
-from .streaming import GridAttention
+from .streaming import GridAttention, attend_with_map
 
 
 class GridInputs(NamedTuple):
@@ -85,7 +85,7 @@ def byte_array(inputs: GridInputs) -> torch.Tensor:
     rows = inputs.rows[:, :, None].expand(-1, -1, num_columns, -1)
     columns = inputs.columns[:, None].expand(-1, num_rows, -1, -1)
     positions = join_position_columns(torch.cat([rows, columns], dim=-1).unflatten(-1, (inputs.num_axes, -1)))
-    return torch.cat([inputs.pixels.flatten(2).mT, positions.flatten(1, 2).expand(batch, -1, -1)], dim=-1)
+    return torch.cat([inputs.pixels.flatten(2).transpose(1, 2), positions.flatten(1, 2).expand(batch, -1, -1)], dim=-1)
 
 
 def fold_layer_norm(norm: nn.LayerNorm, projection: nn.Linear, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -155,27 +155,3 @@ def separable_attention(
     attended = torch.einsum("bhnk,hvk->bnhv", torch.cat(sums, dim=-1), value_weight)
     attended = (attended + constant.to(attended.dtype)).flatten(2)
     return attended, weights if output_attentions else None
-
-
-def attend_with_map(
-    asked_pixels: torch.Tensor,
-    asked_rows: torch.Tensor,
-    asked_columns: torch.Tensor,
-    pixels: torch.Tensor,
-    rows: torch.Tensor,
-    columns: torch.Tensor,
-    inverse_deviation: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    dropout: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What `GridAttention` computes, and the map `(B, h, N, M)`, step by step; with `h, N` for its `Q` questions."""
-    shape, flat = pixels.shape[2:], pixels.flatten(2)[:, None]
-    positions = (asked_rows @ rows[:, None].mT)[..., None] + (asked_columns @ columns[:, None].mT)[..., None, :]
-    inverse_deviation = inverse_deviation.flatten(1)[:, None, None]
-    logits = (asked_pixels @ flat + positions.flatten(-2)) * inverse_deviation
-    if attention_mask is not None:
-        logits = logits.masked_fill(~attention_mask.flatten(1)[:, None, None], torch.finfo(logits.dtype).min)
-    weights = nn.functional.dropout(logits.softmax(dim=-1), dropout)
-    scaled = weights * inverse_deviation
-    on_grid = scaled.unflatten(-1, shape)
-    return scaled @ flat.mT, on_grid.sum(dim=-1) @ rows[:, None], on_grid.sum(dim=-2) @ columns[:, None], weights
