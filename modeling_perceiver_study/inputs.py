@@ -135,7 +135,8 @@ class PerceiverStudyInputs(nn.Module):
         if inputs.ndim != 3 or inputs.shape[-1] != width or inputs.shape[1] == 0:
             raise ValueError(
                 f"inputs have shape {tuple(inputs.shape)}: expected (batch, points, {width}), the last being "
-                f"{config.num_attended_channels} channels and {config.num_position_channels} position features."
+                f"{config.num_attended_channels} channels and {config.num_position_channels} position features. "
+                "Pixels, which have no positions yet, are to be given as pixel_values."
             )
 
     def _check_pixels(self, pixel_values: torch.Tensor):

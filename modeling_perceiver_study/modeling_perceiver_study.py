@@ -39,7 +39,8 @@ class PerceiverStudyClassifierOutput(ModelOutput):
     Attributes:
         loss: scalar, with `labels`.
         logits: `(B, num_labels)`.
-        hidden_states: latents `(B, N, D)` after each layer, with `output_hidden_states=True`.
+        hidden_states: latents `(B, N, D)` that the first layer receives, then those that each layer returns, with
+            `output_hidden_states=True`.
         attentions: `(B, h, N, N)` for each self-attend, with `output_attentions=True`.
         cross_attentions: `(B, h, N, M)` for each cross-attend, with `output_attentions=True`.
     """
@@ -74,7 +75,7 @@ class PerceiverStudyPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     _input_embed_layer = "latents"
     _can_record_outputs = {
-        "hidden_states": OutputRecorder(PerceiverStudyLayer, capture_initial_hidden_state=False),
+        "hidden_states": OutputRecorder(PerceiverStudyLayer),
         "attentions": OutputRecorder(SelfAttention, index=1),
         "cross_attentions": OutputRecorder(CrossAttention, index=1),
     }
@@ -130,7 +131,7 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
             start_locally(config, self.latents, self.cross_attends, self.blocks)
         self.post_init()
 
-    @capture_outputs(tie_last_hidden_states=False)
+    @capture_outputs
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -162,9 +163,11 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         embedded = self.inputs(pixel_values, position_features, inputs, self.dtype)
-        latents = self.latents()
-        attention_mask = self._mask(attention_mask, embedded)
         parts = embedded if isinstance(embedded, GridInputs) else (embedded,)
+        latents = self.latents()
+        if kwargs.get("output_hidden_states", self.config.output_hidden_states):
+            latents = latents.repeat(parts[0].shape[0], 1, 1)  # the first of them; otherwise one for all is enough
+        attention_mask = self._mask(attention_mask, embedded)
         for index in range(self.config.num_blocks):
             if index < self.config.num_cross_attends:
                 cross_attend = self.cross_attends[min(index, len(self.cross_attends) - 1)]
@@ -226,7 +229,7 @@ class PerceiverStudyForImageClassification(PerceiverStudyPreTrainedModel):
             cross_attend_path: see there.
         """
         outputs = self.perceiver(
-            pixel_values, position_features, inputs, attention_mask, cross_attend_path=cross_attend_path, **kwargs
+            pixel_values, position_features, inputs, attention_mask, cross_attend_path, return_dict=True, **kwargs
         )
         latents = outputs.last_hidden_state
         pooled = latents.mean(dim=1) if self.decoder is None else self.decoder(latents)

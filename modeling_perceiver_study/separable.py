@@ -116,7 +116,7 @@ def separable_attention(
     dropout: float = 0.0,
     output_attentions: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`(1 or B, h, N, E), GridInputs -> (B, N, h V), (B, h, N, M) or None`: attended values and attention weights.
+    """`(1 or B, h, N, E), GridInputs -> (B, N, h, V), (B, h, N, M) or None`: attended values and attention weights.
 
     Equal to normalising, projecting and attending to the byte array. In the inputs' dtype also under autocast, except
     for the product of values, as its result is rounded anyway. The map of weights is never stored unless it is asked
@@ -125,7 +125,7 @@ def separable_attention(
     Args:
         query: projected queries; a batch of 1 says that all samples ask the same, and saves work.
         norm: the LayerNorm of the byte array; its eps is read at each call.
-        attention_mask: `(B, M)`, True where attended; None attends everywhere.
+        attention_mask: `(B, M)`, True where attended, at least once a sample; None attends everywhere.
         dropout: probability with which an attention weight is dropped.
     """
     with maybe_autocast(query.device.type, enabled=False):
@@ -153,5 +153,4 @@ def separable_attention(
         # Weights of a latent add up to 1, unless some were dropped.
         constant = weights.sum(dim=-1).mT[..., None] * value_bias if dropout else value_bias
     attended = torch.einsum("bhnk,hvk->bnhv", torch.cat(sums, dim=-1), value_weight)
-    attended = (attended + constant.to(attended.dtype)).flatten(2)
-    return attended, weights if output_attentions else None
+    return attended + constant.to(attended.dtype), weights if output_attentions else None

@@ -29,6 +29,8 @@ def eager_attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`(B, h, N, E), (B, h, M, E), (B, h, M, V) -> (B, N, h, V), (B, h, N, M)`: transformers' attention interface."""
     logits = (query * scaling) @ key.transpose(-1, -2)
+    if attention_mask is not None and attention_mask.ndim == 2:  # as made for flash attention, which has no weights
+        attention_mask = attention_mask[:, None, None]
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         logits = logits.masked_fill(~attention_mask, torch.finfo(logits.dtype).min)
     elif attention_mask is not None:
@@ -73,6 +75,27 @@ def cast_once(array: torch.Tensor) -> torch.Tensor:
     kind = array.device.type
     autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return array.to(torch.get_autocast_dtype(kind)) if autocast else array
+
+
+def open_empty_rows(attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Show everything to the queries that a mask shows nothing to; and say which those are.
+
+    Attention over nothing is 0 / 0, of which each implementation makes something else: a mean, zeros or NaN, forward or
+    backward. Over everything it is finite, and can be replaced.
+
+    Args:
+        attention_mask: as `CrossAttention.forward` takes it.
+
+    Returns:
+        The mask, and `(1 or B, 1 or h, 1 or N, 1)`, True where it showed nothing.
+    """
+    if attention_mask.is_floating_point():
+        hidden, shown = attention_mask <= torch.finfo(attention_mask.dtype).min, 0.0
+    else:
+        attention_mask = attention_mask.bool()
+        hidden, shown = ~attention_mask, True
+    empty = hidden.all(dim=-1, keepdim=True)
+    return attention_mask.masked_fill(empty, shown), empty if empty.ndim == 4 else empty[:, None, None]
 
 
 class MultiHeadAttention(nn.Module):
@@ -128,7 +151,7 @@ class MultiHeadAttention(nn.Module):
         output_attentions: bool,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`(1 or B, h, N, E), (B, M, K) -> (B, N, D), (B, h, N, M) or None`"""
+        """`(1 or B, h, N, E), (B, M, K) -> (B, N, h, V), (B, h, N, M) or None`: values before `o_proj`, and weights."""
         implementation, inputs = self.config._attn_implementation, cast_once(inputs)
         products = implementation == "sdpa" and products_are_faster(query, inputs.shape[1])
         if output_attentions or products or is_transformed():
@@ -150,7 +173,7 @@ class MultiHeadAttention(nn.Module):
         )
         if attended.shape[-1] != value_width:  # also the gradient of a slice of everything is a copy
             attended = attended[..., :value_width]
-        return self.o_proj(attended.flatten(2)), weights
+        return attended, weights
 
 
 class SelfAttention(MultiHeadAttention):
@@ -164,7 +187,8 @@ class SelfAttention(MultiHeadAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         latents = cast_once(self.layernorm(latents))
         query = self.split_heads(self.q_proj(latents))
-        return self.attend(query, latents, None, output_attentions, **kwargs)
+        attended, weights = self.attend(query, latents, None, output_attentions, **kwargs)
+        return self.o_proj(attended.flatten(2)), weights
 
 
 class CrossAttention(MultiHeadAttention):
@@ -173,6 +197,9 @@ class CrossAttention(MultiHeadAttention):
     A byte array goes through transformers' attention interface: the general path. Inputs on a grid take the separable
     path, which gives the same numbers, wherever weights can be read. Latents of batch 1 are the same for all samples,
     as the first cross-attend's are.
+
+    A query from which the mask hides everything has weights of 0 and a sum of values of 0, so `o_proj` makes its bias
+    of it, on either path and with every attention implementation.
     """
 
     def __init__(
@@ -192,11 +219,25 @@ class CrossAttention(MultiHeadAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
-            attention_mask: `(B, M)`, True where attended; None attends everywhere.
+            attention_mask: `(B, M)`, True where attended; None attends everywhere. For a byte array also
+                `(1 or B, 1 or h, 1 or N, M)`, which may be numbers to add to logits, the lowest or -inf to hide.
             path: one of `paths.PATHS`, for inputs on a grid.
         """
-        query = self.split_heads(self.q_proj(self.layernorm(latents)))
-        if not self._takes_separable_path(inputs, path):
+        query, empty = self.split_heads(self.q_proj(self.layernorm(latents))), None
+        if attention_mask is not None:
+            attention_mask, empty = open_empty_rows(attention_mask)
+        if self._takes_separable_path(inputs, path):
+            attended, weights = separable_attention(
+                query,
+                inputs,
+                self.layernorm_inputs,
+                self.k_proj,
+                self.v_proj,
+                attention_mask,
+                self.dropout,
+                output_attentions,
+            )
+        else:
             if isinstance(inputs, GridInputs):
                 inputs = byte_array(inputs).to(self.layernorm.weight.dtype)
             if attention_mask is not None:
@@ -206,18 +247,14 @@ class CrossAttention(MultiHeadAttention):
                     attention_mask=attention_mask,
                     encoder_hidden_states=inputs,
                 )
-            return self.attend(query, self.layernorm_inputs(inputs), attention_mask, output_attentions, **kwargs)
-        attended, weights = separable_attention(
-            query,
-            inputs,
-            self.layernorm_inputs,
-            self.k_proj,
-            self.v_proj,
-            attention_mask,
-            self.dropout,
-            output_attentions,
-        )
-        return self.o_proj(attended.to(query.dtype)), weights
+            attended, weights = self.attend(
+                query, self.layernorm_inputs(inputs), attention_mask, output_attentions, **kwargs
+            )
+        weights = weights if output_attentions else None
+        if empty is not None:
+            attended = attended.masked_fill(empty.transpose(1, 2), 0.0)
+            weights = None if weights is None else weights.masked_fill(empty, 0.0)
+        return self.o_proj(attended.flatten(2).to(query.dtype)), weights
 
     def _takes_separable_path(self, inputs: torch.Tensor | GridInputs, path: str) -> bool:
         if isinstance(inputs, GridInputs):

@@ -255,7 +255,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
 
     @property
     def num_hidden_layers(self) -> int:
-        """Layers that the latents pass through, cross-attends included: the number of `hidden_states`."""
+        """Layers that the latents pass through, cross-attends included; a model returns one more `hidden_states`."""
         return self.num_cross_attends + self.num_blocks * self.num_self_attends_per_block
 
 

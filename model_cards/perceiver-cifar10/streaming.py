@@ -33,7 +33,7 @@ class GridAttention(torch.autograd.Function):
     `Q` counts what asks: latents, or heads times latents. A leading 1 stands for "the same for all samples":
         asked_pixels `(1 or B, Q, C)`, asked_rows `(1 or B, Q, F_r)`, asked_columns `(1 or B, Q, F_w)`,
         pixels `(B, C, R, W)`, rows `(1 or B, R, F_r)`, columns `(1 or B, W, F_w)`, inverse_deviation `(B, R, W)`,
-        attention_mask `(B, R, W)`, True where attended, or None
+        attention_mask `(B, R, W)`, True where attended, at least once a sample, or None
         -> `(B, Q, C)`, `(B, Q, F_r)`, `(B, Q, F_w)`
     """
 
