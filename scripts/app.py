@@ -17,10 +17,10 @@ from huggingface_hub import snapshot_download
 from matplotlib import colormaps
 from PIL import Image, ImageOps
 
-from attention_maps import cross_attention_maps
-from errors import UserError, run_command
-from images import open_image, seen_pixels
-from predict import load_classifier
+from lab.data.images import open_image, seen_pixels
+from lab.errors import UserError, run_command
+from lab.judging.checkpoints import load_classifier
+from lab.looking.maps import cross_attention_maps
 
 _SHOWN_SIZE = 384  # pixels of the shorter side of a map
 _MEAN = "mean of all"

@@ -7,21 +7,14 @@ The same picture in a notebook: `draw_attention_maps(model, processor, image)`.
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from matplotlib.figure import Figure, FigureBase
-from PIL import Image, ImageOps
-from transformers import BaseImageProcessor, PreTrainedModel
+from PIL import ImageOps
 
-from errors import UserError, run_command
-from images import open_image, seen_pixels
-from predict import load_classifier
-
-_WORDS = {"first": 1, "second": 2}
-_FEW = 6  # latents to show where nobody chose
+from lab.data.images import open_image
+from lab.errors import UserError, run_command
+from lab.judging.checkpoints import load_classifier
+from lab.looking.maps import draw_attention_maps
 
 
 def main(arguments: list[str] | None = None):
@@ -52,131 +45,6 @@ def main(arguments: list[str] | None = None):
     except (OSError, ValueError) as error:
         raise UserError(f"--output {options.output} cannot be written: {error}") from None
     print(options.output)
-
-
-@torch.no_grad()
-def cross_attention_maps(model: PreTrainedModel, pixel_values: torch.Tensor, **inputs) -> list[torch.Tensor]:
-    """`(B, C, H, W) -> [(B, h, N, H', W')]`, one for each cross-attend, in float32 on the CPU.
-
-    Weights of a latent add up to 1. `H', W'` are `H, W`, or what a stem leaves of them.
-    """
-    maps = model(pixel_values=pixel_values, **inputs, output_attentions=True).cross_attentions
-    height, width = pixel_values.shape[-2:]
-    if model.config.stem_type == "conv":
-        height, width = (height - 1) // 4, (width - 1) // 4
-    return [weights.unflatten(-1, (height, width)).float().cpu() for weights in maps]
-
-
-def map_logits(maps: torch.Tensor) -> torch.Tensor:
-    """`(.., H, W) -> (.., H, W)`: attention weights to what the softmax made them of, with a mean of 0 over pixels.
-
-    The softmax forgets a constant and nothing else, down to the smallest number of the dtype.
-    """
-    logits = maps.clamp_min(torch.finfo(maps.dtype).tiny).log()
-    return logits - logits.mean(dim=(-2, -1), keepdim=True)
-
-
-def draw_attention_maps(
-    model: PreTrainedModel,
-    processor: BaseImageProcessor,
-    image: Image.Image,
-    cross_attends: Sequence[int | str] | None = None,
-    heads: Sequence[int] | None = None,
-    latents: Sequence[int] | None = None,
-    logits: bool = False,
-) -> Figure:
-    """The maps of some cross-attends over one image, a line for each head: the mean of all latents, then single ones.
-
-    Args:
-        model: in evaluation mode.
-        cross_attends: numbers from 1, or `"first"`, `"second"` and `"last"`; None is these three.
-        heads: numbers from 1; None is all.
-        latents: numbers from 1; None is a few that are spread evenly.
-        logits: show what goes into the softmax, as figure 3 of the paper does, since weights may be very sparse.
-
-    Raises:
-        UserError: the model has no such cross-attend, head or latent.
-    """
-    inputs = processor(image, return_tensors="pt").to(model.device, model.dtype)
-    maps = cross_attention_maps(model, **inputs)
-    num_heads, num_latents = maps[0].shape[1:3]
-    chosen = _choose("cross-attend", cross_attends or [1, min(2, len(maps)), len(maps)], len(maps))
-    heads = _choose("head", heads or range(1, num_heads + 1), num_heads)
-    latents = _choose("latent", latents or evenly_chosen(num_latents), num_latents)
-    seen = seen_pixels(processor, image)
-    lines = []
-    for number in chosen:
-        of_image = map_logits(maps[number - 1][0]) if logits else maps[number - 1][0]
-        for head in heads:
-            label = f"cross-attend {number}" + (f"\nhead {head}" if num_heads > 1 else "")
-            lines.append((label, seen, mean_and_single(of_image[head - 1].numpy(), latents)))
-    return draw_map_lines(lines, latents, logits)
-
-
-def draw_map_lines(
-    lines: Sequence[tuple[str, np.ndarray, np.ndarray]],
-    latents: Sequence[int],
-    logits: bool = False,
-    into: FigureBase | None = None,
-) -> FigureBase:
-    """A grid of pictures: in each line an image, the mean of its maps over all latents, and the maps of some.
-
-    Args:
-        lines: label, image `(C, H, W)` uint8, and maps of each: `(1 + k, H', W')`, the mean and those of the latents.
-        latents: `k` numbers from 1.
-        logits: maps have both signs; otherwise the darkest colour is 0.
-        into: draw into this figure or part of one; None makes a figure.
-    """
-    size = (1.5 * (2 + len(latents)), 1.5 * len(lines) + 0.4)
-    figure = Figure(figsize=size, layout="constrained") if into is None else into
-    grid = figure.subplots(len(lines), 2 + len(latents), squeeze=False)
-    for axes, (label, pixels, maps) in zip(grid, lines, strict=True):
-        show_pixels(axes[0], pixels)
-        for panel, values in zip(axes[1:], maps, strict=True):
-            # Each from 0, or from its lowest logit, to its own largest: latents differ in how sharply they look.
-            panel.imshow(values, cmap="cividis", vmin=None if logits else 0)
-        for panel in axes:
-            panel.set(xticks=[], yticks=[])
-            panel.spines[:].set_visible(False)
-        axes[0].set_ylabel(label, fontsize=9)
-    titles = ["image", "all latents", *(f"latent {latent}" for latent in latents)]
-    for panel, title in zip(grid[0], titles, strict=True):
-        panel.set_title(title, fontsize=9)
-    return figure
-
-
-def mean_and_single(maps: np.ndarray, latents: Sequence[int]) -> np.ndarray:
-    """`(N, H, W) -> (1 + k, H, W)`: the mean of all maps, then those of `k` latents, numbered from 1."""
-    return np.stack([maps.mean(axis=0), *maps[np.array(latents) - 1]])
-
-
-def evenly_chosen(count: int) -> list[int]:
-    """A few numbers from 1 to `count`, both ends among them."""
-    return [int(number) for number in np.linspace(1, count, min(_FEW, count))]
-
-
-def displayed(pixels: np.ndarray) -> np.ndarray:
-    """`(C, H, W) -> (H, W)` or `(H, W, 3)`: of other than 1 or 3 channels the first is shown."""
-    return pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0]
-
-
-def show_pixels(axes, pixels: np.ndarray):
-    """`(C, H, W)` uint8 on matplotlib axes."""
-    axes.imshow(displayed(pixels), cmap="gray", vmin=0, vmax=255)
-
-
-def _choose(what: str, wanted: Iterable[int | str], count: int) -> list[int]:
-    """Numbers from 1, each once."""
-    numbers = []
-    for name in wanted:
-        number = {**_WORDS, "last": count}.get(name, name)
-        if isinstance(number, str):
-            number = int(number) if number.isdecimal() else 0
-        if not 1 <= number <= count:
-            words = "first, second, last or " if what == "cross-attend" else ""
-            raise UserError(f"{what} {name}: expected {words}a number from 1 to {count}")
-        numbers.append(number)
-    return list(dict.fromkeys(numbers))
 
 
 if __name__ == "__main__":

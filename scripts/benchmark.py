@@ -24,14 +24,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from augmentation import Normalization, TrainingInputs
-from contenders import Case, contenders, copy_weights
-from data import ImageDataset
-from errors import UserError, run_command
+from lab.augment.images import Normalization, TrainingInputs
+from lab.data.decoded_images import ImageDataset
+from lab.errors import UserError, run_command
+from lab.machine import keep_memory
+from lab.peers.contenders import Case, contenders, copy_weights
+from lab.provenance import describe_run
+from lab.recipe import Augmentation
 from modeling_perceiver_study import PerceiverStudyImageProcessor
-from provenance import describe_run
-from recipe import Augmentation
-from threads import keep_memory
 
 OURS = "this repository"
 CIFAR = {"num_latents": 128, "d_latents": 256, "widening_factor": 4}
@@ -192,8 +192,8 @@ def product_rates(device: torch.device, dtype: str) -> dict[str, float]:
 def input_rate(device: torch.device, batch_size: int = 128, batches: int = 40) -> float:
     """CIFAR-sized images a second from uint8 in memory to normalised crops on the device, mirrored or not."""
     images = ImageDataset(np.zeros((50_000, 3, 32, 32), np.uint8), np.zeros(50_000, np.int64))
-    normalize = Normalization(PerceiverStudyImageProcessor(), device)
-    augment = TrainingInputs(Augmentation(crop_padding=4, horizontal_flip=True), normalize, 0, batch_size, 10)
+    normalize = Normalization(PerceiverStudyImageProcessor())
+    augment = TrainingInputs(Augmentation(crop_padding=4, horizontal_flip=True), normalize, 0, batch_size, None)
     order, times = np.random.default_rng(0).permutation(len(images)), []
     for step in range(batches):
         begin = time.perf_counter()

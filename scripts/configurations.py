@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from errors import UserError, run_command
-from modeling_perceiver_study import PerceiverStudyForImageClassification
-from recipe import CONFIGURATION_FOLDER, load_recipe, model_config
+from lab.errors import UserError, run_command
+from lab.recipe import CONFIGURATION_FOLDER, load_recipe
+from lab.tasks import build_task
 
 README = CONFIGURATION_FOLDER / "README.md"
 MAIN_README = CONFIGURATION_FOLDER.parent / "README.md"
@@ -26,8 +26,8 @@ _INTRODUCTION = """\
 # Recipes
 
 One YAML file a preset; any key can be changed on the command line, as in `optimization.epochs=5`. All keys and their
-defaults are in [`scripts/recipe.py`](../scripts/recipe.py). This table is made by `python scripts/configurations.py`
-from the files themselves, so change those.
+defaults are in [`scripts/lab/recipe.py`](../scripts/lab/recipe.py). This table is made by
+`python scripts/configurations.py` from the files themselves, so change those.
 
 """
 
@@ -39,9 +39,9 @@ def presets() -> list[Path]:
 
 def count_parameters(preset: Path) -> int:
     """Parameters of the preset's model, without allocating them."""
-    config = model_config(load_recipe(preset))
+    task = build_task(load_recipe(preset))
     with torch.device("meta"):
-        return PerceiverStudyForImageClassification(config).num_parameters()
+        return task.build_model().num_parameters()
 
 
 def read_header(preset: Path) -> dict[str, str]:

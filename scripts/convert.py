@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 from transformers import PerceiverConfig, PerceiverImageProcessorPil, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from deepmind import ARCHITECTURES, our_config, our_processor, their_config, their_name, their_processor
-from errors import UserError, one_line, run_command
+from lab.errors import UserError, one_line, run_command
+from lab.peers.deepmind import ARCHITECTURES, our_config, our_processor, their_config, their_name, their_processor
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForImageClassification,

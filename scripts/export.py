@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from errors import UserError, run_command
-from predict import load_classifier
+from lab.errors import UserError, run_command
+from lab.judging.checkpoints import load_classifier
 
 FORMATS = ("torch", "onnx", "compile")
 TOLERANCE = 1e-4

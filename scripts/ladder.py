@@ -17,9 +17,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from tqdm.auto import tqdm
 
-from errors import UserError, run_command
-from recipe import load_recipe
-from run_folder import RESULTS, write_atomically
+from lab.errors import UserError, run_command
+from lab.recipe import load_recipe
+from lab.training.run_folder import RESULTS, write_atomically
 
 TRAIN = Path(__file__).with_name("train.py")
 _KEPT = ("validation_accuracy", "train_seconds", "parameters", "steps", "hardware", "git_commit", "versions", "data")

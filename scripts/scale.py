@@ -2,109 +2,44 @@
 
     python scripts/scale.py --config configuration/imagenet-8gpus.yaml --processes 8
 
-Runs one training step of one image on the CPU, in the recipe's precision, and counts: parameters, FLOPs of matrix
+Runs one training step of one sample on the CPU, in the recipe's precision, and counts: parameters, FLOPs of matrix
 products (those of the backward pass and of what it computes again included), and bytes that are kept for it.
-Everything else is arithmetic. No speed is assumed unless the table says so; --images_per_second takes a measured one.
+Everything else is arithmetic. No speed is assumed unless the table says so; --samples_per_second takes a measured one.
 """
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
-
-from errors import UserError, run_command
-from modeling_perceiver_study import PerceiverStudyForImageClassification
-from recipe import DEFAULT_RECIPE, Recipe, load_recipe, model_config
+from lab.errors import UserError, run_command
+from lab.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from lab.tasks import build_task
+from lab.training.cost import Cost, measure
 
 ASSUMED_TFLOPS = (25, 50, 100, 200, 400)
-_AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # In bytes for each parameter: weights, gradients, both moments of AdamW, and DDP's buckets of gradients.
 _TRAINING_STATE = {"weights": 4, "gradients": 4, "AdamW": 8, "DDP buckets": 4}
-
-
-@dataclass
-class Cost:
-    """Of one image and one model.
-
-    Attributes:
-        parameters: of the model.
-        forward_flops: of matrix products, a multiply-add counted as 2.
-        step_flops: forward and backward.
-        activation_bytes: kept from the forward for the backward pass, for each image.
-        fixed_bytes: kept likewise, however many images: positions, and weights cast to half precision.
-    """
-
-    parameters: int
-    forward_flops: int
-    step_flops: int
-    activation_bytes: int
-    fixed_bytes: int
 
 
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description="Memory and days of a recipe.")
     parser.add_argument("--config", default=DEFAULT_RECIPE, metavar="PATH", help="recipe (default: digits)")
     parser.add_argument("--processes", type=int, default=8, help="GPUs (default: 8)")
-    parser.add_argument("--train_images", type=int, help="an epoch has (default: data.train_samples of the recipe)")
-    parser.add_argument("--images_per_second", type=float, help="measured, over all GPUs")
+    parser.add_argument("--train_samples", type=int, help="an epoch has (default: data.train_samples of the recipe)")
+    parser.add_argument("--samples_per_second", type=float, help="measured, over all GPUs")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optimization.epochs=5")
     options = parser.parse_intermixed_args(arguments)
     recipe = load_recipe(options.config, options.overrides)
-    images = options.train_images or recipe.data.train_samples
+    images = options.train_samples or recipe.data.train_samples
     if images is None:
-        raise UserError("how long is an epoch? give --train_images NUMBER, or data.train_samples=NUMBER")
+        raise UserError("how long is an epoch? give --train_samples NUMBER, or data.train_samples=NUMBER")
     cut = options.processes * recipe.optimization.gradient_accumulation_steps
     if options.processes < 1 or recipe.optimization.batch_size % cut:
         raise UserError(
             f"--processes {options.processes} does not cut optimization.batch_size="
             f"{recipe.optimization.batch_size} into equal parts"
         )
-    cost = measure(recipe)
+    cost = measure(build_task(recipe))
     print(memory_table(cost, recipe, options.processes))
-    print(time_table(cost, recipe, images, options.processes, options.images_per_second))
-
-
-def measure(recipe: Recipe) -> Cost:
-    """The cost of one image, by doing a training step of it on the CPU."""
-    model = PerceiverStudyForImageClassification(model_config(recipe))
-    # The counter sees no fused attention; the kernel of plain products does the same ones.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        loss = _loss(model, recipe, images=1)
-        forward_flops = counter.get_total_flops()
-        loss.backward()
-        step_flops = counter.get_total_flops()
-    # With the attention that training uses, which keeps less. What does not grow with the batch is the difference.
-    one, two = (kept_bytes(model, lambda images=images: _loss(model, recipe, images)) for images in (1, 2))
-    return Cost(model.num_parameters(), forward_flops, step_flops, two - one, 2 * one - two)
-
-
-def _loss(model: PerceiverStudyForImageClassification, recipe: Recipe, images: int) -> torch.Tensor:
-    pixels = torch.randn(images, model.config.num_channels, *model.config.grid)
-    dtype = _AUTOCAST[recipe.optimization.mixed_precision]
-    with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
-        return F.cross_entropy(model(pixel_values=pixels).logits, torch.zeros(images, dtype=torch.long))
-
-
-def kept_bytes(model: nn.Module, compute: Callable[[], torch.Tensor]) -> int:
-    """Bytes that `compute()` keeps for its backward pass, beside the weights of the model that it uses."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()  # what is kept twice takes memory once
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = compute()
-    del result  # until here it holds on to all of them, so no address was used twice
-    return sum(kept.values())
+    print(time_table(cost, recipe, images, options.processes, options.samples_per_second))
 
 
 def memory_table(cost: Cost, recipe: Recipe, processes: int) -> str:
@@ -114,9 +49,9 @@ def memory_table(cost: Cost, recipe: Recipe, processes: int) -> str:
     rows = [
         (name, f"{cost.parameters:,} x {size} bytes", cost.parameters * size) for name, size in _TRAINING_STATE.items()
     ]
-    rows.append(("kept, for any number of images", "", cost.fixed_bytes))
+    rows.append(("kept, for any number of samples", "", cost.fixed_bytes))
     activations = cost.activation_bytes * images
-    rows.append(("activations", f"{images} images x {cost.activation_bytes / 1e6:,.0f} MB", activations))
+    rows.append(("activations", f"{images} samples x {cost.activation_bytes / 1e6:,.0f} MB", activations))
     rows.append(("**sum**", "", sum(size for *_, size in rows)))
     lines = ["| what | | GB on each GPU |", "|---|---:|---:|"]
     lines += [f"| {name} | {terms} | {size / 1e9:.2f} |" for name, terms, size in rows]
@@ -127,10 +62,10 @@ def time_table(cost: Cost, recipe: Recipe, images: int, processes: int, measured
     """Days of training against sustained speed, as Markdown: assumed ones, or that of a measured throughput."""
     total = recipe.optimization.epochs * images
     lines = [
-        f"{cost.forward_flops / 1e9:,.0f} GFLOP an image forward, {cost.step_flops / 1e9:,.0f} for a training step; "
+        f"{cost.forward_flops / 1e9:,.0f} GFLOP a sample forward, {cost.step_flops / 1e9:,.0f} for a training step; "
         f"{recipe.optimization.epochs} epochs of {images:,} images are {total * cost.step_flops:.2e} FLOP.",
         "",
-        f"| TFLOP/s sustained by each of {processes} GPUs | images/s over all | days |",
+        f"| TFLOP/s sustained by each of {processes} GPUs | samples/s over all | days |",
         "|---:|---:|---:|",
     ]
     if measured:

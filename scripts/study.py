@@ -16,13 +16,14 @@ import time
 from pathlib import Path
 from types import ModuleType
 
-from errors import UserError, run_command
-from experiments.report import REPORT, report
-from experiments.setting import DEFAULT_CONFIG, Setting
-from provenance import describe_run
-from recipe import chosen, effective
-from run_folder import write_atomically
-from train import build_accelerator
+from lab.errors import UserError, run_command
+from lab.provenance import describe_run
+from lab.recipe import chosen, effective
+from lab.study.report import REPORT, report
+from lab.study.setting import DEFAULT_CONFIG, Setting
+from lab.tasks import build_task
+from lab.training.loop import build_accelerator
+from lab.training.run_folder import write_atomically
 
 EXPERIMENTS = (
     "attention_maps",
@@ -41,7 +42,7 @@ DEFAULT_OUTPUT = DEFAULT_CONFIG.parent.parent / "docs" / "study"
 def main(arguments: list[str] | None = None):
     names, setting, output = parse(arguments)
     experiments = load_experiments()
-    accelerator = build_accelerator(setting.recipe())  # once, for all that is measured in this process
+    accelerator = build_accelerator(build_task(setting.recipe()))  # once, for all that is measured in this process
     provenance = describe_run(accelerator, launcher=("python",))
     output.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None):
 
 def load_experiments() -> dict[str, ModuleType]:
     """All experiments by name, in the order of the report."""
-    return {name: importlib.import_module(f"experiments.{name}") for name in EXPERIMENTS}
+    return {name: importlib.import_module(f"lab.study.{name}") for name in EXPERIMENTS}
 
 
 def measure(name: str, experiment: ModuleType, setting: Setting, output: Path, provenance: dict) -> dict:

@@ -1,0 +1,191 @@
+"""From uint8 pixels to what the model sees: random changes and normalisation, on whole batches and their device."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+
+from lab.augment.mixing import draw_erased, draw_mixed, erase, mix
+from lab.augment.seeds import fold_seed
+from lab.errors import UserError
+from modeling_perceiver_study import PerceiverStudyImageProcessor
+
+
+@dataclass
+class Augmentation:
+    """What happens to each training image."""
+
+    crop_padding: int = 0  # pixels of black around the image before a random crop of its own size
+    horizontal_flip: bool = False
+    trivial_augment: bool = False  # then one of 14 operations, such as a shear or another contrast, of random strength
+    random_erasing: float = 0.0  # share of the images that lose a random rectangle; it gets the mean colour
+    mixup_alpha: float = 0.0  # blend with another image, its share from Beta(alpha, alpha); 0 does not
+    cutmix_alpha: float = 0.0  # paste a rectangle of another image, likewise; with both, half of the images get either
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images come in pairs, and labels as probabilities."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+
+# Lowest and highest values.
+RANGES = {"crop_padding": (0, None), "random_erasing": (0, 1), "mixup_alpha": (0, None), "cutmix_alpha": (0, None)}
+
+
+@dataclass
+class Draws:
+    """The random choices for `n` images; None for what is off.
+
+    Attributes:
+        shift: `(2, n)`, how far down and right the crop of each begins, from 0 to `2 * crop_padding`.
+        flip: `(n,)` bool.
+        operation: `(n,)`, of trivial_augment.py; stays on the CPU.
+        strength: `(n,)`, of that operation; likewise.
+        erased: `(4, n)`, rectangles of mixing.py.
+        mixed: `(4, n)`, likewise.
+        opacity: `(n,)`, of the neighbour in `mixed`.
+    """
+
+    shift: torch.Tensor
+    flip: torch.Tensor
+    operation: torch.Tensor | None = None
+    strength: torch.Tensor | None = None
+    erased: torch.Tensor | None = None
+    mixed: torch.Tensor | None = None
+    opacity: torch.Tensor | None = None
+
+    def rows(self, start: int, stop: int, device: torch.device) -> "Draws":
+        """The choices for images `start` to `stop`."""
+        chosen = {}
+        for field in fields(self):
+            values = getattr(self, field.name)
+            if values is not None:
+                target = "cpu" if field.name in ("operation", "strength") else device
+                chosen[field.name] = values[..., start:stop].to(target, non_blocking=True)
+        return Draws(**chosen)
+
+
+def draw(settings: Augmentation, count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
+    """Choices for `count` images of `size` `(H, W)`, made on the CPU, so that all devices draw alike."""
+    shift = torch.randint(0, 2 * settings.crop_padding + 1, (2, count), generator=generator)
+    flip = torch.rand(count, generator=generator) < 0.5
+    draws = Draws(shift, flip & settings.horizontal_flip)
+    if settings.trivial_augment:
+        from lab.augment.trivial_augment import draw_operations  # kornia takes half a second to import
+
+        draws.operation, draws.strength = draw_operations(count, generator)
+    if settings.random_erasing:
+        draws.erased = draw_erased(settings.random_erasing, count, size, generator)
+    if settings.mixes:
+        draws.mixed, draws.opacity = draw_mixed(settings.mixup_alpha, settings.cutmix_alpha, count, size, generator)
+    return draws
+
+
+def augment(pixels: torch.Tensor, settings: Augmentation, draws: Draws) -> torch.Tensor:
+    """`(n, C, H, W) -> (n, C, H, W)`, uint8: crop and flip, then an operation of TrivialAugment."""
+    pixels = crop_and_flip(pixels, settings, draws)
+    if settings.trivial_augment:
+        from lab.augment.trivial_augment import trivial_augment
+
+        pixels = trivial_augment(pixels, draws.operation, draws.strength)
+    return pixels
+
+
+def crop_and_flip(pixels: torch.Tensor, settings: Augmentation, draws: Draws) -> torch.Tensor:
+    """`(n, C, H, W) -> (n, C, H, W)`: a random crop of each padded image, mirrored or not."""
+    if not (settings.crop_padding or settings.horizontal_flip):
+        return pixels
+    count, channels, height, width = pixels.shape
+    padded = F.pad(pixels, (settings.crop_padding,) * 4)
+    row = torch.arange(height, device=pixels.device) + draws.shift[0][:, None]
+    column = torch.arange(width, device=pixels.device).expand(count, width)
+    column = torch.where(draws.flip[:, None], width - 1 - column, column) + draws.shift[1][:, None]
+    # One gather over flat pixels is several times faster than indexing with four arrays.
+    index = row[:, :, None] * padded.shape[-1] + column[:, None, :]
+    index = index.reshape(count, 1, height * width).expand(count, channels, height * width)
+    return padded.flatten(2).gather(2, index).view(pixels.shape)
+
+
+def describe_augmentation(settings: Augmentation) -> str:
+    """What happens to each training image, to end a list with; nothing where nothing does."""
+    kinds = {
+        f"random crops of images padded by {settings.crop_padding}": settings.crop_padding,
+        "mirrored images": settings.horizontal_flip,
+        "TrivialAugment": settings.trivial_augment,
+        f"random erasing ({settings.random_erasing})": settings.random_erasing,
+        f"mixup ({settings.mixup_alpha})": settings.mixup_alpha,
+        f"CutMix ({settings.cutmix_alpha})": settings.cutmix_alpha,
+    }
+    found = [kind for kind, on in kinds.items() if on]
+    return f"; {', '.join(found)}" if found else ""
+
+
+class TrainingInputs:
+    """A training batch -> what the model sees and what it is to say, with random choices that a resumed run repeats.
+
+    They depend on seed, step and place in the batch alone. Every process and accumulated part draws for the whole
+    batch and takes its rows, so that cutting the batch differently changes nothing.
+
+    Raises:
+        UserError: TrivialAugment is to work on other than grey or colour images.
+    """
+
+    def __init__(
+        self,
+        settings: Augmentation,
+        normalize: "Normalization",
+        seed: int,
+        batch_size: int,
+        blendable: Callable[[torch.Tensor], torch.Tensor],
+    ):
+        """
+        Args:
+            blendable: makes floats of labels, of which a mean makes sense; called where images mix.
+        """
+        self.settings = settings
+        self.normalize = normalize
+        self.seed = seed
+        self.batch_size = batch_size
+        self.blendable = blendable
+        self.generator = torch.Generator()
+        channels = len(normalize.scale)
+        if settings.trivial_augment and channels not in (1, 3):
+            raise UserError(
+                f"augmentation.trivial_augment=true works on 1 or 3 channels, not model.num_channels={channels}"
+            )
+
+    def __call__(
+        self, pixels: torch.Tensor, labels: torch.Tensor, step: int, first: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(n, C, H, W)` uint8, `(n,)` -> float32, and the labels, or `(n, classes)` probabilities where images mix.
+
+        Args:
+            first: `pixels` are rows `first` to `first + n` of the batch of `step`; both even where images mix.
+        """
+        self.generator.manual_seed(fold_seed(self.seed, step))
+        draws = draw(self.settings, self.batch_size, pixels.shape[-2:], self.generator)
+        draws = draws.rows(first, first + len(pixels), pixels.device)
+        images = self.normalize(augment(pixels, self.settings, draws))
+        if self.settings.random_erasing:
+            images = erase(images, draws.erased)
+        if not self.settings.mixes:
+            return images, labels
+        return mix(images, self.blendable(labels), draws.mixed, draws.opacity)
+
+
+class Normalization:
+    """`(n, C, H, W)` uint8 -> float32: the image processor's rescaling and normalisation in one multiply and add."""
+
+    def __init__(self, processor: PerceiverStudyImageProcessor):
+        rescale = processor.rescale_factor if processor.do_rescale else 1.0
+        mean = processor.image_mean if processor.do_normalize else [0.0] * processor.num_channels
+        std = processor.image_std if processor.do_normalize else [1.0] * processor.num_channels
+        std = torch.tensor(std, dtype=torch.float64).view(-1, 1, 1)
+        mean = torch.tensor(mean, dtype=torch.float64).view(-1, 1, 1)
+        self.scale = (rescale / std).float()
+        self.offset = (-mean / std).float()
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.scale, self.offset = self.scale.to(pixels.device), self.offset.to(pixels.device)
+        return torch.addcmul(self.offset, pixels.float(), self.scale)

@@ -1,0 +1,44 @@
+"""Single images: what opens one, what a broken one raises, and what a model sees of it.
+
+Apart from `data`, since the page (app.py) has no data sets.
+"""
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from transformers import BaseImageProcessor
+
+from lab.errors import UserError
+
+# What a broken image raises, or the archive that it is in.
+UNUSABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    Image.DecompressionBombError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+)
+
+
+def open_image(path: Path) -> Image.Image:
+    """The image in a file, decoded; a missing or unreadable one is a `UserError`."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        image = Image.open(io.BytesIO(path.read_bytes()))
+        image.load()
+    except UNUSABLE as error:
+        raise UserError(f"{path} is no readable image: {error}") from None
+    return image
+
+
+def seen_pixels(processor: BaseImageProcessor, image: Image.Image | np.ndarray) -> np.ndarray:
+    """`(C, H, W)` uint8: the image as the model sees it, resized and cropped, but not rescaled."""
+    plain = {"do_rescale": False, "do_normalize": False, "do_fourier_encode": False}
+    pixels = processor(image, **plain, return_tensors="np")["pixel_values"][0]
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

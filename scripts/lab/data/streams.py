@@ -1,0 +1,224 @@
+"""Training images that are read as they are needed, from shards (parquet or WebDataset tar files), local or on the Hub.
+
+`datasets` streams them: in each epoch the shards are shuffled and dealt out to the processes, each process shuffles its
+images with a buffer, and every image comes once. Validation images are those of the first shards, which are not
+trained on; they and the test images are decoded beforehand, as without streaming.
+
+All processes read equally many batches. Where the shards of one hold fewer images than its share of
+`data.train_samples` it begins them anew, and where they hold more it leaves the rest out; the next epoch deals them out
+otherwise. Where all get equally many images, an epoch has every image once.
+"""
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from datasets.distributed import split_dataset_by_node
+from tqdm.auto import tqdm
+
+from lab.data.decoded_images import Decoder
+from lab.data.images import UNUSABLE
+from lab.data.loaders import Place
+from lab.data.sources import (
+    Source,
+    describe_split,
+    find_columns,
+    load_named_sources,
+    open_splits,
+    source_from_rows,
+    with_good_labels,
+)
+from lab.data.splits import Rows, all_rows, choose_split
+from lab.errors import UserError
+from lab.recipe import Data
+
+_AHEAD = 3  # batches that threads decode while the model is at work
+
+
+class Stream:
+    """The samples to train on, `len(stream)` of them an epoch."""
+
+    def __init__(
+        self,
+        shards: datasets.IterableDataset,
+        columns: tuple[str, str],
+        label_names: list[str],
+        decoder: Decoder,
+        settings: Data,
+    ):
+        self.shards = shards
+        self.image_column, self.label_column = columns
+        self.label_names = label_names
+        self.decoder = decoder
+        self.settings = settings
+        self.left_out = 0
+
+    def __len__(self) -> int:
+        return self.settings.train_samples
+
+    def read(self, seed: int, epoch: int, process: int = 0, processes: int = 1) -> datasets.IterableDataset:
+        """What a process gets to see in an epoch, still encoded; over all processes that is every image once.
+
+        Raises:
+            UserError: there are fewer shards than processes.
+        """
+        if self.shards.num_shards < processes:
+            raise UserError(
+                f"{describe_split(self.settings.train_split, self.settings)} leaves {self.shards.num_shards} shards to "
+                f"train on, fewer than the {processes} processes: cut the data into more files, best a multiple of "
+                f"{processes}, or use fewer processes"
+            )
+        shuffled = self.shards.shuffle(seed=seed, buffer_size=self.settings.shuffle_buffer)
+        share = split_dataset_by_node(shuffled, process, processes, strategy="shards")
+        share.set_epoch(epoch)  # of the share: it does not take over that of the whole
+        return share
+
+    def decode(self, row: dict) -> tuple[Any, int] | None:
+        """The decoded sample and the label of a row; a `UserError` for one that is not usable, or None to skip it."""
+        encoded, label = row[self.image_column], row[self.label_column]
+        path = encoded and encoded["path"]
+        where = f"{path or 'an image'} of {describe_split(self.settings.train_split, self.settings)}"
+        if not isinstance(label, int) or not 0 <= label < len(self.label_names):
+            return self._refuse(f"{where} has label {label}; expected 0 to {len(self.label_names) - 1}")
+        try:
+            return self.decoder.decode_one(encoded), label
+        except UNUSABLE as error:
+            return self._refuse(f"{where} is no usable image: {error}")
+
+    def _refuse(self, reason: str):
+        if self.settings.on_error == "raise":
+            raise UserError(f"{reason}; data.on_error=skip leaves such out")
+        self.left_out += 1
+        tqdm.write(f"left out: {reason} ({self.left_out} so far)")
+
+
+class StreamLoader:
+    """A process's share of a stream as parts of batches on its device; what `EpochLoader` is for other samples."""
+
+    def __init__(self, stream: Stream, batch_size: int, parts: int, seed: int, place: Place):
+        """
+        Args:
+            batch_size: samples of an optimiser step, over all processes and parts.
+            parts: how many a process cuts its share of a batch into.
+        """
+        self.stream, self.batch_size, self.parts, self.seed, self.place = stream, batch_size, parts, seed, place
+
+    def steps_left(self, done: int) -> int:
+        """How many batches an epoch still has after `done` of its samples."""
+        return (len(self.stream) - done) // self.batch_size
+
+    def batches(self, epoch: int, done: int) -> Iterator[dict[str, torch.Tensor]]:
+        """The parts of all batches of the epoch after `done` of its samples: what follows when nothing is interrupted.
+
+        Samples before that are read again, but not decoded. The `state_dict` of `datasets` would be faster and not
+        exact, as it does not hold the samples in the shuffle buffer.
+        """
+        size = self.batch_size // self.place.processes // self.parts
+        count = self.steps_left(done) * self.parts
+        rows = self._rows(epoch)
+        for _ in islice(rows, done // self.place.processes):
+            pass
+        with ThreadPoolExecutor() as pool:  # Pillow lets other threads run while it decodes and resizes
+
+            def start() -> list:
+                return [pool.submit(self.stream.decode, row) for row in islice(rows, size)]
+
+            started = deque(start() for _ in range(min(_AHEAD, count)))
+            for number in range(count):
+                samples = [sample for sample in (sample.result() for sample in started.popleft()) if sample is not None]
+                if not samples:
+                    raise UserError("all samples of a batch had to be left out: the data is not usable")
+                # Others of the batch stand in for those left out, so that a resumed run finds its place by counting.
+                samples = list(islice(cycle(samples), size))
+                if number + _AHEAD < count:
+                    started.append(start())
+                decoded, labels = zip(*samples, strict=True)
+                batch = {**self.stream.decoder.batch(decoded), "labels": torch.from_numpy(np.array(labels))}
+                yield self.place.move(batch)
+
+    def _rows(self, epoch: int) -> Iterator[dict]:
+        process, processes = self.place.process, self.place.processes
+        share = self.steps_left(0) * self.batch_size // processes
+        while True:
+            rows = self.stream.read(self.seed, epoch, process, processes)
+            count = 0
+            for row in rows:
+                count += 1
+                yield row
+            # Shards differ a little. More than one shard too few is a wrong number in the recipe.
+            if share - count > count / rows.num_shards:
+                raise UserError(
+                    f"data.train_samples={len(self.stream)} asks for {share} samples an epoch from process {process}, "
+                    f"but its {rows.num_shards} shards hold {count}: set it to the number of samples in the train "
+                    "split, less those of the validation shards"
+                )
+
+
+def choose_stream_splits(
+    settings: Data, decoder: Decoder, num_labels: int
+) -> tuple[Stream, Rows, Rows | None, list[str]]:
+    """What to train on, validate on and test on, as `choose_splits` gives it, and the names of the classes.
+
+    Raises:
+        UserError: as there; also without `data.train_samples`, and for too few shards.
+    """
+    if settings.train_samples is None:
+        raise UserError("data.streaming=true needs data.train_samples, the number of samples that make an epoch")
+    dataset, columns, names = _open_train(settings, num_labels)
+    validation, used = _read_validation(dataset, columns, names, settings)
+    test = None
+    if settings.test_split is not None:
+        (source,) = load_named_sources(settings, {"data.test_split": settings.test_split})
+        test = all_rows(with_good_labels(dataclasses.replace(source, label_names=names), settings.on_error))
+    shards = datasets.concatenate_datasets(
+        [dataset.shard(dataset.num_shards, index) for index in range(used, dataset.num_shards)]
+    )
+    return Stream(shards, columns, names, decoder, settings), validation, test, names
+
+
+def choose_stream_split(settings: Data, split: str, num_labels: int) -> Rows:
+    """As `choose_split`, with the validation samples of `choose_stream_splits`."""
+    if split == "train":
+        raise UserError(
+            "--split train: with data.streaming=true training samples are not kept; add data.streaming=false"
+        )
+    if split != "validation":
+        return choose_split(settings, split)
+    dataset, columns, names = _open_train(settings, num_labels)
+    return _read_validation(dataset, columns, names, settings)[0]
+
+
+def _open_train(settings: Data, num_labels: int) -> tuple[datasets.IterableDataset, tuple[str, str], list[str]]:
+    """The encoded rows of the train split, their columns of images and of labels, and the names of the classes."""
+    (dataset,) = open_splits(settings, {"data.train_split": settings.train_split})
+    if isinstance(dataset, Source):
+        raise UserError(f"data.streaming=true: {settings.name} has no shards to stream; set it to false")
+    columns = find_columns(dataset.features, settings, describe_split(settings.train_split, settings))
+    # Bare numbers do not say how many there are.
+    names = getattr(dataset.features[columns[1]], "names", None) or [str(label) for label in range(num_labels)]
+    encoded = dataset.select_columns(list(columns)).cast_column(columns[0], datasets.Image(decode=False))
+    return encoded, columns, names
+
+
+def _read_validation(
+    dataset: datasets.IterableDataset, columns: tuple[str, str], names: list[str], settings: Data
+) -> tuple[Rows, int]:
+    """The first `data.validation_samples` samples, and in how many shards they are."""
+    name = describe_split(settings.train_split, settings)
+    rows = []
+    for used in range(1, dataset.num_shards):
+        missing = settings.validation_samples - len(rows)
+        rows += islice(dataset.shard(dataset.num_shards, used - 1), missing)
+        if len(rows) == settings.validation_samples:
+            source = source_from_rows(rows, columns, names, name)
+            return all_rows(with_good_labels(source, settings.on_error)), used
+    raise UserError(
+        f"data.validation_samples={settings.validation_samples} leaves none of the {dataset.num_shards} shards of "
+        f"{name} to train on: lower it, or cut the data into more files"
+    )

@@ -1,0 +1,164 @@
+"""What the benchmark compares: the same work, built from this repository and from others."""
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import PerceiverConfig
+from transformers.models.perceiver import modeling_perceiver as theirs
+
+from lab.peers.deepmind import their_name
+from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyForImageClassification
+from modeling_perceiver_study.inputs import PerceiverStudyInputs
+from modeling_perceiver_study.position import byte_array
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One size of a Perceiver and of its input.
+
+    Attributes:
+        part: `"model"` from pixels to logits, or `"cross-attend"` from pixels to latents, without an MLP.
+    """
+
+    name: str
+    part: str
+    image_size: int
+    batch: int
+    num_latents: int
+    d_latents: int
+    num_cross_attends: int = 1
+    num_blocks: int = 1
+    num_self_attends_per_block: int = 4
+    widening_factor: int = 1
+    num_frequency_bands: int = 64
+    num_labels: int = 10
+
+    def config(self) -> PerceiverStudyConfig:
+        """With the output query that transformers' Perceiver classifies by, so that all its weights fit."""
+        return PerceiverStudyConfig(
+            image_size=self.image_size,
+            num_latents=self.num_latents,
+            d_latents=self.d_latents,
+            num_cross_attends=self.num_cross_attends,
+            num_blocks=self.num_blocks,
+            num_self_attends_per_block=self.num_self_attends_per_block,
+            self_attention_widening_factor=self.widening_factor,
+            cross_attention_widening_factor=self.widening_factor,
+            num_frequency_bands=self.num_frequency_bands,
+            num_labels=self.num_labels,
+            decoder_type="query",
+        )
+
+
+class Ours(nn.Module):
+    """`(B, 3, S, S) -> logits or latents`, on the separable road or, given the byte array, on the general one."""
+
+    def __init__(self, case: Case, general_road: bool = False):
+        super().__init__()
+        self.case, self.general_road = case, general_road
+        model = PerceiverStudyForImageClassification(case.config())
+        if case.part == "model":
+            self.model = model
+        else:
+            self.inputs, self.latents = PerceiverStudyInputs(model.config), model.perceiver.latents
+            self.attention = model.perceiver.cross_attends[0].attention
+        self.fourier_features = model.perceiver.inputs.fourier_features
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        inputs = {"pixel_values": pixels}
+        if self.general_road:
+            features = self.fourier_features(list(pixels.shape[2:]), torch.float32, pixels.device)
+            inputs = {"inputs": byte_array(pixels, features)}
+        if self.case.part == "model":
+            return self.model(**inputs).logits
+        on_grid = inputs["inputs"] if self.general_road else self.inputs(pixels, None, None, torch.float32)
+        return self.attention(self.latents(), on_grid)[0]
+
+
+class Transformers(nn.Module):
+    """The modules of `PerceiverForImageClassificationFourier`, whose class fixes 224 by 224 pixels, at any size."""
+
+    def __init__(self, case: Case):
+        super().__init__()
+        self.case = case
+        config = PerceiverConfig(
+            num_latents=case.num_latents,
+            d_latents=case.d_latents,
+            num_blocks=case.num_blocks,
+            num_self_attends_per_block=case.num_self_attends_per_block,
+            num_self_attention_heads=8,
+            num_cross_attention_heads=1,
+            self_attention_widening_factor=case.widening_factor,
+            cross_attention_widening_factor=case.widening_factor,
+            attention_probs_dropout_prob=0.0,
+            num_labels=case.num_labels,
+        )
+        fourier = {
+            "concat_pos": True,
+            "max_resolution": (case.image_size, case.image_size),
+            "num_bands": case.num_frequency_bands,
+            "sine_only": False,
+        }
+        self.perceiver = theirs.PerceiverModel(
+            config,
+            input_preprocessor=theirs.PerceiverImagePreprocessor(
+                config, prep_type="pixels", spatial_downsample=1, fourier_position_encoding_kwargs=fourier
+            ),
+            decoder=theirs.PerceiverClassificationDecoder(
+                config,
+                num_channels=case.d_latents,
+                trainable_position_encoding_kwargs={"num_channels": case.d_latents, "index_dims": 1},
+                use_query_residual=True,
+            ),
+        )
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        if self.case.part == "model":
+            return self.perceiver(pixels).logits
+        inputs, _, _ = self.perceiver.input_preprocessor(pixels)
+        latents = self.perceiver.embeddings(batch_size=len(pixels))
+        return self.perceiver.encoder.cross_attention.attention(latents, inputs=inputs)[0]
+
+
+class PerceiverPytorch(nn.Module):
+    """perceiver-pytorch with layers of the same widths; its MLPs are gated, so weights do not carry over."""
+
+    def __init__(self, case: Case):
+        super().__init__()
+        from perceiver_pytorch import Perceiver
+
+        self.model = Perceiver(
+            num_freq_bands=case.num_frequency_bands,
+            depth=case.num_blocks,
+            max_freq=case.image_size,
+            num_latents=case.num_latents,
+            latent_dim=case.d_latents,
+            cross_heads=1,
+            latent_heads=8,
+            cross_dim_head=case.config().num_input_channels,
+            latent_dim_head=case.d_latents // 8,
+            num_classes=case.num_labels,
+            weight_tie_layers=True,
+            self_per_cross_attn=case.num_self_attends_per_block,
+        )
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.model(pixels.permute(0, 2, 3, 1))
+
+
+def contenders(case: Case) -> dict[str, Callable[[], nn.Module]]:
+    """By name, what builds each contender that can do the case, ours first."""
+    found = {"this repository": lambda: Ours(case), "its general road": lambda: Ours(case, general_road=True)}
+    if case.num_cross_attends == 1:  # transformers has no other number
+        found["transformers"] = lambda: Transformers(case)
+    if case.part == "model" and case.num_cross_attends == case.num_blocks:  # perceiver-pytorch has no other number
+        found["perceiver-pytorch"] = lambda: PerceiverPytorch(case)
+    return found
+
+
+def copy_weights(ours: Ours, transformers: Transformers):
+    """Give ours the weights of transformers' contender."""
+    state, own = transformers.state_dict(), ours.model.state_dict()
+    ours.model.load_state_dict({name: state[their_name(name)].view_as(tensor) for name, tensor in own.items()})

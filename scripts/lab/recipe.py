@@ -1,0 +1,345 @@
+"""A recipe: defaults, then one YAML file, then `key=value` overrides, all checked before anything runs.
+
+The dataclasses below list every key there is, apart from those of `model:` and of the processor, which go verbatim to
+`PerceiverStudyConfig` and to the processor of the task, and those of `augmentation:`, which the task has.
+"""
+
+import argparse
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from transformers import PreTrainedConfig
+
+from lab.errors import UserError, one_line
+from modeling_perceiver_study import PerceiverStudyConfig
+
+CONFIGURATION_FOLDER = Path(__file__).resolve().parents[2] / "configuration"
+DEFAULT_RECIPE = CONFIGURATION_FOLDER / "digits.yaml"
+
+
+@dataclasses.dataclass
+class Data:
+    """Images with labels, and how they are split."""
+
+    name: str | None = None  # `digits`, or the name of a dataset on the Hub
+    path: str | None = None  # a local folder; wins over the name
+    title: str | None = None  # what reports and cards call the data; null is its name
+    train_split: str = "train"
+    test_split: str | None = "test"  # read once, after training; null while choosing between recipes: never
+    label_column: str | None = None  # null is the only column of class labels
+    validation_samples: int = 1000  # carved from the train split, stratified
+    train_samples: int | None = None  # train on so many of the remaining images, stratified; null is all
+    split_seed: int = 0  # not `seed`, so that runs with several seeds share their splits
+    max_memory_gb: float = 8.0  # decoded images beyond this are memory-mapped from `cache_dir`
+    cache_dir: str | None = None  # null is a folder inside the cache of `datasets`
+    on_error: str = "raise"  # at a broken image or a label out of range; `skip` leaves them out and says how many
+    streaming: bool = False  # read training images from shards as they are needed; needs train_samples
+    workers: int = 0  # processes that read samples ahead, where those are not in memory; 0 reads between steps
+    shuffle_buffer: int = 10000  # images, still encoded, from which a streaming process draws
+
+    @property
+    def called(self) -> str:
+        """What to call the data where a path may be told."""
+        return self.title or self.path or self.name
+
+
+@dataclasses.dataclass
+class Optimization:
+    """Linear warm-up and cosine decay to zero."""
+
+    epochs: int = 10
+    batch_size: int = 128  # images per optimiser step, over all processes and accumulated parts
+    gradient_accumulation_steps: int = 1  # parts that each batch is cut into
+    optimizer: str = "adamw"  # or muon, for the matrices between layers; AdamW then has the rest
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05  # on the weights of linear layers alone
+    warmup: float = 0.05  # share of all steps
+    max_gradient_norm: float | None = 1.0  # null is no clipping
+    label_smoothing: float = 0.0
+    class_weights: Any = None  # `balanced`, or a number for each class, that its samples count in the loss; null is 1
+    ema_decay: float | None = None  # judge and keep a moving average of the weights, such as 0.999; null keeps them
+    mixed_precision: str = "no"  # no, bf16, fp16; weights and optimiser stay float32
+    matmul_precision: str = "highest"  # of float32 products, highest, high or medium: see docs/training.md
+    compile: bool = False  # with torch.compile
+    gradient_checkpointing: bool = False  # less memory for a second forward pass
+    find_parts: bool = False  # more accumulation steps until a part fits into memory; results stay those of the batch
+    deterministic: bool = False  # refuse operations whose result varies from run to run
+    cpu_threads: int | None = None  # without a GPU, per process; null shares out all cores
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """What `--resume` continues from."""
+
+    every_steps: int = 500  # 0 writes none
+    keep_last: int = 2
+
+
+@dataclasses.dataclass
+class Logging:
+    """What is written down while training."""
+
+    every_steps: int = 50
+    log_with: str | None = "auto"  # a tracker known to accelerate, such as wandb; auto is tensorboard where installed
+
+
+@dataclasses.dataclass
+class Recipe:
+    """Everything that decides a training run."""
+
+    task: str = "image-classification"  # lab/tasks has all
+    output_dir: str = "output"
+    seed: int = 0
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    image_processor: dict[str, Any] = dataclasses.field(default_factory=dict)
+    data: Data = dataclasses.field(default_factory=Data)
+    augmentation: dict[str, Any] = dataclasses.field(default_factory=dict)
+    optimization: Optimization = dataclasses.field(default_factory=Optimization)
+    checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+    logging: Logging = dataclasses.field(default_factory=Logging)
+
+
+_SECTIONS = [field.name for field in dataclasses.fields(Recipe) if field.name not in ("task", "output_dir", "seed")]
+
+Section = TypeVar("Section")
+Range = tuple[float, float | None]
+
+# (lowest, highest) allowed value of a key; the second is None where there is no upper end.
+_RANGES: dict[str, Range] = {
+    "seed": (0, None),
+    "data.validation_samples": (1, None),
+    "data.train_samples": (1, None),
+    "data.split_seed": (0, None),
+    "data.max_memory_gb": (0, None),
+    "data.workers": (0, None),
+    "data.shuffle_buffer": (1, None),
+    "optimization.epochs": (1, None),
+    "optimization.batch_size": (1, None),
+    "optimization.gradient_accumulation_steps": (1, None),
+    "optimization.learning_rate": (0, None),
+    "optimization.weight_decay": (0, None),
+    "optimization.warmup": (0, 1),
+    "optimization.max_gradient_norm": (0, None),
+    "optimization.label_smoothing": (0, 1),
+    "optimization.ema_decay": (0, 1),
+    "optimization.cpu_threads": (1, None),
+    "checkpoint.every_steps": (0, None),
+    "checkpoint.keep_last": (1, None),
+    "logging.every_steps": (1, None),
+}
+# Beginnings of keys that a run may be resumed with other values of.
+_WITHOUT_EFFECT = (
+    "output_dir",
+    "checkpoint.",
+    "logging.",
+    "data.title",
+    "data.max_memory_gb",
+    "data.cache_dir",
+    "data.workers",
+    "optimization.cpu_threads",
+    "optimization.find_parts",
+)
+
+# Sections whose keys a task knows.
+_OF_TASKS = ("image_processor.", "augmentation.")
+
+_CHOICES = {
+    "optimization.optimizer": ("adamw", "muon"),
+    "optimization.mixed_precision": ("no", "bf16", "fp16"),
+    "optimization.matmul_precision": ("highest", "high", "medium"),
+    "data.on_error": ("raise", "skip"),
+}
+
+
+def load_recipe(path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """Merge the recipe file at `path`, if any, and `overrides` (`"section.key=value"`, in YAML) into the defaults.
+
+    Raises:
+        UserError: no such file, no YAML, an unknown key (names the nearest one), a value of a wrong type or range.
+    """
+    merged = OmegaConf.structured(Recipe)
+    file = [] if path is None else [(str(path), _read_file(path))]
+    for source, layer in [*file, *((text, _read_override(text)) for text in overrides)]:
+        _check_keys(layer, source)
+        try:
+            merged = OmegaConf.merge(merged, layer)
+        except OmegaConfBaseException as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{error.full_key or 'a section'} in {source}: {reason}") from None
+    try:
+        recipe = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+    # An unquoted `no` is YAML for False.
+    if recipe.optimization.mixed_precision == "False":
+        recipe.optimization.mixed_precision = "no"
+    _check_values(recipe)
+    return recipe
+
+
+def parse_command_line(description: str, arguments: list[str] | None = None) -> tuple[Recipe, argparse.Namespace]:
+    """The recipe that the command line asks for, and its flags `resume`, `accept_changes`, `push_to_hub`, `private`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", default=DEFAULT_RECIPE, metavar="PATH", help="recipe (default: digits)")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in output_dir")
+    parser.add_argument("--accept_changes", action="store_true", help="resume although the recipe is another")
+    parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="publish at the end, as scripts/publish.py does")
+    parser.add_argument("--private", action="store_true", help="with --push_to_hub: let nobody else see it")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optimization.epochs=5")
+    options = parser.parse_intermixed_args(arguments)
+    return load_recipe(options.config, options.overrides), options
+
+
+def recipe_to_yaml(recipe: Recipe) -> str:
+    """YAML that `load_recipe` turns into an equal recipe."""
+    return OmegaConf.to_yaml(OmegaConf.structured(recipe))
+
+
+def flatten(recipe: Recipe) -> dict[str, Any]:
+    """Dotted keys and their values."""
+    flat = {}
+    for name, value in dataclasses.asdict(recipe).items():
+        flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """Lines such as `seed: 0 -> 1`, for every key that changes what is trained."""
+    before, after = effective(old), effective(new)
+    return [
+        f"{key}: {before.get(key)} -> {after.get(key)}" for key in before | after if before.get(key) != after.get(key)
+    ]
+
+
+def effective(recipe: Recipe) -> dict[str, Any]:
+    """What `flatten` gives, less the keys that do not change what is trained."""
+    return {key: value for key, value in flatten(recipe).items() if not key.startswith(_WITHOUT_EFFECT)}
+
+
+def chosen(settings: dict[str, Any]) -> dict[str, Any]:
+    """What differs from the defaults in what `effective` gave, which a new key with a default leaves as it was."""
+    usual = effective(Recipe())
+    return {key: value for key, value in settings.items() if key not in usual or value != usual[key]}
+
+
+def build(section: str, kind: type, settings: dict[str, Any]) -> Any:
+    """`kind(**settings)`, where what it refuses is a `UserError` that names the section."""
+    try:
+        return kind(**settings)
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise UserError(f"section {section}: {one_line(error)}") from None
+
+
+def typed(section: str, kind: type[Section], settings: dict[str, Any], ranges: dict[str, Range]) -> Section:
+    """The settings of a section as a dataclass, checked like the sections that every recipe has."""
+    require_keys(section, settings, [field.name for field in dataclasses.fields(kind)])
+    try:
+        values = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), settings))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{section}.{error.full_key}: {str(error).splitlines()[0]}") from None
+    for name, allowed in ranges.items():
+        _check_range(f"{section}.{name}", getattr(values, name), allowed)
+    return values
+
+
+def require_keys(section: str, settings: dict[str, Any], known: Sequence[str]):
+    """Raises a `UserError` for a key that a task does not know in one of its sections."""
+    own = [f"{section}.{key}" for key in known]
+    for key in settings:
+        if key not in known:
+            name = f"{section}.{key}"
+            raise UserError(f"unknown key {name!r}; the nearest is {_nearest(name, [*own, *_known_keys()])!r}")
+
+
+def _read_file(path: str | Path) -> dict:
+    try:
+        layer = OmegaConf.to_container(OmegaConf.load(path))
+    except FileNotFoundError:
+        presets = ", ".join(sorted(preset.name for preset in CONFIGURATION_FOLDER.glob("*.yaml")))
+        raise UserError(f"no recipe at {path}; there are {presets} in {CONFIGURATION_FOLDER.name}/") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} cannot be read as YAML: {one_line(error)}") from None
+    if not isinstance(layer, dict):
+        raise UserError(f"{path} is not a recipe: expected `key: value` lines, got a list")
+    # A section with nothing but comments in it reads as None.
+    return {key: {} if value is None and key in _SECTIONS else value for key, value in layer.items()}
+
+
+def _read_override(text: str) -> dict:
+    key, equals, _ = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"cannot understand {text!r}; overrides look like optimization.epochs=5")
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist([text]))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"cannot understand {text!r}: {one_line(error)}") from None
+
+
+def _check_keys(layer: dict, source: str):
+    known = _known_keys()
+    for key in _flat_keys(layer):
+        if key not in known and not key.startswith(_OF_TASKS):
+            raise UserError(f"unknown key {key!r} in {source}; the nearest is {_nearest(key, known)!r}")
+
+
+def _known_keys() -> list[str]:
+    """Every dotted key, those of the free sections included."""
+    inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    own = [field.name for field in dataclasses.fields(PerceiverStudyConfig) if field.name not in inherited]
+    free = {"model": ["num_labels", "problem_type", *own]}
+    keys = []
+    for field in dataclasses.fields(Recipe):
+        keys.append(field.name)
+        section = field.default_factory
+        names = [inner.name for inner in dataclasses.fields(section)] if dataclasses.is_dataclass(section) else []
+        keys += [f"{field.name}.{name}" for name in [*names, *free.get(field.name, ())]]
+    return keys
+
+
+def _flat_keys(layer: dict) -> list[str]:
+    """Dotted keys down to two levels, all that a recipe has; deeper values belong to a free section."""
+    keys = []
+    for key, value in layer.items():
+        keys += [f"{key}.{inner}" for inner in value] if isinstance(value, dict) and value else [str(key)]
+    return keys
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    # A forgotten section is as likely as a slip of the finger, so last parts are compared as well.
+    def likeness(candidate: str) -> tuple[float, float]:
+        whole = difflib.SequenceMatcher(None, key, candidate).ratio()
+        last = difflib.SequenceMatcher(None, key.rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
+        return max(whole, last), whole
+
+    return max(known, key=likeness)
+
+
+def _check_range(key: str, value: float | None, allowed: Range):
+    low, high = allowed
+    if value is not None and not (value >= low and (high is None or value <= high)):
+        expected = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise UserError(f"{key}={value}: expected a number {expected}")
+
+
+def _check_values(recipe: Recipe):
+    flat = flatten(recipe)
+    for key, allowed in _RANGES.items():
+        _check_range(key, flat[key], allowed)
+    for key, choices in _CHOICES.items():
+        if flat[key] not in choices:
+            raise UserError(f"{key}={flat[key]}: expected one of {', '.join(choices)}")
+    settings = recipe.optimization
+    if settings.batch_size % settings.gradient_accumulation_steps:
+        raise UserError(
+            f"optimization.gradient_accumulation_steps={settings.gradient_accumulation_steps} does not divide "
+            f"optimization.batch_size={settings.batch_size}; choose one that does"
+        )
+    if not recipe.data.name and not recipe.data.path:
+        raise UserError("no data: give data.name (digits, or a name on the Hub) or data.path (a local folder)")

@@ -1,0 +1,111 @@
+"""Talking to the Hugging Face Hub: who this is, and all files of a folder in one commit."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+
+from lab.errors import UserError, one_line
+
+_ATTEMPTS = 3
+
+
+def staged_files(folder: Path) -> list[Path]:
+    """All files in a folder and its folders, by name."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def require_repo_id(repo_id: str):
+    """Raises a `UserError` for what is no OWNER/NAME."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(f"--repo_id {repo_id}: {error}") from None
+    if "/" not in repo_id:
+        raise UserError(f"--repo_id {repo_id}: expected OWNER/NAME, such as org/perceiver-cifar10")
+
+
+def require_token():
+    """Ask the Hub who this is: better before minutes or days of work than after. A `UserError` if it does not know."""
+    if huggingface_hub.get_token() is None:
+        raise UserError("no token: run `hf auth login`, or set HF_TOKEN, with a token that may write")
+    with _named_errors("your account"):
+        _persistently(HfApi().whoami)
+
+
+def push(folder: Path, repo_id: str, private: bool = False) -> CommitInfo:
+    """All files of a folder in one commit, which is there as a whole or not at all; the repository is made if need be.
+
+    Raises:
+        UserError: no rights, no network, or the Hub refuses; nothing is published then, unless the message says so.
+    """
+    huggingface_hub.utils.enable_progress_bars()  # transformers' switch is the same
+    api = HfApi()
+
+    def commit() -> CommitInfo:
+        # Not upload_folder, which may take several commits. Repeating it is safe: files that arrived are skipped.
+        additions = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in staged_files(folder)]
+        return api.create_commit(repo_id, additions, commit_message=f"Publish {folder.name}")
+
+    with _named_errors(repo_id):
+        # None is the owner's default; an existing repository stays as visible as it is.
+        _persistently(lambda: api.create_repo(repo_id, private=private or None, exist_ok=True))
+        done = _persistently(commit)
+    print(f"{done.repo_url} at revision {done.oid}")
+    return done
+
+
+def _persistently(call: Callable):
+    """The client repeats uploads by itself, but not these requests."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return call()
+        except (HTTPError, json.JSONDecodeError) as error:  # the latter for a proxy's page in place of an answer
+            response = getattr(error, "response", None)
+            if attempt == _ATTEMPTS or (response is not None and response.status_code < 500):
+                raise
+            print(f"attempt {attempt} of {_ATTEMPTS} failed ({one_line(error)}); trying again", file=sys.stderr)
+            time.sleep(2**attempt)
+
+
+@contextmanager
+def _named_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OfflineModeIsEnabled:
+        raise UserError("HF_HUB_OFFLINE is set: unset it to publish") from None
+    except (HTTPError, RuntimeError) as error:
+        raise UserError(_explain(error, what)) from None
+    except ValueError as error:
+        raise UserError(f"the Hub refuses {what}: {one_line(error)}") from None
+
+
+def _explain(error: Exception, what: str) -> str:
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, HTTPError):  # as uploads of files wrap theirs
+        error = error.__cause__
+    if isinstance(error, RuntimeError):
+        raise error
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if status == 401:
+        return "the Hub does not accept this token: run `hf auth login`, or set HF_TOKEN, with a valid one"
+    if status == 403:
+        return f"this token may not write to {what}: use one with write access, or another OWNER/NAME"
+    if isinstance(error, RepositoryNotFoundError) or status == 404:
+        return f"{what} does not exist on the Hub, or this token may not see it"
+    again = "what was published before is unchanged unless this commit arrived after all; pushing again is safe"
+    if status is None:
+        return f"the Hub cannot be reached ({one_line(error)}): {again}"
+    return f"the Hub refuses {what} ({one_line(error)}): {again}"

@@ -1,0 +1,207 @@
+"""The folder that is published: complete, without local paths, and checked to load in a clean process."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from lab.data.loaders import evaluation_loader
+from lab.errors import UserError
+from lab.judging.evaluation import open_checkpoint
+from lab.judging.predictions import predict
+from lab.looking.curves import draw_curves
+from lab.machine import without_gpu
+from lab.recipe import Recipe, differences, load_recipe, recipe_to_yaml
+from lab.release.card import render_card
+from lab.release.hub import push
+from lab.scoring.measures import measure_of
+from lab.tasks import find_task
+from lab.tasks.task import Judged, Task
+from lab.training.run_folder import LOG, RESULTS
+
+_PICKLED = (".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth")
+
+
+# Weights of another run have another score; another device or precision moves it by less than this, or this share.
+_SAME_SCORE = 0.01
+
+
+_LOAD = """
+import json, sys
+sys.modules["modeling_perceiver_study"] = None  # what counts is the code in the folder
+import transformers
+folder = sys.argv[1]
+with open(folder + "/config.json", encoding="utf-8") as file:
+    names = json.load(file)["auto_map"]
+for name in names:
+    if name != "AutoConfig":
+        model, report = getattr(transformers, name).from_pretrained(
+            folder, trust_remote_code=True, output_loading_info=True
+        )
+        assert not any(report.values()), report
+"""
+
+
+def publish(checkpoint: Path, repo_id: str, private: bool):
+    """What the command does, for train.py. A `UserError` says how to try again."""
+    try:
+        with stage(checkpoint, repo_id) as folder:
+            push(folder, repo_id, private)
+    except UserError as error:
+        again = f"python scripts/publish.py {checkpoint} --repo_id {repo_id}{' --private' if private else ''}"
+        raise UserError(f"the run is finished, but not published: {error}; repeat with {again}") from None
+
+
+@contextmanager
+def stage(
+    checkpoint: Path,
+    repo_id: str,
+    licence: str = "apache-2.0",
+    overrides: list[str] | tuple[str, ...] = (),
+    seeds: list[Path] | tuple[Path, ...] = (),
+    show_samples: bool = True,
+    dtype: str | None = None,
+) -> Iterator[Path]:
+    """A temporary folder with exactly what is to be published, checked to load in a clean process.
+
+    Args:
+        show_samples: pictures may show samples of the test data.
+        dtype: what weights are rounded to; the score that they have then is measured and added to the metrics.
+
+    Raises:
+        UserError: the checkpoint is not complete, holds pickled weights, is not what its metrics say, or does not load.
+    """
+    recipe = load_recipe(checkpoint / "recipe.yaml") if (checkpoint / "recipe.yaml").is_file() else Recipe()
+    kind = find_task(recipe)
+    weights = find_weights(checkpoint, kind)
+    runs = [read_metrics(checkpoint), *(read_other_seed(folder, checkpoint) for folder in seeds)]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / checkpoint.resolve().name
+        figures, examples = folder / "figures", folder / "examples"
+        figures.mkdir(parents=True)
+        for path in [*weights, *sorted(checkpoint.glob("*.py")), *(checkpoint / name for name in _copied(kind))]:
+            shutil.copy(path, folder)
+        if dtype is not None:
+            kind.model_class.from_pretrained(folder, dtype=dtype).save_pretrained(folder)
+        check_loads(folder, kind)
+        public_recipe, runs[0] = without_paths(recipe, runs[0], folder.name)
+        (folder / "recipe.yaml").write_text(recipe_to_yaml(public_recipe))
+        task, model, dataset, judged = predict_test(folder, checkpoint, overrides, runs[0])
+        if dtype is not None:
+            runs[0] |= {"released_dtype": dtype, "released_score": task.scores(judged)[task.best]}
+        (folder / RESULTS).write_text(json.dumps(runs[0], indent=2) + "\n")
+        draw_curves(folder / LOG, figures / "curves.png", title=folder.name, best=task.best)
+        pictures = task.illustrate(figures, model, dataset, judged, show_samples)
+        titles = {}
+        if show_samples:
+            examples.mkdir()
+            titles = {f"examples/{name}": title for name, title in task.save_examples(examples, dataset).items()}
+        card = render_card(repo_id, licence, recipe, task, runs, judged, pictures, titles)
+        card.save(folder / "README.md")
+        yield folder
+
+
+def find_weights(checkpoint: Path, kind: type[Task]) -> list[Path]:
+    """The safetensors files of a finished run, with their index if there are several."""
+    if not checkpoint.is_dir():
+        raise UserError(f"{checkpoint}: no such folder; expected one that train.py wrote")
+    pickled = sorted(path.name for path in checkpoint.iterdir() if path.suffix in _PICKLED)
+    if pickled:
+        raise UserError(
+            f"{checkpoint} holds pickled files ({', '.join(pickled)}), which can run code on whoever loads them: "
+            "publish safetensors only, and move these away"
+        )
+    missing = [name for name in ("recipe.yaml", RESULTS, *_copied(kind)) if not (checkpoint / name).is_file()]
+    weights = [path for pattern in ("model*.safetensors", "model*.index.json") for path in checkpoint.glob(pattern)]
+    if not weights:
+        missing.append("model.safetensors")
+    if not any(checkpoint.glob("modeling_*.py")):
+        missing.append("the model's code")
+    if missing:
+        raise UserError(
+            f"{checkpoint} is no finished run: {', '.join(missing)} missing; finish it with train.py --resume"
+        )
+    return sorted(weights)
+
+
+def read_metrics(checkpoint: Path) -> dict:
+    """What train.py found out at the end, on test images too."""
+    try:
+        metrics = json.loads((checkpoint / RESULTS).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{checkpoint / RESULTS} cannot be read: {error}; expected a finished run") from None
+    if not any(key.startswith("test_") for key in metrics):
+        raise UserError(
+            f"{checkpoint} was trained with data.test_split=null, so there is no figure to publish: train the recipe "
+            "that you chose with its test split"
+        )
+    return metrics
+
+
+def read_other_seed(other: Path, checkpoint: Path) -> dict:
+    """Metrics of a run that differs from `checkpoint` in its seed alone."""
+    metrics = read_metrics(other)
+    changed = differences(load_recipe(checkpoint / "recipe.yaml"), load_recipe(other / "recipe.yaml"))
+    if [line.partition(":")[0] for line in changed] != ["seed"]:
+        raise UserError(
+            f"--seeds {other}: expected a run that differs in its seed alone, not in {changed or 'nothing'}"
+        )
+    return metrics
+
+
+def without_paths(recipe: Recipe, metrics: dict, name: str) -> tuple[Recipe, dict]:
+    """Both without a word of where things are on this machine."""
+    local = recipe.data.path is not None
+    stands_for = recipe.data.name or "local-data"
+    data = dataclasses.replace(recipe.data, path=None, name=stands_for, cache_dir=None)
+    metrics = {key: value for key, value in metrics.items() if key != "command"}
+    if local:
+        metrics["data"] = recipe.data.title or "a local folder"
+    return dataclasses.replace(recipe, data=data, output_dir=f"output/{name}"), metrics
+
+
+def _copied(kind: type[Task]) -> tuple[str, ...]:
+    return ("config.json", *kind.processor_files, LOG)
+
+
+def check_loads(folder: Path, kind: type[Task]):
+    """Load a folder as a stranger would: another process, an empty cache, no network, none of this repository."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "HF_HOME": cache, "HF_HUB_OFFLINE": "1"}
+        environment.pop("PYTHONPATH", None)
+        command = [sys.executable, "-c", _LOAD + kind.clean_check, str(folder)]
+        done = subprocess.run(command, cwd=cache, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"{folder.name} does not load in a clean process: {reason}")
+
+
+def predict_test(
+    folder: Path, checkpoint: Path, overrides: list[str] | tuple[str, ...], metrics: dict
+) -> tuple[Task, PreTrainedModel, Dataset, Judged]:
+    """The model in a folder, and what it says of its recipe's test samples; it must be as good as its metrics say."""
+    recipe = load_recipe(checkpoint / "recipe.yaml", overrides)
+    task, model = open_checkpoint(str(folder), recipe)
+    dataset = task.load_split("test")
+    accelerator = Accelerator(cpu=without_gpu())
+    loader = tqdm(evaluation_loader(accelerator, dataset, 64), desc="predictions", disable=None, leave=False)
+    (judged,) = predict(accelerator, task, model.to(accelerator.device), loader)
+    expected, found = metrics[f"test_{task.best}"], task.scores(judged)[task.best]
+    if abs(found - expected) > _SAME_SCORE * max(1.0, abs(expected)):
+        measure = measure_of(task.best)
+        raise UserError(
+            f"{RESULTS} says a test {measure.title} of {measure.write(expected)}, but these weights get "
+            f"{measure.write(found)} on {len(dataset)} {task.samples}; expected {checkpoint} and the data of that run"
+        )
+    return task, model, dataset, judged

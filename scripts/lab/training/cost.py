@@ -1,0 +1,70 @@
+"""What one training step of one sample costs, measured on the CPU: parameters, FLOPs and bytes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from lab.tasks.task import Task
+
+_AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Cost:
+    """Of one sample and one model.
+
+    Attributes:
+        parameters: of the model.
+        forward_flops: of matrix products, a multiply-add counted as 2.
+        step_flops: forward and backward.
+        activation_bytes: kept from the forward for the backward pass, for each sample.
+        fixed_bytes: kept likewise, however many samples: positions, and weights cast to half precision.
+    """
+
+    parameters: int
+    forward_flops: int
+    step_flops: int
+    activation_bytes: int
+    fixed_bytes: int
+
+
+def measure(task: Task) -> Cost:
+    """The cost of one sample, by doing a training step of it on the CPU."""
+    model = task.build_model()
+    # The counter sees no fused attention; the kernel of plain products does the same ones.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        loss = _loss(model, task, samples=1)
+        forward_flops = counter.get_total_flops()
+        loss.backward()
+        step_flops = counter.get_total_flops()
+    # With the attention that training uses, which keeps less. What does not grow with the batch is the difference.
+    one, two = (kept_bytes(model, lambda samples=samples: _loss(model, task, samples)) for samples in (1, 2))
+    return Cost(model.num_parameters(), forward_flops, step_flops, two - one, 2 * one - two)
+
+
+def _loss(model: nn.Module, task: Task, samples: int) -> torch.Tensor:
+    arguments, targets = task.example(samples, "cpu")
+    dtype = _AUTOCAST[task.recipe.optimization.mixed_precision]
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+        return task.loss(model(**arguments), targets)
+
+
+def kept_bytes(model: nn.Module, compute: Callable[[], torch.Tensor]) -> int:
+    """Bytes that `compute()` keeps for its backward pass, beside the weights of the model that it uses."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()  # what is kept twice takes memory once
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = compute()
+    del result  # until here it holds on to all of them, so no address was used twice
+    return sum(kept.values())

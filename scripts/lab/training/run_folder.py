@@ -1,0 +1,168 @@
+"""The folder of a run: who may write into it, and the log of metrics."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from lab.errors import UserError
+from lab.looking.curves import draw_curves
+from lab.recipe import Recipe, differences, load_recipe, recipe_to_yaml
+from lab.scoring.measures import measure_of
+from lab.tasks.task import Task
+from lab.training.checkpoint import Progress, checkpoints, delete_newer, last_good_checkpoint
+
+RESULTS = "metrics.json"  # written last, so a folder that has it is finished
+LOG = "metrics.jsonl"
+EPOCHS = "train.log"  # a line for each epoch, for people
+
+
+def find_start(
+    output_dir: Path,
+    recipe: Recipe,
+    resume: bool,
+    accept_changes: bool = False,
+    report: Callable[[str], None] = print,
+) -> tuple[Path | None, bool]:
+    """The checkpoint to continue from, if any, and whether the run is finished already.
+
+    Args:
+        accept_changes: resume although the recipe is another; `report` hears what differs.
+
+    Raises:
+        UserError: going on would mix two runs or throw one away.
+    """
+    found = checkpoints(output_dir)
+    finished = (output_dir / RESULTS).exists()
+    way_out = "choose another output_dir, or delete that folder"
+    if found or finished:
+        changed = "; ".join(differences(load_recipe(output_dir / "recipe.yaml"), recipe))
+        if changed and not (resume and accept_changes):
+            more = ", or resume nevertheless with --accept_changes" if resume else ""
+            raise UserError(f"{output_dir} holds a run of another recipe ({changed}): {way_out}{more}")
+        if changed:
+            if not found:
+                raise UserError(f"{output_dir} holds a finished run without checkpoints to go on from: {way_out}")
+            report(f"the recipe has changed: {changed}")
+            finished = False
+    if resume:
+        return (None if finished else last_good_checkpoint(output_dir, report)), finished
+    if found and not finished:
+        raise UserError(f"{output_dir} holds an unfinished run ({found[0].name}): add --resume to continue, {way_out}")
+    return None, False
+
+
+def claim_output(output_dir: Path, recipe: Recipe, start: Path | None):
+    """Make the folder ready for a run from checkpoint `start`, or from the beginning if that is None."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / RESULTS).unlink(missing_ok=True)
+        if start is None:
+            shutil.rmtree(output_dir / "checkpoints", ignore_errors=True)
+            for name in (LOG, EPOCHS):
+                (output_dir / name).unlink(missing_ok=True)
+        else:
+            delete_newer(output_dir, start)
+        write_atomically(output_dir / "recipe.yaml", recipe_to_yaml(recipe))
+    except OSError as error:
+        raise UserError(f"output_dir={output_dir} cannot be written to: {error}") from None
+
+
+def write_atomically(path: Path, text: str):
+    """Write a file that is the old one or the new one at any moment, never a part."""
+    unfinished = path.with_name(f"tmp-{path.name}")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+class TrainingLog:
+    """Mean loss and speed, as lines of `metrics.jsonl` and to trackers."""
+
+    def __init__(self, accelerator: Accelerator, task: Task, path: Path, steps_per_epoch: int, progress: Progress):
+        self.accelerator = accelerator
+        self.task = task
+        self.path = path
+        self.batch_size = task.recipe.optimization.batch_size
+        self.steps_per_epoch = steps_per_epoch
+        # A sum on the device: reading it at every step would wait for the device at every step.
+        self.loss = torch.zeros((), device=accelerator.device)
+        self.first_bad = torch.full((), float("inf"), device=accelerator.device)
+        self.restart(progress)
+        if accelerator.is_main_process and path.exists():
+            self._forget_after(progress)
+
+    def restart(self, progress: Progress):
+        """Begin to average at this step and moment."""
+        self.loss.zero_()
+        self.since_step, self.since = progress.step, time.perf_counter()
+
+    def add(self, loss: torch.Tensor, progress: Progress):
+        """Count in the loss of the last step."""
+        self.loss += loss
+        self.first_bad = torch.where(loss.isfinite(), self.first_bad, self.first_bad.clamp(max=progress.step))
+
+    def check(self):
+        """Refuse to go on from a loss that is no number; called where waiting for the device is cheap.
+
+        Raises:
+            UserError: some loss was NaN or infinite; names the step and the batch of the epoch.
+        """
+        first_bad = self.first_bad.item()
+        if first_bad < float("inf"):
+            epoch, batch = divmod(int(first_bad) - 1, self.steps_per_epoch)
+            raise UserError(
+                f"the loss is NaN or infinite at step {int(first_bad)} (batch {batch + 1} of epoch {epoch + 1}); "
+                "checkpoints from before it are kept. Lower optimization.learning_rate, lengthen optimization.warmup, "
+                "or choose another optimization.mixed_precision, then --resume --accept_changes"
+            )
+
+    def step(self, progress: Progress, learning_rate: float) -> str:
+        """Write the means since the last line; returns them as text. All processes call it together."""
+        self.check()
+        steps = progress.step - self.since_step
+        loss = self.accelerator.reduce(self.loss, "mean").item() / steps
+        speed = steps * self.batch_size / (time.perf_counter() - self.since)
+        epoch = progress.epoch + progress.samples / (self.steps_per_epoch * self.batch_size)
+        values = {"loss": loss, "learning_rate": learning_rate, "samples_per_second": speed}
+        self._write(progress, kind="step", epoch=epoch, **values)
+        self.restart(progress)
+        return f"loss {loss:.3f}, rate {learning_rate:.2g}, {speed:.0f} {self.task.samples}/s"
+
+    def epoch(self, progress: Progress, scores: dict[str, float]) -> str:
+        """Write the validation scores of the epoch that ended and draw the curves; returns them as text."""
+        named = {f"validation_{name}": score for name, score in scores.items()}
+        self._write(progress, kind="epoch", epoch=progress.epoch, **named)
+        measure, best = measure_of(self.task.best), self.task.best
+        now, then = measure.write(scores[best]), measure.write(progress.best_scores[best])
+        text = (
+            f"epoch {progress.epoch}: validation {measure.title} {now} (best {then}, epoch {progress.best_epoch}), "
+            f"loss {scores['loss']:.4f}"
+        )
+        if self.accelerator.is_main_process:
+            with self.path.with_name(EPOCHS).open("a") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            draw_curves(self.path, self.path.with_name("curves.png"), title=self.path.parent.name, best=best)
+        self.restart(progress)
+        return text
+
+    def _write(self, progress: Progress, kind: str, **values):
+        self.accelerator.log(values, step=progress.step)
+        if self.accelerator.is_main_process:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"kind": kind, "step": progress.step, **values}) + "\n")
+
+    def _forget_after(self, progress: Progress):
+        # An interrupted run has logged more than its last checkpoint knows of, perhaps half a line.
+        kept = []
+        for line in self.path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            done = entry["epoch"] <= progress.epoch if entry["kind"] == "epoch" else entry["step"] <= progress.step
+            kept += [line + "\n"] if done else []
+        self.path.write_text("".join(kept))

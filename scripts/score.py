@@ -1,0 +1,125 @@
+"""Everything about how well a checkpoint classifies a set of labelled images.
+
+    accelerate launch scripts/score.py output/digits                            # the test images of its recipe
+    accelerate launch scripts/score.py output/digits --split validation --flip
+    accelerate launch scripts/score.py output/cifar10-study --data /data/cifar10 --dtype float16
+    accelerate launch scripts/score.py FOLDER --data org/dataset data.label_column=fine_label
+
+writes evaluation.json and evaluation.md (accuracy, top-5, cross-entropy, calibration error, precision, recall and F1 of
+every class), confusion_matrix.csv and .png, and reliability.png, into CHECKPOINT/evaluation/SPLIT or --output.
+"""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import transformers
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
+from tqdm.auto import tqdm
+
+from lab.data.loaders import evaluation_loader
+from lab.errors import UserError, run_command
+from lab.judging.checkpoints import check_checkpoint
+from lab.judging.evaluation import open_checkpoint
+from lab.judging.predictions import predict
+from lab.machine import finish, use_threads, without_gpu
+from lab.provenance import describe_run
+from lab.recipe import Recipe, load_recipe
+
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def main(arguments: list[str] | None = None):
+    options = parse(arguments)
+    transformers.utils.logging.disable_progress_bar()
+    check_checkpoint(options.checkpoint)
+    recipe = find_recipe(options)
+    accelerator = Accelerator(cpu=without_gpu(), dataloader_config=DataLoaderConfiguration(split_batches=True))
+    use_threads(accelerator, recipe.optimization.cpu_threads)
+    task, model = open_checkpoint(options.checkpoint, recipe, options.dtype)
+    with accelerator.local_main_process_first():  # it fills the caches that the others of its machine read
+        dataset = task.load_split(options.split, options.match_by_number)
+
+    size = options.batch_size * accelerator.num_processes
+    loader = evaluation_loader(accelerator, dataset, size, recipe.data.workers)
+    hidden = None if accelerator.is_main_process else True  # None hides it when output is not a terminal
+    bar = tqdm(loader, desc=f"evaluating {options.split}", unit="batch", disable=hidden, leave=False)
+    plain, *mirrored = predict(accelerator, task, model.to(accelerator.device), bar, options.flip)
+
+    if accelerator.is_main_process:
+        folder = Path(options.output or default_output(options))
+        folder.mkdir(parents=True, exist_ok=True)
+        results = {
+            "checkpoint": options.checkpoint,
+            "data": recipe.data.called,
+            "split": options.split,
+            "data_settings": asdict(recipe.data),
+            "samples": len(dataset),
+            **task.all_scores(plain),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "parameters": model.num_parameters(),
+            **describe_run(accelerator),
+        }
+        task.write_report(folder, results, plain, mirrored[0] if mirrored else None)
+        text = (folder / "evaluation.md").read_text(encoding="utf-8")
+        print("\n\n".join(text.split("\n\n")[:3]))  # the title, what was scored, and the scores
+        print(f"\nmore in {folder}")
+    finish(accelerator)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Score a checkpoint on samples with labels.")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder that train.py wrote, or a name on the Hub")
+    parser.add_argument("--config", metavar="PATH", help="recipe whose data to use (default: CHECKPOINT/recipe.yaml)")
+    parser.add_argument("--data", metavar="DATA", help="a folder, a name on the Hub or digits, instead of the recipe's")
+    parser.add_argument(
+        "--split", default="test", help="train, validation or test as the recipe has them, or any other"
+    )
+    parser.add_argument("--flip", action="store_true", help="also score the mean over samples and their mirror images")
+    parser.add_argument("--dtype", choices=_DTYPES, default="auto", help="of the model (default: as it is stored)")
+    parser.add_argument("--batch_size", type=int, default=64, help="samples per process at a time (default: 64)")
+    parser.add_argument("--match_by_number", action="store_true", help="match classes by number, whatever their names")
+    parser.add_argument("--output", metavar="FOLDER", help="where to write (default: CHECKPOINT/evaluation/SPLIT)")
+    parser.add_argument("overrides", nargs="*", metavar="data.key=value", help="such as data.test_split=validation")
+    options = parser.parse_intermixed_args(arguments)
+    if options.batch_size < 1:
+        raise UserError(f"--batch_size {options.batch_size}: expected at least 1")
+    return options
+
+
+def find_recipe(options: argparse.Namespace) -> Recipe:
+    """The recipe that says which data: that of `--config`, or of the checkpoint, with what the command line changes."""
+    for text in options.overrides:
+        if not text.startswith(("data.", "optimization.cpu_threads=")):
+            raise UserError(f"{text}: only keys of section data: can be changed here, such as data.path=FOLDER")
+    stored = Path(options.checkpoint) / "recipe.yaml"
+    path = options.config or (stored if stored.exists() else None)
+    data = []
+    if options.data is not None:
+        folder = Path(options.data).is_dir()
+        if not folder and (options.data.count("/") > 1 or options.data.startswith((".", "/", "~"))):
+            raise UserError(f"--data {options.data}: no such folder")
+        # JSON is YAML in which nothing has a second meaning.
+        data = [f"data.path={json.dumps(options.data if folder else None)}"]
+        data += [] if folder else [f"data.name={json.dumps(options.data)}"]
+    if (
+        path is None
+        and not data
+        and not any(text.startswith(("data.path=", "data.name=")) for text in options.overrides)
+    ):
+        raise UserError(f"{options.checkpoint} has no recipe.yaml that names its data: add --data FOLDER_OR_NAME")
+    # A checkpoint may be a stranger's: its recipe names the data, but no folder to write to.
+    own = ["data.cache_dir=null"] if path == stored else []
+    return load_recipe(path, [*own, *data, *options.overrides])
+
+
+def default_output(options: argparse.Namespace) -> Path:
+    """Beside the weights, or in output/ for a name on the Hub."""
+    folder = Path(options.checkpoint)
+    return (folder if folder.is_dir() else "output" / folder) / "evaluation" / options.split
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,58 @@
+import pytest
+
+from configurations import count_parameters, pages, presets, read_header
+from lab.recipe import CONFIGURATION_FOLDER, load_recipe
+from lab.tasks import build_task
+
+PARAMETERS = {
+    "cifar10-long": 6_817_694,
+    "cifar10-study": 3_888_532,
+    "digits": 239_408,
+    "imagenet-8gpus": 44_912_254,
+    "imagenet-fourier": 44_912_254,  # the paper's table 7 says 44.9 M
+    "study-digits": 95_856,
+}
+
+
+def test_every_preset_is_pinned():
+    assert {preset.stem for preset in presets()} == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("preset", presets(), ids=lambda preset: preset.stem)
+def test_parameter_count(preset):
+    assert count_parameters(preset) == PARAMETERS[preset.stem]
+
+
+@pytest.mark.parametrize("preset", presets(), ids=lambda preset: preset.stem)
+def test_preset_is_whole(preset):
+    recipe = load_recipe(preset)
+    config = build_task(recipe).config
+    processor = build_task(recipe).processor
+    assert recipe.output_dir == f"output/{preset.stem}"
+    assert len(processor.image_mean) == len(processor.image_std) == config.num_channels
+    processes = " --num_processes 8" if preset.stem == "imagenet-8gpus" else ""
+    expected = f"accelerate launch{processes} scripts/train.py"
+    if preset.stem != "digits":
+        expected += f" --config configuration/{preset.name}"
+    assert read_header(preset)["Command"] == expected
+
+
+def test_a_header_without_a_score_is_noticed(tmp_path):
+    preset = tmp_path / "new.yaml"
+    preset.write_text("# New.\n#\n# Paper: none\n# Command: none\n# Time: none\n")
+    with pytest.raises(ValueError, match=r"new\.yaml lacks Score"):
+        read_header(preset)
+
+
+def test_tables_are_fresh():
+    for path, text in pages().items():
+        assert path.read_text() == text, "run: python scripts/configurations.py"
+
+
+def test_the_streamed_recipe_trains_the_same_model():
+    streamed, whole = (
+        load_recipe(CONFIGURATION_FOLDER / name) for name in ("imagenet-8gpus.yaml", "imagenet-fourier.yaml")
+    )
+    whole.optimization.gradient_accumulation_steps = streamed.optimization.gradient_accumulation_steps
+    for section in ("model", "image_processor", "augmentation", "optimization"):
+        assert getattr(streamed, section) == getattr(whole, section)

@@ -1,0 +1,73 @@
+import importlib.util
+
+import pytest
+import torch
+
+import export
+from lab.errors import UserError
+from tests.checkpoints import save_checkpoint
+from tests.models import needs_compiler
+
+needs_onnx = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason="onnx, onnxscript and onnxruntime are not all installed",
+)
+# One or several cross-attends, and every kind of position, stem and decoder.
+VARIANTS = {
+    "plain": [],
+    "deep": ["model.num_blocks=2", "model.num_cross_attends=2", "model.num_cross_attention_heads=3"],
+    "stem": ["model.image_size=13", "model.stem_type=conv", "model.stem_channels=6"],
+    "query": ["model.decoder_type=query", "model.position_encoding_type=learned"],
+}
+VARIANTS["deep"] += ["model.cross_attention_shape_for_attention=kv", "model.qk_channels=12", "model.v_channels=12"]
+
+
+@pytest.fixture(params=VARIANTS)
+def checkpoint(request, tmp_path):
+    save_checkpoint(tmp_path / "checkpoint", *VARIANTS[request.param])
+    return tmp_path / "checkpoint"
+
+
+def test_torch_export(checkpoint, capsys):
+    export.main([str(checkpoint), "--formats", "torch"])
+    assert (checkpoint / "export" / "model.pt2").is_file()
+    assert "for batches of 1, 2, 5" in capsys.readouterr().out
+
+
+@needs_onnx
+def test_onnx(checkpoint, tmp_path, capsys):
+    import onnx
+
+    export.main([str(checkpoint), "--formats", "onnx", "--output", str(tmp_path / "out")])
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{tmp_path / 'out' / 'model.onnx'}: logits differ by")
+    program = onnx.load(tmp_path / "out" / "model.onnx")
+    onnx.checker.check_model(program)
+    (pixels,) = program.graph.input
+    assert pixels.type.tensor_type.shape.dim[0].dim_param  # a name, not a number
+    assert [tensor.name for tensor in program.graph.output] == ["logits"]
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("default")  # the compiler has deprecation warnings of its own
+def test_compile(tmp_path, capsys):
+    save_checkpoint(tmp_path / "checkpoint")
+    export.main([str(tmp_path / "checkpoint"), "--formats", "compile"])
+    assert capsys.readouterr().out.startswith("torch.compile: logits differ by at most")
+
+
+def test_a_wrong_program_is_refused(tmp_path):
+    model = save_checkpoint(tmp_path)
+    right = export.Logits(model)
+    with torch.no_grad():
+        assert export.check(right, model)
+        with pytest.raises(UserError, match=r"differ by 2.0e-04"):
+            export.check(lambda pixels: right(pixels) + 2e-4, model)
+        with pytest.raises(UserError, match=r"differ by nan"):
+            export.check(lambda pixels: right(pixels) * float("nan"), model)
+        with pytest.raises(UserError, match=r"program are \(1, 2\), expected \(1, 3\)"):
+            export.check(lambda pixels: right(pixels)[:, :2], model)
+
+
+def test_a_name_on_the_hub_needs_an_output():
+    with pytest.raises(UserError, match=r"org/name is no folder: say with --output where to write"):
+        export.main(["org/name"])

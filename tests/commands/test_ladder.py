@@ -1,0 +1,69 @@
+import json
+
+import pytest
+
+import ladder
+from lab.errors import UserError
+from tests.small_data import TINY_RUN, make_parquet
+
+LADDER = """
+config: {config}
+common: [optimization.epochs=1]
+rungs:
+  first:
+    overrides: []
+  a wider one:
+    beside: first
+    overrides: [model.d_latents=32]
+"""
+
+
+def write(folder, text):
+    path = folder / "ladder.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_rungs_are_trained_once_and_compared(tmp_path, monkeypatch):
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text("model:\n  d_latents: 16\n")
+    path = write(tmp_path, LADDER.format(config=recipe))
+    overrides = [text for text in TINY_RUN if "=" in text and not text.startswith("model.d_latents")]
+    overrides += [f"data.path={make_parquet(tmp_path / 'data')}", f"data.cache_dir={tmp_path / 'cache'}"]
+    arguments = [str(path), "--output", str(tmp_path / "runs"), *overrides]
+    ladder.main(arguments)
+    results = json.loads(path.with_suffix(".json").read_text())
+    first, wider = results["rungs"]
+    assert first["parameters"] < wider["parameters"] and wider["beside"] == "first"
+    assert not any(name.startswith("test") for name in first)
+    text = path.with_suffix(".md").read_text()
+    change = 100 * (wider["validation_accuracy"] - first["validation_accuracy"])
+    assert f"| a wider one | {100 * wider['validation_accuracy']:.1f} % | {change:+.1f} against first |" in text
+    before = (tmp_path / "runs" / "first" / "model.safetensors").stat().st_mtime_ns
+    ladder.main(arguments)
+    assert (tmp_path / "runs" / "first" / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("config: a.yaml\nrungs: {}\n", r"lacks common: expected config, common and rungs"),
+        ("config: a.yaml\ncommon: []\nrungs: {a b: {overrides: []}, a-b: {overrides: []}}\n", r"name them apart"),
+        ("config: a.yaml\ncommon: []\nrungs: {a: {beside: c, overrides: []}}\n", r"compared with 'c', which is none"),
+        (
+            "config: null\ncommon: []\nrungs: {a: {overrides: [seeds=1]}}\n",
+            r"the nearest is 'seed'",
+        ),
+    ],
+)
+def test_mistakes_are_named(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        ladder.load_ladder(write(tmp_path, text), ["data.name=digits"])
+
+
+def test_a_rung_that_fails_is_named(tmp_path):
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text("")
+    path = write(tmp_path, LADDER.format(config=recipe))
+    with pytest.raises(UserError, match=r"rung 'first' failed: error: .*nowhere"):
+        ladder.main([str(path), "--output", str(tmp_path / "runs"), f"data.path={tmp_path / 'nowhere'}"])

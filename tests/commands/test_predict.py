@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+import predict
+from lab.errors import UserError
+from lab.recipe import DEFAULT_RECIPE, load_recipe
+from lab.tasks import build_task
+from modeling_perceiver_study import PerceiverStudyForImageClassification
+from tests.small_data import CLASSES, TINY_RUN, coloured_images
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """An untrained model whose classifier prefers `green`."""
+    recipe = load_recipe(DEFAULT_RECIPE, TINY_RUN)
+    config = build_task(recipe).config
+    config.id2label = dict(enumerate(CLASSES))
+    model = PerceiverStudyForImageClassification(config)
+    model.classifier.weight.data.zero_()
+    model.classifier.bias.data.copy_(model.classifier.bias.new_tensor([0.0, 2.0, 1.0]))
+    folder = tmp_path_factory.mktemp("predict") / "checkpoint"
+    model.save_pretrained(folder)
+    build_task(recipe).processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path):
+    paths = [tmp_path / "one.png", tmp_path / "two.jpg"]
+    for path, image in zip(paths, coloured_images(2, seed=0, size=12)[0], strict=True):
+        image.save(path)
+    return [str(path) for path in paths]
+
+
+def test_a_table_for_each_image(checkpoint, images, capsys):
+    predict.main([str(checkpoint), *images])
+    captured = capsys.readouterr()
+    probabilities = 100 * np.exp([2, 1, 0]) / np.exp([2, 1, 0]).sum()
+    table = "".join(
+        f"  {name:<5}  {share:5.1f} %\n" for name, share in zip(["green", "blue", "red"], probabilities, strict=True)
+    )
+    assert captured.out == "".join(f"{path}\n{table}" for path in images)
+    assert captured.err == ""
+
+
+def test_top_k(checkpoint, images, capsys):
+    predict.main([str(checkpoint), images[0], "--top_k", "1"])
+    assert capsys.readouterr().out.splitlines()[1:] == ["  green   66.5 %"]
+
+
+def test_missing_image(checkpoint):
+    with pytest.raises(UserError, match=r"^absent.png: no such file$"):
+        predict.main([str(checkpoint), "absent.png"])
+
+
+def test_a_file_that_is_no_image(checkpoint, tmp_path):
+    path = tmp_path / "text.png"
+    path.write_text("not an image")
+    with pytest.raises(UserError, match=r"text.png is no readable image: cannot identify"):
+        predict.main([str(checkpoint), str(path)])
+
+
+def test_a_truncated_image(checkpoint, tmp_path):
+    path = tmp_path / "half.png"
+    Image.effect_noise((64, 64), 50).save(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"half.png is no readable image"):
+        predict.main([str(checkpoint), str(path)])
+
+
+@pytest.mark.parametrize("name", ["nowhere", "a/b/c", "{folder}/nowhere"])
+def test_missing_checkpoint(images, tmp_path, name):
+    with pytest.raises(UserError, match=r": no such folder, and no OWNER/NAME"):
+        predict.main([name.format(folder=tmp_path), *images])
+
+
+def test_a_folder_without_a_model(images, tmp_path):
+    with pytest.raises(UserError, match=r"holds no finished checkpoint"):
+        predict.main([str(tmp_path), *images])
+
+
+def test_a_folder_that_cannot_be_loaded(images, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"cannot be loaded: .") as caught:
+        predict.main([str(tmp_path), *images])
+    assert "\n" not in str(caught.value)
+
+
+def test_top_k_below_one(checkpoint, images):
+    with pytest.raises(UserError, match="--top_k 0: expected at least 1"):
+        predict.main([str(checkpoint), images[0], "--top_k", "0"])

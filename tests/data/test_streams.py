@@ -1,0 +1,235 @@
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import score
+import train
+from lab.data.loaders import Place
+from lab.data.streams import StreamLoader
+from lab.errors import UserError
+from lab.recipe import DEFAULT_RECIPE, load_recipe
+from lab.tasks import build_task
+from lab.training import loop
+from tests.paths import SCRIPTS
+from tests.small_data import TINY_RUN, coloured_images, fresh_accelerate, make_shards, write_tar
+
+STREAM = ["data.streaming=true", "data.shuffle_buffer=6", "data.validation_samples=6"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    # `datasets` waits so long for Arrow's threads whenever it has read parquet files.
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+
+
+@pytest.fixture(params=["parquet", "tar"])
+def kind(request):
+    return request.param
+
+
+def load(folder, *overrides):
+    recipe = load_recipe(DEFAULT_RECIPE, [*TINY_RUN, *STREAM, f"data.path={folder}", *overrides])
+    return build_task(recipe).load_splits()
+
+
+def loader(stream, size, process=0, processes=1, seed=0, parts=1):
+    """Batches of `size` samples over all processes."""
+    return StreamLoader(stream, size, parts, seed, Place(process, processes, torch.device("cpu")))
+
+
+def as_bytes(images):
+    """Of decoded images `(n, C, H, W)`."""
+    return [np.asarray(image).tobytes() for image in images]
+
+
+def all_images(start, stop, total):
+    return as_bytes(np.asarray(image).transpose(2, 0, 1) for image in coloured_images(total, seed=0)[0][start:stop])
+
+
+def read(stream, epoch, process=0, processes=1, seed=0):
+    rows = stream.read(seed, epoch, process, processes)
+    return as_bytes(stream.decode(row)[0] for row in rows)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_every_image_once_an_epoch(tmp_path, kind, processes):
+    sizes = [6, 5, 7, 4, 8, 5]
+    splits = load(make_shards(tmp_path / "data", kind, sizes), "data.train_samples=29")
+    expected = Counter(all_images(6, 35, 44))
+    orders = []
+    for epoch in range(3):
+        shares = [read(splits.train, epoch, process, processes) for process in range(processes)]
+        assert sum(map(Counter, shares), Counter()) == expected
+        assert all(shares)
+        assert shares == [read(splits.train, epoch, process, processes) for process in range(processes)]
+        orders.append(shares)
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert read(splits.train, 0, 0, processes, seed=1) != orders[0][0]
+
+
+def test_other_splits_are_decoded_beforehand(tmp_path, kind):
+    splits = load(make_shards(tmp_path / "data", kind, [4, 4, 4]), "data.train_samples=4")
+    assert as_bytes(splits.validation.pixels) == all_images(0, 6, 21)
+    assert as_bytes(splits.test.pixels) == all_images(12, 21, 21)
+    assert splits.test.labels.tolist() == coloured_images(21, seed=0)[1][12:]
+    # The rest of the second shard is not trained on either.
+    assert Counter(read(splits.train, 0)) == Counter(all_images(8, 12, 21))
+    assert splits.label_names == (["red", "green", "blue"] if kind == "parquet" else ["0", "1", "2"])
+
+
+def test_two_loaders_share_out_an_epoch(tmp_path, kind):
+    splits = load(make_shards(tmp_path / "data", kind, [6, 8, 8, 8, 8]), "data.train_samples=32")
+    labels = coloured_images(47, seed=0)[1]
+    label_of = dict(zip(all_images(0, 47, 47), labels, strict=True))
+    seen = Counter()
+    for process in range(2):
+        batches = loader(splits.train, 8, process, 2)
+        assert len(list(batches.batches(1, 0))) == batches.steps_left(0) == 4
+        for batch in batches.batches(1, 0):
+            assert batch["pixels"].shape == (4, 3, 8, 8) and batch["pixels"].dtype == torch.uint8
+            assert batch["labels"].tolist() == [label_of[image] for image in as_bytes(batch["pixels"])]
+            seen.update(as_bytes(batch["pixels"]))
+    assert seen == Counter(all_images(6, 38, 47))
+
+
+@pytest.mark.parametrize("done", [0, 1, 3, 5])
+def test_going_on_in_the_middle_of_an_epoch(tmp_path, kind, done):
+    splits = load(make_shards(tmp_path / "data", kind, [6, 8, 8, 8, 8]), "data.train_samples=32")
+    batches = loader(splits.train, 5, seed=3)
+    whole, rest = list(batches.batches(2, 0)), list(batches.batches(2, 5 * done))
+    assert len(rest) == 6 - done
+    for expected, batch in zip(whole[done:], rest, strict=True):
+        assert all(torch.equal(expected[name], batch[name]) for name in ("pixels", "labels"))
+
+
+def test_shards_of_different_sizes_fill_equal_shares(tmp_path, kind):
+    splits = load(make_shards(tmp_path / "data", kind, [6, 9, 7, 9, 7]), "data.train_samples=32")
+    loaders = [loader(splits.train, 16, process, 2).batches(0, 0) for process in range(2)]
+    batches = [as_bytes(image for batch in share for image in batch["pixels"]) for share in loaders]
+    assert [len(images) for images in batches] == [16, 16]
+    assert not set(batches[0]) & set(batches[1])
+
+
+def test_sizes_come_from_the_image_processor(tmp_path, kind):
+    splits = load(make_shards(tmp_path / "data", kind, [6, 6], size=20), "data.train_samples=6")
+    batch = next(loader(splits.train, 6).batches(0, 0))
+    recipe = load_recipe(DEFAULT_RECIPE, TINY_RUN)
+    processor = build_task(recipe).processor
+    given = processor(coloured_images(21, seed=0, size=20)[0][6:12], do_normalize=False, do_rescale=False)
+    expected = given["pixel_values"].round().clamp(0, 255).to(torch.uint8)
+    assert Counter(as_bytes(batch["pixels"])) == Counter(as_bytes(expected))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "data.streaming=true needs data.train_samples"),
+        (["data.train_samples=8", "data.validation_samples=20"], "leaves none of the 3 shards of split train of"),
+        (["data.train_samples=8", "data.test_split=holdout"], "data.test_split=holdout: no such split"),
+        (["data.train_samples=8", "data.path=null", "data.name=digits"], "digits has no shards to stream"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, kind, overrides, message):
+    with pytest.raises(UserError, match=message):
+        load(make_shards(tmp_path / "data", kind, [6, 8, 8]), *overrides)
+
+
+def test_fewer_shards_than_processes(tmp_path, kind):
+    splits = load(make_shards(tmp_path / "data", kind, [6, 8]), "data.train_samples=8")
+    with pytest.raises(UserError, match="leaves 1 shards to train on, fewer than the 2 processes"):
+        next(loader(splits.train, 8, 0, 2).batches(0, 0))
+
+
+def test_a_wrong_number_of_images(tmp_path, kind):
+    splits = load(make_shards(tmp_path / "data", kind, [6, 8, 8]), "data.train_samples=32")
+    with pytest.raises(UserError, match=r"data.train_samples=32 asks for 32 samples .* its 2 shards hold 16"):
+        list(loader(splits.train, 8).batches(0, 0))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda images, labels: labels.__setitem__(3, 3), r"train-00001-00003.png of .* has label 3; expected 0 to 2"),
+        (lambda images, labels: labels.__setitem__(3, -1), r"train-00001-00003.png of .* has label -1"),
+    ],
+)
+def test_a_label_out_of_range_is_named(tmp_path, spoil, message):
+    folder = make_shards(tmp_path / "data", "tar", [6, 8])
+    images, labels = coloured_images(8, seed=2)
+    spoil(images, labels)
+    write_tar(folder / "train-00001.tar", images, labels)
+    with pytest.raises(UserError, match=message):
+        list(loader(load(folder, "data.train_samples=8").train, 4).batches(0, 0))
+
+
+def test_a_broken_image_is_named_or_left_out(tmp_path, capsys):
+    class Broken:
+        def save(self, file, _):
+            file.write(b"no image")
+
+    folder = make_shards(tmp_path / "data", "tar", [6, 8])
+    write_tar(folder / "train-00001.tar", [*coloured_images(2, seed=2)[0], Broken()], [0, 1, 2])
+    with pytest.raises(UserError, match=r"train-00001-00002.png of split train of .* is no usable image: cannot iden"):
+        list(loader(load(folder, "data.train_samples=3").train, 3).batches(0, 0))
+
+    (batch,) = loader(load(folder, "data.train_samples=3", "data.on_error=skip").train, 3).batches(0, 0)
+    labels = batch["labels"].tolist()
+    assert set(labels) == {0, 1} and labels[2] == labels[0]
+    assert "(1 so far)" in capsys.readouterr().out
+
+
+def run(folder, data, *overrides):
+    fresh_accelerate()
+    train.main([*TINY_RUN, *STREAM, f"data.path={data}", f"output_dir={folder}", *overrides])
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_resumed_training_run_ends_with_the_same_weights(tmp_path, kind, monkeypatch):
+    data = make_shards(tmp_path / "data", kind, [6, 16, 16, 16])
+    settings = ["data.train_samples=48", "checkpoint.every_steps=4", "optimization.gradient_accumulation_steps=2"]
+    whole = run(tmp_path / "whole", data, *settings)
+    metrics = json.loads((tmp_path / "whole" / "metrics.json").read_text())
+    assert (metrics["train_samples"], metrics["steps"]) == (48, 12)
+
+    save = loop.save_checkpoint
+
+    def save_and_die(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "resumed", data, *settings)
+    resumed = run(tmp_path / "resumed", data, *settings, "--resume")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+    # Its validation images can be evaluated on afterwards, its training images are gone.
+    fresh_accelerate()
+    score.main([str(tmp_path / "whole"), "--split", "validation"])
+    scores = json.loads((tmp_path / "whole" / "evaluation" / "validation" / "evaluation.json").read_text())
+    assert scores["accuracy"] == metrics["validation_accuracy"]
+    with pytest.raises(UserError, match=r"--split train: with data.streaming=true"):
+        score.main([str(tmp_path / "whole"), "--split", "train"])
+
+
+def test_training_on_two_processes(tmp_path):
+    data = make_shards(tmp_path / "data", "tar", [6, 16, 16])
+    overrides = [*TINY_RUN, *STREAM, f"data.path={data}", f"output_dir={tmp_path / 'run'}", "data.train_samples=32"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launched = subprocess.run(
+        [*launcher, str(SCRIPTS / "train.py"), *overrides], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert launched.returncode == 0, launched.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (metrics["steps"], metrics["train_samples"], metrics["test_samples"]) == (8, 32, 9)

@@ -1,0 +1,57 @@
+"""The checkpoints that lie in model_cards/ are what their cards say."""
+
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+from huggingface_hub import ModelCard
+
+from lab.data.loaders import evaluation_loader
+from lab.judging.evaluation import open_checkpoint
+from lab.judging.predictions import evaluate
+from lab.recipe import load_recipe
+from lab.release.card import check_card
+from lab.release.staging import check_loads
+from lab.tasks.image_classification import ImageClassification
+from tests.paths import ROOT
+from tests.small_data import CIFAR10, fresh_accelerate
+
+RELEASED = sorted(path for path in (ROOT / "model_cards").iterdir() if path.is_dir())
+
+
+def test_there_is_one():
+    assert "perceiver-cifar10" in {folder.name for folder in RELEASED}
+
+
+@pytest.mark.parametrize("folder", RELEASED, ids=lambda folder: folder.name)
+def test_a_released_folder_is_a_whole_hub_repository(folder):
+    check_loads(folder, ImageClassification)
+    check_card(ModelCard((folder / "README.md").read_text()))
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 20e6
+    assert not [path.name for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert f"{100 * metrics['test_accuracy']:.2f} %" in (folder / "README.md").read_text()
+    assert load_recipe(folder / "recipe.yaml").data.path is None
+
+
+@pytest.mark.parametrize("folder", RELEASED, ids=lambda folder: folder.name)
+def test_its_code_is_that_of_the_package(folder):
+    """So that what is fixed in the package is fixed in the checkpoint."""
+    for path in folder.glob("*.py"):
+        assert path.read_text() == (ROOT / "modeling_perceiver_study" / path.name).read_text(), path.name
+
+
+@pytest.mark.skipif(not CIFAR10.exists(), reason=f"the images of CIFAR-10 are not at {CIFAR10}")
+def test_the_accuracy_on_cifar10():
+    """500 test images have a standard error of 2.1 points."""
+    folder = ROOT / "model_cards" / "perceiver-cifar10"
+    fresh_accelerate()
+    accelerator = Accelerator(cpu=True)
+    task, model = open_checkpoint(str(folder), load_recipe(folder / "recipe.yaml", [f"data.path={CIFAR10}"]))
+    images = task.load_split("test")
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:500].numpy()
+    images.pixels, images.labels = images.pixels[chosen], images.labels[chosen]
+    scores = evaluate(accelerator, task, model, evaluation_loader(accelerator, images, 50))
+    stated = json.loads((folder / "metrics.json").read_text())["test_accuracy"]
+    assert scores["accuracy"] == pytest.approx(stated, abs=4 * 0.0214)

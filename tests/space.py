@@ -1,0 +1,15 @@
+"""What a Space on the Hub needs of this repository to show scripts/app.py."""
+
+import shutil
+from pathlib import Path
+
+from tests.paths import SCRIPTS
+
+SPACE = ("app.py", "lab/data/images.py", "lab/errors.py", "lab/judging/checkpoints.py", "lab/looking/maps.py")
+
+
+def copy_space(folder: Path):
+    """Copy the files that docs/hub.md names, each to its place below `folder`."""
+    for name in SPACE:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(SCRIPTS / name, folder / name)

@@ -1,0 +1,148 @@
+"""Several processes, on CPUs: the same training as in one."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+
+from lab.looking.curves import read_metrics
+from tests.models import pixels, small_model
+from tests.paths import ROOT
+from tests.processes import run_together, start, train_tiny
+from tests.small_data import TINY_RUN, make_parquet
+
+RECIPE = [
+    "optimization.epochs=4",
+    "augmentation.crop_padding=2",
+    "augmentation.horizontal_flip=true",
+    "augmentation.trivial_augment=true",
+    "augmentation.random_erasing=0.5",
+    "augmentation.mixup_alpha=0.2",
+    "augmentation.cutmix_alpha=1.0",
+    "logging.every_steps=1",
+    "logging.log_with=null",
+    "model.attention_probs_dropout_prob=0.0",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distributed")
+    make_parquet(folder / "data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def arguments(folder):
+    return [*RECIPE, f"data.path={folder / 'data'}", f"data.cache_dir={folder / 'cache'}"]
+
+
+@pytest.fixture(scope="module")
+def alone(folder, arguments):
+    process = start(train_tiny, *arguments, f"output_dir={folder / 'alone'}")
+    process.join(timeout=240)
+    assert process.exitcode == 0
+    return folder / "alone"
+
+
+def launched(*arguments: str, script: str = "scripts/train.py", timeout: int = 300) -> subprocess.CompletedProcess:
+    config = ROOT / "configuration" / "accelerate" / "two_cpu_processes.yaml"
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", f"--config_file={config}", "--main_process_port=0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [*launcher, str(ROOT / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+
+
+def assert_same_training(folder, other):
+    """Losses of 24 steps within 1e-5, and every image counted once: 12 and 21 do not divide by two batches of 4."""
+    (steps, epochs), (other_steps, other_epochs) = (read_metrics(path / "metrics.jsonl") for path in (folder, other))
+    assert len(steps) == len(other_steps) == 24
+    assert [line["loss"] for line in steps] == pytest.approx([line["loss"] for line in other_steps], abs=1e-5)
+    for name in ("validation_accuracy", "validation_loss"):
+        assert [line[name] for line in epochs] == pytest.approx([line[name] for line in other_epochs], abs=1e-4)
+    results = [json.loads((path / "metrics.json").read_text()) for path in (folder, other)]
+    assert results[0]["test_samples"] == 21
+    assert results[0]["test_accuracy"] == results[1]["test_accuracy"]
+    assert results[0]["test_loss"] == pytest.approx(results[1]["test_loss"], abs=1e-4)
+
+
+def test_two_processes_train_as_one(folder, arguments, alone):
+    """Through `accelerate launch` and the config that is there for it."""
+    output = folder / "launched"
+    result = launched(*TINY_RUN, *arguments, f"output_dir={output}")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((output / "metrics.json").read_text())["hardware"].endswith("2 threads")
+    assert_same_training(output, alone)
+    assert result.stdout.count("of 21 test images of") == 1  # one writer
+    assert load_file(output / "model.safetensors").keys() == load_file(alone / "model.safetensors").keys()
+
+
+def test_accumulation_over_two_processes_too(folder, arguments, alone):
+    more = ["optimization.gradient_accumulation_steps=2", "optimization.ema_decay=0.0"]
+    output = folder / "accumulated"
+    assert run_together(2, train_tiny, *arguments, *more, f"output_dir={output}") == [0, 0]
+    assert_same_training(output, alone)
+
+
+def test_a_failing_process_ends_the_others(folder, arguments, tmp_path):
+    """One raises in the middle of training; the other waits for its gradients and must not do so for ever."""
+    script = tmp_path / "failing.py"
+    script.write_text(
+        f"import os, sys\nsys.path[:0] = [{str(ROOT / 'scripts')!r}]\nimport train\n"
+        "from run_folder import TrainingLog\nadd = TrainingLog.add\n"
+        "def fail(self, loss, step):\n"
+        "    if step == 5 and os.environ['RANK'] == '1':\n        raise RuntimeError('this process fails')\n"
+        "    add(self, loss, step)\n"
+        "TrainingLog.add = fail\ntrain.main()\n"
+    )
+    begin = time.perf_counter()
+    result = launched(*TINY_RUN, *arguments, f"output_dir={folder / 'failed'}", script=str(script), timeout=240)
+    assert result.returncode != 0
+    assert "this process fails" in result.stderr
+    assert time.perf_counter() - begin < 200
+    assert not (folder / "failed" / "metrics.json").exists()
+
+
+def sharded_step(path: str):
+    """A training step with every layer's weights in halves, as FSDP does it, and what `get_weights` gathers."""
+    from torch.distributed.fsdp import fully_shard
+
+    from lab.training.checkpoint import get_weights, set_weights
+    from modeling_perceiver_study.attention import PerceiverStudyLayer
+
+    accelerator = Accelerator(cpu=True)
+    model = small_model()
+    for module in model.modules():
+        if isinstance(module, PerceiverStudyLayer):
+            fully_shard(module)
+    fully_shard(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(pixel_values=pixels(model.config), labels=torch.arange(3)).loss.backward()
+    optimizer.step()
+    weights = get_weights(accelerator, model)
+    if accelerator.is_main_process:
+        save_file(weights, path)
+    # From the first process, which alone has them, to all.
+    set_weights(accelerator, model, {name: tensor + 1 for name, tensor in weights.items()})
+    moved = get_weights(accelerator, model)
+    assert all(torch.equal(tensor, weights[name] + 1) for name, tensor in moved.items())
+    accelerator.end_training()
+
+
+def test_sharded_layers_take_the_same_step(tmp_path):
+    """What the FSDP config asks of the model, with shared blocks used several times, without the GPUs it is for."""
+    assert run_together(2, sharded_step, str(tmp_path / "weights.safetensors")) == [0, 0]
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(pixel_values=pixels(model.config), labels=torch.arange(3)).loss.backward()
+    optimizer.step()
+    sharded = load_file(tmp_path / "weights.safetensors")
+    assert sharded.keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(sharded[name], tensor, rtol=1e-4, atol=1e-5)

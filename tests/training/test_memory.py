@@ -1,0 +1,66 @@
+import pytest
+import torch
+from accelerate import Accelerator
+
+from lab.errors import UserError
+from lab.recipe import DEFAULT_RECIPE, load_recipe
+from lab.tasks import build_task
+from lab.training.memory import explain_out_of_memory, find_parts
+from tests.models import small_model
+from tests.small_data import fresh_accelerate
+
+OUT_OF_MEMORY = "[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+
+
+class Limited(torch.nn.Module):
+    """A model that runs out of memory beyond some images at a time."""
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.model, self.config, self.most, self.tried = small_model(), small_model().config, most, []
+
+    def forward(self, pixel_values):
+        self.tried.append(len(pixel_values))
+        if len(pixel_values) > self.most:
+            raise RuntimeError(OUT_OF_MEMORY)
+        return self.model(pixel_values=pixel_values)
+
+
+@pytest.fixture
+def accelerator():
+    fresh_accelerate()
+    return Accelerator(cpu=True)
+
+
+@pytest.mark.parametrize(("most", "asked", "expected"), [(100, 1, 1), (24, 1, 1), (11, 1, 3), (11, 4, 4), (1, 1, 24)])
+def test_parts_are_found(accelerator, most, asked, expected):
+    recipe = load_recipe(
+        DEFAULT_RECIPE, ["optimization.batch_size=24", f"optimization.gradient_accumulation_steps={asked}"]
+    )
+    model = Limited(most)
+    assert find_parts(accelerator, build_task(recipe), model) == expected
+    assert all(24 % size == 0 for size in model.tried)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_pairs_that_are_mixed_stay_together(accelerator):
+    recipe = load_recipe(DEFAULT_RECIPE, ["optimization.batch_size=24", "augmentation.mixup_alpha=0.2"])
+    model = Limited(3)
+    assert find_parts(accelerator, build_task(recipe), model) == 12
+    assert model.tried == [24, 12, 8, 6, 4, 2]
+
+
+def test_a_single_image_that_does_not_fit(accelerator):
+    recipe = load_recipe(DEFAULT_RECIPE, ["optimization.batch_size=24"])
+    with pytest.raises(UserError, match="a single sample does not fit"):
+        find_parts(accelerator, build_task(recipe), Limited(0))
+
+
+def test_advice():
+    recipe = load_recipe(DEFAULT_RECIPE, ["optimization.gradient_checkpointing=true"])
+    advice = r"steps=1, or let .*find_parts=true choose it, or lower .*batch_size=64"
+    with pytest.raises(UserError, match=advice) as caught, explain_out_of_memory(recipe):
+        raise RuntimeError(OUT_OF_MEMORY)
+    assert "gradient_checkpointing" not in str(caught.value)
+    with pytest.raises(RuntimeError, match="something else"), explain_out_of_memory(recipe):
+        raise RuntimeError("something else")

@@ -1,0 +1,156 @@
+import json
+
+import pytest
+from accelerate import Accelerator
+
+from lab.errors import UserError
+from lab.recipe import DEFAULT_RECIPE, load_recipe
+from lab.tasks import build_task
+from lab.training.checkpoint import Progress, save_checkpoint
+from lab.training.run_folder import LOG, RESULTS, TrainingLog, claim_output, find_start
+from tests.small_data import fresh_accelerate
+
+
+@pytest.fixture
+def recipe():
+    return load_recipe(DEFAULT_RECIPE)
+
+
+@pytest.fixture
+def task():
+    return build_task(load_recipe(DEFAULT_RECIPE, ["optimization.batch_size=8"]))
+
+
+@pytest.fixture
+def folder(tmp_path, recipe):
+    claim_output(tmp_path / "run", recipe, None)
+    return tmp_path / "run"
+
+
+def add_checkpoint(folder, step=20):
+    fresh_accelerate()
+    save_checkpoint(Accelerator(cpu=True), folder, Progress(step=step), {}, keep_last=9)
+    return folder / "checkpoints" / f"step-{step:08d}"
+
+
+def test_a_new_folder(tmp_path, recipe):
+    assert find_start(tmp_path / "new", recipe, resume=False) == (None, False)
+    assert find_start(tmp_path / "new", recipe, resume=True) == (None, False)
+    claim_output(tmp_path / "new" / "deep", recipe, None)
+    assert load_recipe(tmp_path / "new" / "deep" / "recipe.yaml") == recipe
+
+
+def test_an_unfinished_run_is_not_thrown_away(folder, recipe):
+    add_checkpoint(folder, 20)
+    newest = add_checkpoint(folder, 40)
+    with pytest.raises(UserError, match=r"unfinished run \(step-00000040\): add --resume"):
+        find_start(folder, recipe, resume=False)
+    assert find_start(folder, recipe, resume=True) == (newest, False)
+    claim_output(folder, recipe, newest)
+    assert newest.exists()
+
+
+def test_a_finished_run(folder, recipe):
+    add_checkpoint(folder)
+    (folder / RESULTS).write_text("{}")
+    assert find_start(folder, recipe, resume=True)[1]
+    # The same recipe again gives the same result, so nothing is lost.
+    assert find_start(folder, recipe, resume=False) == (None, False)
+    claim_output(folder, recipe, None)
+    assert sorted(path.name for path in folder.iterdir()) == ["recipe.yaml"]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("finished", [False, True])
+def test_two_recipes_do_not_mix(folder, resume, finished):
+    add_checkpoint(folder)
+    if finished:
+        (folder / RESULTS).write_text("{}")
+    other = load_recipe(DEFAULT_RECIPE, ["seed=7", "logging.every_steps=3"])
+    with pytest.raises(UserError, match=r"another recipe \(seed: 0 -> 7\): choose another output_dir"):
+        find_start(folder, other, resume)
+    if not resume:
+        with pytest.raises(UserError, match="another recipe"):
+            find_start(folder, other, resume, accept_changes=True)
+
+
+def test_another_recipe_may_be_told_to_go_on(folder):
+    checkpoint = add_checkpoint(folder)
+    (folder / RESULTS).write_text("{}")
+    said = []
+    other = load_recipe(DEFAULT_RECIPE, ["optimization.epochs=70"])
+    assert find_start(folder, other, True, accept_changes=True, report=said.append) == (checkpoint, False)
+    assert said == ["the recipe has changed: optimization.epochs: 60 -> 70"]
+
+
+def test_a_finished_run_without_checkpoints_is_not_thrown_away(folder):
+    (folder / RESULTS).write_text("{}")
+    other = load_recipe(DEFAULT_RECIPE, ["optimization.epochs=70"])
+    with pytest.raises(UserError, match="without checkpoints to go on from: choose another output_dir"):
+        find_start(folder, other, True, accept_changes=True)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(folder, recipe):
+    older, newer = add_checkpoint(folder, 20), add_checkpoint(folder, 40)
+    (newer / "progress.json").write_text("{}")
+    said = []
+    assert find_start(folder, recipe, resume=True, report=said.append) == (older, False)
+    assert said == [f"{newer} is damaged (the content of progress.json has changed); trying the one before it"]
+    # Gone before the run goes on: as the newest by name it would be kept in place of a good one.
+    claim_output(folder, recipe, older)
+    assert older.exists() and not newer.exists()
+
+
+def test_only_damaged_checkpoints(folder, recipe):
+    checkpoint = add_checkpoint(folder)
+    next(checkpoint.glob("*.pkl")).unlink()
+    with pytest.raises(UserError, match=r"all checkpoints in .* are damaged"):
+        find_start(folder, recipe, resume=True)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, recipe):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"output_dir=.*file cannot be written to"):
+        claim_output(tmp_path / "file", recipe, None)
+
+
+def test_the_log_forgets_what_a_resumed_run_repeats(tmp_path, task):
+    fresh_accelerate()
+    path = tmp_path / LOG
+    lines = [
+        {"kind": "step", "step": 10, "epoch": 1.0},
+        {"kind": "epoch", "step": 10, "epoch": 1},
+        {"kind": "step", "step": 20, "epoch": 2.0},
+        {"kind": "epoch", "step": 20, "epoch": 2},
+        {"kind": "step", "step": 30, "epoch": 3.0},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "st')
+    # Saved after step 20, before the evaluation that ends its epoch.
+    TrainingLog(Accelerator(cpu=True), task, path, 10, Progress(step=20, epoch=1))
+    assert [json.loads(line) for line in path.read_text().splitlines()] == lines[:3]
+
+
+def test_means_since_the_last_line(tmp_path, task):
+    fresh_accelerate()
+    accelerator = Accelerator(cpu=True)
+    progress = Progress()
+    log = TrainingLog(accelerator, task, tmp_path / LOG, steps_per_epoch=4, progress=progress)
+    for losses in ([1.0, 2.0, 6.0], [4.0]):
+        for loss in losses:
+            progress.step, progress.samples = progress.step + 1, progress.samples + 8
+            log.add(log.loss.new_tensor(loss), progress)
+        log.step(progress, learning_rate=0.5)
+    lines = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
+    assert [line["loss"] for line in lines] == [3.0, 4.0]
+    assert [line["epoch"] for line in lines] == [0.75, 1.0]
+    assert all(line["samples_per_second"] > 0 for line in lines)
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path, task, loss):
+    fresh_accelerate()
+    log = TrainingLog(Accelerator(cpu=True), task, tmp_path / LOG, 4, Progress())
+    for step, value in enumerate([1.0, 1.0, 1.0, 1.0, 1.0, loss, 1.0, loss]):
+        log.add(log.loss.new_tensor(value), Progress(step=step + 1))
+    with pytest.raises(UserError, match=r"at step 6 \(batch 2 of epoch 2\).* Lower optimization\.learning_rate"):
+        log.step(Progress(step=8), learning_rate=0.5)
