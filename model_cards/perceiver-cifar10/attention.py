@@ -90,12 +90,13 @@ def open_empty_rows(attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.T
         The mask, and `(1 or B, 1 or h, 1 or N, 1)`, True where it showed nothing.
     """
     if attention_mask.is_floating_point():
-        hidden, shown = attention_mask <= torch.finfo(attention_mask.dtype).min, 0.0
+        empty = (attention_mask <= torch.finfo(attention_mask.dtype).min).all(dim=-1, keepdim=True)
+        attention_mask = attention_mask.masked_fill(empty, 0.0)
     else:
         attention_mask = attention_mask.bool()
-        hidden, shown = ~attention_mask, True
-    empty = hidden.all(dim=-1, keepdim=True)
-    return attention_mask.masked_fill(empty, shown), empty if empty.ndim == 4 else empty[:, None, None]
+        empty = ~attention_mask.any(dim=-1, keepdim=True)
+        attention_mask = attention_mask | empty
+    return attention_mask, empty if empty.ndim == 4 else empty[:, None, None]
 
 
 class MultiHeadAttention(nn.Module):
