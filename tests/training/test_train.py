@@ -70,7 +70,7 @@ def test_ends_with_a_complete_checkpoint(run, capsys):
     config = json.loads((folder / "config.json").read_text())
     assert config["id2label"] == {str(label): name for label, name in enumerate(CLASSES)}
     assert "AutoModelForImageClassification" in config["auto_map"]
-    assert load_recipe(folder / "recipe.yaml").augmentation.crop_padding == 1
+    assert load_recipe(folder / "recipe.yaml").augmentation["crop_padding"] == 1
 
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["test_accuracy"] > 0.8

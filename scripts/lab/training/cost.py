@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lab.tasks.task import Task
 
-_AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Costs are those of a GPU to come, and `auto` is bf16 on every GPU that has it.
+_AUTOCAST = {"auto": torch.bfloat16, "no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
