@@ -1,6 +1,7 @@
 """Attention, MLP and the layer they form."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -8,6 +9,7 @@ from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import maybe_autocast
 
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .paths import is_transformed, takes_separable_path
@@ -52,16 +54,25 @@ def pad_heads(*heads: torch.Tensor) -> list[torch.Tensor]:
     return [part if part.shape[-1] == width else nn.functional.pad(part, (0, width - part.shape[-1])) for part in heads]
 
 
-def products_are_faster(query: torch.Tensor, num_inputs: int) -> bool:
-    """Whether two products and a softmax beat torch's fused attention, by up to 4 times (docs/performance.md).
+def is_better_in_float32(query: torch.Tensor) -> bool:
+    """Whether to attend in float32 though the layers around are in 16 bits, as on a CPU.
 
-    So they do on a CPU where products go through oneDNN, which fused attention does not use: those of 16-bit floats,
-    and those of float32 if `torch.set_float32_matmul_precision` is at "medium". The map that they store
-    must be small, as that of latents to latents is.
+    torch's fused attention is then faster by up to 6 times, and by most where a CPU has no units for the 16 bits; and
+    logits are not rounded, which two products in 16 bits would do to them (docs/performance.md).
+    """
+    return query.device.type == "cpu" and query.dtype in _HALVES
+
+
+def products_are_faster(query: torch.Tensor, num_inputs: int) -> bool:
+    """Whether two products and a softmax beat torch's fused attention (docs/performance.md).
+
+    So they do on a CPU where float32 products go through oneDNN, which fused attention does not use: if
+    `torch.set_float32_matmul_precision` is at "medium". The map that they store must be small, as that of latents to
+    latents is.
     """
     if query.device.type != "cpu" or query.shape[-2] * num_inputs > _MOST_IN_A_SMALL_MAP:
         return False
-    return query.dtype in _HALVES or _float32_products_go_through_onednn()
+    return query.dtype == torch.float32 and _float32_products_go_through_onednn()
 
 
 @torch.compiler.assume_constant_result  # the compiler cannot look inside
@@ -71,10 +82,13 @@ def _float32_products_go_through_onednn() -> bool:
 
 
 def cast_once(array: torch.Tensor) -> torch.Tensor:
-    """Under autocast in the dtype of its products: else each projection of the array makes its own copy."""
+    """Under autocast in the dtype of its products: otherwise each projection of the array makes its own copy.
+
+    Like autocast itself this leaves float64 alone.
+    """
     kind = array.device.type
     autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return array.to(torch.get_autocast_dtype(kind)) if autocast else array
+    return array.to(torch.get_autocast_dtype(kind)) if autocast and array.dtype != torch.float64 else array
 
 
 def open_empty_rows(attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -153,28 +167,35 @@ class MultiHeadAttention(nn.Module):
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`(1 or B, h, N, E), (B, M, K) -> (B, N, h, V), (B, h, N, M) or None`: values before `o_proj`, and weights."""
-        implementation, inputs = self.config._attn_implementation, cast_once(inputs)
+        implementation, inputs, dtype = self.config._attn_implementation, cast_once(inputs), query.dtype
+        key, value = self.split_heads(self.k_proj(inputs)), self.split_heads(self.v_proj(inputs))
+        no_autocast = nullcontext()
+        if implementation in ("eager", "sdpa") and is_better_in_float32(query):
+            query, key, value = query.float(), key.float(), value.float()
+            if attention_mask is not None and attention_mask.is_floating_point():
+                attention_mask = attention_mask.float()
+            no_autocast = maybe_autocast(query.device.type, enabled=False)  # which would cast them back
         products = implementation == "sdpa" and products_are_faster(query, inputs.shape[1])
         if output_attentions or products or is_transformed():
             implementation = "eager"
         interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        key, value = self.split_heads(self.k_proj(inputs)), self.split_heads(self.v_proj(inputs))
         value_width = value.shape[-1]
         if interface is not eager_attention_forward:
             query, key, value = pad_heads(query, key, value)
-        attended, weights = interface(
-            self,
-            query.expand(inputs.shape[0], -1, -1, -1),
-            key,
-            value,
-            attention_mask,
-            dropout=self.dropout,
-            scaling=self.scaling,
-            **kwargs,
-        )
+        with no_autocast:
+            attended, weights = interface(
+                self,
+                query.expand(inputs.shape[0], -1, -1, -1),
+                key,
+                value,
+                attention_mask,
+                dropout=self.dropout,
+                scaling=self.scaling,
+                **kwargs,
+            )
         if attended.shape[-1] != value_width:  # also the gradient of a slice of everything is a copy
             attended = attended[..., :value_width]
-        return attended, weights
+        return attended.to(dtype), weights
 
 
 class SelfAttention(MultiHeadAttention):

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
 
+from modeling_perceiver_study import PerceiverStudyForImageClassification
 from modeling_perceiver_study.paths import PATHS
 from tests import reference
 from tests.models import GRIDS, cross_attentions, mask, pixels, small_config, small_model
@@ -77,6 +78,16 @@ def test_the_general_path_in_16_bits(dtype, autocast):
     else:
         logits = model.to(dtype)(images, cross_attend_path="general").logits
     assert (logits.float() - expected).abs().max() < 10 * torch.finfo(dtype).eps * expected.abs().max()
+
+
+def test_a_path_is_saved_and_chosen_in_loading(tmp_path):
+    small_model(cross_attend_path="general").save_pretrained(tmp_path)
+    load = PerceiverStudyForImageClassification.from_pretrained
+    assert load(tmp_path).config.cross_attend_path == "general"
+    model = load(tmp_path, cross_attend_path="separable")
+    cross_attentions(model)[0].k_proj.register_forward_hook(lambda *parts: None)
+    with pytest.raises(ValueError, match=f"{NEEDS_A_CALL}k_proj has hooks"):
+        model(pixels(model.config))
 
 
 @pytest.mark.parametrize("where", ["config", "call", "base model"])
