@@ -9,7 +9,7 @@ The same picture in a notebook: `draw_attention_maps(model, processor, image)`.
 import argparse
 from pathlib import Path
 
-from PIL import ImageOps
+import lab.waiting  # noqa: F401, before torch
 
 from lab.data.images import open_image
 from lab.errors import UserError, run_command
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--logits", action="store_true", help="before the softmax, as the paper's figure 3 shows them")
     parser.add_argument("-o", "--output", type=Path, default=Path("attention_maps.png"), help="picture to write")
     options = parser.parse_args(arguments)
-    image = ImageOps.exif_transpose(open_image(options.image))
+    image = open_image(options.image)
     classify = load_classifier(options.checkpoint)
     figure = draw_attention_maps(
         classify.model,

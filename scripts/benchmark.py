@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from lab.augment.images import Normalization, TrainingInputs
-from lab.data.arrays import ImageDataset
+from lab.data.decoded_images import ImageDataset
 from lab.errors import UserError, run_command
 from lab.machine import keep_memory
 from lab.peers.contenders import Case, contenders, copy_weights
@@ -192,8 +192,8 @@ def product_rates(device: torch.device, dtype: str) -> dict[str, float]:
 def input_rate(device: torch.device, batch_size: int = 128, batches: int = 40) -> float:
     """CIFAR-sized images a second from uint8 in memory to normalised crops on the device, mirrored or not."""
     images = ImageDataset(np.zeros((50_000, 3, 32, 32), np.uint8), np.zeros(50_000, np.int64))
-    normalize = Normalization(PerceiverStudyImageProcessor(), device)
-    augment = TrainingInputs(Augmentation(crop_padding=4, horizontal_flip=True), normalize, 0, batch_size, 10)
+    normalize = Normalization(PerceiverStudyImageProcessor())
+    augment = TrainingInputs(Augmentation(crop_padding=4, horizontal_flip=True), normalize, 0, batch_size, None)
     order, times = np.random.default_rng(0).permutation(len(images)), []
     for step in range(batches):
         begin = time.perf_counter()

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from lab.errors import UserError, run_command
-from lab.recipe import CONFIGURATION_FOLDER, load_recipe, model_config
-from modeling_perceiver_study import PerceiverStudyForImageClassification
+from lab.recipe import CONFIGURATION_FOLDER, load_recipe
+from lab.tasks import build_task
 
 README = CONFIGURATION_FOLDER / "README.md"
 MAIN_README = CONFIGURATION_FOLDER.parent / "README.md"
@@ -51,9 +51,9 @@ def not_run() -> list[Path]:
 
 def count_parameters(preset: Path) -> int:
     """Return the number of parameters of the preset's model, without allocating them."""
-    config = model_config(load_recipe(preset))
+    task = build_task(load_recipe(preset))
     with torch.device("meta"):
-        return PerceiverStudyForImageClassification(config).num_parameters()
+        return task.build_model().num_parameters()
 
 
 def read_header(preset: Path) -> dict[str, str]:

@@ -12,6 +12,8 @@ import argparse
 import shutil
 from pathlib import Path
 
+import lab.waiting  # noqa: F401, before torch
+
 import transformers
 
 from lab.errors import UserError, run_command
@@ -32,7 +34,7 @@ def main(arguments: list[str] | None = None):
         licence=options.license,
         overrides=options.overrides,
         seeds=options.seeds,
-        with_images=not options.without_images,
+        show_samples=not options.without_samples,
         dtype=options.dtype,
     ) as folder:
         if options.output is not None:
@@ -58,7 +60,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=["bfloat16", "float16"], help="round the weights (default: as trained)")
     parser.add_argument("--license", default="apache-2.0", help="of the weights (default: apache-2.0)")
     parser.add_argument("--seeds", nargs="+", default=[], type=Path, metavar="FOLDER", help="runs of other seeds")
-    parser.add_argument("--without_images", action="store_true", help="show no test image, where the data forbids it")
+    parser.add_argument("--without_samples", action="store_true", help="show no test sample, where the data forbids it")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="where data are now, such as data.path=/data")
     options = parser.parse_intermixed_args(arguments)
     require_repo_id(options.repo_id)

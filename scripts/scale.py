@@ -2,15 +2,16 @@
 
     python scripts/scale.py --config configuration/not-run/imagenet-8gpus.yaml --processes 8
 
-Runs one training step of one image on the CPU, in the recipe's precision, and counts: parameters, FLOPs of matrix
+Runs one training step of one sample on the CPU, in the recipe's precision, and counts: parameters, FLOPs of matrix
 products (those of the backward pass and of what it computes again included), and bytes that are kept for it.
-Everything else is arithmetic. No speed is assumed unless the table says so; --images_per_second takes a measured one.
+Everything else is arithmetic. No speed is assumed unless the table says so; --samples_per_second takes a measured one.
 """
 
 import argparse
 
 from lab.errors import UserError, run_command
 from lab.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from lab.tasks import build_task
 from lab.training.cost import Cost, measure
 
 ASSUMED_TFLOPS = (25, 50, 100, 200, 400)
@@ -22,23 +23,23 @@ def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description="Memory and days of a recipe.")
     parser.add_argument("--config", default=DEFAULT_RECIPE, metavar="PATH", help="recipe (default: digits)")
     parser.add_argument("--processes", type=int, default=8, help="GPUs (default: 8)")
-    parser.add_argument("--train_images", type=int, help="an epoch has (default: data.train_samples of the recipe)")
-    parser.add_argument("--images_per_second", type=float, help="measured, over all GPUs")
+    parser.add_argument("--train_samples", type=int, help="an epoch has (default: data.train_samples of the recipe)")
+    parser.add_argument("--samples_per_second", type=float, help="measured, over all GPUs")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optimization.epochs=5")
     options = parser.parse_intermixed_args(arguments)
     recipe = load_recipe(options.config, options.overrides)
-    images = options.train_images or recipe.data.train_samples
+    images = options.train_samples or recipe.data.train_samples
     if images is None:
-        raise UserError("how long is an epoch? give --train_images NUMBER, or data.train_samples=NUMBER")
+        raise UserError("how long is an epoch? give --train_samples NUMBER, or data.train_samples=NUMBER")
     cut = options.processes * recipe.optimization.gradient_accumulation_steps
     if options.processes < 1 or recipe.optimization.batch_size % cut:
         raise UserError(
             f"--processes {options.processes} does not cut optimization.batch_size="
             f"{recipe.optimization.batch_size} into equal parts"
         )
-    cost = measure(recipe)
+    cost = measure(build_task(recipe))
     print(memory_table(cost, recipe, options.processes))
-    print(time_table(cost, recipe, images, options.processes, options.images_per_second))
+    print(time_table(cost, recipe, images, options.processes, options.samples_per_second))
 
 
 def memory_table(cost: Cost, recipe: Recipe, processes: int) -> str:
@@ -48,9 +49,9 @@ def memory_table(cost: Cost, recipe: Recipe, processes: int) -> str:
     rows = [
         (name, f"{cost.parameters:,} x {size} bytes", cost.parameters * size) for name, size in _TRAINING_STATE.items()
     ]
-    rows.append(("kept, for any number of images", "", cost.fixed_bytes))
+    rows.append(("kept, for any number of samples", "", cost.fixed_bytes))
     activations = cost.activation_bytes * images
-    rows.append(("activations", f"{images} images x {cost.activation_bytes / 1e6:,.0f} MB", activations))
+    rows.append(("activations", f"{images} samples x {cost.activation_bytes / 1e6:,.0f} MB", activations))
     rows.append(("**sum**", "", sum(size for *_, size in rows)))
     lines = ["| what | | GB on each GPU |", "|---|---:|---:|"]
     lines += [f"| {name} | {terms} | {size / 1e9:.2f} |" for name, terms, size in rows]
@@ -61,10 +62,10 @@ def time_table(cost: Cost, recipe: Recipe, images: int, processes: int, measured
     """Days of training against sustained speed, as Markdown: assumed ones, or that of a measured throughput."""
     total = recipe.optimization.epochs * images
     lines = [
-        f"{cost.forward_flops / 1e9:,.0f} GFLOP an image forward, {cost.step_flops / 1e9:,.0f} for a training step; "
+        f"{cost.forward_flops / 1e9:,.0f} GFLOP a sample forward, {cost.step_flops / 1e9:,.0f} for a training step; "
         f"{recipe.optimization.epochs} epochs of {images:,} images are {total * cost.step_flops:.2e} FLOP.",
         "",
-        f"| TFLOP/s sustained by each of {processes} GPUs | images/s over all | days |",
+        f"| TFLOP/s sustained by each of {processes} GPUs | samples/s over all | days |",
         "|---:|---:|---:|",
     ]
     if measured:

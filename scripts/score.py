@@ -14,20 +14,18 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import lab.waiting  # noqa: F401, before torch
+
 import transformers
 from accelerate import Accelerator
-from torch.utils.data import DataLoader, default_convert
+from accelerate.utils import DataLoaderConfiguration
 from tqdm.auto import tqdm
 
-from lab.augment.images import Normalization
-from lab.data.arrays import load_split
-from lab.data.streams import load_stream_split
+from lab.data.loaders import evaluation_loader
 from lab.errors import UserError, run_command
 from lab.judging.checkpoints import check_checkpoint
-from lab.judging.evaluation import all_scores, load_model, match_labels
+from lab.judging.evaluation import open_checkpoint
 from lab.judging.predictions import predict
-from lab.judging.report import write_report
-from lab.judging.scores import calibrate, class_table, confusions
 from lab.machine import finish, use_threads, without_gpu
 from lab.provenance import describe_run
 from lab.recipe import Recipe, load_recipe
@@ -40,60 +38,54 @@ def main(arguments: list[str] | None = None):
     transformers.utils.logging.disable_progress_bar()
     check_checkpoint(options.checkpoint)
     recipe = find_recipe(options)
-    accelerator = Accelerator(cpu=without_gpu())
+    accelerator = Accelerator(
+        cpu=without_gpu(),
+        mixed_precision="no",  # --dtype decides
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+    )
     use_threads(accelerator, recipe.optimization.cpu_threads)
-    model, processor = load_model(options.checkpoint, options.dtype)
-    with accelerator.main_process_first():  # it fills the caches that the others read
-        load = load_stream_split if recipe.data.streaming else load_split
-        images, class_names = load(recipe.data, model.config, processor, options.split)
-    names = [model.config.id2label[label] for label in range(model.config.num_labels)]
-    images.labels = match_labels(class_names, names, options.match_by_number)[images.labels]
+    task, model = open_checkpoint(options.checkpoint, recipe, options.dtype)
+    with accelerator.local_main_process_first():  # it fills the caches that the others of its machine read
+        dataset = task.load_split(options.split, options.match_by_number)
 
-    # Batches are cut among processes, the last one filled up; what fills it up is not counted.
-    loader = accelerator.prepare(DataLoader(images, options.batch_size, collate_fn=default_convert))
+    size = options.batch_size * accelerator.num_processes
+    loader = evaluation_loader(accelerator, dataset, size, recipe.data.workers)
     hidden = None if accelerator.is_main_process else True  # None hides it when output is not a terminal
     bar = tqdm(loader, desc=f"evaluating {options.split}", unit="batch", disable=hidden, leave=False)
-    normalize = Normalization(processor, accelerator.device)
-    plain, *flipped = predict(accelerator, model.to(accelerator.device).eval(), bar, normalize, options.flip)
+    plain, *mirrored = predict(accelerator, task, model.to(accelerator.device), bar, options.flip)
 
     if accelerator.is_main_process:
         folder = Path(options.output or default_output(options))
+        folder.mkdir(parents=True, exist_ok=True)
         results = {
             "checkpoint": options.checkpoint,
             "data": recipe.data.called,
             "split": options.split,
             "data_settings": asdict(recipe.data),
-            "images": len(plain.labels),
-            **all_scores(plain),
+            "samples": len(dataset),
+            **task.all_scores(plain),
             "dtype": str(model.dtype).removeprefix("torch."),
             "parameters": model.num_parameters(),
             **describe_run(accelerator),
         }
-        predicted = plain.top[:, 0]
-        write_report(
-            folder,
-            results,
-            class_table(plain.labels, predicted, names),
-            confusions(plain.labels, predicted, len(names)),
-            calibrate(plain.confidence, predicted == plain.labels),
-            all_scores(flipped[0]) if flipped else None,
-        )
-        print((folder / "evaluation.md").read_text().partition("\n\nCalibration error")[0])
+        task.write_report(folder, results, plain, mirrored[0] if mirrored else None)
+        text = (folder / "evaluation.md").read_text(encoding="utf-8")
+        print("\n\n".join(text.split("\n\n")[:3]))  # the title, what was scored, and the scores
         print(f"\nmore in {folder}")
     finish(accelerator)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Score a checkpoint on labelled images.")
+    parser = argparse.ArgumentParser(description="Score a checkpoint on samples with labels.")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder that train.py wrote, or a name on the Hub")
     parser.add_argument("--config", metavar="PATH", help="recipe whose data to use (default: CHECKPOINT/recipe.yaml)")
     parser.add_argument("--data", metavar="DATA", help="a folder, a name on the Hub or digits, instead of the recipe's")
     parser.add_argument(
         "--split", default="test", help="train, validation or test as the recipe has them, or any other"
     )
-    parser.add_argument("--flip", action="store_true", help="also score the mean over images and their mirror images")
+    parser.add_argument("--flip", action="store_true", help="also score the mean over samples and their mirror images")
     parser.add_argument("--dtype", choices=_DTYPES, default="auto", help="of the model (default: as it is stored)")
-    parser.add_argument("--batch_size", type=int, default=64, help="images per process at a time (default: 64)")
+    parser.add_argument("--batch_size", type=int, default=64, help="samples per process at a time (default: 64)")
     parser.add_argument("--match_by_number", action="store_true", help="match classes by number, whatever their names")
     parser.add_argument("--output", metavar="FOLDER", help="where to write (default: CHECKPOINT/evaluation/SPLIT)")
     parser.add_argument("overrides", nargs="*", metavar="data.key=value", help="such as data.test_split=validation")

@@ -16,12 +16,15 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+import lab.waiting  # noqa: F401, before torch
+
 from lab.errors import UserError, run_command
 from lab.provenance import describe_run
 from lab.recipe import chosen
 from lab.study.comparison import conclude
 from lab.study.report import REPORT, report
 from lab.study.setting import DEFAULT_CONFIG, Setting
+from lab.tasks import build_task
 from lab.training.loop import build_accelerator
 from lab.training.run_folder import write_atomically
 
@@ -42,7 +45,7 @@ DEFAULT_OUTPUT = DEFAULT_CONFIG.parent.parent / "docs" / "study"
 def main(arguments: list[str] | None = None):
     names, setting, output = parse(arguments)
     experiments = load_experiments()
-    accelerator = build_accelerator(setting.recipe())  # once, for all that is measured in this process
+    accelerator = build_accelerator(build_task(setting.recipe()))  # once, for all that is measured in this process
     provenance = describe_run(accelerator, launcher=("python",))
     output.mkdir(parents=True, exist_ok=True)
     for name in names:

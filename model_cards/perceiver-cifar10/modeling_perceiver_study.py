@@ -22,9 +22,11 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import CrossAttention, PerceiverStudyLayer, SelfAttention
 from .configuration_perceiver_study import PerceiverStudyConfig
+from .image_reading import open_image  # noqa: F401 - see below
 from .inputs import LearnedPositions, PerceiverStudyInputs
 from .linear import Linear  # noqa: F401 - see below
 from .local_start import start_locally
+from .pipeline_perceiver_study import PerceiverStudyImageClassificationPipeline  # noqa: F401 - see below
 from .position import byte_array  # noqa: F401 - see below
 from .separable import GridInputs
 from .streaming import GridAttention  # noqa: F401 - see below

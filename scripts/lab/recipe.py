@@ -1,14 +1,15 @@
 """A recipe: defaults, then one YAML file, then `key=value` overrides, all checked before anything runs.
 
-The dataclasses below list every key there is, apart from those of `model:` and `image_processor:`, which go verbatim
-to `PerceiverStudyConfig` and `PerceiverStudyImageProcessor`.
+The dataclasses below list every key there is, apart from those of `model:` and of the processor, which go verbatim to
+`PerceiverStudyConfig` and to the processor of the task, and those of `augmentation:`, which the task has.
 """
 
 import argparse
 import dataclasses
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from huggingface_hub.errors import StrictDataclassError
@@ -17,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from transformers import PreTrainedConfig
 
 from lab.errors import UserError, one_line
-from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyImageProcessor
+from modeling_perceiver_study import PerceiverStudyConfig
 
 CONFIGURATION_FOLDER = Path(__file__).resolve().parents[2] / "configuration"
 DEFAULT_RECIPE = CONFIGURATION_FOLDER / "digits.yaml"
@@ -40,29 +41,13 @@ class Data:
     cache_dir: str | None = None  # null is a folder inside the cache of `datasets`
     on_error: str = "raise"  # at a broken image or a label out of range; `skip` leaves them out and says how many
     streaming: bool = False  # read training images from shards as they are needed; needs train_samples
+    workers: int = 0  # processes that read samples ahead, where those are not in memory; 0 reads between steps
     shuffle_buffer: int = 10000  # images, still encoded, from which a streaming process draws
 
     @property
     def called(self) -> str:
         """What to call the data where a path may be told."""
         return self.title or self.path or self.name
-
-
-@dataclasses.dataclass
-class Augmentation:
-    """What happens to each training image."""
-
-    crop_padding: int = 0  # pixels of black around the image before a random crop of its own size
-    horizontal_flip: bool = False
-    trivial_augment: bool = False  # then one of 14 operations, such as a shear or another contrast, of random strength
-    random_erasing: float = 0.0  # share of the images that lose a random rectangle; it gets the mean colour
-    mixup_alpha: float = 0.0  # blend with another image, its share from Beta(alpha, alpha); 0 does not
-    cutmix_alpha: float = 0.0  # paste a rectangle of another image, likewise; with both, half of the images get either
-
-    @property
-    def mixes(self) -> bool:
-        """Whether images come in pairs, and labels as probabilities."""
-        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
 
 @dataclasses.dataclass
@@ -78,8 +63,9 @@ class Optimization:
     warmup: float = 0.05  # share of all steps
     max_gradient_norm: float | None = 1.0  # null is no clipping
     label_smoothing: float = 0.0
+    class_weights: Any = None  # `balanced`, or a number for each class, that its samples count in the loss; null is 1
     ema_decay: float | None = None  # judge and keep a moving average of the weights, such as 0.999; null keeps them
-    mixed_precision: str = "no"  # no, bf16, fp16; weights and optimiser stay float32
+    mixed_precision: str = "no"  # auto is bf16 where that is fast and no elsewhere, or fp16; weights stay float32
     matmul_precision: str = "highest"  # of float32 products, highest, high or medium: see docs/training.md
     compile: bool = False  # with torch.compile
     gradient_checkpointing: bool = False  # less memory for a second forward pass
@@ -108,31 +94,32 @@ class Logging:
 class Recipe:
     """Everything that decides a training run."""
 
+    task: str = "image-classification"  # lab/tasks has all
     output_dir: str = "output"
     seed: int = 0
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     image_processor: dict[str, Any] = dataclasses.field(default_factory=dict)
     data: Data = dataclasses.field(default_factory=Data)
-    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    augmentation: dict[str, Any] = dataclasses.field(default_factory=dict)
     optimization: Optimization = dataclasses.field(default_factory=Optimization)
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
     logging: Logging = dataclasses.field(default_factory=Logging)
 
 
-_SECTIONS = [field.name for field in dataclasses.fields(Recipe) if field.name not in ("output_dir", "seed")]
+_SECTIONS = [field.name for field in dataclasses.fields(Recipe) if field.name not in ("task", "output_dir", "seed")]
+
+Section = TypeVar("Section")
+Range = tuple[float, float | None]
 
 # (lowest, highest) allowed value of a key; the second is None where there is no upper end.
-_RANGES = {
+_RANGES: dict[str, Range] = {
     "seed": (0, None),
     "data.validation_samples": (1, None),
     "data.train_samples": (1, None),
     "data.split_seed": (0, None),
     "data.max_memory_gb": (0, None),
+    "data.workers": (0, None),
     "data.shuffle_buffer": (1, None),
-    "augmentation.crop_padding": (0, None),
-    "augmentation.random_erasing": (0, 1),
-    "augmentation.mixup_alpha": (0, None),
-    "augmentation.cutmix_alpha": (0, None),
     "optimization.epochs": (1, None),
     "optimization.batch_size": (1, None),
     "optimization.gradient_accumulation_steps": (1, None),
@@ -155,29 +142,20 @@ _WITHOUT_EFFECT = (
     "data.title",
     "data.max_memory_gb",
     "data.cache_dir",
+    "data.workers",
     "optimization.cpu_threads",
     "optimization.find_parts",
 )
 
+# Sections whose keys a task knows.
+_OF_TASKS = ("image_processor.", "augmentation.")
+
 _CHOICES = {
     "optimization.optimizer": ("adamw", "muon"),
-    "optimization.mixed_precision": ("no", "bf16", "fp16"),
+    "optimization.mixed_precision": ("auto", "no", "bf16", "fp16"),
     "optimization.matmul_precision": ("highest", "high", "medium"),
     "data.on_error": ("raise", "skip"),
 }
-
-# What a recipe may say about the image processor; all else follows from the model, so that the two agree.
-_PROCESSOR_KEYS = (
-    "do_resize",
-    "size",
-    "resample",
-    "do_center_crop",
-    "do_rescale",
-    "rescale_factor",
-    "do_normalize",
-    "image_mean",
-    "image_std",
-)
 
 
 def load_recipe(path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
@@ -251,40 +229,33 @@ def chosen(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in usual or value != usual[key]}
 
 
-def model_config(recipe: Recipe) -> PerceiverStudyConfig:
-    """The configuration that the section `model:` describes; a bad field is a `UserError`."""
+def build(section: str, kind: type, settings: dict[str, Any]) -> Any:
+    """`kind(**settings)`, where what it refuses is a `UserError` that names the section."""
     try:
-        config = PerceiverStudyConfig(**recipe.model)
+        return kind(**settings)
     except (TypeError, ValueError, StrictDataclassError) as error:
-        raise UserError(f"section model: {one_line(error)}") from None
-    if config.num_axes != 2:
-        raise UserError(f"model.num_axes={config.num_axes}: images have 2 axes")
-    return config
+        raise UserError(f"section {section}: {one_line(error)}") from None
 
 
-def image_processor(recipe: Recipe, config: PerceiverStudyConfig) -> PerceiverStudyImageProcessor:
-    """The image processor that belongs to `config`: same size, same Fourier features."""
-    settings = _processor_settings(config) | recipe.image_processor
+def typed(section: str, kind: type[Section], settings: dict[str, Any], ranges: dict[str, Range]) -> Section:
+    """The settings of a section as a dataclass, checked like the sections that every recipe has."""
+    require_keys(section, settings, [field.name for field in dataclasses.fields(kind)])
     try:
-        return PerceiverStudyImageProcessor(**settings)
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise UserError(f"section image_processor: {one_line(error)}") from None
+        values = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), settings))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{section}.{error.full_key}: {str(error).splitlines()[0]}") from None
+    for name, allowed in ranges.items():
+        _check_range(f"{section}.{name}", getattr(values, name), allowed)
+    return values
 
 
-def _processor_settings(config: PerceiverStudyConfig) -> dict:
-    height, width = config.grid
-    grid = {"height": height, "width": width}
-    return {
-        # A square crop keeps the aspect ratio of images; for another shape images are stretched.
-        "size": {"shortest_edge": height} if height == width else grid,
-        "crop_size": grid,
-        "num_channels": config.num_channels,
-        # A convolutional stem leaves a grid that the processor does not know.
-        "do_fourier_encode": config.position_encoding_type == "fourier" and config.stem_type != "conv",
-        "num_frequency_bands": config.num_frequency_bands,
-        "max_frequencies": config.axis_max_frequencies,
-        "concat_positions": config.concat_positions,
-    }
+def require_keys(section: str, settings: dict[str, Any], known: Sequence[str]):
+    """Raises a `UserError` for a key that a task does not know in one of its sections."""
+    own = [f"{section}.{key}" for key in known]
+    for key in settings:
+        if key not in known:
+            name = f"{section}.{key}"
+            raise UserError(f"unknown key {name!r}; the nearest is {_nearest(name, [*own, *_known_keys()])!r}")
 
 
 def _read_file(path: str | Path) -> dict:
@@ -314,7 +285,7 @@ def _read_override(text: str) -> dict:
 def _check_keys(layer: dict, source: str):
     known = _known_keys()
     for key in _flat_keys(layer):
-        if key not in known:
+        if key not in known and not key.startswith(_OF_TASKS):
             raise UserError(f"unknown key {key!r} in {source}; the nearest is {_nearest(key, known)!r}")
 
 
@@ -322,7 +293,7 @@ def _known_keys() -> list[str]:
     """Every dotted key, those of the free sections included."""
     inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
     own = [field.name for field in dataclasses.fields(PerceiverStudyConfig) if field.name not in inherited]
-    free = {"model": ["num_labels", *own], "image_processor": _PROCESSOR_KEYS}
+    free = {"model": ["num_labels", "problem_type", *own]}
     keys = []
     for field in dataclasses.fields(Recipe):
         keys.append(field.name)
@@ -350,13 +321,17 @@ def _nearest(key: str, known: list[str]) -> str:
     return max(known, key=likeness)
 
 
+def _check_range(key: str, value: float | None, allowed: Range):
+    low, high = allowed
+    if value is not None and not (value >= low and (high is None or value <= high)):
+        expected = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise UserError(f"{key}={value}: expected a number {expected}")
+
+
 def _check_values(recipe: Recipe):
     flat = flatten(recipe)
-    for key, (low, high) in _RANGES.items():
-        value = flat[key]
-        if value is not None and not (value >= low and (high is None or value <= high)):
-            expected = f"of at least {low}" if high is None else f"from {low} to {high}"
-            raise UserError(f"{key}={value}: expected a number {expected}")
+    for key, allowed in _RANGES.items():
+        _check_range(key, flat[key], allowed)
     for key, choices in _CHOICES.items():
         if flat[key] not in choices:
             raise UserError(f"{key}={flat[key]}: expected one of {', '.join(choices)}")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lab.augment.images import Draws, Normalization, TrainingInputs, augment, draw, fold_seed
+from lab.augment.images import Augmentation, Draws, Normalization, TrainingInputs, augment, draw
+from lab.augment.seeds import fold_seed
 from lab.errors import UserError
-from lab.recipe import Augmentation
 from modeling_perceiver_study import PerceiverStudyImageProcessor
 
 BOTH = Augmentation(crop_padding=2, horizontal_flip=True)
@@ -61,8 +61,10 @@ def test_no_shift_is_the_image_itself():
 
 def training_inputs(settings: Augmentation, seed: int = 5, num_channels: int = 3) -> TrainingInputs:
     statistics = {"num_channels": num_channels, "image_mean": [0.5] * num_channels, "image_std": [0.5] * num_channels}
-    normalize = Normalization(PerceiverStudyImageProcessor(**statistics), torch.device("cpu"))
-    return TrainingInputs(settings, normalize, seed, batch_size=8, num_labels=4)
+    normalize = Normalization(PerceiverStudyImageProcessor(**statistics))
+    return TrainingInputs(
+        settings, normalize, seed, batch_size=8, blendable=lambda labels: torch.nn.functional.one_hot(labels, 4).float()
+    )
 
 
 @pytest.mark.parametrize("settings", [BOTH, EVERYTHING], ids=["crop-flip", "everything"])
@@ -111,6 +113,6 @@ def test_normalization_is_the_image_processors(settings):
     )
     pixels = random_pixels(height=8, width=8)
     expected = processor(list(pixels), input_data_format="channels_first")["pixel_values"]
-    normalized = Normalization(processor, torch.device("cpu"))(pixels)
+    normalized = Normalization(processor)(pixels)
     assert normalized.dtype == torch.float32
     torch.testing.assert_close(normalized, expected, rtol=1e-5, atol=1e-5)

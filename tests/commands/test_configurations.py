@@ -1,7 +1,8 @@
 import pytest
 
 from configurations import count_parameters, not_run, pages, presets, read_header
-from lab.recipe import CONFIGURATION_FOLDER, image_processor, load_recipe, model_config
+from lab.recipe import CONFIGURATION_FOLDER, load_recipe
+from lab.tasks import build_task
 from tests.paths import ROOT
 
 PARAMETERS = {
@@ -38,8 +39,8 @@ def test_parameter_count(preset):
 @pytest.mark.parametrize("preset", ALL, ids=lambda preset: preset.stem)
 def test_preset_is_whole(preset):
     recipe = load_recipe(preset)
-    config = model_config(recipe)
-    processor = image_processor(recipe, config)
+    config = build_task(recipe).config
+    processor = build_task(recipe).processor
     assert recipe.output_dir == f"output/{preset.stem}"
     assert len(processor.image_mean) == len(processor.image_std) == config.num_channels
     processes = " --num_processes 8" if preset.stem == "imagenet-8gpus" else ""

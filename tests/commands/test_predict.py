@@ -4,7 +4,8 @@ from PIL import Image
 
 import predict
 from lab.errors import UserError
-from lab.recipe import DEFAULT_RECIPE, image_processor, load_recipe, model_config
+from lab.recipe import DEFAULT_RECIPE, load_recipe
+from lab.tasks import build_task
 from modeling_perceiver_study import PerceiverStudyForImageClassification
 from tests.small_data import CLASSES, TINY_RUN, coloured_images
 
@@ -13,14 +14,14 @@ from tests.small_data import CLASSES, TINY_RUN, coloured_images
 def checkpoint(tmp_path_factory):
     """An untrained model whose classifier prefers `green`."""
     recipe = load_recipe(DEFAULT_RECIPE, TINY_RUN)
-    config = model_config(recipe)
+    config = build_task(recipe).config
     config.id2label = dict(enumerate(CLASSES))
     model = PerceiverStudyForImageClassification(config)
     model.classifier.weight.data.zero_()
     model.classifier.bias.data.copy_(model.classifier.bias.new_tensor([0.0, 2.0, 1.0]))
     folder = tmp_path_factory.mktemp("predict") / "checkpoint"
     model.save_pretrained(folder)
-    image_processor(recipe, config).save_pretrained(folder)
+    build_task(recipe).processor.save_pretrained(folder)
     return folder
 
 

@@ -3,6 +3,7 @@ import pytest
 import scale
 from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, load_recipe
+from lab.tasks import build_task
 from tests.small_data import TINY_RUN
 
 COST = scale.Cost(
@@ -18,10 +19,14 @@ def recipe(*overrides):
     return load_recipe(DEFAULT_RECIPE, [*TINY_RUN, *overrides])
 
 
+def task(*overrides):
+    return build_task(recipe(*overrides))
+
+
 def test_flops_of_the_latents_are_those_of_arithmetic():
     """What another layer adds, of which all products are known: the cross-attend is not among them."""
     latents, width, widening, pixels = 4, 16, 2, 64
-    costs = [scale.measure(recipe(f"model.num_self_attends_per_block={depth}")) for depth in (1, 2)]
+    costs = [scale.measure(task(f"model.num_self_attends_per_block={depth}")) for depth in (1, 2)]
     products = 4 * latents * width**2 + 2 * latents**2 * width + 2 * widening * latents * width**2
     assert costs[1].forward_flops - costs[0].forward_flops == 2 * products
     assert costs[1].step_flops - costs[0].step_flops == 3 * 2 * products
@@ -29,7 +34,7 @@ def test_flops_of_the_latents_are_those_of_arithmetic():
 
 
 def test_activations_are_counted_once_and_without_weights():
-    costs = [scale.measure(recipe(f"model.num_self_attends_per_block={depth}")) for depth in (1, 2, 3)]
+    costs = [scale.measure(task(f"model.num_self_attends_per_block={depth}")) for depth in (1, 2, 3)]
     each = costs[1].activation_bytes - costs[0].activation_bytes
     assert costs[2].activation_bytes - costs[1].activation_bytes == each
     latents_bytes = 4 * 16 * 4
@@ -38,7 +43,7 @@ def test_activations_are_counted_once_and_without_weights():
 
 
 def test_half_precision_keeps_less():
-    full, half = (scale.measure(recipe(f"optimization.mixed_precision={dtype}")) for dtype in ("no", "bf16"))
+    full, half = (scale.measure(task(f"optimization.mixed_precision={dtype}")) for dtype in ("no", "bf16"))
     assert half.activation_bytes < full.activation_bytes
     assert half.step_flops == full.step_flops
 
@@ -69,7 +74,7 @@ def test_the_command(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [([], "how long is an epoch"), (["--train_images", "9", "--processes", "3"], "--processes 3 does not cut")],
+    [([], "how long is an epoch"), (["--train_samples", "9", "--processes", "3"], "--processes 3 does not cut")],
 )
 def test_mistakes_are_named(options, message):
     with pytest.raises(UserError, match=message):

@@ -12,8 +12,9 @@ from PIL import Image
 
 import score
 from lab.errors import UserError
-from lab.judging.evaluation import match_labels
-from lab.recipe import DEFAULT_RECIPE, image_processor, load_recipe, model_config, recipe_to_yaml
+from lab.recipe import DEFAULT_RECIPE, load_recipe, recipe_to_yaml
+from lab.tasks import build_task
+from lab.tasks.labelled import match_labels
 from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
 from tests.models import small_model
 from tests.paths import SCRIPTS
@@ -39,16 +40,16 @@ def checkpoint(tmp_path_factory, data):
     return save_checkpoint(tmp_path_factory.mktemp("evaluation") / "checkpoint", f"data.path={data}")
 
 
-def save_checkpoint(folder, *overrides, dtype=torch.float32, class_names=CLASSES):
+def save_checkpoint(folder, *overrides, dtype=torch.float32, label_names=CLASSES):
     recipe = load_recipe(DEFAULT_RECIPE, [*TINY_RUN, *overrides])
-    config = model_config(recipe)
-    config.id2label = dict(enumerate(class_names))
+    config = build_task(recipe).config
+    config.id2label = dict(enumerate(label_names))
     torch.manual_seed(0)
     model = PerceiverStudyForImageClassification(config)
     with torch.no_grad():
         model.classifier.weight.mul_(20)
     model.to(dtype).save_pretrained(folder)
-    image_processor(recipe, config).save_pretrained(folder)
+    build_task(recipe).processor.save_pretrained(folder)
     (folder / "recipe.yaml").write_text(recipe_to_yaml(recipe))
     return folder
 
@@ -86,12 +87,12 @@ def test_everything_agrees_with_plain_arithmetic(checkpoint, tmp_path, capsys):
     assert results["flip"]["loss"] != results["loss"]
 
     bins = results["calibration"]["bins"]
-    assert sum(bin["images"] for bin in bins) == results["images"] == 21
-    error = sum(bin["images"] / 21 * abs(bin["accuracy"] - bin["confidence"]) for bin in bins if bin["images"])
+    assert sum(bin["samples"] for bin in bins) == results["samples"] == 21
+    error = sum(bin["samples"] / 21 * abs(bin["accuracy"] - bin["confidence"]) for bin in bins if bin["samples"])
     assert results["expected_calibration_error"] == pytest.approx(error)
 
     assert [row["name"] for row in results["classes"]] == CLASSES
-    assert [row["images"] for row in results["classes"]] == [7, 7, 7]
+    assert [row["samples"] for row in results["classes"]] == [7, 7, 7]
     with (tmp_path / "out" / "confusion_matrix.csv").open() as file:
         header, *rows = csv.reader(file)
     assert header == ["", *CLASSES]
@@ -110,7 +111,7 @@ def test_everything_agrees_with_plain_arithmetic(checkpoint, tmp_path, capsys):
 @pytest.mark.parametrize(("split", "count"), [("train", 48), ("validation", 12), ("test", 21)])
 def test_splits_are_those_of_the_recipe(checkpoint, tmp_path, split, count):
     results = evaluate(checkpoint, "--split", split, output=tmp_path / "out")
-    assert (results["split"], results["images"]) == (split, count)
+    assert (results["split"], results["samples"]) == (split, count)
     assert "flip" not in results
 
 
@@ -142,7 +143,7 @@ def test_a_folder_without_a_recipe_needs_data(checkpoint, data, tmp_path, argume
     with pytest.raises(UserError, match=r"has no recipe.yaml that names its data: add --data"):
         evaluate(folder, output=tmp_path / "out")
     arguments = [text.format(data=data, recipe=checkpoint / "recipe.yaml") for text in arguments]
-    assert evaluate(folder, *arguments, output=tmp_path / "out")["images"] == 21
+    assert evaluate(folder, *arguments, output=tmp_path / "out")["samples"] == 21
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -165,7 +166,7 @@ def test_logits_that_are_no_numbers(data, tmp_path):
     with torch.no_grad():
         model.classifier.weight.fill_(3e38)
     model.save_pretrained(folder)
-    with pytest.raises(UserError, match="of 21 images have logits that are no finite numbers: try another --dtype"):
+    with pytest.raises(UserError, match=r"answers to .* of 21 images are not finite numbers: try another --dtype"):
         evaluate(folder, output=tmp_path / "out")
 
 
@@ -173,13 +174,13 @@ def test_classes_are_matched_by_name(data, tmp_path):
     """Folders of images have their classes in alphabetical order, the model in another."""
     images = make_image_folder(tmp_path / "images")
     models = [
-        save_checkpoint(tmp_path / str(index), class_names=names)
+        save_checkpoint(tmp_path / str(index), label_names=names)
         for index, names in enumerate([CLASSES, ["blue", "green", "red"]])
     ]
     by_name, sorted_already = (
         evaluate(model, "--data", str(images), output=tmp_path / f"out-{model.name}") for model in models
     )
-    rows = [{row["name"]: row["images"] for row in results["classes"]} for results in (by_name, sorted_already)]
+    rows = [{row["name"]: row["samples"] for row in results["classes"]} for results in (by_name, sorted_already)]
     assert rows[0] == rows[1] == {"red": 2, "green": 2, "blue": 2}
     assert by_name["classes"][0]["name"] == "red"
 
@@ -273,7 +274,7 @@ def test_two_processes_count_each_image_once(data, tmp_path, count):
     assert launched.stdout.count("more in") == 1
     two = json.loads((tmp_path / "two" / "evaluation.json").read_text())
     one = evaluate(*options, output=tmp_path / "one")
-    assert one["images"] == two["images"] == count
+    assert one["samples"] == two["samples"] == count
     assert two["classes"] == one["classes"]
     for name in ("accuracy", "top_3_accuracy", "loss", "expected_calibration_error"):
         assert two[name] == pytest.approx(one[name], rel=1e-5)
@@ -292,10 +293,10 @@ def test_images_that_are_left_out_take_their_labels_along(tmp_path):
     files = sorted((folder / "test").rglob("*.png"))
     files[0].write_bytes(b"no image")
     checkpoint = save_checkpoint(
-        tmp_path / "checkpoint", f"data.path={folder}", "data.validation_samples=3", class_names=sorted(CLASSES)
+        tmp_path / "checkpoint", f"data.path={folder}", "data.validation_samples=3", label_names=sorted(CLASSES)
     )
     results = evaluate(checkpoint, "data.on_error=skip", output=tmp_path / "out")
     logits = logits_of(checkpoint, [Image.open(file) for file in files[1:]])
     labels = torch.tensor([sorted(CLASSES).index(file.parent.name) for file in files[1:]])
-    assert results["images"] == len(files) - 1
+    assert results["samples"] == len(files) - 1
     assert results["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-4)

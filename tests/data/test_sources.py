@@ -37,7 +37,7 @@ def test_digits():
     train, test = load_sources(Data(name="digits"))
     assert len(test.labels) == DIGITS_TEST_IMAGES
     assert len(train.labels) == 1797 - DIGITS_TEST_IMAGES
-    assert train.class_names == [str(digit) for digit in range(10)]
+    assert train.label_names == [str(digit) for digit in range(10)]
     assert np.bincount(test.labels).min() >= 34
     images = [np.asarray(image) for image in train.read(np.arange(len(train.labels)))]
     assert {image.shape for image in images} == {(8, 8)}
@@ -50,7 +50,7 @@ def test_digits():
 def test_a_local_folder_wins_over_the_name(tmp_path):
     make_parquet(tmp_path / "data", names=("picture", "kind"))
     train, test = load_sources(Data(name="digits", path=str(tmp_path / "data")))
-    assert train.class_names == CLASSES
+    assert train.label_names == CLASSES
     assert (len(train.labels), len(test.labels)) == (60, 21)
     assert train.labels[:4].tolist() == [0, 1, 2, 0]
     assert set(train.read(np.array([5]))[0]) == {"bytes", "path"}
@@ -59,7 +59,7 @@ def test_a_local_folder_wins_over_the_name(tmp_path):
 
 def test_a_folder_of_images(tmp_path):
     train, test = load_sources(Data(path=str(make_image_folder(tmp_path / "data"))))
-    assert train.class_names == sorted(CLASSES)
+    assert train.label_names == sorted(CLASSES)
     assert np.bincount(train.labels).tolist() == [4, 4, 4]
     assert len(test.labels) == 6
     assert "train" in train.read(np.array([0]))[0]["path"]
@@ -70,7 +70,7 @@ def test_labels_may_be_bare_numbers(tmp_path):
     for split in ("train", "test"):
         features = {"image": datasets.Image(), "label": datasets.Value("int64")}
         write_parquet(tmp_path / "data", {"image": images, "label": labels}, features, split)
-    assert load_sources(Data(path=str(tmp_path / "data")))[0].class_names == ["0", "1", "2"]
+    assert load_sources(Data(path=str(tmp_path / "data")))[0].label_names == ["0", "1", "2"]
 
 
 def test_missing_folder(tmp_path):
@@ -120,7 +120,7 @@ def test_two_label_columns_need_a_choice(tmp_path):
     with pytest.raises(UserError, match=r"2 columns of class labels.*Name the right one as data.label_column"):
         load_sources(settings)
     settings.label_column = "coarse"
-    assert load_sources(settings)[0].class_names == ["warm", "cold"]
+    assert load_sources(settings)[0].label_names == ["warm", "cold"]
     settings.label_column = "other"
     with pytest.raises(UserError, match=r"data.label_column=other: .* has columns img, fine, coarse"):
         load_sources(settings)

@@ -10,11 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import score
 import train
-from lab.data.streams import StreamLoader, load_streams
+from lab.data.loaders import Place
+from lab.data.streams import StreamLoader
 from lab.errors import UserError
-from lab.judging import evaluation
-from lab.recipe import DEFAULT_RECIPE, image_processor, load_recipe, model_config
+from lab.recipe import DEFAULT_RECIPE, load_recipe
+from lab.tasks import build_task
+from lab.training import loop
 from tests.paths import SCRIPTS
 from tests.small_data import TINY_RUN, coloured_images, fresh_accelerate, make_shards, write_tar
 
@@ -35,8 +38,12 @@ def kind(request):
 
 def load(folder, *overrides):
     recipe = load_recipe(DEFAULT_RECIPE, [*TINY_RUN, *STREAM, f"data.path={folder}", *overrides])
-    config = model_config(recipe)
-    return load_streams(recipe.data, config, image_processor(recipe, config))
+    return build_task(recipe).load_splits()
+
+
+def loader(stream, size, process=0, processes=1, seed=0, parts=1):
+    """Batches of `size` samples over all processes."""
+    return StreamLoader(stream, size, parts, seed, Place(process, processes, torch.device("cpu")))
 
 
 def as_bytes(images):
@@ -76,7 +83,7 @@ def test_other_splits_are_decoded_beforehand(tmp_path, kind):
     assert splits.test.labels.tolist() == coloured_images(21, seed=0)[1][12:]
     # The rest of the second shard is not trained on either.
     assert Counter(read(splits.train, 0)) == Counter(all_images(8, 12, 21))
-    assert splits.class_names == (["red", "green", "blue"] if kind == "parquet" else ["0", "1", "2"])
+    assert splits.label_names == (["red", "green", "blue"] if kind == "parquet" else ["0", "1", "2"])
 
 
 def test_two_loaders_share_out_an_epoch(tmp_path, kind):
@@ -85,10 +92,9 @@ def test_two_loaders_share_out_an_epoch(tmp_path, kind):
     label_of = dict(zip(all_images(0, 47, 47), labels, strict=True))
     seen = Counter()
     for process in range(2):
-        loader = StreamLoader(splits.train, batch_size=4, batches=4, seed=0, process=process, processes=2)
-        loader.set_epoch(1)
-        assert len(list(loader)) == len(loader) == 4
-        for batch in loader:
+        batches = loader(splits.train, 8, process, 2)
+        assert len(list(batches.batches(1, 0))) == batches.steps_left(0) == 4
+        for batch in batches.batches(1, 0):
             assert batch["pixels"].shape == (4, 3, 8, 8) and batch["pixels"].dtype == torch.uint8
             assert batch["labels"].tolist() == [label_of[image] for image in as_bytes(batch["pixels"])]
             seen.update(as_bytes(batch["pixels"]))
@@ -98,9 +104,8 @@ def test_two_loaders_share_out_an_epoch(tmp_path, kind):
 @pytest.mark.parametrize("done", [0, 1, 3, 5])
 def test_going_on_in_the_middle_of_an_epoch(tmp_path, kind, done):
     splits = load(make_shards(tmp_path / "data", kind, [6, 8, 8, 8, 8]), "data.train_samples=32")
-    loader = StreamLoader(splits.train, batch_size=5, batches=6, seed=3)
-    loader.set_epoch(2)
-    whole, rest = list(loader), list(loader.from_batch(done))
+    batches = loader(splits.train, 5, seed=3)
+    whole, rest = list(batches.batches(2, 0)), list(batches.batches(2, 5 * done))
     assert len(rest) == 6 - done
     for expected, batch in zip(whole[done:], rest, strict=True):
         assert all(torch.equal(expected[name], batch[name]) for name in ("pixels", "labels"))
@@ -108,17 +113,17 @@ def test_going_on_in_the_middle_of_an_epoch(tmp_path, kind, done):
 
 def test_shards_of_different_sizes_fill_equal_shares(tmp_path, kind):
     splits = load(make_shards(tmp_path / "data", kind, [6, 9, 7, 9, 7]), "data.train_samples=32")
-    loaders = [StreamLoader(splits.train, 8, 2, seed=0, process=process, processes=2) for process in range(2)]
-    batches = [as_bytes(image for batch in loader for image in batch["pixels"]) for loader in loaders]
+    loaders = [loader(splits.train, 16, process, 2).batches(0, 0) for process in range(2)]
+    batches = [as_bytes(image for batch in share for image in batch["pixels"]) for share in loaders]
     assert [len(images) for images in batches] == [16, 16]
     assert not set(batches[0]) & set(batches[1])
 
 
 def test_sizes_come_from_the_image_processor(tmp_path, kind):
     splits = load(make_shards(tmp_path / "data", kind, [6, 6], size=20), "data.train_samples=6")
-    batch = next(iter(StreamLoader(splits.train, batch_size=6, batches=1, seed=0)))
+    batch = next(loader(splits.train, 6).batches(0, 0))
     recipe = load_recipe(DEFAULT_RECIPE, TINY_RUN)
-    processor = image_processor(recipe, model_config(recipe))
+    processor = build_task(recipe).processor
     given = processor(coloured_images(21, seed=0, size=20)[0][6:12], do_normalize=False, do_rescale=False)
     expected = given["pixel_values"].round().clamp(0, 255).to(torch.uint8)
     assert Counter(as_bytes(batch["pixels"])) == Counter(as_bytes(expected))
@@ -141,13 +146,13 @@ def test_mistakes_are_named(tmp_path, kind, overrides, message):
 def test_fewer_shards_than_processes(tmp_path, kind):
     splits = load(make_shards(tmp_path / "data", kind, [6, 8]), "data.train_samples=8")
     with pytest.raises(UserError, match="leaves 1 shards to train on, fewer than the 2 processes"):
-        next(iter(StreamLoader(splits.train, 4, 1, seed=0, process=0, processes=2)))
+        next(loader(splits.train, 8, 0, 2).batches(0, 0))
 
 
 def test_a_wrong_number_of_images(tmp_path, kind):
     splits = load(make_shards(tmp_path / "data", kind, [6, 8, 8]), "data.train_samples=32")
-    with pytest.raises(UserError, match=r"data.train_samples=32 asks for 32 images .* its 2 shards hold 16"):
-        list(StreamLoader(splits.train, 8, 4, seed=0))
+    with pytest.raises(UserError, match=r"data.train_samples=32 asks for 32 samples .* its 2 shards hold 16"):
+        list(loader(splits.train, 8).batches(0, 0))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +168,7 @@ def test_a_label_out_of_range_is_named(tmp_path, spoil, message):
     spoil(images, labels)
     write_tar(folder / "train-00001.tar", images, labels)
     with pytest.raises(UserError, match=message):
-        list(StreamLoader(load(folder, "data.train_samples=8").train, 4, 2, seed=0))
+        list(loader(load(folder, "data.train_samples=8").train, 4).batches(0, 0))
 
 
 def test_a_broken_image_is_named_or_left_out(tmp_path, capsys):
@@ -174,9 +179,9 @@ def test_a_broken_image_is_named_or_left_out(tmp_path, capsys):
     folder = make_shards(tmp_path / "data", "tar", [6, 8])
     write_tar(folder / "train-00001.tar", [*coloured_images(2, seed=2)[0], Broken()], [0, 1, 2])
     with pytest.raises(UserError, match=r"train-00001-00002.png of split train of .* is no usable image: cannot iden"):
-        list(StreamLoader(load(folder, "data.train_samples=3").train, 3, 1, seed=0))
+        list(loader(load(folder, "data.train_samples=3").train, 3).batches(0, 0))
 
-    (batch,) = StreamLoader(load(folder, "data.train_samples=3", "data.on_error=skip").train, 3, 1, seed=0)
+    (batch,) = loader(load(folder, "data.train_samples=3", "data.on_error=skip").train, 3).batches(0, 0)
     labels = batch["labels"].tolist()
     assert set(labels) == {0, 1} and labels[2] == labels[0]
     assert "(1 so far)" in capsys.readouterr().out
@@ -193,16 +198,16 @@ def test_a_resumed_training_run_ends_with_the_same_weights(tmp_path, kind, monke
     settings = ["data.train_samples=48", "checkpoint.every_steps=4", "optimization.gradient_accumulation_steps=2"]
     whole = run(tmp_path / "whole", data, *settings)
     metrics = json.loads((tmp_path / "whole" / "metrics.json").read_text())
-    assert (metrics["train_images"], metrics["steps"]) == (48, 12)
+    assert (metrics["train_samples"], metrics["steps"]) == (48, 12)
 
-    save = train.save_checkpoint
+    save = loop.save_checkpoint
 
     def save_and_die(*arguments):
         save(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "save_checkpoint", save_and_die)
+        patch.setattr(loop, "save_checkpoint", save_and_die)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "resumed", data, *settings)
     resumed = run(tmp_path / "resumed", data, *settings, "--resume")
@@ -210,11 +215,11 @@ def test_a_resumed_training_run_ends_with_the_same_weights(tmp_path, kind, monke
 
     # Its validation images can be evaluated on afterwards, its training images are gone.
     fresh_accelerate()
-    evaluation.main([str(tmp_path / "whole"), "--split", "validation"])
+    score.main([str(tmp_path / "whole"), "--split", "validation"])
     scores = json.loads((tmp_path / "whole" / "evaluation" / "validation" / "evaluation.json").read_text())
     assert scores["accuracy"] == metrics["validation_accuracy"]
     with pytest.raises(UserError, match=r"--split train: with data.streaming=true"):
-        evaluation.main([str(tmp_path / "whole"), "--split", "train"])
+        score.main([str(tmp_path / "whole"), "--split", "train"])
 
 
 def test_training_on_two_processes(tmp_path):
@@ -227,4 +232,4 @@ def test_training_on_two_processes(tmp_path):
     )
     assert launched.returncode == 0, launched.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert (metrics["steps"], metrics["train_images"], metrics["test_images"]) == (8, 32, 9)
+    assert (metrics["steps"], metrics["train_samples"], metrics["test_samples"]) == (8, 32, 9)

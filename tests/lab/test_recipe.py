@@ -6,7 +6,8 @@ import torch
 
 from lab import recipe
 from lab.errors import UserError, run_command
-from lab.recipe import DEFAULT_RECIPE, Recipe, differences, flatten, image_processor, load_recipe, model_config
+from lab.recipe import DEFAULT_RECIPE, Recipe, differences, flatten, load_recipe
+from lab.tasks import build_task
 from tests.paths import SCRIPTS
 
 
@@ -42,13 +43,29 @@ def test_a_recipe_survives_being_written_and_read(tmp_path):
         ("optimisation.epochs=1", "optimization.epochs"),
         ("model.num_latent=1", "model.num_latents"),
         ("data.training_samples=1", "data.train_samples"),
-        ("image_processor.image_means=1", "image_processor.image_mean"),
-        ("image_processor.num_frequency_bands=1", "model.num_frequency_bands"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(minimal, given, nearest):
     with pytest.raises(UserError, match=f"^unknown key .* in {given}; the nearest is '{nearest}'$"):
         load_recipe(minimal, [given])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("image_processor.image_means=1", "the nearest is 'image_processor.image_mean'"),
+        ("image_processor.num_frequency_bands=1", "the nearest is 'model.num_frequency_bands'"),
+        ("augmentation.crop_paddin=1", "the nearest is 'augmentation.crop_padding'"),
+        ("augmentation.crop_padding=much", "augmentation.crop_padding: .*'much'.*Integer"),
+        ("augmentation.random_erasing=1.5", "augmentation.random_erasing=1.5: expected a number from 0 to 1"),
+        ("augmentation.mixup_alpha=-1", "expected a number of at least 0"),
+        ("task=image-clasification", "task=image-clasification: expected one of image-classification"),
+    ],
+)
+def test_sections_of_a_task_are_checked_too(given, message):
+    with pytest.raises(UserError, match=message) as caught:
+        build_task(load_recipe(DEFAULT_RECIPE, [given]))
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_key_in_a_file_names_the_file(minimal):
@@ -67,8 +84,6 @@ def test_an_unknown_key_in_a_file_names_the_file(minimal):
         ("model=5", "model in model=5"),
         ("optimization.epochs=0", "optimization.epochs=0: expected a number of at least 1"),
         ("optimization.label_smoothing=1.5", "expected a number from 0 to 1"),
-        ("augmentation.random_erasing=1.5", "expected a number from 0 to 1"),
-        ("augmentation.mixup_alpha=-1", "expected a number of at least 0"),
         ("optimization.learning_rate=nan", "optimization.learning_rate=nan"),
         ("optimization.mixed_precision=fp8", "expected one of no, bf16, fp16"),
         ("optimization.matmul_precision=tf32", "expected one of highest, high, medium"),
@@ -126,33 +141,33 @@ def test_command_line(minimal):
 @pytest.mark.parametrize("given", ["model.num_latents=0", "model.d_latents=abc", "model.num_axes=1"])
 def test_a_model_that_cannot_be_names_the_field(given):
     with pytest.raises(UserError, match=re.escape(given.partition("=")[0].rpartition(".")[2])) as caught:
-        model_config(load_recipe(DEFAULT_RECIPE, [given]))
+        build_task(load_recipe(DEFAULT_RECIPE, [given]))
     assert "\n" not in str(caught.value)
 
 
 def test_an_image_processor_that_cannot_be():
     loaded = load_recipe(DEFAULT_RECIPE, ["image_processor.size=big"])
     with pytest.raises(UserError, match=r"^section image_processor: .*big"):
-        image_processor(loaded, model_config(loaded))
+        build_task(loaded)
 
 
 @pytest.mark.parametrize("size", ["8", "[6,9]"])
 def test_image_processor_and_model_agree(size):
-    loaded = load_recipe(DEFAULT_RECIPE, [f"model.image_size={size}", "model.max_frequencies=3"])
-    config = model_config(loaded)
-    outputs = image_processor(loaded, config)(torch.zeros(1, 20, 20, dtype=torch.uint8))
-    height, width = config.grid
+    recipe = load_recipe(DEFAULT_RECIPE, [f"model.image_size={size}", "model.max_frequencies=3"])
+    task, image = build_task(recipe), torch.zeros(1, 20, 20, dtype=torch.uint8)
+    height, width = task.config.grid
+    outputs = task.processor(image)
     assert outputs["pixel_values"].shape == (1, 1, height, width)
-    assert outputs["position_features"].shape == (1, height + width, config.num_axis_features)
-    config.position_encoding_type = "none"
-    assert "position_features" not in image_processor(loaded, config)(torch.zeros(1, 20, 20, dtype=torch.uint8))
+    assert outputs["position_features"].shape == (1, height + width, task.config.num_axis_features)
+    recipe.model["position_encoding_type"] = "none"
+    assert "position_features" not in build_task(recipe).processor(image)
 
 
 def test_every_key_is_read_by_something():
-    code = "".join(path.read_text() for path in SCRIPTS.glob("*.py") if path.name != "recipe.py")
-    for key in flatten(Recipe(model={}, image_processor={})):
+    code = "".join(path.read_text() for path in SCRIPTS.rglob("*.py") if path.name != "recipe.py")
+    for key in flatten(Recipe()):
         name = key.rpartition(".")[2]
-        if name in ("name", "model", "image_processor"):
+        if name in ("name", "model", "image_processor", "augmentation"):
             continue  # too common a word to look for; tests of training use them
         assert re.search(rf"\.{name}\b", code), key
 

@@ -15,7 +15,7 @@ def test_a_picture_of_the_log(tmp_path):
     steps, epochs = read_metrics(log)
     assert [line["step"] for line in steps] == [5, 10, 15, 20]
     assert [line["step"] for line in epochs] == [10, 20]
-    draw_curves(log, tmp_path / "curves.png", title="run")
+    draw_curves(log, tmp_path / "curves.png", title="run", best="accuracy")
     with Image.open(tmp_path / "curves.png") as image:
         image = image.convert("RGB")
     assert image.size == (1500, 600)
@@ -26,4 +26,4 @@ def test_a_picture_of_the_log(tmp_path):
 def test_a_log_without_epochs_is_refused(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(ValueError):
-        draw_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png", title="run")
+        draw_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png", title="run", best="accuracy")

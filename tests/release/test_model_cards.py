@@ -4,17 +4,18 @@ import json
 
 import pytest
 import torch
+from accelerate import Accelerator
 from huggingface_hub import ModelCard
 
-from lab.augment.images import Normalization
-from lab.data.arrays import load_split
+from lab.data.loaders import evaluation_loader
+from lab.judging.evaluation import open_checkpoint
+from lab.judging.predictions import evaluate
 from lab.recipe import load_recipe
 from lab.release.card import check_card
-from lab.release.figures import predict
 from lab.release.staging import check_loads
-from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
+from lab.tasks.image_classification import ImageClassification
 from tests.paths import ROOT
-from tests.small_data import CIFAR10
+from tests.small_data import CIFAR10, fresh_accelerate
 
 RELEASED = sorted(path for path in (ROOT / "model_cards").iterdir() if path.is_dir())
 
@@ -25,7 +26,7 @@ def test_there_is_one():
 
 @pytest.mark.parametrize("folder", RELEASED, ids=lambda folder: folder.name)
 def test_a_released_folder_is_a_whole_hub_repository(folder):
-    check_loads(folder)
+    check_loads(folder, ImageClassification)
     check_card(ModelCard((folder / "README.md").read_text()))
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 20e6
     assert not [path.name for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
@@ -45,13 +46,12 @@ def test_its_code_is_that_of_the_package(folder):
 def test_the_accuracy_on_cifar10():
     """500 test images have a standard error of 2.1 points."""
     folder = ROOT / "model_cards" / "perceiver-cifar10"
-    model = PerceiverStudyForImageClassification.from_pretrained(folder).eval()
-    processor = PerceiverStudyImageProcessor.from_pretrained(folder)
-    data = load_recipe(folder / "recipe.yaml", [f"data.path={CIFAR10}"]).data
-    images, names = load_split(data, model.config, processor, "test")
+    fresh_accelerate()
+    accelerator = Accelerator(cpu=True)
+    task, model = open_checkpoint(str(folder), load_recipe(folder / "recipe.yaml", [f"data.path={CIFAR10}"]))
+    images = task.load_split("test")
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:500].numpy()
     images.pixels, images.labels = images.pixels[chosen], images.labels[chosen]
-    assert names == list(model.config.id2label.values())
-    accuracy = predict(model, Normalization(processor, model.device), images, names).accuracy
+    scores = evaluate(accelerator, task, model, evaluation_loader(accelerator, images, 50))
     stated = json.loads((folder / "metrics.json").read_text())["test_accuracy"]
-    assert accuracy == pytest.approx(stated, abs=4 * 0.0214)
+    assert scores["accuracy"] == pytest.approx(stated, abs=4 * 0.0214)

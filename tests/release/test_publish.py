@@ -21,12 +21,15 @@ from safetensors.torch import load_file
 
 import publish
 import train
+from lab.augment.images import describe_augmentation
 from lab.errors import UserError
 from lab.judging.checkpoints import load_classifier
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.release import hub as hub_client
 from lab.release import staging
-from lab.release.card import check_card, describe_augmentation, energy
+from lab.release.card import check_card, energy
+from lab.tasks import build_task
+from lab.tasks.image_classification import ImageClassification
 from modeling_perceiver_study import PerceiverStudyForImageClassification
 from tests.hub_server import READ_TOKEN, TOKEN, serve
 from tests.small_data import CLASSES, TINY_RUN, coloured_images, fresh_accelerate, make_parquet
@@ -97,7 +100,7 @@ def run(hub, tmp_path_factory):
 def staged(run):
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(staging, "check_loads", lambda folder: None)  # publishing `run` has loaded it already
+            patch.setattr(staging, "check_loads", lambda *arguments: None)  # publishing `run` has loaded it already
             folder = stack.enter_context(staging.stage(run, "org/tiny"))
         yield folder
 
@@ -189,7 +192,8 @@ def test_the_card(staged, run):
 
 def test_the_card_names_what_happens_to_images():
     def text(*augmentation):
-        return describe_augmentation(load_recipe(DEFAULT_RECIPE, [f"augmentation.{each}" for each in augmentation]))
+        recipe = load_recipe(DEFAULT_RECIPE, [f"augmentation.{each}" for each in augmentation])
+        return describe_augmentation(build_task(recipe).augmentation)
 
     assert text("crop_padding=0") == ""
     found = text("crop_padding=2", "trivial_augment=true", "random_erasing=0.1", "mixup_alpha=0.2", "cutmix_alpha=1.0")
@@ -209,7 +213,7 @@ def test_no_local_path_is_published(hub, run, staged):
 
 def test_dry_run(hub, run, capsys):
     before = len(hub.requests)
-    publish.main([str(run), "--repo_id", "org/tiny", "--dry_run", "--without_images"])
+    publish.main([str(run), "--repo_id", "org/tiny", "--dry_run", "--without_samples"])
     assert len(hub.requests) == before
     lines = capsys.readouterr().out.splitlines()
     listed = {line.split()[1]: int(line.split()[0].replace(",", "")) for line in lines[:-1]}
@@ -227,7 +231,7 @@ def test_a_folder_with_rounded_weights(run, tmp_path, monkeypatch):
     (titled / "recipe.yaml").write_text(recipe.replace("  title: null", "  title: Colours (painted anew)"))
     output = tmp_path / "model_cards" / "tiny"
     arguments = [str(titled), "--repo_id", "org/tiny", "--output", str(output), "--dtype", "float16"]
-    publish.main([*arguments, "--without_images"])
+    publish.main([*arguments, "--without_samples"])
     weights = load_file(output / "model.safetensors")
     expected = load_file(run / "model.safetensors")
     assert all(torch.equal(weights[name], tensor.half()) for name, tensor in expected.items())
@@ -235,7 +239,7 @@ def test_a_folder_with_rounded_weights(run, tmp_path, monkeypatch):
     metrics = json.loads((output / "metrics.json").read_text())
     assert (metrics["released_dtype"], metrics["data"]) == ("float16", "Colours (painted anew)")
     card = (output / "README.md").read_text()
-    assert f"rounded to float16, with which {100 * metrics['released_accuracy']:.2f} % of the test" in card
+    assert f"rounded to float16, with which the test accuracy is {100 * metrics['released_score']:.2f} %" in card
     assert "| Colours (painted anew) | this checkpoint |" in card
     with pytest.raises(UserError, match=r"--output .*tiny exists"):
         publish.main(arguments)
@@ -256,7 +260,7 @@ def test_several_seeds(run, tmp_path, monkeypatch):
         metrics[name] -= 0.02
     (other / "metrics.json").write_text(json.dumps({**metrics, "seed": 1}))
     (other / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("\nseed: 0\n", "\nseed: 1\n"))
-    monkeypatch.setattr(staging, "check_loads", lambda folder: None)
+    monkeypatch.setattr(staging, "check_loads", lambda *arguments: None)
     with staging.stage(run, "org/tiny", seeds=[other]) as folder:
         text = (folder / "README.md").read_text()
     assert f" | {100 * metrics['test_accuracy'] + 1:.2f} ± 1.41 % |" in text and "2 seeds (seed 0, 1)" in text
@@ -267,11 +271,14 @@ def test_several_seeds(run, tmp_path, monkeypatch):
 
 
 def test_metrics_of_other_weights_are_refused(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(staging, "check_loads", lambda folder: None)
+    monkeypatch.setattr(staging, "check_loads", lambda *arguments: None)
     copy = shutil.copytree(run, tmp_path / "copy")
     metrics = json.loads((copy / "metrics.json").read_text())
     (copy / "metrics.json").write_text(json.dumps({**metrics, "test_accuracy": metrics["test_accuracy"] - 0.05}))
-    with pytest.raises(UserError, match=r"of the test images, but these weights get"), staging.stage(copy, "org/tiny"):
+    with (
+        pytest.raises(UserError, match=r"says a test accuracy of .*, but these weights get .* on 21 images"),
+        staging.stage(copy, "org/tiny"),
+    ):
         pass
 
 
@@ -288,7 +295,7 @@ def test_an_incomplete_folder_is_refused(run, tmp_path, change, message):
     copy = shutil.copytree(run, tmp_path / "copy")
     change(copy)
     with pytest.raises(UserError, match=message):
-        staging.find_weights(copy)
+        staging.find_weights(copy, ImageClassification)
 
 
 def test_pushing_twice_is_one_commit(hub, staged, repo, capsys):
@@ -379,7 +386,7 @@ def test_offline(monkeypatch):
 
 
 def test_a_failed_push_after_training_says_how_to_repeat_it(staged, run, repo, hub, monkeypatch):
-    monkeypatch.setattr(staging, "check_loads", lambda folder: None)
+    monkeypatch.setattr(staging, "check_loads", lambda *arguments: None)
     hub.fail("POST", "/commit/", 500, times=100)
     with pytest.raises(
         UserError, match=rf"^the run is finished, but not .*publish.py {run} --repo_id {repo} --private"

@@ -12,7 +12,7 @@ from lab.looking.logit_parts import logit_parts
 from lab.study import attention_maps, complexity, content_position, latents
 from lab.study.comparison import FAILS, HOLDS, IN_PART, OPEN, conclude
 from lab.study.setting import Setting
-from lab.study.training import load_images
+from lab.study.training import load_samples
 from tests.checkpoints import save_checkpoint
 from tests.models import pixels, small_model
 from tests.small_data import fresh_accelerate
@@ -188,19 +188,18 @@ def test_fields_of_latents():
 
 def test_states_have_the_names_of_their_layers(setting):
     recipe = setting.recipe("model.num_blocks=3", "model.num_cross_attends=2", "model.num_self_attends_per_block=2")
-    images = load_images(recipe)
+    images = load_samples(recipe)
     config = small_model(
         num_blocks=3, num_cross_attends=2, num_self_attends_per_block=2, image_size=8, num_channels=1
     ).config
     names = latents.layer_names(config)
     assert names == ["cross 1", "self 1", "self 2", "cross 2", "self 3", "self 4", "self 5", "self 6"]
     model = small_model(**{name: getattr(config, name) for name in ("num_cross_attends", "image_size", "num_channels")})
-    normalize = latents.Normalization(images.processor, model.device)
-    states = latents.hidden_states(model, images.validation, normalize)
+    states = latents.hidden_states(model, images.validation, images.task)
     assert len(states) == config.num_hidden_layers == len(names)
     batch = images.validation.__getitems__(range(30))
     with torch.no_grad():
-        last = model.perceiver(pixel_values=normalize(batch["pixels"])).last_hidden_state
+        last = model.perceiver(pixel_values=images.task.normalize(batch["pixels"])).last_hidden_state
     torch.testing.assert_close(states[-1], last)
 
 

@@ -13,7 +13,7 @@ from scipy import stats
 import study
 import train
 from lab.errors import UserError
-from lab.recipe import CONFIGURATION_FOLDER, DEFAULT_RECIPE, flatten, load_recipe, model_config
+from lab.recipe import CONFIGURATION_FOLDER, DEFAULT_RECIPE, flatten, load_recipe
 from lab.study import comparison, permutation, report, training
 from lab.study.comparison import (
     FAILS,
@@ -29,6 +29,7 @@ from lab.study.comparison import (
 )
 from lab.study.setting import Setting
 from lab.study.training import Job, run_all, train_small
+from lab.tasks import build_task
 from tests.small_data import CLASSES, TINY_RUN, fresh_accelerate, make_parquet
 
 TRAINED = ["weight_sharing", "cross_attends", "positions", "permutation", "latents_depth"]
@@ -78,7 +79,7 @@ def test_an_experiment_wins_over_the_command_line():
     assert setting.recipe("model.num_latents=3").model["num_latents"] == 3
     # One kind of positions can start so and another cannot, which would be no comparison.
     local = Setting(config=CONFIGURATION_FOLDER / "cifar10-study.yaml").recipe("model.position_encoding_type=learned")
-    assert model_config(local).local_start_width is None
+    assert build_task(local).config.local_start_width is None
     with pytest.raises(UserError, match="no local start"):
         Setting(overrides=("model.local_start_reach=0.1",))
     with pytest.raises(UserError, match="--seeds"):
@@ -144,18 +145,16 @@ def test_trains_as_train_does(tmp_path, monkeypatch):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     fresh_accelerate()
 
-    splits, steps = [], []
-    load_split = training.load_split
-    monkeypatch.setattr(training, "load_split", lambda *rest: splits.append(rest[-1]) or load_split(*rest))
+    steps = []
+    (tmp_path / "data" / "test.parquet").unlink()  # not read
     recipe = load_recipe(DEFAULT_RECIPE, overrides)
     run = train_small(recipe, watch=lambda step, model: steps.append((step, model.training)))
     weights = load_file(tmp_path / "run" / "model.safetensors")
     assert all(torch.equal(value, weights[name]) for name, value in run.model.state_dict().items())
-    assert run.validation_accuracy == metrics["validation_accuracy"]
+    assert run.validation["accuracy"] == metrics["validation_accuracy"]
     assert run.parameters == metrics["parameters"]
-    assert splits == ["train", "validation"]
     assert steps == [(step, False) for step in range(metrics["steps"] + 1)]
-    assert training.load_images(recipe).class_names == CLASSES
+    assert training.load_samples(recipe).task.label_names == CLASSES
 
 
 def test_runs_are_remembered(setting, monkeypatch):
@@ -242,7 +241,7 @@ def test_permuted_byte_arrays_have_the_same_logits(setting):
     model = train_small(recipe).model
     found = permutation.compare_permuted(model, recipe)
     assert found["largest_difference"] < 1e-5 * max(1, found["largest_logit"])
-    order = permutation.permutation(recipe)
+    order = permutation.permutation(model.config.grid, recipe.seed)
     assert sorted(order.tolist()) == list(range(64))
     pixels = torch.randn(2, 1, 8, 8)
     with torch.no_grad():
@@ -253,8 +252,8 @@ def test_permuted_byte_arrays_have_the_same_logits(setting):
 def test_a_convolution_sees_permuted_neighbours(setting):
     recipe = setting.recipe(seed=1)
     torch.manual_seed(0)
-    plain = permutation.ConvNet(recipe, permuted=False)
-    permuted = permutation.ConvNet(recipe, permuted=True)
+    plain = permutation.ConvNet(build_task(recipe), permuted=False)
+    permuted = permutation.ConvNet(build_task(recipe), permuted=True)
     permuted.layers = plain.layers
     seen = []
     plain.layers[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].flatten(2)))

@@ -44,7 +44,9 @@ def names(folder):
 
 def test_everything_comes_back(accelerator, tmp_path):
     take_step(accelerator)
-    progress = Progress(step=7, epoch=2, best_epoch=1, best_accuracy=0.5, best_loss=0.25, seconds=3.5)
+    progress = Progress(
+        step=7, epoch=2, samples=16, best_epoch=1, best_scores={"accuracy": 0.5, "loss": 0.25}, seconds=3.5
+    )
     best = {"weight": torch.randn(2, 3), "bias": torch.randn(2)}
     average = {"weight": torch.randn(2, 3)}
     save_checkpoint(accelerator, tmp_path, progress, {"best": best, "average": average}, keep_last=2)

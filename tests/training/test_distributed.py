@@ -67,7 +67,7 @@ def assert_same_training(folder, other):
     for name in ("validation_accuracy", "validation_loss"):
         assert [line[name] for line in epochs] == pytest.approx([line[name] for line in other_epochs], abs=1e-4)
     results = [json.loads((path / "metrics.json").read_text()) for path in (folder, other)]
-    assert results[0]["test_images"] == 21
+    assert results[0]["test_samples"] == 21
     assert results[0]["test_accuracy"] == results[1]["test_accuracy"]
     assert results[0]["test_loss"] == pytest.approx(results[1]["test_loss"], abs=1e-4)
 

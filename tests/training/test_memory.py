@@ -4,6 +4,7 @@ from accelerate import Accelerator
 
 from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, load_recipe
+from lab.tasks import build_task
 from lab.training.memory import explain_out_of_memory, find_parts
 from tests.models import small_model
 from tests.small_data import fresh_accelerate
@@ -16,7 +17,7 @@ class Limited(torch.nn.Module):
 
     def __init__(self, most: int):
         super().__init__()
-        self.model, self.config, self.most, self.tried = small_model(), small_model().config, most, []
+        self.model, self.most, self.tried = small_model(num_channels=1, image_size=8), most, []
 
     def forward(self, pixel_values):
         self.tried.append(len(pixel_values))
@@ -37,7 +38,7 @@ def test_parts_are_found(accelerator, most, asked, expected):
         DEFAULT_RECIPE, ["optimization.batch_size=24", f"optimization.gradient_accumulation_steps={asked}"]
     )
     model = Limited(most)
-    assert find_parts(accelerator, recipe, model) == expected
+    assert find_parts(accelerator, build_task(recipe), model) == expected
     assert all(24 % size == 0 for size in model.tried)
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -45,14 +46,14 @@ def test_parts_are_found(accelerator, most, asked, expected):
 def test_pairs_that_are_mixed_stay_together(accelerator):
     recipe = load_recipe(DEFAULT_RECIPE, ["optimization.batch_size=24", "augmentation.mixup_alpha=0.2"])
     model = Limited(3)
-    assert find_parts(accelerator, recipe, model) == 12
+    assert find_parts(accelerator, build_task(recipe), model) == 12
     assert model.tried == [24, 12, 8, 6, 4, 2]
 
 
 def test_a_single_image_that_does_not_fit(accelerator):
     recipe = load_recipe(DEFAULT_RECIPE, ["optimization.batch_size=24"])
-    with pytest.raises(UserError, match="a single image does not fit"):
-        find_parts(accelerator, recipe, Limited(0))
+    with pytest.raises(UserError, match="a single sample does not fit"):
+        find_parts(accelerator, build_task(recipe), Limited(0))
 
 
 def test_advice():

@@ -5,6 +5,7 @@ from accelerate import Accelerator
 
 from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, load_recipe
+from lab.tasks import build_task
 from lab.training.checkpoint import Progress, save_checkpoint
 from lab.training.run_folder import LOG, RESULTS, TrainingLog, claim_output, find_start
 from tests.small_data import fresh_accelerate
@@ -13,6 +14,11 @@ from tests.small_data import fresh_accelerate
 @pytest.fixture
 def recipe():
     return load_recipe(DEFAULT_RECIPE)
+
+
+@pytest.fixture
+def task():
+    return build_task(load_recipe(DEFAULT_RECIPE, ["optimization.batch_size=8"]))
 
 
 @pytest.fixture
@@ -108,7 +114,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, recipe):
         claim_output(tmp_path / "file", recipe, None)
 
 
-def test_the_log_forgets_what_a_resumed_run_repeats(tmp_path):
+def test_the_log_forgets_what_a_resumed_run_repeats(tmp_path, task):
     fresh_accelerate()
     path = tmp_path / LOG
     lines = [
@@ -120,31 +126,31 @@ def test_the_log_forgets_what_a_resumed_run_repeats(tmp_path):
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "st')
     # Saved after step 20, before the evaluation that ends its epoch.
-    TrainingLog(Accelerator(cpu=True), path, 8, 10, Progress(step=20, epoch=1))
+    TrainingLog(Accelerator(cpu=True), task, path, 10, Progress(step=20, epoch=1))
     assert [json.loads(line) for line in path.read_text().splitlines()] == lines[:3]
 
 
-def test_means_since_the_last_line(tmp_path):
+def test_means_since_the_last_line(tmp_path, task):
     fresh_accelerate()
     accelerator = Accelerator(cpu=True)
     progress = Progress()
-    log = TrainingLog(accelerator, tmp_path / LOG, batch_size=8, steps_per_epoch=4, progress=progress)
+    log = TrainingLog(accelerator, task, tmp_path / LOG, steps_per_epoch=4, progress=progress)
     for losses in ([1.0, 2.0, 6.0], [4.0]):
         for loss in losses:
-            log.add(log.loss.new_tensor(loss), progress.step)
-            progress.step += 1
+            progress.step, progress.samples = progress.step + 1, progress.samples + 8
+            log.add(log.loss.new_tensor(loss), progress)
         log.step(progress, learning_rate=0.5)
     lines = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
     assert [line["loss"] for line in lines] == [3.0, 4.0]
     assert [line["epoch"] for line in lines] == [0.75, 1.0]
-    assert all(line["images_per_second"] > 0 for line in lines)
+    assert all(line["samples_per_second"] > 0 for line in lines)
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_ends_the_run(tmp_path, loss):
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path, task, loss):
     fresh_accelerate()
-    log = TrainingLog(Accelerator(cpu=True), tmp_path / LOG, 8, 4, Progress())
+    log = TrainingLog(Accelerator(cpu=True), task, tmp_path / LOG, 4, Progress())
     for step, value in enumerate([1.0, 1.0, 1.0, 1.0, 1.0, loss, 1.0, loss]):
-        log.add(log.loss.new_tensor(value), step)
+        log.add(log.loss.new_tensor(value), Progress(step=step + 1))
     with pytest.raises(UserError, match=r"at step 6 \(batch 2 of epoch 2\).* Lower optimization\.learning_rate"):
         log.step(Progress(step=8), learning_rate=0.5)

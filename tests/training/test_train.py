@@ -12,6 +12,7 @@ from lab.errors import UserError
 from lab.looking.curves import read_metrics
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.release.staging import read_metrics as read_published_metrics
+from lab.training import loop
 from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
 from tests.paths import SCRIPTS
 from tests.small_data import CLASSES, TINY_RUN, coloured_images, fresh_accelerate, make_parquet
@@ -69,18 +70,18 @@ def test_ends_with_a_complete_checkpoint(run, capsys):
     config = json.loads((folder / "config.json").read_text())
     assert config["id2label"] == {str(label): name for label, name in enumerate(CLASSES)}
     assert "AutoModelForImageClassification" in config["auto_map"]
-    assert load_recipe(folder / "recipe.yaml").augmentation.crop_padding == 1
+    assert load_recipe(folder / "recipe.yaml").augmentation["crop_padding"] == 1
 
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["test_accuracy"] > 0.8
-    assert (metrics["test_images"], metrics["train_images"], metrics["validation_images"]) == (21, 48, 12)
+    assert (metrics["test_samples"], metrics["train_samples"], metrics["validation_samples"]) == (21, 48, 12)
     assert metrics["steps"] == 6 * (48 // 8)
     steps, epochs = read_metrics(folder / "metrics.jsonl")
     assert [line["step"] for line in steps] == list(range(2, 37, 2))
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert max(line["validation_accuracy"] for line in epochs) == metrics["validation_accuracy"]
     assert epochs[metrics["best_epoch"] - 1]["validation_accuracy"] == metrics["validation_accuracy"]
-    assert f"{100 * metrics['test_accuracy']:.2f} % of 21 test images" in capsys.readouterr().out
+    assert f"{100 * metrics['test_accuracy']:.2f} % on 21 test images" in capsys.readouterr().out
 
     # The reported accuracy is that of the folder, used as anybody would.
     model = PerceiverStudyForImageClassification.from_pretrained(folder).eval()
@@ -94,7 +95,7 @@ def test_ends_with_a_complete_checkpoint(run, capsys):
 def test_a_resumed_run_ends_with_the_same_weights(run, whole, monkeypatch, stop_at):
     """Stopped in the middle of an epoch, at its last step, and after its evaluation; 6 steps are an epoch."""
     name = f"stopped-{stop_at}"
-    save = train.save_checkpoint
+    save = loop.save_checkpoint
 
     def save_and_die(accelerator, output_dir, progress, *arguments):
         save(accelerator, output_dir, progress, *arguments)
@@ -102,7 +103,7 @@ def test_a_resumed_run_ends_with_the_same_weights(run, whole, monkeypatch, stop_
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "save_checkpoint", save_and_die)
+        patch.setattr(loop, "save_checkpoint", save_and_die)
         with pytest.raises(KeyboardInterrupt):
             run(name, *RESUMABLE)
     with pytest.raises(UserError, match="add --resume"):
@@ -148,7 +149,7 @@ def test_the_best_epoch_wins_and_test_images_are_read_once(run, monkeypatch):
     scores = iter([(0.5, 1.0), (0.75, 0.5), (0.75, 0.6)])
     seen, kept = [], {}
 
-    def scripted(accelerator, model, loader, normalize):
+    def scripted(accelerator, task, model, loader):
         seen.append(len(loader.dataset))
         if len(seen) == 2:
             kept.update({name: tensor.clone() for name, tensor in accelerator.get_state_dict(model).items()})
@@ -157,7 +158,8 @@ def test_the_best_epoch_wins_and_test_images_are_read_once(run, monkeypatch):
         accuracy, loss = next(scores)
         return {"accuracy": accuracy, "loss": loss}
 
-    monkeypatch.setattr(train, "evaluate", scripted)
+    for module in (loop, train):
+        monkeypatch.setattr(module, "evaluate", scripted)
     folder = run("scripted", "optimization.epochs=3")
     assert seen == [12, 12, 12, 21]
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -169,16 +171,17 @@ def test_the_best_epoch_wins_and_test_images_are_read_once(run, monkeypatch):
 def test_recipes_are_compared_without_the_test_images(run, monkeypatch, capsys):
     judge, seen = train.evaluate, []
 
-    def watched(accelerator, model, loader, normalize):
+    def watched(accelerator, task, model, loader):
         seen.append(len(loader.dataset))
-        return judge(accelerator, model, loader, normalize)
+        return judge(accelerator, task, model, loader)
 
-    monkeypatch.setattr(train, "evaluate", watched)
+    for module in (loop, train):
+        monkeypatch.setattr(module, "evaluate", watched)
     folder = run("compared", "optimization.epochs=2", "data.test_split=null")
     assert seen == [12, 12]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert not [name for name in metrics if name.startswith("test")]
-    assert f"{100 * metrics['validation_accuracy']:.2f} % of 12 validation images" in capsys.readouterr().out
+    assert f"{100 * metrics['validation_accuracy']:.2f} % on 12 validation images" in capsys.readouterr().out
     with pytest.raises(UserError, match="test_split=null"):
         read_published_metrics(folder)
 
@@ -248,12 +251,12 @@ def test_what_can_be_watched(run):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.num_labels=4"], "model.num_labels=4, but the data has 3 classes: set it to 3"),
+        (["model.num_labels=4"], "model.num_labels=4, but the data has 3 labels .red, green, blue.: set it to 3"),
         (
             ["optimization.batch_size=6", "optimization.gradient_accumulation_steps=2", "augmentation.mixup_alpha=1.0"],
             "batch_size=6 cannot be cut into equal parts of whole pairs.* choose a multiple of 4",
         ),
-        (["optimization.batch_size=64"], "optimization.batch_size=64 is more than the 48 images"),
+        (["optimization.batch_size=64"], "optimization.batch_size=64 is more than the 48 samples"),
         (["logging.log_with=nothing"], "logging.log_with=nothing"),
         (["optimization.learning_rate=1e30", "optimization.max_gradient_norm=null"], "the loss is "),
     ],
@@ -270,7 +273,7 @@ def test_launched_as_a_user_would(tmp_path):
     script = [str(SCRIPTS / "train.py"), f"output_dir={tmp_path / 'digits'}", *fast]
     launched = subprocess.run([*launcher, *script], capture_output=True, text=True, timeout=300)
     assert launched.returncode == 0, launched.stderr
-    assert "of 360 test images of digits right" in launched.stdout
+    assert " on 360 test images of digits " in launched.stdout
     metrics = json.loads((tmp_path / "digits" / "metrics.json").read_text())
     assert metrics["command"].startswith("accelerate launch ")
     assert metrics["test_top_5_accuracy"] >= metrics["test_accuracy"]

@@ -1,15 +1,36 @@
 """From uint8 pixels to what the model sees: random changes and normalisation, on whole batches and their device."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from lab.augment.mixing import draw_erased, draw_mixed, erase, mix
+from lab.augment.seeds import fold_seed
 from lab.errors import UserError
-from lab.recipe import Augmentation
 from modeling_perceiver_study import PerceiverStudyImageProcessor
+
+
+@dataclass
+class Augmentation:
+    """What happens to each training image."""
+
+    crop_padding: int = 0  # pixels of black around the image before a random crop of its own size
+    horizontal_flip: bool = False
+    trivial_augment: bool = False  # then one of 14 operations, such as a shear or another contrast, of random strength
+    random_erasing: float = 0.0  # share of the images that lose a random rectangle; it gets the mean colour
+    mixup_alpha: float = 0.0  # blend with another image, its share from Beta(alpha, alpha); 0 does not
+    cutmix_alpha: float = 0.0  # paste a rectangle of another image, likewise; with both, half of the images get either
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images come in pairs, and labels as probabilities."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+
+# Lowest and highest values.
+RANGES = {"crop_padding": (0, None), "random_erasing": (0, 1), "mixup_alpha": (0, None), "cutmix_alpha": (0, None)}
 
 
 @dataclass
@@ -86,6 +107,20 @@ def crop_and_flip(pixels: torch.Tensor, settings: Augmentation, draws: Draws) ->
     return padded.flatten(2).gather(2, index).view(pixels.shape)
 
 
+def describe_augmentation(settings: Augmentation) -> str:
+    """What happens to each training image, to end a list with; nothing where nothing does."""
+    kinds = {
+        f"random crops of images padded by {settings.crop_padding}": settings.crop_padding,
+        "mirrored images": settings.horizontal_flip,
+        "TrivialAugment": settings.trivial_augment,
+        f"random erasing ({settings.random_erasing})": settings.random_erasing,
+        f"mixup ({settings.mixup_alpha})": settings.mixup_alpha,
+        f"CutMix ({settings.cutmix_alpha})": settings.cutmix_alpha,
+    }
+    found = [kind for kind, on in kinds.items() if on]
+    return f"; {', '.join(found)}" if found else ""
+
+
 class TrainingInputs:
     """A training batch -> what the model sees and what it is to say, with random choices that a resumed run repeats.
 
@@ -96,12 +131,23 @@ class TrainingInputs:
         UserError: TrivialAugment is to work on other than grey or colour images.
     """
 
-    def __init__(self, settings: Augmentation, normalize: "Normalization", seed: int, batch_size: int, num_labels: int):
+    def __init__(
+        self,
+        settings: Augmentation,
+        normalize: "Normalization",
+        seed: int,
+        batch_size: int,
+        blendable: Callable[[torch.Tensor], torch.Tensor],
+    ):
+        """
+        Args:
+            blendable: makes floats of labels, of which a mean makes sense; called where images mix.
+        """
         self.settings = settings
         self.normalize = normalize
         self.seed = seed
         self.batch_size = batch_size
-        self.num_labels = num_labels
+        self.blendable = blendable
         self.generator = torch.Generator()
         channels = len(normalize.scale)
         if settings.trivial_augment and channels not in (1, 3):
@@ -125,25 +171,21 @@ class TrainingInputs:
             images = erase(images, draws.erased)
         if not self.settings.mixes:
             return images, labels
-        return mix(images, F.one_hot(labels, self.num_labels).float(), draws.mixed, draws.opacity)
-
-
-def fold_seed(*numbers: int) -> int:
-    """One seed from several numbers of at least 0, unrelated for all that differ."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+        return mix(images, self.blendable(labels), draws.mixed, draws.opacity)
 
 
 class Normalization:
     """`(n, C, H, W)` uint8 -> float32: the image processor's rescaling and normalisation in one multiply and add."""
 
-    def __init__(self, processor: PerceiverStudyImageProcessor, device: torch.device):
+    def __init__(self, processor: PerceiverStudyImageProcessor):
         rescale = processor.rescale_factor if processor.do_rescale else 1.0
         mean = processor.image_mean if processor.do_normalize else [0.0] * processor.num_channels
         std = processor.image_std if processor.do_normalize else [1.0] * processor.num_channels
         std = torch.tensor(std, dtype=torch.float64).view(-1, 1, 1)
         mean = torch.tensor(mean, dtype=torch.float64).view(-1, 1, 1)
-        self.scale = (rescale / std).float().to(device)
-        self.offset = (-mean / std).float().to(device)
+        self.scale = (rescale / std).float()
+        self.offset = (-mean / std).float()
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.scale, self.offset = self.scale.to(pixels.device), self.offset.to(pixels.device)
         return torch.addcmul(self.offset, pixels.float(), self.scale)

@@ -1,215 +1,25 @@
-"""Decoded images: a uint8 array per split, from which whole batches are taken at once."""
+"""Samples that are arrays in memory."""
 
-import hashlib
-import os
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-
-import datasets
-import fsspec
 import numpy as np
 import torch
-from tqdm.auto import tqdm
-
-from lab.data.images import UNUSABLE, seen_pixels
-from lab.data.sources import Source, load_named_sources, load_sources, stratified_order
-from lab.errors import UserError
-from lab.recipe import Data
-from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyImageProcessor
-
-_CHUNK = 64  # images that a thread decodes at a time
+from torch.utils.data import Dataset
 
 
-class ImageDataset(torch.utils.data.Dataset):
-    """Images `(n, C, H, W)` uint8, in memory or memory-mapped, with labels `(n,)` int64.
+class ArrayDataset(Dataset):
+    """Arrays with a row a sample, `labels` among them.
 
     Args:
-        broken: `(n,)` bool, images to leave out.
+        labels: `(n,)` or `(n, L)`.
+        arrays: what else a batch has, by name.
     """
 
-    def __init__(self, pixels: np.ndarray, labels: np.ndarray, broken: np.ndarray | None = None):
-        self.pixels = pixels
-        self.rows = None if broken is None or not broken.any() else np.flatnonzero(~broken)
-        self.labels = labels if self.rows is None else labels[self.rows]
+    def __init__(self, labels: np.ndarray, **arrays: np.ndarray):
+        self.labels, self.arrays = labels, arrays
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """A whole batch: `pixels` `(b, C, H, W)` uint8, `labels` `(b,)`.
-
-        It comes assembled, so a data loader takes `default_convert` to collate.
-        """
-        rows = indices if self.rows is None else self.rows[indices]
-        return {
-            "pixels": torch.from_numpy(self.pixels[rows]),
-            "labels": torch.from_numpy(self.labels[indices]),
-        }
-
-
-@dataclass
-class Splits:
-    """What training needs: disjoint sets of images, that for testing where wanted, and the names of their classes."""
-
-    train: ImageDataset
-    validation: ImageDataset
-    test: ImageDataset | None
-    class_names: list[str]
-
-
-def load_splits(settings: Data, config: PerceiverStudyConfig, processor: PerceiverStudyImageProcessor) -> Splits:
-    """Load, split and decode; images of another size or colour go through the processor's own resize and crop.
-
-    Raises:
-        UserError: see `load_sources`; also too few images for the split, or one that cannot be decoded (names it).
-    """
-    train_source, *test_sources = load_sources(settings)
-    train_rows, validation_rows = _carve(train_source, settings)
-    decoder = Decoder(settings, config, processor)
-    return Splits(
-        validation=decoder.decode(train_source, validation_rows),
-        train=decoder.decode(train_source, train_rows),
-        test=next((decoder.decode(source, np.arange(len(source.labels))) for source in test_sources), None),
-        class_names=train_source.class_names,
-    )
-
-
-def load_split(
-    settings: Data, config: PerceiverStudyConfig, processor: PerceiverStudyImageProcessor, split: str
-) -> tuple[ImageDataset, list[str]]:
-    """One set of images and the names of their classes; loads and decodes nothing else.
-
-    Args:
-        split: `train`, `validation` or `test` mean what they mean to `load_splits`, any other the dataset's own split.
-
-    Raises:
-        UserError: as `load_splits`.
-    """
-    if split in ("train", "validation"):
-        (source,) = load_named_sources(settings, {"data.train_split": settings.train_split})
-        rows = _carve(source, settings)[split == "validation"]
-    else:
-        wanted = {"data.test_split": settings.test_split or "test"} if split == "test" else {"--split": split}
-        (source,) = load_named_sources(settings, wanted)
-        rows = np.arange(len(source.labels))
-    return Decoder(settings, config, processor).decode(source, rows), source.class_names
-
-
-def name_classes(config: PerceiverStudyConfig, class_names: list[str]):
-    """Write the names of the data's classes into a model's configuration.
-
-    Raises:
-        UserError: it has another number of labels.
-    """
-    if config.num_labels != len(class_names):
-        found = len(class_names)
-        raise UserError(f"model.num_labels={config.num_labels}, but the data has {found} classes: set it to {found}")
-    config.id2label = dict(enumerate(class_names))
-    config.label2id = {name: label for label, name in config.id2label.items()}
-
-
-def _carve(source: Source, settings: Data) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and to validate on, disjoint and stratified."""
-    total = len(source.labels)
-    available = total - settings.validation_samples
-    wanted = available if settings.train_samples is None else settings.train_samples
-    if not 1 <= wanted <= available:
-        raise UserError(
-            f"{source.name} has {total} images: data.validation_samples={settings.validation_samples} leaves "
-            f"{max(available, 0)} to train on, but {max(wanted, 1)} are needed; lower one of "
-            "data.validation_samples and data.train_samples"
-        )
-    order = stratified_order(source.labels, settings.split_seed)
-    first = settings.validation_samples
-    return np.sort(order[first : first + wanted]), np.sort(order[:first])
-
-
-class Decoder:
-    """Encoded images -> pixels as the processor resizes and crops them, uint8."""
-
-    def __init__(self, settings: Data, config: PerceiverStudyConfig, processor: PerceiverStudyImageProcessor):
-        self.settings = settings
-        self.processor = processor
-        self.shape = (config.num_channels, *config.grid)
-        self.plain_mode = {1: "L", 3: "RGB"}.get(config.num_channels)
-        # Small images spend most of their time in the processor, so ones that it returns as they are skip it.
-        probe = np.random.default_rng(0).integers(0, 256, self.shape, dtype=np.uint8)
-        self.processor_is_identity = np.array_equal(seen_pixels(processor, probe), probe)
-
-    def decode(self, source: Source, rows: np.ndarray) -> ImageDataset:
-        shape = (len(rows), *self.shape)
-        labels = source.labels[rows]
-        if np.prod(shape, dtype=np.int64) <= self.settings.max_memory_gb * 1e9:
-            pixels = np.empty(shape, np.uint8)
-            return ImageDataset(pixels, labels, self._fill(pixels, source, rows))
-        path = self._cache_path(source, rows)
-        broken_path = path.with_suffix(".broken.npy")
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-            try:
-                pixels = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
-                broken = self._fill(pixels, source, rows)
-                if broken.any():
-                    np.save(broken_path, broken)
-                pixels.flush()
-                os.replace(unfinished, path)
-            finally:
-                unfinished.unlink(missing_ok=True)
-        broken = np.load(broken_path) if broken_path.exists() else None
-        return ImageDataset(np.load(path, mmap_mode="r"), labels, broken)
-
-    def _cache_path(self, source: Source, rows: np.ndarray) -> Path:
-        folder = self.settings.cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "decoded"
-        settings = [getattr(self.processor, name) for name in ("do_resize", "size", "resample", "do_center_crop")]
-        content = f"{source.fingerprint} {self.shape} {settings} {self.settings.on_error}".encode() + rows.tobytes()
-        return Path(folder) / f"{hashlib.sha256(content).hexdigest()[:32]}.npy"
-
-    def _fill(self, pixels: np.ndarray, source: Source, rows: np.ndarray) -> np.ndarray:
-        """Decode into `pixels`; returns which `(n,)` are broken, where the recipe says to skip such."""
-        broken = np.zeros(len(rows), bool)
-
-        def fill_from(start: int) -> int:
-            chunk = rows[start : start + _CHUNK]
-            for offset, (row, encoded) in enumerate(zip(chunk, source.read(chunk), strict=True)):
-                try:
-                    pixels[start + offset] = self.pixels(encoded)
-                except UNUSABLE as error:
-                    path = encoded["path"] if isinstance(encoded, dict) else None
-                    where = f"row {row} of {source.name}" + (f" ({path})" if path else "")
-                    if self.settings.on_error == "raise":
-                        raise UserError(
-                            f"{where} is no usable image: {error}; data.on_error=skip leaves such out"
-                        ) from None
-                    broken[start + offset] = True
-                    tqdm.write(f"left out: {where} is no usable image: {error}")
-            return len(chunk)
-
-        # Threads are enough: Pillow lets others run while it decodes and resizes.
-        with ThreadPoolExecutor() as pool, _progress(source, len(rows)) as bar:
-            for count in pool.map(fill_from, range(0, len(rows), _CHUNK)):
-                bar.update(count)
-        if broken.any():
-            tqdm.write(f"left out {broken.sum()} of {len(rows)} images of {source.name}")
-        return broken
-
-    def pixels(self, encoded) -> np.ndarray:
-        """One image as `(C, H, W)` uint8; raises one of `UNUSABLE` if that fails."""
-        if encoded is None:
-            raise ValueError("there is none")
-        if isinstance(encoded, dict) and encoded["bytes"] is None and encoded["path"]:
-            with fsspec.open(encoded["path"], "rb") as file:  # also inside an archive, or on the Hub
-                encoded = {"bytes": file.read(), "path": None}
-        image = datasets.Image().decode_example(encoded)  # turned upright
-        channels, height, width = self.shape
-        if self.processor_is_identity and image.mode == self.plain_mode and image.size == (width, height):
-            return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
-        pixels = seen_pixels(self.processor, image)
-        if pixels.shape != self.shape:
-            raise ValueError(f"its pixels are {pixels.shape} after resize and crop, expected {self.shape}")
-        return pixels
-
-
-def _progress(source: Source, total: int) -> tqdm:
-    return tqdm(total=total, desc=f"decoding {source.name}", unit="image", disable=None, leave=False)
+    def __getitems__(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        """A whole batch, assembled, so that a data loader takes `default_convert` to collate."""
+        arrays = {**self.arrays, "labels": self.labels}
+        return {name: torch.from_numpy(array[rows]) for name, array in arrays.items()}

@@ -23,15 +23,15 @@ class Source:
     Attributes:
         name: what error messages call it.
         fingerprint: equal for equal content, for cached arrays.
-        labels: `(n,)` int64, from 0 to `len(class_names) - 1`.
-        class_names: names of the classes, in the order of their labels.
+        labels: `(n,)` int64, from 0 to `len(label_names) - 1`.
+        label_names: names of the classes, in the order of their labels.
         read: rows `(k,)` -> k things that hold an image each: a `PIL.Image`, or a dict of `bytes` and `path`.
     """
 
     name: str
     fingerprint: str
     labels: np.ndarray
-    class_names: list[str]
+    label_names: list[str]
     read: Callable[[np.ndarray], list]
 
 
@@ -64,8 +64,13 @@ def open_splits(settings: Data, wanted: dict[str, str]) -> list[Source | dataset
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """A random order of `labels` `(n,)` of which every stretch has the classes in their overall proportions."""
+    """A random order of `labels` `(n,)` of which every stretch has the classes in their overall proportions.
+
+    Of labels that are not one class each, `(n, L)`, it is any random order.
+    """
     order = np.random.default_rng(seed).permutation(len(labels))
+    if labels.ndim > 1:
+        return order
     position = np.empty(len(labels))
     for label in np.unique(labels):
         members = np.flatnonzero(labels[order] == label)
@@ -87,7 +92,7 @@ def _digits() -> dict[str, Source]:
             name=f"split {split} of digits",
             fingerprint=f"digits-{split}",
             labels=labels[rows],
-            class_names=[str(name) for name in bunch.target_names],
+            label_names=[str(name) for name in bunch.target_names],
             read=lambda wanted, rows=rows: [Image.fromarray(pixels[row]) for row in rows[wanted]],
         )
         for split, rows in rows_of.items()
@@ -130,7 +135,7 @@ def describe_split(split: str, settings: Data) -> str:
     return f"split {split} of {_where(settings)}"
 
 
-def source_from_rows(rows: list[dict], columns: tuple[str, str], class_names: list[str] | None, name: str) -> Source:
+def source_from_rows(rows: list[dict], columns: tuple[str, str], label_names: list[str] | None, name: str) -> Source:
     """A source of what was read from a stream, in memory and still encoded; without names classes are numbers."""
     image_column, label_column = columns
     labels = [row[label_column] for row in rows]
@@ -143,25 +148,25 @@ def source_from_rows(rows: list[dict], columns: tuple[str, str], class_names: li
     for image in images:
         content.update(image["bytes"] or (image["path"] or "").encode() if image else b"")
     labels = np.asarray(labels, dtype=np.int64)
-    class_names = class_names or [str(label) for label in range(labels.max() + 1)]
-    return Source(name, content.hexdigest(), labels, class_names, read=lambda rows: [images[row] for row in rows])
+    label_names = label_names or [str(label) for label in range(labels.max() + 1)]
+    return Source(name, content.hexdigest(), labels, label_names, read=lambda rows: [images[row] for row in rows])
 
 
 def _source(dataset: datasets.Dataset | datasets.IterableDataset, split: str, settings: Data) -> Source:
     name = describe_split(split, settings)
     image_column, label_column = columns = find_columns(dataset.features, settings, name)
-    class_names = getattr(dataset.features[label_column], "names", None)
+    label_names = getattr(dataset.features[label_column], "names", None)
     encoded = dataset.select_columns([image_column, label_column])
     encoded = encoded.cast_column(image_column, datasets.Image(decode=False))
     if isinstance(dataset, datasets.IterableDataset):
-        return source_from_rows(list(encoded), columns, class_names, name)
+        return source_from_rows(list(encoded), columns, label_names, name)
     labels = dataset.with_format("arrow")[label_column]
     if labels.null_count and settings.on_error == "raise":
         row = labels.is_null().to_pylist().index(True)
         raise UserError(f"row {row} of {name} has no label in column {label_column}")
     labels = np.asarray(labels.fill_null(-1).to_numpy(), dtype=np.int64)
-    class_names = class_names or [str(label) for label in range(labels.max() + 1)]
-    return Source(name, dataset._fingerprint, labels, class_names, read=lambda rows: encoded[rows][image_column])
+    label_names = label_names or [str(label) for label in range(labels.max() + 1)]
+    return Source(name, dataset._fingerprint, labels, label_names, read=lambda rows: encoded[rows][image_column])
 
 
 def _image_column(features: datasets.Features, name: str) -> str:
@@ -189,7 +194,7 @@ def _describe(features: datasets.Features) -> str:
 
 def with_good_labels(source: Source, on_error: str) -> Source:
     """The source, or what is left of it where `on_error` is `skip`; else a `UserError` names a label out of range."""
-    highest = len(source.class_names) - 1
+    highest = len(source.label_names) - 1
     good = (source.labels >= 0) & (source.labels <= highest)
     if good.all():
         return source

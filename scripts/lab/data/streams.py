@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
+from typing import Any
 
 import datasets
 import numpy as np
@@ -21,8 +22,9 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from tqdm.auto import tqdm
 
-from lab.data.arrays import Decoder, ImageDataset, Splits, load_split
+from lab.data.decoded_images import Decoder
 from lab.data.images import UNUSABLE
+from lab.data.loaders import Place
 from lab.data.sources import (
     Source,
     describe_split,
@@ -32,27 +34,27 @@ from lab.data.sources import (
     source_from_rows,
     with_good_labels,
 )
+from lab.data.splits import Rows, all_rows, choose_split
 from lab.errors import UserError
 from lab.recipe import Data
-from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyImageProcessor
 
 _AHEAD = 3  # batches that threads decode while the model is at work
 
 
-class ImageStream:
-    """The images to train on, `len(stream)` of them an epoch."""
+class Stream:
+    """The samples to train on, `len(stream)` of them an epoch."""
 
     def __init__(
         self,
         shards: datasets.IterableDataset,
         columns: tuple[str, str],
-        class_names: list[str],
+        label_names: list[str],
         decoder: Decoder,
         settings: Data,
     ):
         self.shards = shards
         self.image_column, self.label_column = columns
-        self.class_names = class_names
+        self.label_names = label_names
         self.decoder = decoder
         self.settings = settings
         self.left_out = 0
@@ -77,15 +79,15 @@ class ImageStream:
         share.set_epoch(epoch)  # of the share: it does not take over that of the whole
         return share
 
-    def decode(self, row: dict) -> tuple[np.ndarray, int] | None:
-        """Pixels `(C, H, W)` uint8 and label of a row; of one that is not usable a `UserError`, or None to skip it."""
+    def decode(self, row: dict) -> tuple[Any, int] | None:
+        """The decoded sample and the label of a row; a `UserError` for one that is not usable, or None to skip it."""
         encoded, label = row[self.image_column], row[self.label_column]
         path = encoded and encoded["path"]
         where = f"{path or 'an image'} of {describe_split(self.settings.train_split, self.settings)}"
-        if not isinstance(label, int) or not 0 <= label < len(self.class_names):
-            return self._refuse(f"{where} has label {label}; expected 0 to {len(self.class_names) - 1}")
+        if not isinstance(label, int) or not 0 <= label < len(self.label_names):
+            return self._refuse(f"{where} has label {label}; expected 0 to {len(self.label_names) - 1}")
         try:
-            return self.decoder.pixels(encoded), label
+            return self.decoder.decode_one(encoded), label
         except UNUSABLE as error:
             return self._refuse(f"{where} is no usable image: {error}")
 
@@ -97,67 +99,54 @@ class ImageStream:
 
 
 class StreamLoader:
-    """A process's share of a stream as batches on its device, in place of a prepared `DataLoader`."""
+    """A process's share of a stream as parts of batches on its device; what `EpochLoader` is for other samples."""
 
-    def __init__(
-        self,
-        stream: ImageStream,
-        batch_size: int,
-        batches: int,
-        seed: int,
-        process: int = 0,
-        processes: int = 1,
-        device: torch.device | str = "cpu",
-    ):
+    def __init__(self, stream: Stream, batch_size: int, parts: int, seed: int, place: Place):
         """
         Args:
-            batch_size: images in a batch of one process.
-            batches: how many an epoch has.
+            batch_size: samples of an optimiser step, over all processes and parts.
+            parts: how many a process cuts its share of a batch into.
         """
-        self.stream, self.batch_size, self.batches, self.seed = stream, batch_size, batches, seed
-        self.process, self.processes, self.device = process, processes, torch.device(device)
-        self.epoch = 0
+        self.stream, self.batch_size, self.parts, self.seed, self.place = stream, batch_size, parts, seed, place
 
-    def __len__(self) -> int:
-        return self.batches
+    def steps_left(self, done: int) -> int:
+        """How many batches an epoch still has after `done` of its samples."""
+        return (len(self.stream) - done) // self.batch_size
 
-    def set_epoch(self, epoch: int):
-        """Images come in another order, and from other shards, in each epoch."""
-        self.epoch = epoch
+    def batches(self, epoch: int, done: int) -> Iterator[dict[str, torch.Tensor]]:
+        """The parts of all batches of the epoch after `done` of its samples: what follows when nothing is interrupted.
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        return self.from_batch(0)
-
-    def from_batch(self, done: int) -> Iterator[dict[str, torch.Tensor]]:
-        """The batches of the epoch from number `done` on: exactly what follows when nothing is interrupted.
-
-        Images before that are read again, but not decoded. The `state_dict` of `datasets` would be faster and not
-        exact, as it does not hold the images in the shuffle buffer.
+        Samples before that are read again, but not decoded. The `state_dict` of `datasets` would be faster and not
+        exact, as it does not hold the samples in the shuffle buffer.
         """
-        rows = self._rows()
-        for _ in islice(rows, done * self.batch_size):
+        size = self.batch_size // self.place.processes // self.parts
+        count = self.steps_left(done) * self.parts
+        rows = self._rows(epoch)
+        for _ in islice(rows, done // self.place.processes):
             pass
         with ThreadPoolExecutor() as pool:  # Pillow lets other threads run while it decodes and resizes
 
             def start() -> list:
-                return [pool.submit(self.stream.decode, row) for row in islice(rows, self.batch_size)]
+                return [pool.submit(self.stream.decode, row) for row in islice(rows, size)]
 
-            started = deque(start() for _ in range(min(_AHEAD, self.batches - done)))
-            for batch in range(done, self.batches):
-                images = [image for image in (image.result() for image in started.popleft()) if image is not None]
-                if not images:
-                    raise UserError("a whole batch of images had to be left out: the data is not usable")
+            started = deque(start() for _ in range(min(_AHEAD, count)))
+            for number in range(count):
+                samples = [sample for sample in (sample.result() for sample in started.popleft()) if sample is not None]
+                if not samples:
+                    raise UserError("all samples of a batch had to be left out: the data is not usable")
                 # Others of the batch stand in for those left out, so that a resumed run finds its place by counting.
-                images = list(islice(cycle(images), self.batch_size))
-                if batch + _AHEAD < self.batches:
+                samples = list(islice(cycle(samples), size))
+                if number + _AHEAD < count:
                     started.append(start())
-                pixels, labels = zip(*images, strict=True)
-                yield {"pixels": self._to_device(np.stack(pixels)), "labels": self._to_device(np.array(labels))}
+                decoded, labels = zip(*samples, strict=True)
+                batch = {**self.stream.decoder.batch(decoded), "labels": torch.from_numpy(np.array(labels))}
+                yield self.place.move(batch)
 
-    def _rows(self) -> Iterator[dict]:
-        share = self.batches * self.batch_size
+    def _rows(self, epoch: int) -> Iterator[dict]:
+        process, processes = self.place.process, self.place.processes
+        share = self.steps_left(0) * self.batch_size // processes
         while True:
-            rows = self.stream.read(self.seed, self.epoch, self.process, self.processes)
+            rows = self.stream.read(self.seed, epoch, process, processes)
             count = 0
             for row in rows:
                 count += 1
@@ -165,78 +154,62 @@ class StreamLoader:
             # Shards differ a little. More than one shard too few is a wrong number in the recipe.
             if share - count > count / rows.num_shards:
                 raise UserError(
-                    f"data.train_samples={len(self.stream)} asks for {share} images an epoch from process "
-                    f"{self.process}, but its {rows.num_shards} shards hold {count}: set it to the number of images in "
-                    "the train split, less those of the validation shards"
+                    f"data.train_samples={len(self.stream)} asks for {share} samples an epoch from process {process}, "
+                    f"but its {rows.num_shards} shards hold {count}: set it to the number of samples in the train "
+                    "split, less those of the validation shards"
                 )
 
-    def _to_device(self, array: np.ndarray) -> torch.Tensor:
-        tensor = torch.from_numpy(array)
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
 
-
-def load_streams(settings: Data, config: PerceiverStudyConfig, processor: PerceiverStudyImageProcessor) -> Splits:
-    """As `load_splits`, but `train` is an `ImageStream`.
+def choose_stream_splits(
+    settings: Data, decoder: Decoder, num_labels: int
+) -> tuple[Stream, Rows, Rows | None, list[str]]:
+    """What to train on, validate on and test on, as `choose_splits` gives it, and the names of the classes.
 
     Raises:
-        UserError: as `load_splits`; also without `data.train_samples`, and for too few shards.
+        UserError: as there; also without `data.train_samples`, and for too few shards.
     """
     if settings.train_samples is None:
-        raise UserError("data.streaming=true needs data.train_samples, the number of images that make an epoch")
-    dataset, columns, names = _open_train(settings, config)
+        raise UserError("data.streaming=true needs data.train_samples, the number of samples that make an epoch")
+    dataset, columns, names = _open_train(settings, num_labels)
     validation, used = _read_validation(dataset, columns, names, settings)
-    decoder = Decoder(settings, config, processor)
     test = None
     if settings.test_split is not None:
         (source,) = load_named_sources(settings, {"data.test_split": settings.test_split})
-        source = with_good_labels(dataclasses.replace(source, class_names=names), settings.on_error)
-        test = decoder.decode(source, np.arange(len(source.labels)))
+        test = all_rows(with_good_labels(dataclasses.replace(source, label_names=names), settings.on_error))
     shards = datasets.concatenate_datasets(
         [dataset.shard(dataset.num_shards, index) for index in range(used, dataset.num_shards)]
     )
-    return Splits(
-        validation=decoder.decode(validation, np.arange(len(validation.labels))),
-        train=ImageStream(shards, columns, names, decoder, settings),
-        test=test,
-        class_names=names,
-    )
+    return Stream(shards, columns, names, decoder, settings), validation, test, names
 
 
-def load_stream_split(
-    settings: Data, config: PerceiverStudyConfig, processor: PerceiverStudyImageProcessor, split: str
-) -> tuple[ImageDataset, list[str]]:
-    """As `load_split`, with the validation images of `load_streams`."""
+def choose_stream_split(settings: Data, split: str, num_labels: int) -> Rows:
+    """As `choose_split`, with the validation samples of `choose_stream_splits`."""
     if split == "train":
         raise UserError(
-            "--split train: with data.streaming=true training images are not kept; add data.streaming=false"
+            "--split train: with data.streaming=true training samples are not kept; add data.streaming=false"
         )
     if split != "validation":
-        return load_split(settings, config, processor, split)
-    dataset, columns, names = _open_train(settings, config)
-    validation, _ = _read_validation(dataset, columns, names, settings)
-    return Decoder(settings, config, processor).decode(validation, np.arange(len(validation.labels))), names
+        return choose_split(settings, split)
+    dataset, columns, names = _open_train(settings, num_labels)
+    return _read_validation(dataset, columns, names, settings)[0]
 
 
-def _open_train(
-    settings: Data, config: PerceiverStudyConfig
-) -> tuple[datasets.IterableDataset, tuple[str, str], list[str]]:
+def _open_train(settings: Data, num_labels: int) -> tuple[datasets.IterableDataset, tuple[str, str], list[str]]:
     """The encoded rows of the train split, their columns of images and of labels, and the names of the classes."""
     (dataset,) = open_splits(settings, {"data.train_split": settings.train_split})
     if isinstance(dataset, Source):
         raise UserError(f"data.streaming=true: {settings.name} has no shards to stream; set it to false")
     columns = find_columns(dataset.features, settings, describe_split(settings.train_split, settings))
     # Bare numbers do not say how many there are.
-    names = getattr(dataset.features[columns[1]], "names", None) or [str(label) for label in range(config.num_labels)]
+    names = getattr(dataset.features[columns[1]], "names", None) or [str(label) for label in range(num_labels)]
     encoded = dataset.select_columns(list(columns)).cast_column(columns[0], datasets.Image(decode=False))
     return encoded, columns, names
 
 
 def _read_validation(
     dataset: datasets.IterableDataset, columns: tuple[str, str], names: list[str], settings: Data
-) -> tuple[Source, int]:
-    """The first `data.validation_samples` images, and in how many shards they are."""
+) -> tuple[Rows, int]:
+    """The first `data.validation_samples` samples, and in how many shards they are."""
     name = describe_split(settings.train_split, settings)
     rows = []
     for used in range(1, dataset.num_shards):
@@ -244,7 +217,7 @@ def _read_validation(
         rows += islice(dataset.shard(dataset.num_shards, used - 1), missing)
         if len(rows) == settings.validation_samples:
             source = source_from_rows(rows, columns, names, name)
-            return with_good_labels(source, settings.on_error), used
+            return all_rows(with_good_labels(source, settings.on_error)), used
     raise UserError(
         f"data.validation_samples={settings.validation_samples} leaves none of the {dataset.num_shards} shards of "
         f"{name} to train on: lower it, or cut the data into more files"

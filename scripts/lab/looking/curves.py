@@ -6,6 +6,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lab.scoring.measures import measure_of
+
 # Okabe and Ito's palette, which colour-blind readers tell apart; markers differ as well.
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, YELLOW)
@@ -19,20 +21,28 @@ def read_metrics(path: Path) -> tuple[list[dict], list[dict]]:
     return [line for line in lines if line["kind"] == "step"], [line for line in lines if line["kind"] == "epoch"]
 
 
-def draw_curves(metrics: Path, picture: Path, title: str):
-    """Losses on the left, validation accuracy with its best epoch on the right, both against epochs, as a PNG."""
+def draw_curves(metrics: Path, picture: Path, title: str, best: str):
+    """Losses on the left, the score that decides on the right with its best epoch, both against epochs, as a PNG.
+
+    Args:
+        best: the key of that score, such as `accuracy`.
+    """
     steps, epochs = read_metrics(metrics)
+    measure, key = measure_of(best), f"validation_{best}"
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     _plot(left, steps, "loss", color=_TRAINING, label="training, as optimised")
     _plot(left, epochs, "validation_loss", color=_VALIDATION, marker="o", markersize=3, label="validation")
-    left.set(xlabel="epoch", ylabel="cross-entropy (nats)", title=title)
+    left.set(xlabel="epoch", ylabel="loss", title=title)
     left.legend(frameon=False)
-    _plot(right, epochs, "validation_accuracy", scale=100, color=_VALIDATION, marker="o", markersize=3)
-    best = max(epochs, key=lambda line: (line["validation_accuracy"], -line["validation_loss"]))
-    right.axvline(best["epoch"], color="0.6", linestyle=":")
-    accuracy = f"{100 * best['validation_accuracy']:.2f} %"
-    right.set(xlabel="epoch", ylabel="validation accuracy (%)", title=f"best: {accuracy} after epoch {best['epoch']}")
+    scale = 100 if measure.percent else 1
+    _plot(right, epochs, key, scale=scale, color=_VALIDATION, marker="o", markersize=3)
+    sign = 1 if measure.higher_is_better else -1
+    line = max(epochs, key=lambda line: (sign * line[key], -line["validation_loss"]))
+    right.axvline(line["epoch"], color="0.6", linestyle=":")
+    unit = " (%)" if measure.percent else ""
+    found = f"best: {measure.write(line[key])} after epoch {line['epoch']}"
+    right.set(xlabel="epoch", ylabel=f"validation {measure.title}{unit}", title=found)
     tidy(left, right)
     figure.savefig(picture, dpi=150)
 

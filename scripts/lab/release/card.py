@@ -10,8 +10,8 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from lab.errors import UserError, one_line
 from lab.recipe import Recipe
-from lab.release.figures import Classified
-from modeling_perceiver_study import PerceiverStudyConfig
+from lab.scoring.measures import Measure, is_score, measure_of
+from lab.tasks.task import Judged, Task
 
 TEMPLATE = Path(__file__).resolve().parents[3] / "model_cards" / "template.md"
 
@@ -20,22 +20,16 @@ _WATTS = {"H100": 700, "H200": 700, "A100": 400, "L40S": 350, "V100": 300, "L4":
 _WATTS_OF_OTHER_GPU = 300
 _WATTS_PER_THREAD = 10
 _GRAMS_PER_KWH = 475  # CO2 equivalent, the world's average as the International Energy Agency gave it for 2018
-_SCORES = {
-    "test_accuracy": "test accuracy",
-    "test_top_5_accuracy": "test top-5 accuracy",
-    "test_loss": "test loss (nats)",
-    "validation_accuracy": "validation accuracy, best epoch",
-}
-_MOST_NAMES = 20
 
 
 def render_card(
     repo_id: str,
     licence: str,
     recipe: Recipe,
-    config: PerceiverStudyConfig,
+    task: Task,
     runs: list[dict],
-    predictions: Classified,
+    judged: Judged,
+    pictures: list[tuple[str, str]],
     examples: dict[str, str],
 ) -> ModelCard:
     """The card of a published run, its metadata checked.
@@ -43,39 +37,37 @@ def render_card(
     Args:
         recipe: of a local path in it no more is told than that there was one.
         runs: `metrics.json` of this run first, then those of other seeds.
-        examples: titles of images for the Hub's widget, by path in the repository; empty where none may be shown.
+        judged: what the model says of the test samples.
+        pictures: captions and files of what `task.illustrate` drew.
+        examples: titles of samples for the Hub's widget, by path in the repository; empty where none may be shown.
 
     Raises:
         UserError: the metadata would not survive the Hub.
     """
-    metrics = runs[0]
+    metrics, config = runs[0], task.config
     cost = energy(metrics["train_seconds"], metrics["hardware"])
-    data = _card_data(repo_id, licence, recipe, runs, cost, examples)
-    confusions = predictions.confusions()
-    names = list(predictions.names)
+    parts = task.card(judged)
+    parts["usage"] = [program.replace("{repo_id}", repo_id) for program in parts["usage"]]
     card = ModelCard.from_template(
-        data,
+        _card_data(repo_id, licence, recipe, task, parts, runs, cost, examples),
         template_str=TEMPLATE.read_text(encoding="utf-8"),
         repo_id=repo_id,
         recipe=recipe,
         model=config,
-        grid=" × ".join(map(str, config.grid)),
-        class_count=len(names),
-        class_names=", ".join(names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else ""),
+        task=parts,
+        samples=task.samples,
         self_attends=config.num_blocks * config.num_self_attends_per_block,
         metrics=metrics,
-        data=_data_name(recipe),
+        data=_data_name(recipe, task),
         local_data=recipe.data.path is not None,
-        augmentation=describe_augmentation(recipe),
         optimizer={"adamw": "AdamW", "muon": "Muon (AdamW for all but matrices between layers)"}[
             recipe.optimization.optimizer
         ],
-        results=_results(runs),
+        best=measure_of(task.best),
+        results=_results(runs, task),
         seeds=len(runs),
         seed_list="seed " + ", ".join(str(run["seed"]) for run in runs),
-        with_images=bool(examples),
-        worst=_worst(confusions, names),
-        confused=_most_confused(confusions, names),
+        pictures=pictures,
         cost=cost,
     )
     check_card(card)
@@ -125,30 +117,36 @@ def energy(seconds: float, hardware: str) -> dict:
 
 
 def _card_data(
-    repo_id: str, licence: str, recipe: Recipe, runs: list[dict], cost: dict, examples: dict[str, str]
+    repo_id: str,
+    licence: str,
+    recipe: Recipe,
+    task: Task,
+    parts: dict,
+    runs: list[dict],
+    cost: dict,
+    examples: dict[str, str],
 ) -> ModelCardData:
     on_hub = recipe.data.path is None and "/" in recipe.data.name
     results = [
         EvalResult(
-            task_type="image-classification",
-            task_name="Image classification",
+            task_type=task.name,
+            task_name=task.name.replace("-", " ").capitalize(),
             dataset_type=recipe.data.name if recipe.data.path is None else "local",
-            dataset_name=_data_name(recipe),
+            dataset_name=_data_name(recipe, task),
             dataset_split=recipe.data.test_split,
-            metric_type="accuracy" if name.endswith("accuracy") else "loss",
-            metric_name=_SCORES[name],
-            metric_value=float(runs[0][name]),
+            metric_type=measure.hub_name,
+            metric_name=f"test {measure.title}",
+            metric_value=float(runs[0][f"test_{name}"]),
         )
-        for name in ("test_accuracy", "test_top_5_accuracy", "test_loss")
-        if name in runs[0]
+        for name, measure in _measures(runs[0], "test_").items()
     ]
     return ModelCardData(
         license=licence,
         library_name="transformers",
-        pipeline_tag="image-classification",
-        tags=["perceiver", "vision", "custom_code", "arxiv:2103.03206"],
+        pipeline_tag=task.name,
+        tags=parts["tags"],
         datasets=[recipe.data.name] if on_hub else None,
-        metrics=["accuracy"],
+        metrics=[parts["metric"]],
         model_name=repo_id.split("/")[-1],
         eval_results=results,
         widget=[{"src": path, "example_title": title} for path, title in examples.items()] or None,
@@ -161,52 +159,32 @@ def _card_data(
     )
 
 
-def _data_name(recipe: Recipe) -> str:
+def _measures(metrics: dict, kind: str) -> dict[str, Measure]:
+    """The scores of a kind, such as `test_`, that a run has."""
+    names = [key.removeprefix(kind) for key in metrics if key.startswith(kind)]
+    return {name: measure_of(name) for name in names if is_score(name)}
+
+
+def _data_name(recipe: Recipe, task: Task) -> str:
     if recipe.data.title is not None:
         return recipe.data.title
     if recipe.data.path is not None:
-        return "a local folder of images" + (f", in place of {recipe.data.name}" if recipe.data.name else "")
+        place = f", in place of {recipe.data.name}" if recipe.data.name else ""
+        return f"a local folder of {task.samples}{place}"
     return "scikit-learn's handwritten digits" if recipe.data.name == "digits" else recipe.data.name
 
 
-def describe_augmentation(recipe: Recipe) -> str:
-    """What happens to each training image, to end a list with; nothing where nothing does."""
-    settings = recipe.augmentation
-    kinds = {
-        f"random crops of images padded by {settings.crop_padding}": settings.crop_padding,
-        "mirrored images": settings.horizontal_flip,
-        "TrivialAugment": settings.trivial_augment,
-        f"random erasing ({settings.random_erasing})": settings.random_erasing,
-        f"mixup ({settings.mixup_alpha})": settings.mixup_alpha,
-        f"CutMix ({settings.cutmix_alpha})": settings.cutmix_alpha,
-    }
-    found = [kind for kind, on in kinds.items() if on]
-    return f"; {', '.join(found)}" if found else ""
-
-
-def _results(runs: list[dict]) -> list[dict]:
+def _results(runs: list[dict], task: Task) -> list[dict]:
     rows = []
-    for name, title in _SCORES.items():
-        values = [run[name] for run in runs if name in run]
+    measures = {f"test_{name}": measure for name, measure in _measures(runs[0], "test_").items()}
+    measures[f"validation_{task.best}"] = measure_of(task.best)
+    for key, measure in measures.items():
+        values = [run[key] for run in runs if key in run]
         if len(values) < len(runs):
             continue
-        scale, unit = (1, "") if name.endswith("loss") else (100, " %")
-        values = [scale * value for value in values]
-        spread = f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}{unit}" if len(runs) > 1 else ""
-        rows.append({"name": title, "value": f"{values[0]:.2f}{unit}", "spread": spread})
+        kind, best_epoch = key.partition("_")[0], ", best epoch" if key.startswith("validation") else ""
+        row = {"name": f"{kind} {measure.title}{best_epoch}", "value": measure.write(values[0]), "spread": ""}
+        if len(runs) > 1:
+            row["spread"] = measure.write_spread(statistics.mean(values), statistics.stdev(values))
+        rows.append(row)
     return rows
-
-
-def _worst(confusions, names: list[str]) -> dict:
-    recalls = confusions.diagonal() / confusions.sum(axis=1).clip(min=1)
-    recalls[confusions.sum(axis=1) == 0] = 1  # a class without test images is not missed
-    return {"name": names[recalls.argmin()], "recall": f"{100 * recalls.min():.1f}"}
-
-
-def _most_confused(confusions, names: list[str]) -> str:
-    wrong = confusions.copy()
-    wrong[range(len(names)), range(len(names))] = 0
-    if not wrong.any():
-        return ""
-    row, column = divmod(int(wrong.argmax()), len(names))
-    return f", and the most frequent mistake is {names[row]} taken for {names[column]}"

@@ -11,42 +11,45 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
+from accelerate import Accelerator
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
-from lab.augment.images import Normalization
-from lab.data.arrays import load_split
+from lab.data.loaders import evaluation_loader
 from lab.errors import UserError
-from lab.judging.report import draw_confusions
+from lab.judging.evaluation import open_checkpoint
+from lab.judging.predictions import predict
 from lab.looking.curves import draw_curves
+from lab.machine import without_gpu
 from lab.recipe import Recipe, differences, load_recipe, recipe_to_yaml
 from lab.release.card import render_card
-from lab.release.figures import Classified, draw_attention, draw_predictions, predict
 from lab.release.hub import push
+from lab.scoring.measures import measure_of
+from lab.tasks import find_task
+from lab.tasks.task import Judged, Task
 from lab.training.run_folder import LOG, RESULTS
-from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
-
-_NEEDED = ("config.json", "preprocessor_config.json", "recipe.yaml", LOG, RESULTS)
-
 
 _PICKLED = (".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth")
 
 
-# Weights of another run give another accuracy; another device or precision moves it by less than this.
-_SAME_ACCURACY = 0.01
+# Weights of another run have another score; another device or precision moves it by less than this, or this share.
+_SAME_SCORE = 0.01
 
 
 _LOAD = """
-import sys
+import json, sys
 sys.modules["modeling_perceiver_study"] = None  # what counts is the code in the folder
-from PIL import Image
-from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
+import transformers
 folder = sys.argv[1]
-for auto_class in (AutoModel, AutoModelForImageClassification):
-    model, report = auto_class.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
-    assert not any(report.values()), report
-AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
-classify = pipeline("image-classification", model=folder, trust_remote_code=True)
-assert classify(Image.new("RGB", (40, 30)))
+with open(folder + "/config.json", encoding="utf-8") as file:
+    names = json.load(file)["auto_map"]
+for name in names:
+    if name != "AutoConfig":
+        model, report = getattr(transformers, name).from_pretrained(
+            folder, trust_remote_code=True, output_loading_info=True
+        )
+        assert not any(report.values()), report
 """
 
 
@@ -67,54 +70,49 @@ def stage(
     licence: str = "apache-2.0",
     overrides: list[str] | tuple[str, ...] = (),
     seeds: list[Path] | tuple[Path, ...] = (),
-    with_images: bool = True,
+    show_samples: bool = True,
     dtype: str | None = None,
 ) -> Iterator[Path]:
     """A temporary folder with exactly what is to be published, checked to load in a clean process.
 
     Args:
-        dtype: what weights are rounded to; the accuracy that they have then is measured and added to the metrics.
+        show_samples: pictures may show samples of the test data.
+        dtype: what weights are rounded to; the score that they have then is measured and added to the metrics.
 
     Raises:
         UserError: the checkpoint is not complete, holds pickled weights, is not what its metrics say, or does not load.
     """
-    weights = find_weights(checkpoint)
-    recipe = load_recipe(checkpoint / "recipe.yaml")
+    recipe = load_recipe(checkpoint / "recipe.yaml") if (checkpoint / "recipe.yaml").is_file() else Recipe()
+    kind = find_task(recipe)
+    weights = find_weights(checkpoint, kind)
     runs = [read_metrics(checkpoint), *(read_other_seed(folder, checkpoint) for folder in seeds)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / checkpoint.resolve().name
-        (folder / "figures").mkdir(parents=True)
-        code = sorted(checkpoint.glob("*.py"))
-        for path in [
-            *weights,
-            *code,
-            *(checkpoint / name for name in ("config.json", "preprocessor_config.json", LOG)),
-        ]:
+        figures, examples = folder / "figures", folder / "examples"
+        figures.mkdir(parents=True)
+        for path in [*weights, *sorted(checkpoint.glob("*.py")), *(checkpoint / name for name in _copied(kind))]:
             shutil.copy(path, folder)
         if dtype is not None:
-            model = PerceiverStudyForImageClassification.from_pretrained(folder, dtype=dtype)
-            model.save_pretrained(folder)
-        check_loads(folder)
+            kind.model_class.from_pretrained(folder, dtype=dtype).save_pretrained(folder)
+        check_loads(folder, kind)
         public_recipe, runs[0] = without_paths(recipe, runs[0], folder.name)
         (folder / "recipe.yaml").write_text(recipe_to_yaml(public_recipe))
-        model, predictions = predict_test_images(folder, checkpoint, overrides, runs[0]["test_accuracy"])
+        task, model, dataset, judged = predict_test(folder, checkpoint, overrides, runs[0])
         if dtype is not None:
-            runs[0] |= {"released_dtype": dtype, "released_accuracy": predictions.accuracy}
+            runs[0] |= {"released_dtype": dtype, "released_score": task.scores(judged)[task.best]}
         (folder / RESULTS).write_text(json.dumps(runs[0], indent=2) + "\n")
-        draw_curves(folder / LOG, folder / "figures" / "curves.png", title=folder.name)
-        draw_confusions(predictions.confusions(), predictions.names, folder / "figures" / "confusions.png")
-        examples = {}
-        if with_images:
-            draw_predictions(predictions, folder / "figures" / "predictions.png")
-            normalize = Normalization(PerceiverStudyImageProcessor.from_pretrained(folder), model.device)
-            draw_attention(model, normalize, predictions, folder / "figures" / "attention.png")
-            examples = save_examples(predictions, folder)
-        card = render_card(repo_id, licence, recipe, model.config, runs, predictions, examples)
+        draw_curves(folder / LOG, figures / "curves.png", title=folder.name, best=task.best)
+        pictures = task.illustrate(figures, model, dataset, judged, show_samples)
+        titles = {}
+        if show_samples:
+            examples.mkdir()
+            titles = {f"examples/{name}": title for name, title in task.save_examples(examples, dataset).items()}
+        card = render_card(repo_id, licence, recipe, task, runs, judged, pictures, titles)
         card.save(folder / "README.md")
         yield folder
 
 
-def find_weights(checkpoint: Path) -> list[Path]:
+def find_weights(checkpoint: Path, kind: type[Task]) -> list[Path]:
     """The safetensors files of a finished run, with their index if there are several."""
     if not checkpoint.is_dir():
         raise UserError(f"{checkpoint}: no such folder; expected one that train.py wrote")
@@ -124,7 +122,7 @@ def find_weights(checkpoint: Path) -> list[Path]:
             f"{checkpoint} holds pickled files ({', '.join(pickled)}), which can run code on whoever loads them: "
             "publish safetensors only, and move these away"
         )
-    missing = [name for name in _NEEDED if not (checkpoint / name).is_file()]
+    missing = [name for name in ("recipe.yaml", RESULTS, *_copied(kind)) if not (checkpoint / name).is_file()]
     weights = [path for pattern in ("model*.safetensors", "model*.index.json") for path in checkpoint.glob(pattern)]
     if not weights:
         missing.append("model.safetensors")
@@ -143,7 +141,7 @@ def read_metrics(checkpoint: Path) -> dict:
         metrics = json.loads((checkpoint / RESULTS).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{checkpoint / RESULTS} cannot be read: {error}; expected a finished run") from None
-    if "test_accuracy" not in metrics:
+    if not any(key.startswith("test_") for key in metrics):
         raise UserError(
             f"{checkpoint} was trained with data.test_split=null, so there is no figure to publish: train the recipe "
             "that you chose with its test split"
@@ -173,43 +171,37 @@ def without_paths(recipe: Recipe, metrics: dict, name: str) -> tuple[Recipe, dic
     return dataclasses.replace(recipe, data=data, output_dir=f"output/{name}"), metrics
 
 
-def check_loads(folder: Path):
+def _copied(kind: type[Task]) -> tuple[str, ...]:
+    return ("config.json", *kind.processor_files, LOG)
+
+
+def check_loads(folder: Path, kind: type[Task]):
     """Load a folder as a stranger would: another process, an empty cache, no network, none of this repository."""
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "HF_HOME": cache, "HF_HUB_OFFLINE": "1"}
         environment.pop("PYTHONPATH", None)
-        command = [sys.executable, "-c", _LOAD, str(folder)]
+        command = [sys.executable, "-c", _LOAD + kind.clean_check, str(folder)]
         done = subprocess.run(command, cwd=cache, env=environment, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"{folder.name} does not load in a clean process: {reason}")
 
 
-def predict_test_images(
-    folder: Path, checkpoint: Path, overrides: list[str] | tuple[str, ...], expected_accuracy: float
-) -> tuple[PerceiverStudyForImageClassification, Classified]:
-    """The model in a folder, and what it says of its recipe's test images; it must be as good as its metrics say."""
+def predict_test(
+    folder: Path, checkpoint: Path, overrides: list[str] | tuple[str, ...], metrics: dict
+) -> tuple[Task, PreTrainedModel, Dataset, Judged]:
+    """The model in a folder, and what it says of its recipe's test samples; it must be as good as its metrics say."""
     recipe = load_recipe(checkpoint / "recipe.yaml", overrides)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = PerceiverStudyForImageClassification.from_pretrained(folder).eval().to(device)
-    processor = PerceiverStudyImageProcessor.from_pretrained(folder)
-    images, _ = load_split(recipe.data, model.config, processor, "test")
-    names = [model.config.id2label[label] for label in range(model.config.num_labels)]
-    predictions = predict(model, Normalization(processor, model.device), images, names)
-    if abs(predictions.accuracy - expected_accuracy) > _SAME_ACCURACY:
+    task, model = open_checkpoint(str(folder), recipe)
+    dataset = task.load_split("test")
+    accelerator = Accelerator(cpu=without_gpu())
+    loader = tqdm(evaluation_loader(accelerator, dataset, 64), desc="predictions", disable=None, leave=False)
+    (judged,) = predict(accelerator, task, model.to(accelerator.device), loader)
+    expected, found = metrics[f"test_{task.best}"], task.scores(judged)[task.best]
+    if abs(found - expected) > _SAME_SCORE * max(1.0, abs(expected)):
+        measure = measure_of(task.best)
         raise UserError(
-            f"{RESULTS} says {100 * expected_accuracy:.2f} % of the test images, but these weights get "
-            f"{100 * predictions.accuracy:.2f} % of {len(images)}; expected {checkpoint} and the data of that run"
+            f"{RESULTS} says a test {measure.title} of {measure.write(expected)}, but these weights get "
+            f"{measure.write(found)} on {len(dataset)} {task.samples}; expected {checkpoint} and the data of that run"
         )
-    return model, predictions
-
-
-def save_examples(predictions: Classified, folder: Path, count: int = 3) -> dict[str, str]:
-    """Test images for the Hub's widget: their classes, by path in the folder."""
-    (folder / "examples").mkdir()
-    examples = {}
-    for number, index in enumerate(predictions.sample(count)):
-        path = f"examples/{number}.png"
-        predictions.picture(index).save(folder / path)
-        examples[path] = predictions.names[predictions.images.labels[index]]
-    return examples
+    return task, model, dataset, judged

@@ -6,18 +6,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel
 
-from lab.augment.images import Normalization
-from lab.data.arrays import ImageDataset, load_split
-from lab.judging.checkpoints import load_classifier
+from lab.judging.evaluation import open_checkpoint
 from lab.looking.curves import BLUE, ORANGE, tidy
 from lab.looking.maps import cross_attention_maps, draw_map_lines, evenly_chosen, map_logits, mean_and_single
 from lab.recipe import Recipe
 from lab.study.comparison import Finding, is_larger, percent
 from lab.study.pictures import draw_accuracies
 from lab.study.setting import Setting
-from lab.study.training import Job, load_images, run_all, train_small
-from modeling_perceiver_study import PerceiverStudyForImageClassification
+from lab.study.training import Job, load_samples, run_all, train_small
+from lab.tasks.task import Task
 
 TITLE = "Attention maps"
 CLAIM = (
@@ -47,10 +47,8 @@ def settings(setting: Setting) -> dict:
 
 def run(setting: Setting) -> dict:
     if setting.checkpoint:
-        classify = load_classifier(setting.checkpoint)
-        model, processor = classify.model, classify.image_processor
-        images, _ = load_split(setting.recipe().data, model.config, processor, "validation")
-        found = measure(model, images, Normalization(processor, model.device))
+        task, model = open_checkpoint(setting.checkpoint, setting.recipe())
+        found = measure(model, task.read_split("validation")[0], task)  # labels do not matter
         return {"runs": [{"positions": model.config.position_encoding_type, **found}]}
     jobs = [
         Job(
@@ -69,15 +67,15 @@ def run(setting: Setting) -> dict:
 
 def train_and_measure(recipe: Recipe) -> dict:
     trained = train_small(recipe)
-    images = load_images(recipe)
-    found = measure(trained.model, images.validation, Normalization(images.processor, trained.model.device))
+    images = load_samples(recipe)
+    found = measure(trained.model, images.validation, images.task)
     return {**trained.scores(), **found}
 
 
-def measure(model: PerceiverStudyForImageClassification, images: ImageDataset, normalize: Normalization) -> dict:
+def measure(model: PreTrainedModel, images: Dataset, task: Task) -> dict:
     """Return the shares of `MEASURES` for each cross-attend, and the maps of one image for the picture."""
     pixels = images.__getitems__(range(min(_IMAGES, len(images))))["pixels"]
-    maps = cross_attention_maps(model, normalize(pixels.to(model.device)))
+    maps = cross_attention_maps(model, task.normalize(pixels.to(model.device)))
     logits = [map_logits(of_all) for of_all in maps]
     intensity = F.adaptive_avg_pool2d(pixels.float().mean(dim=1, keepdim=True), logits[0].shape[-2:]).squeeze(1)
     return {

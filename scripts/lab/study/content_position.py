@@ -5,7 +5,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from lab.augment.images import Normalization
 from lab.looking.curves import COLOURS, MARKERS, tidy
 from lab.looking.logit_parts import logit_parts
 from lab.recipe import Recipe
@@ -22,7 +21,8 @@ from lab.study.comparison import (
 )
 from lab.study.pictures import ACCURACY, draw_accuracies
 from lab.study.setting import Setting
-from lab.study.training import Job, build_perceiver, load_images, run_all, train_small
+from lab.study.training import Job, load_samples, run_all, train_small
+from lab.tasks.task import Task
 from modeling_perceiver_study import PerceiverStudyForImageClassification
 
 TITLE = "Content and position"
@@ -63,17 +63,17 @@ def run(setting: Setting) -> dict:
 
 def train_and_split(recipe: Recipe, keys: str) -> dict:
     """Return scores, and the shares of `PARTS` at each cross-attend before, during and after training."""
-    images = load_images(recipe)
+    images = load_samples(recipe)
     pixels = images.validation.__getitems__(range(min(_IMAGES, len(images.validation))))["pixels"]
     history = []
 
-    def build(recipe: Recipe) -> PerceiverStudyForImageClassification:
-        model = build_perceiver(recipe)
+    def build(task: Task) -> PerceiverStudyForImageClassification:
+        model = task.build_model()
         keep_apart(model, keys)
         return model
 
     def watch(step: int, model: PerceiverStudyForImageClassification):
-        inputs = Normalization(images.processor, model.device)(pixels.to(model.device))
+        inputs = images.task.normalize(pixels.to(model.device))
         parts = logit_parts(model, inputs)
         history.append({"step": step, "shares": [_rounded(of_one.shares()) for of_one in parts]})
         kinds[:] = [_count_kinds(of_one.shares(over=(0,))) for of_one in parts]

@@ -6,18 +6,18 @@ from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch.utils.data import DataLoader, default_convert
+from torch.utils.data import DataLoader, Dataset, default_convert
+from transformers import PreTrainedModel
 
-from lab.augment.images import Normalization
-from lab.data.arrays import ImageDataset
 from lab.looking.curves import COLOURS, MARKERS, tidy
 from lab.looking.maps import cross_attention_maps
 from lab.recipe import Recipe
 from lab.study.comparison import Finding, is_above, is_larger, percent
 from lab.study.pictures import draw_accuracies
 from lab.study.setting import Setting
-from lab.study.training import Job, load_images, run_all, train_small
-from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyForImageClassification
+from lab.study.training import Job, load_samples, run_all, train_small
+from lab.tasks.task import Task
+from modeling_perceiver_study import PerceiverStudyConfig
 
 TITLE = "What the latents hold"
 CLAIM = (
@@ -44,10 +44,9 @@ def run(setting: Setting) -> dict:
 def train_and_probe(recipe: Recipe) -> dict:
     """Return scores; for each layer cosine, rank and probe; for each head of each latent its field in the first map."""
     trained = train_small(recipe)
-    images, model = load_images(recipe), trained.model
-    normalize = Normalization(images.processor, model.device)
+    images, model = load_samples(recipe), trained.model
     parts = (images.train, images.validation)
-    train_states, validation_states = (hidden_states(model, part, normalize) for part in parts)
+    train_states, validation_states = (hidden_states(model, part, images.task) for part in parts)
     train_labels, validation_labels = (part.labels[:_IMAGES] for part in parts)
     layers = [
         {
@@ -59,7 +58,7 @@ def train_and_probe(recipe: Recipe) -> dict:
         for name, fit, latents in zip(layer_names(model.config), train_states, validation_states, strict=True)
     ]
     pixels = images.validation.__getitems__(range(min(_IMAGES, len(images.validation))))["pixels"]
-    maps = cross_attention_maps(model, normalize(pixels.to(model.device)))[0].mean(dim=0).flatten(0, 1)
+    maps = cross_attention_maps(model, images.task.normalize(pixels.to(model.device)))[0].mean(dim=0).flatten(0, 1)
     even = fields(torch.ones_like(maps[:1]))[0]["width"]
     return {**trained.scores(), "layers": layers, "fields": fields(maps), "even_width": even}
 
@@ -75,14 +74,12 @@ def layer_names(config: PerceiverStudyConfig) -> list[str]:
 
 
 @torch.no_grad()
-def hidden_states(
-    model: PerceiverStudyForImageClassification, images: ImageDataset, normalize: Normalization
-) -> list[torch.Tensor]:
+def hidden_states(model: PreTrainedModel, images: Dataset, task: Task) -> list[torch.Tensor]:
     """Return the latents of the first `n` images after each layer, `[(n, N, D)]`, in float32 on the CPU."""
     some = torch.utils.data.Subset(images, range(min(_IMAGES, len(images))))
     batches = []
     for batch in DataLoader(some, 100, collate_fn=default_convert):
-        inputs = normalize(batch["pixels"].to(model.device))
+        inputs = task.normalize(batch["pixels"].to(model.device))
         states = model(pixel_values=inputs, output_hidden_states=True).hidden_states[-model.config.num_hidden_layers :]
         batches.append([state.float().cpu() for state in states])
     return [torch.cat(states) for states in zip(*batches, strict=True)]

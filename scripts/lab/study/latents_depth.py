@@ -4,11 +4,12 @@ from itertools import pairwise
 
 from matplotlib.figure import Figure
 
-from lab.recipe import flatten, model_config
+from lab.recipe import flatten
 from lab.study.comparison import Finding, accuracy_table, gather, is_larger
 from lab.study.pictures import ACCURACY, draw_accuracies, new_figure
 from lab.study.setting import Setting
 from lab.study.training import Job, run_all
+from lab.tasks import build_task
 
 TITLE = "Latents, depth and time"
 CLAIM = (
@@ -35,7 +36,7 @@ def settings(setting: Setting) -> dict:
 
 def run(setting: Setting) -> dict:
     recipe = setting.recipe()
-    usual = flatten(recipe) | {f"model.{key}": value for key, value in model_config(recipe).to_dict().items()}
+    usual = flatten(recipe) | {f"model.{key}": value for key, value in build_task(recipe).config.to_dict().items()}
     jobs = [
         Job({"varied": key, "value": value, "seed": seed}, setting.recipe(f"{key}={value}", seed=seed))
         for key in VARIED

@@ -6,17 +6,20 @@ Permuting the pixels alone gives every pixel the position of another. Fourier fe
 which pixels are near; learned positions do not encode that. Each seed has its own permutation.
 """
 
+import math
+
 import torch
 from matplotlib.figure import Figure
 from torch import nn
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from lab.augment.images import Normalization
-from lab.recipe import Recipe, model_config
+from lab.recipe import Recipe
 from lab.study.comparison import Finding, gather, is_larger, is_true, percent, sentence
 from lab.study.pictures import ACCURACY, draw_accuracies, new_figure
 from lab.study.setting import Setting
-from lab.study.training import Job, load_images, run_all, train_and_score, train_small
+from lab.study.training import Job, load_samples, run_all, train_and_score, train_small
+from lab.tasks import build_task
+from lab.tasks.task import Arguments, Task
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyForImageClassification
 from modeling_perceiver_study.position import byte_array, fourier_axis_features
 
@@ -61,20 +64,20 @@ def run(setting: Setting) -> dict:
     return {"runs": run_all(jobs, setting, TITLE)}
 
 
-def permutation(recipe: Recipe) -> torch.Tensor:
+def permutation(grid: list[int], seed: int) -> torch.Tensor:
     """Return `(M,)`: place `i` gets what was at place `permutation[i]`, in row-major order."""
-    height, width = model_config(recipe).grid
-    return torch.randperm(height * width, generator=torch.Generator().manual_seed(recipe.seed))
+    return torch.randperm(math.prod(grid), generator=torch.Generator().manual_seed(seed))
 
 
 def train_on_permuted(recipe: Recipe) -> dict:
     """Return the scores of a model whose pixels are permuted and whose positions are not."""
-    order = permutation(recipe)
+    order = permutation(build_task(recipe).config.grid, recipe.seed)
 
-    def permute(pixels: torch.Tensor) -> torch.Tensor:
-        return pixels.flatten(2)[..., order.to(pixels.device)].view_as(pixels)
+    def permute(arguments: Arguments) -> Arguments:
+        pixels = arguments["pixel_values"]
+        return {"pixel_values": pixels.flatten(2)[..., order.to(pixels.device)].view_as(pixels)}
 
-    return train_small(recipe, prepare=permute).scores()
+    return train_small(recipe, alter=permute).scores()
 
 
 def train_and_permute(recipe: Recipe) -> dict:
@@ -91,15 +94,14 @@ def compare_permuted(model: PerceiverStudyForImageClassification, recipe: Recipe
         `permuted_accuracy` from 0 to 1, and the largest absolute values of logits (`largest_logit`) and of differences
         between the two (`largest_difference`).
     """
-    order = permutation(recipe).to(model.device)
-    images = load_images(recipe)
-    normalize = Normalization(images.processor, model.device)
+    order = permutation(model.config.grid, recipe.seed).to(model.device)
+    images = load_samples(recipe)
     features = _features(model.config, model.device)
     right, largest, scale = 0, 0.0, 0.0
     for start in range(0, len(images.validation), recipe.optimization.batch_size):
         rows = range(start, min(start + recipe.optimization.batch_size, len(images.validation)))
         batch = images.validation.__getitems__(list(rows))
-        pixels = normalize(batch["pixels"].to(model.device))
+        pixels = images.task.normalize(batch["pixels"].to(model.device))
         logits = model(pixel_values=pixels).logits
         permuted = model(inputs=byte_array(pixels, features)[:, order]).logits
         largest = max(largest, (permuted - logits).abs().max().item())
@@ -114,17 +116,17 @@ def compare_permuted(model: PerceiverStudyForImageClassification, recipe: Recipe
 
 def train_convolutional(recipe: Recipe, permuted: bool) -> dict:
     """Return the scores of a convolutional network that gets the positions as channels."""
-    return train_small(recipe, build=lambda recipe: ConvNet(recipe, permuted)).scores()
+    return train_small(recipe, build=lambda task: ConvNet(task, permuted)).scores()
 
 
 class ConvNet(nn.Module):
     """`(B, C, H, W) -> (B, classes)`: pixels beside their Fourier features, permuted or not, and three convolutions."""
 
-    def __init__(self, recipe: Recipe, permuted: bool):
+    def __init__(self, task: Task, permuted: bool):
         super().__init__()
-        self.config = model_config(recipe)
+        self.config = task.config
         height, width = self.config.grid
-        order = permutation(recipe) if permuted else torch.arange(height * width)
+        order = permutation(self.config.grid, task.recipe.seed) if permuted else torch.arange(height * width)
         self.register_buffer("order", order)
         channels = self.config.num_input_channels
         self.layers = nn.Sequential(

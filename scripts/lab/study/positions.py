@@ -2,11 +2,11 @@
 
 from matplotlib.figure import Figure
 
-from lab.recipe import model_config
 from lab.study.comparison import Finding, accuracy_table, gather, is_larger
 from lab.study.pictures import ACCURACY, draw_accuracies, new_figure
 from lab.study.setting import Setting
 from lab.study.training import Job, run_all
+from lab.tasks import build_task
 
 TITLE = "Position encodings"
 CLAIM = (
@@ -27,7 +27,7 @@ def settings(setting: Setting) -> dict:
 
 def _nyquist(setting: Setting) -> float:
     """Return the Nyquist frequency of the longest axis, in cycles an image."""
-    return max(model_config(setting.recipe()).attended_grid) / 2
+    return max(build_task(setting.recipe()).config.attended_grid) / 2
 
 
 def _common(nyquist: float) -> tuple[str, ...]:
@@ -56,7 +56,7 @@ def run(setting: Setting) -> dict:
         for value, overrides in values.items()
         for seed in setting.seeds
     ]
-    channels = model_config(setting.recipe()).num_attended_channels
+    channels = build_task(setting.recipe()).config.num_attended_channels
     return {"nyquist": nyquist, "bands": round(nyquist), "channels": channels, "runs": run_all(jobs, setting, TITLE)}
 
 

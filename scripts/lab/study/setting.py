@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lab.errors import UserError
 from lab.recipe import CONFIGURATION_FOLDER, Recipe, effective, load_recipe
+from lab.training.precision import settle_precision
 
 DEFAULT_CONFIG = CONFIGURATION_FOLDER / "study-digits.yaml"
 
@@ -45,13 +46,13 @@ class Setting:
     def recipe(self, *overrides: str, seed: int = 0) -> Recipe:
         """Return the study's recipe with the overrides of an experiment, which win over the study's own.
 
-        The recipe has no local start: some of the compared models cannot have one, and the claims are about models
-        without one.
+        A precision of `auto` is settled for this machine, so that it is part of what a run is remembered by. The recipe
+        has no local start: some of the compared models cannot have one, and the claims are about models without one.
         """
         recipe = load_recipe(self.config, [*self.overrides, *overrides, f"seed={seed}"])
         for field in ("local_start_width", "local_start_reach"):
             recipe.model.pop(field, None)
-        return recipe
+        return settle_precision(recipe)
 
     def for_training(self, *overrides: str) -> dict:
         """Return what decides the results of an experiment that trains: its recipe, with all keys, and the seeds.

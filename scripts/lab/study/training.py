@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
@@ -13,27 +12,29 @@ from dataclasses import dataclass, field
 import torch
 from accelerate.utils import set_seed
 from torch import nn
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from lab.augment.images import Normalization, TrainingInputs
-from lab.data.arrays import ImageDataset, Splits, load_split, name_classes
+from lab.data.splits import Splits
 from lab.errors import UserError
 from lab.judging.predictions import evaluate
 from lab.machine import available_cores
-from lab.recipe import Recipe, chosen, effective, image_processor, model_config
+from lab.recipe import Recipe, chosen, effective
 from lab.study.setting import Setting
+from lab.tasks import build_task
+from lab.tasks.task import Arguments, Batch, Scores, Task
+from lab.training.checkpoint import Progress
 from lab.training.learner import Learner
-from lab.training.loop import build_accelerator, build_loaders
+from lab.training.loop import build_accelerator, judging_loader, training_loader
 from lab.training.run_folder import write_atomically
-from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
 
 # Part of the name of a remembered run: another one forgets what was trained before training, or a default, changed.
 VERSION = 1
 _WATCHED = 8  # moments at which `watch` is called after the one before training
 
-Prepare = Callable[[torch.Tensor], torch.Tensor]
+Alter = Callable[[Arguments], Arguments]
 Watch = Callable[[int, nn.Module], None]
-Build = Callable[[Recipe], nn.Module]
+Build = Callable[[Task], nn.Module]
 
 
 @dataclass
@@ -42,128 +43,122 @@ class Run:
 
     Attributes:
         model: in evaluation mode, on the device it was trained on; a moving average where the recipe asks for one.
-        validation_accuracy: from 0 to 1.
-        validation_loss: cross-entropy in nats.
-        train_accuracy: from 0 to 1, of training images as they are, without augmentation.
+        best: the score that decides, such as `accuracy`.
+        validation: scores of validation samples.
+        train: the score that decides, of training samples as they are, without random changes.
         parameters: how many.
         seconds: of training, without evaluation.
     """
 
     model: nn.Module
-    validation_accuracy: float
-    validation_loss: float
-    train_accuracy: float
+    best: str
+    validation: Scores
+    train: float
     parameters: int
     seconds: float
 
     def scores(self) -> dict[str, float]:
-        """All but the model."""
-        return {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self) if entry.name != "model"}
+        """All that goes into JSON."""
+        return {
+            f"validation_{self.best}": self.validation[self.best],
+            "validation_loss": self.validation["loss"],
+            f"train_{self.best}": self.train,
+            "parameters": self.parameters,
+            "seconds": self.seconds,
+        }
+
+
+class Altered:
+    """A task whose samples are changed before the model sees them, in training and in evaluation alike."""
+
+    def __init__(self, task: Task, alter: Alter):
+        self._task, self._alter = task, alter
+
+    def __getattr__(self, name: str):
+        return getattr(self._task, name)
+
+    def training_inputs(self, batch: Batch, step: int, first: int):
+        """As `Task.training_inputs`."""
+        arguments, targets = self._task.training_inputs(batch, step, first)
+        return self._alter(arguments), targets
+
+    def inputs(self, batch: Batch):
+        """As `Task.inputs`."""
+        arguments, targets = self._task.inputs(batch)
+        return self._alter(arguments), targets
 
 
 def train_small(
-    recipe: Recipe, prepare: Prepare | None = None, watch: Watch | None = None, build: Build | None = None
+    recipe: Recipe, alter: Alter | None = None, watch: Watch | None = None, build: Build | None = None
 ) -> Run:
-    """Train as scripts/train.py does, without files. The last weights are judged, and test images are never read.
+    """Train as scripts/train.py does, without files. The last weights are judged, and test samples are never read.
 
     Args:
-        prepare: `(b, C, H, W) -> (b, C, H, W)` float32, for normalised images, after augmentation and in evaluation.
+        alter: changes the model's arguments, after random changes and in evaluation.
         watch: called with the number of steps done and the model in evaluation mode: before the first step, and then 8
             times evenly up to the last.
-        build: makes the model from the recipe; it is called as a Perceiver is. None is a Perceiver.
+        build: makes the model of a task; None is the task's own.
 
     Raises:
-        UserError: fewer training images than a batch has, a stream, another number of classes than the data has, or a
-            loss that is no number.
+        UserError: fewer training samples than a batch has, a stream, other labels than the data has, or a loss that is
+            not a finite number.
     """
-    settings = recipe.optimization
-    accelerator = build_accelerator(recipe)
-    images = load_images(recipe)
-    normalize = Normalization(images.processor, accelerator.device)
-    num_labels = len(images.class_names)
-    inputs = TrainingInputs(recipe.augmentation, normalize, recipe.seed, settings.batch_size, num_labels)
-    prepare = prepare or (lambda pixels: pixels)
-    steps_per_epoch = len(images.train) // settings.batch_size
-    if steps_per_epoch == 0:
-        raise UserError(f"optimization.batch_size={settings.batch_size} is more than the {len(images.train)} images")
-    total_steps = settings.epochs * steps_per_epoch
-    watched = {round(total_steps * part / _WATCHED) for part in range(_WATCHED + 1)} if watch else set()
+    samples = load_samples(recipe)
+    task = samples.task if alter is None else Altered(samples.task, alter)
+    settings = task.recipe.optimization
+    accelerator = build_accelerator(task)
+    loader = training_loader(accelerator, task.recipe, samples.train)
+    total = settings.epochs * loader.steps_left(0)
+    watched = {round(total * part / _WATCHED) for part in range(_WATCHED + 1)} if watch else set()
     set_seed(recipe.seed)
-    model = (build or build_perceiver)(recipe)
+    model = task.build_model() if build is None else build(task)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-
-    def prepared_inputs(pixels: torch.Tensor, labels: torch.Tensor, step: int, first: int):
-        pixels, targets = inputs(pixels, labels, step, first)
-        return prepare(pixels), targets
-
-    learner = Learner(accelerator, recipe, model, prepared_inputs, total_steps)
-    # The training images a second time, in the place of test images: in order and as they are.
-    splits = Splits(images.train, images.validation, images.train, images.class_names)
-    train_loader, validation_loader, unaltered_loader = accelerator.prepare(
-        *build_loaders(accelerator, recipe, splits, steps_per_epoch)
-    )
-    parts = accelerator.gradient_accumulation_steps
-    step, watching, begin = 0, 0.0, time.perf_counter()
-    for epoch in range(settings.epochs):
-        train_loader.set_epoch(epoch)
-        for number, batch in enumerate(train_loader):
-            part = number % parts
-            if part == 0 and step in watched:
-                watching += _call(watch, step, learner.raw_judged)
-            learner.model.train()
-            learner.learn(batch, step, part)
-            step += part == parts - 1
+    learner, progress = Learner(accelerator, task, model), Progress()
+    watching, begin = 0.0, time.perf_counter()
+    if watched:
+        watching += _call(watch, 0, learner.raw_judged)
+    while progress.epoch < settings.epochs:
+        for _ in learner.steps(loader, progress):
+            if progress.step in watched:
+                watching += _call(watch, progress.step, learner.raw_judged)
+        progress.epoch, progress.samples = progress.epoch + 1, 0
     seconds = time.perf_counter() - begin - watching
-    if step in watched:
-        _call(watch, step, learner.raw_judged)
-
-    def normalize_and_prepare(pixels: torch.Tensor) -> torch.Tensor:
-        return prepare(normalize(pixels))
-
-    validation = evaluate(accelerator, learner.judged, validation_loader, normalize_and_prepare)
-    if not math.isfinite(validation["loss"]):
-        raise UserError(f"training ended with a loss of {validation['loss']}: lower optimization.learning_rate")
-    train_accuracy = evaluate(accelerator, learner.judged, unaltered_loader, normalize_and_prepare)["accuracy"]
-    scores = validation["accuracy"], validation["loss"], train_accuracy
-    return Run(learner.raw_judged.eval(), *scores, parameters, round(seconds, 2))
-
-
-def build_perceiver(recipe: Recipe) -> PerceiverStudyForImageClassification:
-    """With fresh weights from torch's present seed."""
-    return PerceiverStudyForImageClassification(model_config(recipe))
+    validation, train = (
+        evaluate(accelerator, task, learner.judged, judging_loader(accelerator, task.recipe, part))
+        for part in (samples.validation, samples.train)
+    )
+    return Run(learner.raw_judged.eval(), task.best, validation, train[task.best], parameters, round(seconds, 2))
 
 
 @dataclass(frozen=True)
-class Images:
-    """What trainings of a study see, and the processor that says how it is normalised."""
+class Samples:
+    """What trainings of a study see, and the task that says how."""
 
-    train: ImageDataset
-    validation: ImageDataset
-    class_names: list[str]
-    processor: PerceiverStudyImageProcessor
+    train: Dataset
+    validation: Dataset
+    task: Task
 
 
-def load_images(recipe: Recipe) -> Images:
-    """Training and validation images of a recipe; the process remembers the last ones that it loaded.
+def load_samples(recipe: Recipe) -> Samples:
+    """Training and validation samples of a recipe; the process remembers the last ones that it loaded.
 
     Raises:
-        UserError: a stream, another number of classes than the model has, or what `data.load_split` raises.
+        UserError: a stream, other labels than the model has, or what `Task.load_splits` raises.
     """
-    config = model_config(recipe)
-    processor = image_processor(recipe, config)
     if recipe.data.streaming:
-        raise UserError("data.streaming=true: a study compares trainings on the same images; set it to false")
-    key = json.dumps([dataclasses.asdict(recipe.data), config.num_channels, config.grid, recipe.image_processor])
+        raise UserError("data.streaming=true: a study compares trainings on the same samples; set it to false")
+    data = dataclasses.replace(recipe.data, test_split=None)
+    task = build_task(dataclasses.replace(recipe, data=data))
+    key = json.dumps([recipe.task, dataclasses.asdict(data), task.processor.to_json_string()])
     if key not in _LOADED:
         _LOADED.clear()
-        train, class_names = load_split(recipe.data, config, processor, "train")
-        validation, _ = load_split(recipe.data, config, processor, "validation")
-        _LOADED[key] = Images(train, validation, class_names, processor)
-    name_classes(config, _LOADED[key].class_names)
-    return _LOADED[key]
+        _LOADED[key] = task.load_splits()
+    splits = _LOADED[key]
+    task.fit(splits)
+    return Samples(splits.train, splits.validation, task)
 
 
-_LOADED: dict[str, Images] = {}
+_LOADED: dict[str, Splits] = {}
 
 
 def _call(watch: Watch, step: int, model: nn.Module) -> float:

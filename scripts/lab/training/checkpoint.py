@@ -35,18 +35,18 @@ class Progress:
 
     Attributes:
         step: optimiser steps done.
-        epoch: epochs done and evaluated.
-        best_epoch: the one with the best validation accuracy so far, counted from 1; 0 before the first.
-        best_accuracy: its validation accuracy, from 0 to 1.
-        best_loss: its validation loss, which decides between equal accuracies.
+        epoch: epochs done and judged.
+        samples: samples of the present epoch that steps were taken with.
+        best_epoch: the best one so far, counted from 1; 0 before the first.
+        best_scores: its validation scores; None before the first.
         seconds: time spent on training and validation.
     """
 
     step: int = 0
     epoch: int = 0
+    samples: int = 0
     best_epoch: int = 0
-    best_accuracy: float = -1.0
-    best_loss: float = 0.0
+    best_scores: dict[str, float] | None = None
     seconds: float = 0.0
 
 

@@ -4,27 +4,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lab.recipe import Recipe, model_config
-from modeling_perceiver_study import PerceiverStudyForImageClassification
+from lab.tasks.task import Task
 
-_AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Costs are those of a GPU to come, and `auto` is bf16 on every GPU that has it.
+_AUTOCAST = {"auto": torch.bfloat16, "no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
 class Cost:
-    """Of one image and one model.
+    """Of one sample and one model.
 
     Attributes:
         parameters: of the model.
         forward_flops: of matrix products, a multiply-add counted as 2.
         step_flops: forward and backward.
-        activation_bytes: kept from the forward for the backward pass, for each image.
-        fixed_bytes: kept likewise, however many images: positions, and weights cast to half precision.
+        activation_bytes: kept from the forward for the backward pass, for each sample.
+        fixed_bytes: kept likewise, however many samples: positions, and weights cast to half precision.
     """
 
     parameters: int
@@ -34,25 +33,25 @@ class Cost:
     fixed_bytes: int
 
 
-def measure(recipe: Recipe) -> Cost:
-    """The cost of one image, by doing a training step of it on the CPU."""
-    model = PerceiverStudyForImageClassification(model_config(recipe))
+def measure(task: Task) -> Cost:
+    """The cost of one sample, by doing a training step of it on the CPU."""
+    model = task.build_model()
     # The counter sees no fused attention; the kernel of plain products does the same ones.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        loss = _loss(model, recipe, images=1)
+        loss = _loss(model, task, samples=1)
         forward_flops = counter.get_total_flops()
         loss.backward()
         step_flops = counter.get_total_flops()
     # With the attention that training uses, which keeps less. What does not grow with the batch is the difference.
-    one, two = (kept_bytes(model, lambda images=images: _loss(model, recipe, images)) for images in (1, 2))
+    one, two = (kept_bytes(model, lambda samples=samples: _loss(model, task, samples)) for samples in (1, 2))
     return Cost(model.num_parameters(), forward_flops, step_flops, two - one, 2 * one - two)
 
 
-def _loss(model: PerceiverStudyForImageClassification, recipe: Recipe, images: int) -> torch.Tensor:
-    pixels = torch.randn(images, model.config.num_channels, *model.config.grid)
-    dtype = _AUTOCAST[recipe.optimization.mixed_precision]
+def _loss(model: nn.Module, task: Task, samples: int) -> torch.Tensor:
+    arguments, targets = task.example(samples, "cpu")
+    dtype = _AUTOCAST[task.recipe.optimization.mixed_precision]
     with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
-        return F.cross_entropy(model(pixel_values=pixels).logits, torch.zeros(images, dtype=torch.long))
+        return task.loss(model(**arguments), targets)
 
 
 def kept_bytes(model: nn.Module, compute: Callable[[], torch.Tensor]) -> int:

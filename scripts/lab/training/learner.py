@@ -1,40 +1,38 @@
 """One optimiser step after another: what training and the small trainings of a study share."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
-from lab.augment.images import fold_seed
-from lab.recipe import Recipe
+from lab.augment.seeds import fold_seed
+from lab.data.loaders import EpochLoader
+from lab.data.streams import StreamLoader
+from lab.tasks.task import Batch, Task, batch_size
+from lab.training.checkpoint import Progress
 from lab.training.optimization import build_optimizers, moving_average
-
-# What the model sees, and classes or probabilities, from the pixels and labels of a part of a batch, the number of the
-# step and the part's first place in the batch.
-Inputs = Callable[[torch.Tensor, torch.Tensor, int, int], tuple[torch.Tensor, torch.Tensor]]
 
 
 class Learner:
-    """A model with its optimisers, their schedules and its moving average.
+    """A model with its optimisers and its moving average, which learns a task.
 
     Attributes:
         model: as accelerate prepared it.
         average: a moving average of its weights, or None where the recipe has none.
-        learning_rate: of the last step.
+        learning_rate: the one of the last step, of parameters without a factor of their own.
     """
 
-    def __init__(self, accelerator: Accelerator, recipe: Recipe, model: nn.Module, inputs: Inputs, total_steps: int):
-        self.accelerator = accelerator
-        self.settings = recipe.optimization
-        self.seed = recipe.seed
-        self.inputs = inputs
+    def __init__(self, accelerator: Accelerator, task: Task, model: nn.Module):
+        self.accelerator, self.task = accelerator, task
+        self.settings, self.seed = task.recipe.optimization, task.recipe.seed
         torch.set_float32_matmul_precision(self.settings.matmul_precision)
         self.average = moving_average(model, self.settings.ema_decay, accelerator.device)
-        optimizers, schedules = build_optimizers(model, self.settings, total_steps)
-        self.model, *prepared = accelerator.prepare(model, *optimizers, *schedules)
-        self.optimizers, self.schedules = prepared[: len(optimizers)], prepared[len(optimizers) :]
+        optimizers = build_optimizers(model, self.settings, task.head)
+        # A checkpoint brings its own learning rates and decays. What counts is the recipe, which may have changed.
+        self.groups = [[dict(group, params=None) for group in optimizer.param_groups] for optimizer in optimizers]
+        self.model, *self.optimizers = accelerator.prepare(model, *optimizers)
         self.learning_rate = 0.0
 
     @property
@@ -47,27 +45,55 @@ class Learner:
         """The same without what accelerate put around it."""
         return self.accelerator.unwrap_model(self.judged, keep_torch_compile=False)
 
-    def learn(self, batch: dict[str, torch.Tensor], step: int, part: int) -> torch.Tensor:
-        """Learn from a part of the batch of `step`, and take the step if that is its last part; returns the loss.
+    def steps(self, loader: EpochLoader | StreamLoader, progress: Progress) -> Iterator[torch.Tensor]:
+        """Take the steps that the epoch of `progress` still has; gives the loss of each, and counts it in `progress`.
 
-        Args:
-            batch: `pixels` `(b, C, H, W)` uint8 and `labels` `(b,)`, this process's share of the part.
+        The learning rate follows the share of all samples that were seen, whatever the batch size was until now.
         """
-        accelerator, labels = self.accelerator, batch["labels"]
-        first = (part * accelerator.num_processes + accelerator.process_index) * len(labels)
+        parts = self.accelerator.gradient_accumulation_steps
+        in_epoch = progress.samples + loader.steps_left(progress.samples) * loader.batch_size
+        loss = torch.zeros((), device=self.accelerator.device)
+        for number, batch in enumerate(loader.batches(progress.epoch, progress.samples)):
+            part = number % parts
+            if part == 0:
+                self.model.train()
+                self._set_rates((progress.epoch + progress.samples / in_epoch) / self.settings.epochs)
+                loss = torch.zeros_like(loss)
+            loss += self._learn(batch, progress.step, part) / parts
+            if part == parts - 1:
+                progress.step += 1
+                progress.samples += loader.batch_size
+                yield loss
+
+    def _learn(self, batch: Batch, step: int, part: int) -> torch.Tensor:
+        """Learn from a part of the batch of `step`, and take the step if that is its last part; returns the loss."""
+        accelerator = self.accelerator
+        first = (part * accelerator.num_processes + accelerator.process_index) * batch_size(batch)
         torch.manual_seed(fold_seed(self.seed, step, first))  # dropout, too, is the same after a resume
         with accelerator.accumulate(self.model):
-            pixels, targets = self.inputs(batch["pixels"], labels, step, first)
-            logits = self.model(pixel_values=pixels).logits
-            loss = F.cross_entropy(logits, targets, label_smoothing=self.settings.label_smoothing)
+            arguments, targets = self.task.training_inputs(batch, step, first)
+            loss = self.task.loss(self.model(**arguments), targets)
             accelerator.backward(loss)
             if accelerator.sync_gradients and self.settings.max_gradient_norm is not None:
                 accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_gradient_norm)
-            self.learning_rate = self.schedules[0].get_last_lr()[0]
-            for part_of_step in (*self.optimizers, *self.schedules):
-                part_of_step.step()
             for optimizer in self.optimizers:
+                optimizer.step()
                 optimizer.zero_grad()
         if accelerator.sync_gradients and self.average is not None:
-            self.average.update_parameters(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+            self.average.update_parameters(accelerator.unwrap_model(self.model, keep_torch_compile=False))
         return loss.detach()
+
+    def _set_rates(self, share: float):
+        factor = schedule(share, self.settings.warmup)
+        self.learning_rate = self.settings.learning_rate * factor
+        for optimizer, groups in zip(self.optimizers, self.groups, strict=True):
+            for group, wanted in zip(optimizer.param_groups, groups, strict=True):
+                group["lr"] = wanted["lr"] * factor
+                group["weight_decay"] = wanted["weight_decay"]
+
+
+def schedule(share: float, warmup: float) -> float:
+    """The share of the peak learning rate after that share of training: up in a line, then down along a cosine."""
+    if share < warmup:
+        return share / warmup
+    return 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup))) if share < 1 else 0.0

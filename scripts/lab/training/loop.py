@@ -2,57 +2,46 @@
 
 import os
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedType, is_tensorboard_available
-from torch.utils.data import DataLoader, RandomSampler, default_convert
+from torch import nn
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from lab.augment.images import Normalization, TrainingInputs
-from lab.data.arrays import Splits
-from lab.data.streams import StreamLoader
+from lab.data.loaders import EpochLoader, Place, evaluation_loader
+from lab.data.splits import Splits
+from lab.data.streams import Stream, StreamLoader
 from lab.errors import UserError
 from lab.judging.predictions import evaluate
 from lab.machine import use_threads, without_gpu
 from lab.recipe import Recipe, flatten
+from lab.tasks.task import Task
 from lab.training.checkpoint import Progress, get_weights, load_checkpoint, save_checkpoint
 from lab.training.learner import Learner
 from lab.training.memory import find_parts
 from lab.training.run_folder import LOG, TrainingLog
-from modeling_perceiver_study import PerceiverStudyForImageClassification
 
 
 def train(
-    accelerator: Accelerator,
-    recipe: Recipe,
-    model: PerceiverStudyForImageClassification,
-    splits: Splits,
-    normalize: Normalization,
-    start: Path | None,
-):
-    """Returns the prepared model and test loader (or None), the progress, and the weights of the best epoch on the CPU.
+    accelerator: Accelerator, task: Task, model: nn.Module, splits: Splits, start: Path | None
+) -> tuple[nn.Module, Progress, dict]:
+    """The prepared model, the progress, and the weights of the best epoch on the CPU.
 
-    Where a moving average of the weights is asked for, it is what each epoch is judged by and what is kept.
+    Where a moving average of the weights is wanted, it is what each epoch is judged by and what is kept.
+
+    Args:
+        start: the checkpoint to go on from; None begins.
     """
-    settings = recipe.optimization
+    recipe, settings = task.recipe, task.recipe.optimization
     output_dir = Path(recipe.output_dir)
-    steps_per_epoch = len(splits.train) // settings.batch_size
-    if steps_per_epoch == 0:
-        raise UserError(
-            f"optimization.batch_size={settings.batch_size} is more than the {len(splits.train)} images to train on"
-        )
-    total_steps = settings.epochs * steps_per_epoch
     if settings.find_parts:
-        accelerator.gradient_accumulation_steps = find_parts(accelerator, recipe, model)
-    num_labels = len(splits.class_names)
-    inputs = TrainingInputs(recipe.augmentation, normalize, recipe.seed, settings.batch_size, num_labels)
-    learner = Learner(accelerator, recipe, model, inputs, total_steps)
+        accelerator.gradient_accumulation_steps = find_parts(accelerator, task, model)
+    learner = Learner(accelerator, task, model)
     average = learner.average
-    train_loader, validation_loader, test_loader = accelerator.prepare(
-        *build_loaders(accelerator, recipe, splits, steps_per_epoch)
-    )
+    train_loader = training_loader(accelerator, recipe, splits.train)
+    validation_loader = judging_loader(accelerator, recipe, splits.validation)
     progress, best_weights = Progress(), None
     if start is not None:
         progress, tensors = load_checkpoint(accelerator, start)
@@ -62,27 +51,19 @@ def train(
         accelerator.print(f"continuing from {start}")
     if accelerator.log_with:
         accelerator.init_trackers("perceiver-study", config={key: str(value) for key, value in flatten(recipe).items()})
-    log = TrainingLog(accelerator, output_dir / LOG, settings.batch_size, steps_per_epoch, progress)
-    parts = accelerator.gradient_accumulation_steps
+    steps_per_epoch = train_loader.steps_left(0)
+    log = TrainingLog(accelerator, task, output_dir / LOG, steps_per_epoch, progress)
+    log.start(progress)
     begin = time.perf_counter() - progress.seconds
     bar = tqdm(
-        total=total_steps,
-        initial=progress.step,
+        total=settings.epochs * steps_per_epoch,
+        initial=progress.epoch * steps_per_epoch + progress.samples // settings.batch_size,
         unit="step",
         disable=None if accelerator.is_main_process else True,  # None hides it when output is not a terminal
     )
-    for epoch in range(progress.epoch, settings.epochs):
-        learner.model.train()
-        train_loader.set_epoch(epoch)
-        done = (progress.step - epoch * steps_per_epoch) * parts
-        for batch in batches_from(accelerator, train_loader, done):
-            part = done % parts
-            done += 1
-            loss = learner.learn(batch, progress.step, part)
-            log.add(loss / parts, progress.step)
-            if not accelerator.sync_gradients:
-                continue
-            progress.step += 1
+    while progress.epoch < settings.epochs:
+        for loss in learner.steps(train_loader, progress):
+            log.add(loss, progress)
             bar.update()
             if progress.step % recipe.logging.every_steps == 0:
                 bar.set_postfix_str(log.step(progress, learner.learning_rate))
@@ -91,31 +72,48 @@ def train(
                 progress.seconds = time.perf_counter() - begin
                 tensors = {"best": best_weights, "average": average and average.state_dict()}
                 save_checkpoint(accelerator, output_dir, progress, tensors, recipe.checkpoint.keep_last)
-
         log.check()
-        scores = evaluate(accelerator, learner.judged, validation_loader, normalize)
-        progress.epoch += 1
-        if (scores["accuracy"], -scores["loss"]) > (progress.best_accuracy, -progress.best_loss):
-            progress.best_epoch = progress.epoch
-            progress.best_accuracy, progress.best_loss = scores["accuracy"], scores["loss"]
+        scores = evaluate(accelerator, task, learner.judged, validation_loader)
+        progress.epoch, progress.samples = progress.epoch + 1, 0
+        if task.is_better(scores, progress.best_scores):
+            progress.best_epoch, progress.best_scores = progress.epoch, scores
             best_weights = get_weights(accelerator, learner.judged)
         summary = log.epoch(progress, scores)
         if accelerator.is_main_process:
             bar.write(summary)
     bar.close()
     progress.seconds = time.perf_counter() - begin
-    return learner.model, test_loader, progress, best_weights
+    return learner.model, progress, best_weights
 
 
-def batches_from(accelerator: Accelerator, loader: DataLoader | StreamLoader, done: int) -> Iterable[dict]:
-    """The batches of an epoch from number `done` on."""
-    if isinstance(loader, StreamLoader):
-        return loader.from_batch(done)
-    return accelerator.skip_first_batches(loader, done) if done else loader
+def training_loader(accelerator: Accelerator, recipe: Recipe, samples: Dataset | Stream) -> EpochLoader | StreamLoader:
+    """Batches to train on.
+
+    Raises:
+        UserError: there are fewer samples than a batch has.
+    """
+    size = recipe.optimization.batch_size
+    if len(samples) < size:
+        raise UserError(f"optimization.batch_size={size} is more than the {len(samples)} samples to train on")
+    parts, place = accelerator.gradient_accumulation_steps, Place.of(accelerator)
+    if isinstance(samples, Stream):
+        return StreamLoader(samples, size, parts, recipe.seed, place)
+    return EpochLoader(samples, size, parts, recipe.seed, place, recipe.data.workers)
 
 
-def build_accelerator(recipe: Recipe) -> Accelerator:
-    settings = recipe.optimization
+def judging_loader(accelerator: Accelerator, recipe: Recipe, samples: Dataset):
+    """All samples in order, in batches as large as the parts that training takes."""
+    size = recipe.optimization.batch_size // accelerator.gradient_accumulation_steps
+    return evaluation_loader(accelerator, samples, size, recipe.data.workers)
+
+
+def build_accelerator(task: Task) -> Accelerator:
+    """The accelerator that a recipe asks for.
+
+    Raises:
+        UserError: something of the recipe does not work on this machine or with these processes.
+    """
+    recipe, settings = task.recipe, task.recipe.optimization
     tracker = recipe.logging.log_with
     if tracker == "auto":
         tracker = "tensorboard" if is_tensorboard_available() else None
@@ -129,10 +127,8 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
             dynamo_backend="inductor" if settings.compile else "no",
             log_with=tracker,
             project_dir=recipe.output_dir,
-            # The recipe's batch is cut among processes, and its order comes from the seed.
-            dataloader_config=DataLoaderConfiguration(
-                split_batches=True, use_seedable_sampler=True, data_seed=recipe.seed
-            ),
+            # A batch of an evaluation is cut among processes.
+            dataloader_config=DataLoaderConfiguration(split_batches=True),
         )
     except (ValueError, ImportError) as error:
         raise UserError(
@@ -145,7 +141,7 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
         if settings.optimizer == "muon":  # it needs whole matrices
             raise UserError("optimization.optimizer=muon does not work with sharded weights (FSDP): set it to adamw")
     cut = accelerator.num_processes * settings.gradient_accumulation_steps
-    pairs = " of whole pairs, which mixup and CutMix need," if recipe.augmentation.mixes else ""
+    pairs = " of whole pairs, which mixup and CutMix need," if task.in_pairs else ""
     cut *= 2 if pairs else 1
     if settings.batch_size % cut:
         raise UserError(
@@ -155,26 +151,3 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
         )
     use_threads(accelerator, settings.cpu_threads)
     return accelerator
-
-
-def build_loaders(
-    accelerator: Accelerator, recipe: Recipe, splits: Splits, steps_per_epoch: int
-) -> list[DataLoader | None]:
-    """Loaders of training, validation and test images, if any, in parts of a batch over all processes."""
-    settings = recipe.optimization
-    size = settings.batch_size // accelerator.gradient_accumulation_steps
-    pin = accelerator.device.type == "cuda"
-    if recipe.data.streaming:
-        processes = accelerator.num_processes
-        parts = steps_per_epoch * accelerator.gradient_accumulation_steps
-        share = (recipe.seed, accelerator.process_index, processes, accelerator.device)
-        train_loader = StreamLoader(splits.train, size // processes, parts, *share)
-    else:
-        # Whole batches only, others each epoch: a smaller last step would weigh its images more.
-        sampler = RandomSampler(splits.train, num_samples=steps_per_epoch * settings.batch_size)
-        train_loader = DataLoader(splits.train, size, sampler=sampler, collate_fn=default_convert, pin_memory=pin)
-    return [
-        train_loader,
-        DataLoader(splits.validation, size, collate_fn=default_convert, pin_memory=pin),
-        splits.test and DataLoader(splits.test, size, collate_fn=default_convert, pin_memory=pin),
-    ]

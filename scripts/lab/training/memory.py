@@ -3,37 +3,37 @@
 import contextlib
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import find_executable_batch_size
 from accelerate.utils.memory import should_reduce_batch_size
+from torch import nn
 
 from lab.errors import UserError
 from lab.recipe import Recipe
-from modeling_perceiver_study import PerceiverStudyForImageClassification
+from lab.tasks.task import Task
 
 
-def find_parts(accelerator: Accelerator, recipe: Recipe, model: PerceiverStudyForImageClassification) -> int:
+def find_parts(accelerator: Accelerator, task: Task, model: nn.Module) -> int:
     """Accumulated parts to cut each batch into, at least the recipe's, so that one fits into every process's memory.
 
-    Tries a forward and backward pass of black images, and leaves no gradients. All processes call it together.
+    Tries a forward and backward pass of empty samples, and leaves no gradients. All processes call it together.
 
     Raises:
-        UserError: a single image does not fit.
+        UserError: a single sample does not fit.
     """
-    settings = recipe.optimization
+    settings = task.recipe.optimization
     share = settings.batch_size // accelerator.num_processes
-    fewest = 2 if recipe.augmentation.mixes else 1  # pairs stay together
+    fewest = 2 if task.in_pairs else 1  # pairs stay together
     most = share // settings.gradient_accumulation_steps
     sizes = [size for size in range(most, 0, -1) if share % size == 0 and size % fewest == 0]
     smaller = iter([*sizes[1:], 0])
 
     @find_executable_batch_size(starting_batch_size=sizes[0], reduce_batch_size_fn=lambda: next(smaller))
     def largest_size(size: int) -> int:
-        pixels = torch.zeros(size, model.config.num_channels, *model.config.grid, device=accelerator.device)
+        arguments, targets = task.example(size, accelerator.device)
         with accelerator.autocast():
-            logits = model(pixel_values=pixels).logits
-        F.cross_entropy(logits.float(), torch.zeros(size, dtype=torch.long, device=accelerator.device)).backward()
+            outputs = model(**arguments)
+        task.loss(outputs, targets).backward()
         return size
 
     model.to(accelerator.device).train()
@@ -42,7 +42,7 @@ def find_parts(accelerator: Accelerator, recipe: Recipe, model: PerceiverStudyFo
     except RuntimeError as error:
         if "No executable batch size" not in str(error):
             raise
-        raise UserError("a single image does not fit into memory: make the model of the recipe smaller") from error
+        raise UserError("a single sample does not fit into memory: make the model of the recipe smaller") from error
     finally:
         model.zero_grad(set_to_none=True)
     parts = accelerator.gather(torch.tensor([share // size], device=accelerator.device)).max().item()

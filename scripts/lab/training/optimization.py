@@ -1,11 +1,11 @@
-"""AdamW or Muon with decay on matrices only, warm-up and cosine, and a moving average of the weights."""
+"""AdamW or Muon with decay on matrices only, and a moving average of the weights."""
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from transformers import get_cosine_schedule_with_warmup
 
 from lab.recipe import Optimization
+from lab.training.muon import Muon
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -18,26 +18,23 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
-def build_optimizers(
-    model: nn.Module, settings: Optimization, total_steps: int
-) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
-    """Optimisers, and for each the schedule that takes its learning rate to the peak and down to 0 at `total_steps`.
+def build_optimizers(model: nn.Module, settings: Optimization, head: str) -> list[torch.optim.Optimizer]:
+    """Optimisers at the peak of their learning rates.
 
     AdamW for all parameters; or Muon for the matrices between layers, whose steps it makes as large as AdamW's (Liu et
-    al. 2025, arXiv 2502.16982, section 2.2), and AdamW for the rest, which Muon is not meant for.
+    al. 2025, arXiv 2502.16982, section 2.2), and AdamW for the rest, which Muon is not meant for. Muon computes in
+    bfloat16 where the model does, and in float32 otherwise.
     """
     matrices, others = parameter_groups(model, settings.weight_decay)
     optimizers = []
     if settings.optimizer == "muon":
-        head = {id(parameter) for parameter in model.classifier.parameters()}
+        head = {id(parameter) for parameter in model.get_submodule(head).parameters()}
         hidden = [parameter for parameter in matrices["params"] if id(parameter) not in head]
         matrices["params"] = [parameter for parameter in matrices["params"] if id(parameter) in head]
-        optimizers.append(
-            torch.optim.Muon(hidden, settings.learning_rate, settings.weight_decay, adjust_lr_fn="match_rms_adamw")
-        )
+        dtype = torch.bfloat16 if settings.mixed_precision == "bf16" else torch.float32
+        optimizers.append(Muon(hidden, settings.learning_rate, settings.weight_decay, dtype))
     optimizers.append(torch.optim.AdamW([matrices, others], lr=settings.learning_rate, fused=True))
-    warmup = round(settings.warmup * total_steps)
-    return optimizers, [get_cosine_schedule_with_warmup(each, warmup, total_steps) for each in optimizers]
+    return optimizers
 
 
 def moving_average(model: nn.Module, decay: float | None, device: torch.device) -> AveragedModel | None:

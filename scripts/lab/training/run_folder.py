@@ -11,7 +11,10 @@ from accelerate import Accelerator
 
 from lab.errors import UserError
 from lab.looking.curves import draw_curves
+from lab.provenance import describe_hardware
 from lab.recipe import Recipe, differences, load_recipe, recipe_to_yaml
+from lab.scoring.measures import measure_of
+from lab.tasks.task import Task
 from lab.training.checkpoint import Progress, checkpoints, delete_newer, last_good_checkpoint
 
 RESULTS = "metrics.json"  # written last, so a folder that has it is finished
@@ -80,10 +83,11 @@ def write_atomically(path: Path, text: str):
 class TrainingLog:
     """Mean loss and speed, as lines of `metrics.jsonl` and to trackers."""
 
-    def __init__(self, accelerator: Accelerator, path: Path, batch_size: int, steps_per_epoch: int, progress: Progress):
+    def __init__(self, accelerator: Accelerator, task: Task, path: Path, steps_per_epoch: int, progress: Progress):
         self.accelerator = accelerator
+        self.task = task
         self.path = path
-        self.batch_size = batch_size
+        self.batch_size = task.recipe.optimization.batch_size
         self.steps_per_epoch = steps_per_epoch
         # A sum on the device: reading it at every step would wait for the device at every step.
         self.loss = torch.zeros((), device=accelerator.device)
@@ -97,11 +101,10 @@ class TrainingLog:
         self.loss.zero_()
         self.since_step, self.since = progress.step, time.perf_counter()
 
-    def add(self, loss: torch.Tensor, step: int):
-        """Count in the loss of a step, counted from 0, or its share of one."""
-        loss = loss.detach()
+    def add(self, loss: torch.Tensor, progress: Progress):
+        """Count in the loss of the last step."""
         self.loss += loss
-        self.first_bad = torch.where(loss.isfinite(), self.first_bad, self.first_bad.clamp(max=step))
+        self.first_bad = torch.where(loss.isfinite(), self.first_bad, self.first_bad.clamp(max=progress.step))
 
     def check(self):
         """Refuse to go on from a loss that is no number; called where waiting for the device is cheap.
@@ -111,12 +114,18 @@ class TrainingLog:
         """
         first_bad = self.first_bad.item()
         if first_bad < float("inf"):
-            epoch, batch = divmod(int(first_bad), self.steps_per_epoch)
+            epoch, batch = divmod(int(first_bad) - 1, self.steps_per_epoch)
             raise UserError(
-                f"the loss is NaN or infinite at step {int(first_bad) + 1} (batch {batch + 1} of epoch {epoch + 1}); "
+                f"the loss is NaN or infinite at step {int(first_bad)} (batch {batch + 1} of epoch {epoch + 1}); "
                 "checkpoints from before it are kept. Lower optimization.learning_rate, lengthen optimization.warmup, "
                 "or choose another optimization.mixed_precision, then --resume --accept_changes"
             )
+
+    def start(self, progress: Progress):
+        """Write where training starts or goes on: the precision and the hardware."""
+        if self.accelerator.is_main_process:
+            precision, hardware = self.accelerator.mixed_precision, describe_hardware(self.accelerator)
+            self._append(progress, kind="start", mixed_precision=precision, hardware=hardware)
 
     def step(self, progress: Progress, learning_rate: float) -> str:
         """Write the means since the last line; returns them as text. All processes call it together."""
@@ -124,31 +133,37 @@ class TrainingLog:
         steps = progress.step - self.since_step
         loss = self.accelerator.reduce(self.loss, "mean").item() / steps
         speed = steps * self.batch_size / (time.perf_counter() - self.since)
-        epoch = progress.step / self.steps_per_epoch
-        self._write(progress, kind="step", epoch=epoch, loss=loss, learning_rate=learning_rate, images_per_second=speed)
+        epoch = progress.epoch + progress.samples / (self.steps_per_epoch * self.batch_size)
+        values = {"loss": loss, "learning_rate": learning_rate, "samples_per_second": speed}
+        self._write(progress, kind="step", epoch=epoch, **values)
         self.restart(progress)
-        return f"loss {loss:.3f}, rate {learning_rate:.2g}, {speed:.0f} images/s"
+        return f"loss {loss:.3f}, rate {learning_rate:.2g}, {speed:.0f} {self.task.samples}/s"
 
     def epoch(self, progress: Progress, scores: dict[str, float]) -> str:
         """Write the validation scores of the epoch that ended and draw the curves; returns them as text."""
         named = {f"validation_{name}": score for name, score in scores.items()}
         self._write(progress, kind="epoch", epoch=progress.epoch, **named)
+        measure, best = measure_of(self.task.best), self.task.best
+        now, then = measure.write(scores[best]), measure.write(progress.best_scores[best])
         text = (
-            f"epoch {progress.epoch}: validation accuracy {100 * scores['accuracy']:.2f} % "
-            f"(best {100 * progress.best_accuracy:.2f} %, epoch {progress.best_epoch}), loss {scores['loss']:.4f}"
+            f"epoch {progress.epoch}: validation {measure.title} {now} (best {then}, epoch {progress.best_epoch}), "
+            f"loss {scores['loss']:.4f}"
         )
         if self.accelerator.is_main_process:
             with self.path.with_name(EPOCHS).open("a") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-            draw_curves(self.path, self.path.with_name("curves.png"), title=self.path.parent.name)
+            draw_curves(self.path, self.path.with_name("curves.png"), title=self.path.parent.name, best=best)
         self.restart(progress)
         return text
 
     def _write(self, progress: Progress, kind: str, **values):
         self.accelerator.log(values, step=progress.step)
         if self.accelerator.is_main_process:
-            with self.path.open("a") as file:
-                file.write(json.dumps({"kind": kind, "step": progress.step, **values}) + "\n")
+            self._append(progress, kind, **values)
+
+    def _append(self, progress: Progress, kind: str, **values):
+        with self.path.open("a") as file:
+            file.write(json.dumps({"kind": kind, "step": progress.step, **values}) + "\n")
 
     def _forget_after(self, progress: Progress):
         # An interrupted run has logged more than its last checkpoint knows of, perhaps half a line.

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lab.judging.scores import TopKAccuracy, calibrate, class_table, confusions
+from lab.scoring.scores import TopKAccuracy, calibrate, class_table, confusions
 
 
 def test_calibration_error_by_the_definition():
@@ -33,10 +33,10 @@ def test_confidence_that_is_the_same_for_all(share, error):
 def test_scores_of_each_class():
     labels, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 0])
     red, green, blue, none = class_table(labels, predicted, ["red", "green", "blue", "none"])
-    assert (red["precision"], red["recall"], red["images"]) == (2 / 3, 2 / 3, 3)
+    assert (red["precision"], red["recall"], red["samples"]) == (2 / 3, 2 / 3, 3)
     assert (green["precision"], green["recall"], green["f1"]) == pytest.approx((2 / 3, 1, 0.8))
-    assert (blue["precision"], blue["recall"], blue["images"]) == (None, 0, 1)  # never predicted
-    assert (none["precision"], none["recall"], none["f1"], none["images"]) == (None, None, None, 0)
+    assert (blue["precision"], blue["recall"], blue["samples"]) == (None, 0, 1)  # never predicted
+    assert (none["precision"], none["recall"], none["f1"], none["samples"]) == (None, None, None, 0)
     assert confusions(labels, predicted, 4).tolist() == [[2, 1, 0, 0], [0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
 
 

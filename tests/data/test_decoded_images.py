@@ -5,10 +5,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, default_convert
 
-from lab.augment.images import Normalization
-from lab.data.arrays import ImageDataset, load_splits
+from lab.data.decoded_images import ImageDataset
 from lab.errors import UserError
-from lab.recipe import CONFIGURATION_FOLDER, DEFAULT_RECIPE, image_processor, load_recipe, model_config
+from lab.recipe import CONFIGURATION_FOLDER, DEFAULT_RECIPE, load_recipe
+from lab.tasks import build_task
 from tests.small_data import CIFAR10, TINY_RUN, coloured_images, make_image_folder, make_parquet
 
 
@@ -24,8 +24,7 @@ def parquet(tmp_path):
 
 def load(path, *overrides):
     recipe = load_recipe(DEFAULT_RECIPE, [*TINY_RUN, f"data.path={path}", *overrides])
-    config = model_config(recipe)
-    return load_splits(recipe.data, config, image_processor(recipe, config))
+    return build_task(recipe).load_splits()
 
 
 def as_set(dataset: ImageDataset) -> set[bytes]:
@@ -54,7 +53,7 @@ def test_fewer_images_to_train_on(parquet):
     [["data.validation_samples=60"], ["data.validation_samples=70"], ["data.train_samples=49"]],
 )
 def test_too_few_images_to_split(parquet, overrides):
-    with pytest.raises(UserError, match=r"has 60 images: data.validation_samples=\d+ leaves"):
+    with pytest.raises(UserError, match=r"has 60 samples: data.validation_samples=\d+ leaves"):
         load(parquet, *overrides)
 
 
@@ -81,10 +80,9 @@ def test_a_loader_gets_whole_batches(parquet):
 def test_training_sees_what_the_image_processor_gives(tmp_path, stored, overrides):
     recipe = load_recipe(DEFAULT_RECIPE, [*TINY_RUN, *overrides])
     recipe.data.path = str(make_parquet(tmp_path / "data", size=stored))
-    config = model_config(recipe)
-    processor = image_processor(recipe, config)
-    test = load_splits(recipe.data, config, processor).test
-    trained_on = Normalization(processor, torch.device("cpu"))(torch.from_numpy(test.pixels))
+    task = build_task(recipe)
+    processor, test = task.processor, task.load_splits().test
+    trained_on = task.normalize(torch.from_numpy(test.pixels))
     expected = processor(coloured_images(21, seed=1, size=stored)[0])["pixel_values"]
     torch.testing.assert_close(trained_on, expected, rtol=1e-5, atol=1e-5)
 
@@ -109,7 +107,7 @@ def test_too_large_for_memory_is_mapped_from_disk(parquet, tmp_path, monkeypatch
         assert torch.equal(part.__getitems__([3, 1])["pixels"], torch.from_numpy(part.pixels[[3, 1]]))
     assert len(list((tmp_path / "decoded").iterdir())) == 3
 
-    monkeypatch.setattr("lab.data.arrays.Decoder._fill", lambda *arguments: pytest.fail("decoded again"))
+    monkeypatch.setattr("lab.data.decoded_images.Decoder._fill", lambda *arguments: pytest.fail("decoded again"))
     assert np.array_equal(load(parquet, *small).train.pixels, in_memory.train.pixels)
 
 
@@ -163,8 +161,7 @@ def test_channels_that_do_not_fit_are_refused(parquet):
 def test_cifar10():
     recipe = load_recipe(CONFIGURATION_FOLDER / "cifar10-study.yaml", [f"data.path={CIFAR10}"])
     recipe.data.train_samples = recipe.data.validation_samples = 500
-    config = model_config(recipe)
-    splits = load_splits(recipe.data, config, image_processor(recipe, config))
+    splits = build_task(recipe).load_splits()
     assert np.bincount(splits.train.labels).tolist() == [50] * 10
     assert np.bincount(splits.validation.labels).tolist() == [50] * 10
     assert splits.test.pixels.shape == (10_000, 3, 32, 32)

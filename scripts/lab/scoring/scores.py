@@ -45,7 +45,7 @@ def calibrate(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> Ca
 
 
 def class_table(labels: np.ndarray, predicted: np.ndarray, names: list[str]) -> list[dict]:
-    """For each class its `name`, `precision`, `recall`, `f1` and number of `images`.
+    """For each class its `name`, `precision`, `recall`, `f1` and number of `samples`.
 
     A score is None where it is not defined: precision of a class that is never predicted, recall of one without images.
     """
@@ -57,9 +57,9 @@ def class_table(labels: np.ndarray, predicted: np.ndarray, names: list[str]) -> 
                 score: None if np.isnan(value) else float(value)
                 for score, value in zip(("precision", "recall", "f1"), scores, strict=True)
             },
-            "images": int(images),
+            "samples": int(samples),
         }
-        for name, *scores, images in zip(names, *columns, strict=True)
+        for name, *scores, samples in zip(names, *columns, strict=True)
     ]
 
 

@@ -1,0 +1,77 @@
+"""Batches on a device: those of an epoch of training from any sample on, and those of an evaluation."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader, Dataset, default_convert
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where batches go: one process of several, and its device."""
+
+    process: int
+    processes: int
+    device: torch.device
+
+    @classmethod
+    def of(cls, accelerator: Accelerator) -> "Place":
+        """That of the calling process."""
+        return cls(accelerator.process_index, accelerator.num_processes, accelerator.device)
+
+    @property
+    def pins_memory(self) -> bool:
+        """Whether copies to the device are faster from pinned memory."""
+        return self.device.type == "cuda"
+
+    def move(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The batch on the device."""
+        return {name: tensor.to(self.device, non_blocking=self.pins_memory) for name, tensor in batch.items()}
+
+
+class EpochLoader:
+    """A process's share of the batches of an epoch, in an order that depends on seed and epoch alone.
+
+    An epoch goes on from any number of samples, whatever the batch size was until there. What is left at its end and
+    makes no whole batch is left out, others each time: a smaller last step would weigh its samples more.
+    """
+
+    def __init__(self, dataset: Dataset, batch_size: int, parts: int, seed: int, place: Place, workers: int = 0):
+        """
+        Args:
+            batch_size: samples of an optimiser step, over all processes and parts.
+            parts: how many a process cuts its share of a batch into.
+            workers: processes that read ahead; 0 reads in this one.
+        """
+        self.dataset, self.batch_size, self.parts, self.seed = dataset, batch_size, parts, seed
+        self.place, self.workers = place, workers
+
+    def steps_left(self, done: int) -> int:
+        """How many batches an epoch still has after `done` of its samples."""
+        return (len(self.dataset) - done) // self.batch_size
+
+    def batches(self, epoch: int, done: int) -> Iterator[dict[str, torch.Tensor]]:
+        """The parts of all batches of the epoch after `done` of its samples."""
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.dataset))
+        steps = self.steps_left(done)
+        # Part after part of a batch, and in each part process after process, so that neither number changes a batch.
+        shape = (steps * self.parts, self.place.processes, -1)
+        share = order[done : done + steps * self.batch_size].reshape(shape)[:, self.place.process] if steps else []
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=[rows.tolist() for rows in share],
+            collate_fn=default_convert,
+            num_workers=self.workers,
+            pin_memory=self.place.pins_memory,
+        )
+        return map(self.place.move, loader)
+
+
+def evaluation_loader(accelerator: Accelerator, dataset: Dataset, batch_size: int, workers: int = 0) -> DataLoader:
+    """All samples in order, prepared by `accelerator`, in batches of `batch_size` over all processes."""
+    pin = accelerator.device.type == "cuda"
+    loader = DataLoader(dataset, batch_size, collate_fn=default_convert, num_workers=workers, pin_memory=pin)
+    return accelerator.prepare(loader)

@@ -1,0 +1,46 @@
+"""Pictures of images with answers, and of where latents look on them, for model cards."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from transformers import PreTrainedModel
+
+from lab.looking.curves import BLUE, ORANGE
+from lab.looking.maps import cross_attention_maps, draw_map_lines, evenly_chosen, mean_and_single, show_pixels
+
+_RIGHT, _WRONG = BLUE, ORANGE
+_COLUMNS = 8
+
+
+def draw_predictions(pixels: np.ndarray, answers: Sequence[tuple[str, bool]], picture: Path):
+    """A grid of images, each under its answer.
+
+    Args:
+        pixels: `(n, C, H, W)` uint8.
+        answers: what to write over each, and whether it is right.
+    """
+    rows = -(-len(pixels) // _COLUMNS)
+    figure = Figure(figsize=(1.5 * _COLUMNS, 1.75 * rows), layout="constrained")
+    grid = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, image, (text, right) in zip(grid, pixels, answers, strict=False):
+        show_pixels(axes, image)
+        axes.set_title(text, color=_RIGHT if right else _WRONG, fontsize=9)
+    figure.savefig(picture, dpi=100)
+
+
+def draw_attention(
+    model: PreTrainedModel, normalize: Callable[[torch.Tensor], torch.Tensor], pixels: np.ndarray, picture: Path
+):
+    """The map of the last cross-attend over images `(n, C, H, W)`: the mean of latents, then some, heads averaged."""
+    maps = cross_attention_maps(model, normalize(torch.from_numpy(pixels).to(model.device)))
+    last = maps[-1].mean(dim=1).numpy()
+    latents = evenly_chosen(last.shape[1])
+    lines = [("", seen, mean_and_single(of_image, latents)) for seen, of_image in zip(pixels, last, strict=True)]
+    figure = draw_map_lines(lines, latents)
+    figure.suptitle(f"attention weights, cross-attend {len(maps)} of {len(maps)}", fontsize=10)
+    figure.savefig(picture, dpi=100)

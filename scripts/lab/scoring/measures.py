@@ -1,0 +1,56 @@
+"""What each score is called, how it is written, and whether more of it is better."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How people read a score.
+
+    Attributes:
+        title: its name in tables and on axes.
+        percent: it is a share from 0 to 1, shown as per cent.
+        higher_is_better: otherwise lower is.
+        hub_name: what the Hub's cards call it.
+    """
+
+    title: str
+    percent: bool = False
+    higher_is_better: bool = True
+    hub_name: str | None = None
+
+    def write(self, value: float, decimals: int = 2) -> str:
+        """Such as `98.33 %`, or `0.0412` for what is not a share."""
+        return f"{100 * value:.{decimals}f} %" if self.percent else f"{value:.{decimals + 2}f}"
+
+    def write_spread(self, mean: float, deviation: float) -> str:
+        """Such as `98.33 ± 0.41 %`."""
+        return f"{self.write(mean).removesuffix(' %')} ± {self.write(deviation)}"
+
+
+_MEASURES = {
+    "accuracy": Measure("accuracy", percent=True, hub_name="accuracy"),
+    "expected_calibration_error": Measure("expected calibration error", percent=True, higher_is_better=False),
+    "mean_average_precision": Measure("mean average precision", percent=True, hub_name="mean_average_precision"),
+    "f1": Measure("F1, mean over classes", percent=True, hub_name="f1"),
+    "mean_squared_error": Measure("mean squared error", higher_is_better=False, hub_name="mse"),
+    "mean_absolute_error": Measure("mean absolute error", higher_is_better=False, hub_name="mae"),
+    "r2": Measure("R²", hub_name="r_squared"),
+    "loss": Measure("loss", higher_is_better=False, hub_name="loss"),
+}
+
+
+def is_score(name: str) -> bool:
+    """Whether an entry of results is a score."""
+    return name in _MEASURES or _is_top_k(name)
+
+
+def measure_of(name: str) -> Measure:
+    """The measure of a score by its key in `metrics.json`, without `test_` or `validation_`."""
+    if _is_top_k(name):
+        return Measure(f"top-{name.split('_')[1]} accuracy", percent=True, hub_name="accuracy")
+    return _MEASURES[name]
+
+
+def _is_top_k(name: str) -> bool:
+    return name.startswith("top_") and name.endswith("_accuracy")

@@ -1,0 +1,200 @@
+"""Pictures with labels."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lab.augment.images import RANGES, Augmentation, Normalization, TrainingInputs, describe_augmentation
+from lab.data.decoded_images import Decoder, ImageDataset
+from lab.data.splits import Splits, choose_split, choose_splits
+from lab.data.streams import choose_stream_split, choose_stream_splits
+from lab.errors import UserError
+from lab.looking.image_pictures import draw_attention, draw_predictions
+from lab.looking.maps import displayed
+from lab.recipe import build, require_keys
+from lab.tasks.labelled import LabelledTask
+from lab.tasks.task import Arguments, Batch, Judged
+from modeling_perceiver_study import (
+    PerceiverStudyConfig,
+    PerceiverStudyForImageClassification,
+    PerceiverStudyImageProcessor,
+)
+
+_EXAMPLES = 3
+
+# What a recipe may say about the image processor; all else follows from the model, so that the two agree.
+_PROCESSOR_KEYS = (
+    "do_resize",
+    "size",
+    "resample",
+    "do_center_crop",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+)
+
+
+class ImageClassification(LabelledTask):
+    """`pixels` `(b, C, H, W)` uint8 and `labels`, as a batch of `ImageDataset` has them."""
+
+    name = "image-classification"
+    samples = "images"
+    model_class = PerceiverStudyForImageClassification
+    processor_class = PerceiverStudyImageProcessor
+    augmentation_class = Augmentation
+    augmentation_ranges = RANGES
+
+    def __init__(self, recipe, config=None, processor=None):
+        super().__init__(recipe, config, processor)
+        self.normalize = Normalization(self.processor)
+        self.in_pairs = self.augmentation.mixes
+        self._changed = TrainingInputs(
+            self.augmentation,
+            self.normalize,
+            recipe.seed,
+            recipe.optimization.batch_size,
+            lambda labels: self.target.blendable(labels, self.config.num_labels),
+        )
+
+    def build_config(self) -> PerceiverStudyConfig:
+        config = build("model", PerceiverStudyConfig, self.recipe.model)
+        if config.num_axes != 2:
+            raise UserError(f"model.num_axes={config.num_axes}: images have 2 axes")
+        return config
+
+    def build_processor(self) -> PerceiverStudyImageProcessor:
+        """The image processor that belongs to the model: same size, same Fourier features."""
+        section, config = "image_processor", self.config
+        require_keys(section, self.recipe.image_processor, _PROCESSOR_KEYS)
+        height, width = config.grid
+        grid = {"height": height, "width": width}
+        settings = {
+            # A square crop keeps the aspect ratio of images; for another shape images are stretched.
+            "size": {"shortest_edge": height} if height == width else grid,
+            "crop_size": grid,
+            "num_channels": config.num_channels,
+            # A convolutional stem leaves a grid that the processor does not know.
+            "do_fourier_encode": config.position_encoding_type == "fourier" and config.stem_type != "conv",
+            "num_frequency_bands": config.num_frequency_bands,
+            "max_frequencies": config.axis_max_frequencies,
+            "concat_positions": config.concat_positions,
+        }
+        return build(section, self.processor_class, settings | self.recipe.image_processor)
+
+    def load_splits(self) -> Splits:
+        data, decoder = self.recipe.data, self._decoder()
+        if data.streaming:
+            train, validation, test, names = choose_stream_splits(data, decoder, self.config.num_labels)
+        else:
+            train, validation, test = choose_splits(data)
+            names = train.source.label_names
+        splits = Splits(
+            validation=decoder.decode(validation),
+            train=train if data.streaming else decoder.decode(train),
+            test=test and decoder.decode(test),
+            label_names=names,
+        )
+        self.fit(splits)
+        return splits
+
+    def read_split(self, split: str) -> tuple[ImageDataset, list[str]]:
+        data = self.recipe.data
+        rows = choose_stream_split(data, split, self.config.num_labels) if data.streaming else choose_split(data, split)
+        return self._decoder().decode(rows), rows.source.label_names
+
+    def _decoder(self) -> Decoder:
+        return Decoder(self.recipe.data, self.config, self.processor)
+
+    def training_inputs(self, batch: Batch, step: int, first: int) -> tuple[Arguments, Any]:
+        pixels, targets = self._changed(batch["pixels"], batch["labels"], step, first)
+        return {"pixel_values": pixels}, targets
+
+    def inputs(self, batch: Batch) -> tuple[Arguments, Any]:
+        return {"pixel_values": self.normalize(batch["pixels"])}, batch["labels"]
+
+    def mirrored(self, arguments: Arguments) -> Arguments:
+        return {"pixel_values": arguments["pixel_values"].flip(-1)}
+
+    def example(self, size: int, device: torch.device | str) -> tuple[Arguments, Any]:
+        pixels = torch.zeros(size, self.config.num_channels, *self.config.grid, device=device)
+        return {"pixel_values": pixels}, self.target.example(size, self.config.num_labels, device)
+
+    def illustrate(
+        self, folder: Path, model, dataset: ImageDataset, judged: Judged, show_samples: bool
+    ) -> list[tuple[str, str]]:
+        figures = super().illustrate(folder, model, dataset, judged, show_samples)
+        if show_samples:
+            chosen = sample(dataset, 32)
+            draw_predictions(
+                _pixels(dataset, chosen),
+                [
+                    self.target.describe(judged["logits"][row], judged["labels"][row], self.label_names)
+                    for row in chosen
+                ],
+                folder / "predictions.png",
+            )
+            chosen = sample(dataset, 4)
+            draw_attention(model, self.normalize, _pixels(dataset, chosen), folder / "attention.png")
+            figures = [
+                ("Test images drawn by chance, with the answer; wrong ones in orange", "predictions.png"),
+                *figures,
+                ("Attention of latents to pixels", "attention.png"),
+            ]
+        return figures
+
+    def save_examples(self, folder: Path, dataset: ImageDataset) -> dict[str, str]:
+        titles = {}
+        for number, row in enumerate(sample(dataset, _EXAMPLES)):
+            Image.fromarray(displayed(_pixels(dataset, [row])[0])).save(folder / f"{number}.png")
+            titles[f"{number}.png"] = self.target.title(dataset.labels[row], self.label_names)
+        return titles
+
+    def card(self, judged: Judged) -> dict[str, Any]:
+        grid, parts = " × ".join(map(str, self.config.grid)), super().card(judged)
+        return parts | {
+            "tags": ["vision", *parts["tags"]],
+            "purpose": self.target.purpose(f"images of {grid} pixels", self.config.num_labels),
+            "elements": "single pixels",
+            "augmentation": describe_augmentation(self.augmentation),
+            "usage": _USAGE,
+            "limits": "Other cameras, crops or image sizes are untested.",
+        }
+
+    clean_check = """
+from PIL import Image
+from transformers import AutoImageProcessor, pipeline
+AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+assert pipeline("image-classification", model=folder, trust_remote_code=True)(Image.new("RGB", (40, 30)))
+"""
+
+
+_USAGE = [
+    """from transformers import pipeline
+
+classify = pipeline("image-classification", model="{repo_id}", trust_remote_code=True)
+print(classify("image.png", top_k=3))""",
+    """import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+processor = AutoImageProcessor.from_pretrained("{repo_id}", trust_remote_code=True)
+model = AutoModelForImageClassification.from_pretrained("{repo_id}", trust_remote_code=True)
+with torch.no_grad():
+    logits = model(**processor(Image.open("image.png"))).logits
+print(model.config.id2label[logits.argmax(dim=-1).item()])""",
+]
+
+
+def sample(dataset: ImageDataset, count: int) -> np.ndarray:
+    """Rows of `count` images, or of all there are: by chance, so as not to flatter, and always the same."""
+    return np.random.default_rng(0).permutation(len(dataset))[:count]
+
+
+def _pixels(dataset: ImageDataset, rows) -> np.ndarray:
+    """`(k, C, H, W)` uint8"""
+    return dataset.__getitems__(rows)["pixels"].numpy()

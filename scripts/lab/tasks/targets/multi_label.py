@@ -1,0 +1,80 @@
+"""Any number of classes a sample."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+)
+
+from lab.errors import UserError
+from lab.scoring.details import multi_label_details
+from lab.scoring.pictures import draw_precision_recall
+from lab.scoring.report import Details
+from lab.tasks.targets.target import Scores, Target
+
+
+class MultiLabel(Target):
+    """`(n, L)` floats of 0 and 1: which classes a sample has, any number of them. Binary cross-entropy; mAP decides."""
+
+    best = "mean_average_precision"
+    kind = "Classes, of which a sample may have several"
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        smooth = labels.float() * (1 - self.label_smoothing) + self.label_smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=self._weights(logits))
+
+    def scores(self, logits: np.ndarray, labels: np.ndarray) -> Scores:
+        """`mean_average_precision` and `f1` over the classes that some sample has, and the mean loss in nats.
+
+        F1 is of answers above a probability of one half.
+        """
+        there = labels.any(axis=0)
+        if not there.any():
+            raise UserError("no sample of this split has any class: there is nothing to score")
+        loss = F.binary_cross_entropy_with_logits(torch.from_numpy(logits).double(), torch.from_numpy(labels).double())
+        truth, answers = labels[:, there], logits[:, there]
+        return {
+            "mean_average_precision": float(average_precision_score(truth, answers, average="macro")),
+            "f1": float(f1_score(truth, answers > 0, average="macro", zero_division=0.0)),
+            "loss": loss.item(),
+        }
+
+    def mean(self, logits: list[torch.Tensor]) -> torch.Tensor:
+        """Logits of mean probabilities."""
+        return torch.stack(logits).double().sigmoid().mean(dim=0).logit(eps=1e-12).float()
+
+    def details(self, folder: Path, logits: np.ndarray, labels: np.ndarray, names: list[str], samples: str) -> Details:
+        return multi_label_details(folder, labels, logits, names, samples)
+
+    def illustrate(
+        self, folder: Path, logits: np.ndarray, labels: np.ndarray, names: list[str]
+    ) -> list[tuple[str, str]]:
+        draw_precision_recall(labels, logits, names, folder / "precision_recall.png")
+        return [("Precision against recall on the test samples", "precision_recall.png")]
+
+    def describe(self, logits: np.ndarray, label: np.ndarray, names: list[str]) -> tuple[str, bool]:
+        text, right = self.title(logits > 0, names), bool(((logits > 0) == (label > 0)).all())
+        return (text if right else f"{text}\nis {self.title(label, names)}"), right
+
+    def purpose(self, inputs: str, num_labels: int) -> str:
+        return f"tells which of {num_labels} classes {inputs} have"
+
+    def title(self, label: np.ndarray, names: list[str]) -> str:
+        return ", ".join(name for name, there in zip(names, label, strict=True) if there) or "none"
+
+    def example(self, size: int, num_labels: int, device: torch.device | str) -> torch.Tensor:
+        return torch.zeros(size, num_labels, device=device)
+
+    def weakness(self, logits: np.ndarray, labels: np.ndarray, names: list[str]) -> str:
+        there = np.flatnonzero(labels.any(axis=0))
+        found = [average_precision_score(labels[:, index], logits[:, index]) for index in there]
+        worst = there[int(np.argmin(found))]
+        return f"The class that is told worst is {names[worst]}, with an average precision of {100 * min(found):.1f} %."
+
+    def balance(self, labels: np.ndarray, num_labels: int) -> np.ndarray:
+        positive = labels.sum(axis=0)
+        return np.where(positive > 0, (len(labels) - positive) / np.maximum(positive, 1), 1.0)

@@ -1,0 +1,106 @@
+"""Numbers to come near."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import (
+    mean_absolute_error,
+    mean_squared_error,
+    r2_score,
+)
+
+from lab.errors import UserError
+from lab.recipe import Recipe
+from lab.scoring.details import regression_details
+from lab.scoring.pictures import draw_answers
+from lab.scoring.report import Details
+from lab.tasks.targets.target import Scores, Target, Weights
+
+
+class Regression(Target):
+    """`(n, L)` floats: numbers to come near. Mean squared error decides.
+
+    A recipe must not depend on the units of the labels. While it trains, the model therefore answers in deviations from
+    the mean of the training labels, in units of their standard deviation. At the end both move into its last layer
+    (`finish`), so that a saved model answers in the labels' own units.
+    """
+
+    best = "mean_squared_error"
+    kind = "Numbers"
+
+    def __init__(self, recipe: Recipe):
+        super().__init__(recipe)
+        self.mean, self.deviation = torch.zeros(()), torch.ones(())  # of the labels; a finished model has them inside
+
+    def fit(self, labels: np.ndarray, names: list[str]):
+        super().fit(labels, names)
+        mean, deviation = labels.mean(axis=0), labels.std(axis=0)
+        self.mean = torch.from_numpy(mean).float()
+        self.deviation = torch.from_numpy(np.where(deviation > 0, deviation, 1.0)).float()
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        errors = (logits - (labels.to(logits) - self.mean.to(logits)) / self.deviation.to(logits)).square()
+        weights = self._weights(logits)
+        return (errors if weights is None else errors * weights).mean()
+
+    def in_units(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits * self.deviation.to(logits) + self.mean.to(logits)
+
+    def begin(self, weights: Weights, head: str) -> Weights:
+        weight, bias = weights[f"{head}.weight"], weights[f"{head}.bias"]
+        mean, deviation = self.mean.to(bias), self.deviation.to(bias)
+        return weights | {f"{head}.weight": weight / deviation[:, None], f"{head}.bias": (bias - mean) / deviation}
+
+    def finish(self, weights: Weights, head: str) -> Weights:
+        weight, bias = weights[f"{head}.weight"], weights[f"{head}.bias"]
+        return weights | {
+            f"{head}.weight": weight * self.deviation[:, None].to(bias),
+            f"{head}.bias": self.in_units(bias),
+        }
+
+    def scores(self, logits: np.ndarray, labels: np.ndarray) -> Scores:
+        """`mean_squared_error`, `mean_absolute_error` and `r2`, each a mean over the numbers; `loss` is the first."""
+        error = float(mean_squared_error(labels, logits))
+        return {
+            "mean_squared_error": error,
+            "mean_absolute_error": float(mean_absolute_error(labels, logits)),
+            "r2": float(r2_score(labels, logits)) if len(labels) > 1 else 0.0,
+            "loss": error,
+        }
+
+    def mean(self, logits: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack(logits).mean(dim=0)
+
+    def details(self, folder: Path, logits: np.ndarray, labels: np.ndarray, names: list[str], samples: str) -> Details:
+        return regression_details(folder, labels, logits, names)
+
+    def illustrate(
+        self, folder: Path, logits: np.ndarray, labels: np.ndarray, names: list[str]
+    ) -> list[tuple[str, str]]:
+        draw_answers(labels, logits, names, folder / "answers.png")
+        return [("Answers against labels of the test samples", "answers.png")]
+
+    def describe(self, logits: np.ndarray, label: np.ndarray, names: list[str]) -> tuple[str, bool]:
+        near = bool((np.abs(logits - label) <= self.deviation.numpy()).all())
+        return f"{self.title(logits, names)}\nis {self.title(label, names)}", near
+
+    def purpose(self, inputs: str, num_labels: int) -> str:
+        return f"answers {inputs} with {num_labels} numbers"
+
+    def title(self, label: np.ndarray, names: list[str]) -> str:
+        return ", ".join(f"{value:.3g}" for value in label)
+
+    def example(self, size: int, num_labels: int, device: torch.device | str) -> torch.Tensor:
+        return torch.zeros(size, num_labels, device=device)
+
+    def weakness(self, logits: np.ndarray, labels: np.ndarray, names: list[str]) -> str:
+        errors = np.abs(logits - labels).mean(axis=0) / np.maximum(labels.std(axis=0), 1e-12)
+        worst = int(errors.argmax())
+        return (
+            f"The number that is told worst is {names[worst]}: answers are {errors[worst]:.2f} of the labels' standard "
+            "deviation away on average."
+        )
+
+    def balance(self, labels: np.ndarray, num_labels: int) -> np.ndarray:
+        raise UserError("optimization.class_weights=balanced: a regression has no classes; give numbers or null")

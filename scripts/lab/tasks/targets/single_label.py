@@ -1,0 +1,99 @@
+"""One class a sample."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.special import softmax as _softmax
+from sklearn.utils.class_weight import compute_class_weight
+
+from lab.scoring.details import single_label_details
+from lab.scoring.pictures import draw_confusions
+from lab.scoring.report import Details
+from lab.scoring.scores import TopKAccuracy, calibrate, confusions
+from lab.tasks.targets.target import Scores, Target
+
+
+class SingleLabel(Target):
+    """`(n,)` int64: the one class of each sample. Cross-entropy; accuracy decides."""
+
+    best = "accuracy"
+    kind = "Classes"
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Labels are classes `(b,)`, or probabilities `(b, L)` where samples were mixed."""
+        return F.cross_entropy(logits, labels, self._weights(logits), label_smoothing=self.label_smoothing)
+
+    def blendable(self, labels: torch.Tensor, num_labels: int) -> torch.Tensor:
+        return F.one_hot(labels, num_labels).float()
+
+    def scores(self, logits: np.ndarray, labels: np.ndarray) -> Scores:
+        """`accuracy`, `top_5_accuracy` (fewer where there are fewer classes) and the mean cross-entropy in nats."""
+        answers = torch.from_numpy(logits)
+        likeliest = answers.topk(min(5, logits.shape[1])).indices.numpy()
+        loss = F.cross_entropy(answers, torch.from_numpy(labels), reduction="none").mean(dtype=torch.float64)
+        return {
+            **TopKAccuracy(k=likeliest.shape[1]).compute(predictions=likeliest, references=labels),
+            "loss": loss.item(),
+        }
+
+    def renumber(self, labels: np.ndarray, numbers: np.ndarray, num_labels: int) -> np.ndarray:
+        return numbers[labels]
+
+    def mean(self, logits: list[torch.Tensor]) -> torch.Tensor:
+        """Logarithms of mean probabilities."""
+        return torch.stack([F.log_softmax(one, dim=-1) for one in logits]).logsumexp(dim=0) - math.log(len(logits))
+
+    def all_scores(self, logits: np.ndarray, labels: np.ndarray) -> Scores:
+        """`scores`, and the expected calibration error."""
+        probabilities = softmax(logits)
+        right = probabilities.argmax(axis=1) == labels
+        error = calibrate(probabilities.max(axis=1), right).error
+        return {**self.scores(logits, labels), "expected_calibration_error": error}
+
+    def details(self, folder: Path, logits: np.ndarray, labels: np.ndarray, names: list[str], samples: str) -> Details:
+        return single_label_details(folder, labels, softmax(logits), names, samples)
+
+    def illustrate(
+        self, folder: Path, logits: np.ndarray, labels: np.ndarray, names: list[str]
+    ) -> list[tuple[str, str]]:
+        draw_confusions(confusions(labels, logits.argmax(axis=1), len(names)), names, folder / "confusions.png")
+        return [("Confusion matrix of the test samples", "confusions.png")]
+
+    def describe(self, logits: np.ndarray, label: np.ndarray, names: list[str]) -> tuple[str, bool]:
+        answer, right = logits.argmax(), logits.argmax() == label
+        text = f"{names[answer]}, {100 * softmax(logits)[answer]:.0f} %"
+        return (text if right else f"{text}\nis {names[label]}"), bool(right)
+
+    def purpose(self, inputs: str, num_labels: int) -> str:
+        return f"classifies {inputs} into {num_labels} classes"
+
+    def title(self, label: np.ndarray, names: list[str]) -> str:
+        return names[label]
+
+    def example(self, size: int, num_labels: int, device: torch.device | str) -> torch.Tensor:
+        return torch.zeros(size, dtype=torch.long, device=device)
+
+    def weakness(self, logits: np.ndarray, labels: np.ndarray, names: list[str]) -> str:
+        matrix = confusions(labels, logits.argmax(axis=1), len(names))
+        counts = matrix.sum(axis=1)
+        recalls = np.where(counts > 0, matrix.diagonal() / counts.clip(min=1), 1.0)  # without samples none is missed
+        text = f"The class that is most often missed is {names[recalls.argmin()]} ({100 * recalls.min():.1f} % found)"
+        wrong = matrix - np.diag(matrix.diagonal())
+        if wrong.any():
+            row, column = divmod(int(wrong.argmax()), len(names))
+            text += f", and the most frequent mistake is {names[row]} taken for {names[column]}"
+        return f"{text}."
+
+    def balance(self, labels: np.ndarray, num_labels: int) -> np.ndarray:
+        weights = np.ones(num_labels)
+        found = np.unique(labels)  # a class without samples weighs what it likes
+        weights[found] = compute_class_weight("balanced", classes=found, y=labels)
+        return weights
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """`(n, L) -> (n, L)`: probabilities of classes that exclude each other."""
+    return _softmax(logits, axis=-1)

@@ -1,0 +1,133 @@
+"""What labels are, how far answers are from them, and how answers are scored.
+
+Answers are logits `(n, L)` with `L` the model's `num_labels`. The three problem types are those of transformers'
+`config.problem_type`, and losses are the ones that a model returns for `labels=`.
+"""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lab.errors import UserError
+from lab.recipe import Recipe
+from lab.scoring.report import Details
+
+Scores = dict[str, float]
+Weights = dict[str, torch.Tensor]
+
+
+class Target(ABC):
+    """Labels of one problem type.
+
+    Attributes:
+        best: the score by which the best epoch is chosen; between equal ones the lower loss decides.
+        kind: what labels are, to begin a list of their names with.
+        class_weights: `(L,)`, what each class counts in the loss; None counts all alike.
+    """
+
+    best: str
+    kind: str
+
+    def __init__(self, recipe: Recipe):
+        self.label_smoothing = recipe.optimization.label_smoothing
+        self.wanted_weights = recipe.optimization.class_weights
+        self.class_weights: torch.Tensor | None = None
+
+    @abstractmethod
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """`(b, L), labels -> ()`: what training makes small."""
+
+    @abstractmethod
+    def scores(self, logits: np.ndarray, labels: np.ndarray) -> Scores:
+        """`(n, L)` float32 and labels of a whole split to its scores; `loss` is among them, without weights."""
+
+    def blendable(self, labels: torch.Tensor, num_labels: int) -> torch.Tensor:
+        """Labels as floats `(b, L)`, of which a mean makes sense, as mixup needs."""
+        return labels.float()
+
+    def fit(self, labels: np.ndarray, names: list[str]):
+        """Take what depends on the labels to train on: class weights.
+
+        Raises:
+            UserError: the recipe's class weights do not fit them.
+        """
+        if self.wanted_weights is None:
+            return
+        if self.wanted_weights == "balanced":
+            self.class_weights = torch.from_numpy(self.balance(labels, len(names))).float()
+        elif len(self.wanted_weights) != len(names):
+            raise UserError(
+                f"optimization.class_weights has {len(self.wanted_weights)} numbers: expected {len(names)}, one for "
+                f"each of {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+            )
+        else:
+            self.class_weights = torch.tensor(self.wanted_weights, dtype=torch.float32)
+
+    def renumber(self, labels: np.ndarray, numbers: np.ndarray, num_labels: int) -> np.ndarray:
+        """Labels of data as those of a model, whose number for label `i` of the data is `numbers[i]`."""
+        if len(numbers) != num_labels:  # a column of labels that are not there would count as absent
+            raise UserError(f"the data has {len(numbers)} labels, but the model gives {num_labels}")
+        return labels[:, np.argsort(numbers)]
+
+    @abstractmethod
+    def mean(self, logits: list[torch.Tensor]) -> torch.Tensor:
+        """The answer `(b, L)` that several looks at the same samples give together."""
+
+    def all_scores(self, logits: np.ndarray, labels: np.ndarray) -> Scores:
+        """`scores`, and what is worth knowing once."""
+        return self.scores(logits, labels)
+
+    @abstractmethod
+    def details(self, folder: Path, logits: np.ndarray, labels: np.ndarray, names: list[str], samples: str) -> Details:
+        """Draw and tabulate into `folder` what an evaluation says beyond scores."""
+
+    @abstractmethod
+    def illustrate(
+        self, folder: Path, logits: np.ndarray, labels: np.ndarray, names: list[str]
+    ) -> list[tuple[str, str]]:
+        """Draw into `folder` what a model card shows of answers; returns caption and file of each picture."""
+
+    @abstractmethod
+    def describe(self, logits: np.ndarray, label: np.ndarray, names: list[str]) -> tuple[str, bool]:
+        """The answer `(L,)` to one sample in words, with what is right where it is wrong, and whether it is right."""
+
+    @abstractmethod
+    def purpose(self, inputs: str, num_labels: int) -> str:
+        """What a model does with its inputs, to end a sentence with."""
+
+    @abstractmethod
+    def title(self, label: np.ndarray, names: list[str]) -> str:
+        """A label in words."""
+
+    @abstractmethod
+    def example(self, size: int, num_labels: int, device: torch.device | str) -> torch.Tensor:
+        """Labels of `size` samples, whatever they are."""
+
+    @abstractmethod
+    def weakness(self, logits: np.ndarray, labels: np.ndarray, names: list[str]) -> str:
+        """Where a model is worst, as a sentence for its card."""
+
+    def in_units(self, logits: torch.Tensor) -> torch.Tensor:
+        """What the model answers while it trains, in the units of the labels."""
+        return logits
+
+    def begin(self, weights: Weights, head: str) -> Weights:
+        """The weights of a finished model as `loss` expects them; the reverse of `finish`.
+
+        Args:
+            head: name of the last linear layer.
+        """
+        return weights
+
+    def finish(self, weights: Weights, head: str) -> Weights:
+        """Trained weights as those of a model that answers in the units of the labels."""
+        return weights
+
+    @abstractmethod
+    def balance(self, labels: np.ndarray, num_labels: int) -> np.ndarray:
+        """`(L,)`: weights with which all classes count alike, whatever their number of samples."""
+
+    def _weights(self, like: torch.Tensor) -> torch.Tensor | None:
+        return None if self.class_weights is None else self.class_weights.to(like)
