@@ -5,11 +5,14 @@
 tests/commands/test_configurations.py fails if one is stale.
 """
 
+import json
 from pathlib import Path
 
 import torch
 
 from lab.errors import UserError, run_command
+from lab.peers.results import draw_growth
+from lab.peers.results import table as benchmark_table
 from lab.recipe import CONFIGURATION_FOLDER, load_recipe
 from lab.tasks import build_task
 
@@ -89,7 +92,7 @@ def _link(preset: Path, page: Path) -> str:
 
 def pages() -> dict[Path, str]:
     """Return the text of all pages with tables; in those written by hand only what is between the marks changes."""
-    benchmarks = [(BENCHMARK / f"{name}.md").read_text() for name in _TABLES]
+    benchmarks = [benchmark_table(_measured(name)) for name in _TABLES]
     others = ", ".join(_link(preset, MAIN_README) for preset in not_run())
     results = f"{table(presets(), MAIN_README)}\nRecipes that have not been run: {others}.\n"
     readme = _between(MAIN_README.read_text(), "results", results)
@@ -102,6 +105,10 @@ def pages() -> dict[Path, str]:
         PERFORMANCE: _between(PERFORMANCE.read_text(), "benchmark", "\n".join(benchmarks)),
         CIFAR10: cifar10,
     }
+
+
+def _measured(name: str) -> dict:
+    return json.loads((BENCHMARK / f"{name}.json").read_text())
 
 
 def _between(page: str, name: str, content: str) -> str:
@@ -117,6 +124,7 @@ def main():
     for path, text in pages().items():
         path.write_text(text)
         print(f"wrote {path}")
+    draw_growth(_measured("float32")["points"], BENCHMARK / "float32-points.png")
 
 
 if __name__ == "__main__":
