@@ -46,9 +46,8 @@ class Setting:
     def recipe(self, *overrides: str, seed: int = 0) -> Recipe:
         """The study's recipe with what an experiment changes, which wins over the study's own overrides.
 
-        A precision of `auto` is settled for this machine, so that it is part of what a run is remembered by.
-
-        Without a local start: not all that is compared can have one, and the claims are of models that had none.
+        Without a local start: not all that is compared can have one, and the claims are of models that had none. A
+        precision of `auto` is settled for this machine, so that it is part of what a run is remembered by.
         """
         recipe = load_recipe(self.config, [*self.overrides, *overrides, f"seed={seed}"])
         for field in ("local_start_width", "local_start_reach"):
