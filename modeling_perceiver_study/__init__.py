@@ -9,6 +9,10 @@ from .modeling_perceiver_study import (
     PerceiverStudyModel,
     PerceiverStudyPreTrainedModel,
 )
+from .pipeline_perceiver_study import (
+    PerceiverStudyImageClassificationPipeline,
+    PerceiverStudyImageFeatureExtractionPipeline,
+)
 
 # With the package imported, the Auto classes know its model type without trust_remote_code.
 AutoConfig.register(PerceiverStudyConfig.model_type, PerceiverStudyConfig)
@@ -23,6 +27,8 @@ AutoImageProcessor.register(
 __all__ = [
     "PerceiverStudyConfig",
     "PerceiverStudyForImageClassification",
+    "PerceiverStudyImageClassificationPipeline",
+    "PerceiverStudyImageFeatureExtractionPipeline",
     "PerceiverStudyImageProcessor",
     "PerceiverStudyModel",
     "PerceiverStudyPreTrainedModel",

@@ -53,8 +53,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
         stem_channels: what a stem makes of `C`.
         num_axes: `A`, axes of the grid: 2 for images, 1 for waveforms, 3 for video.
         num_frequency_bands: `K`, Fourier bands per axis.
-        max_frequencies: highest band, a number or one per axis, above 0; None is the Nyquist frequency of
-            `image_size`, or of the grid that a stem leaves of it. Bands are equally spaced from 1 to it.
+        max_frequencies: highest band, a number or one per axis, above 0; None becomes the Nyquist frequencies of
+            `image_size`, or of the grid that a stem leaves of it, so that a later change of size leaves them as they
+            were trained. Bands are equally spaced from 1 to it.
         concat_positions: give the coordinates themselves beside sines and cosines.
         position_encoding_type: `"fourier"`; `"learned"`, a table with a row per point (resampled for other grids); or
             `"none"`.
@@ -141,6 +142,8 @@ class PerceiverStudyConfig(PreTrainedConfig):
         )
         self._validate_heads()
         self._validate_start()
+        if self.position_encoding_type == "fourier" and self.max_frequencies is None:
+            self.max_frequencies = self.axis_max_frequencies
 
     def _validate_grid(self):
         per_axis = f"one number per axis (num_axes={self.num_axes})"
@@ -198,6 +201,19 @@ class PerceiverStudyConfig(PreTrainedConfig):
     def _require(self, field: str, holds: bool, expected: str):
         if not holds:
             raise ValueError(f"{field}={getattr(self, field)!r} in {type(self).__name__}: expected {expected}.")
+
+    @property
+    def custom_pipelines(self) -> dict[str, dict]:
+        """The pipelines that transformers takes for this folder in place of its own, which read pictures otherwise.
+
+        Anew at each call, as transformers writes into it; so it does not stand in config.json either.
+        """
+        if "PerceiverStudyForImageClassification" not in (self.architectures or ()):
+            return {}
+        return {
+            task: {"impl": f"pipeline_perceiver_study.{name}", "pt": model, "type": "image"}
+            for task, (name, model) in _PIPELINES.items()
+        }
 
     @property
     def grid(self) -> list[int]:
@@ -266,6 +282,10 @@ _AUTO_MAP = {
     "AutoConfig": "configuration_perceiver_study.PerceiverStudyConfig",
     "AutoModel": "modeling_perceiver_study.PerceiverStudyModel",
     "AutoModelForImageClassification": "modeling_perceiver_study.PerceiverStudyForImageClassification",
+}
+_PIPELINES = {
+    "image-classification": ("PerceiverStudyImageClassificationPipeline", "AutoModelForImageClassification"),
+    "image-feature-extraction": ("PerceiverStudyImageFeatureExtractionPipeline", "AutoModel"),
 }
 _COUNTS = (
     "num_latents",

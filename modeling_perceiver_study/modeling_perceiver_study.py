@@ -21,9 +21,11 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import CrossAttention, MultiHeadAttention, PerceiverStudyLayer, SelfAttention
 from .configuration_perceiver_study import PerceiverStudyConfig
+from .image_reading import open_image  # noqa: F401 - see below
 from .inputs import LearnedPositions, PerceiverStudyInputs
 from .local_start import start_locally
 from .paths import PATHS
+from .pipeline_perceiver_study import PerceiverStudyImageClassificationPipeline  # noqa: F401 - see below
 from .position import byte_array  # noqa: F401 - see below
 from .separable import GridInputs
 from .streaming import GridAttention  # noqa: F401 - see below

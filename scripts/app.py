@@ -11,11 +11,13 @@ import os
 import time
 from pathlib import Path
 
+import lab.waiting  # noqa: F401, before torch
+
 import gradio as gr
 import numpy as np
 from huggingface_hub import snapshot_download
 from matplotlib import colormaps
-from PIL import Image, ImageOps
+from PIL import Image
 
 from lab.data.images import open_image, seen_pixels
 from lab.errors import UserError, run_command
@@ -93,7 +95,7 @@ def show_map(classify, path: str | None, cross_attend: int, head: int | str, lat
     if path is None:
         return None
     image, processor = _open(path), classify.image_processor
-    inputs = processor(image, return_tensors="pt").to(classify.model.device, classify.model.dtype)
+    inputs = processor(image, return_tensors="pt").to(classify.model.device)
     weights = cross_attention_maps(classify.model, **inputs)[cross_attend - 1][0]
     weights = weights.mean(dim=0) if head == _MEAN else weights[head - 1]
     weights = weights.mean(dim=0) if latent == _MEAN else weights[latent - 1]
@@ -120,7 +122,7 @@ def find_examples(checkpoint: str) -> list[str]:
 
 def _open(path: str) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(open_image(Path(path)))
+        return open_image(Path(path))
     except UserError:
         raise gr.Error("That file is no image that can be read. Try a PNG or JPEG file.") from None
 

@@ -1,6 +1,8 @@
 """Images to normalised pixels and Fourier position features, for the Perceiver study models."""
 
+import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,16 +14,18 @@ from transformers.image_utils import (
     ImageInput,
     PILImageResampling,
     SizeDict,
-    infer_channel_dimension_format,
     is_pil_image,
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
-from transformers.utils import is_vision_available
+from transformers.utils import is_vision_available, logging
 
+from .image_reading import image_pixels, open_image, upright
 from .position import fourier_axis_features, resolve_max_frequencies
 
 if is_vision_available():
     from PIL import Image
+
+logger = logging.get_logger(__name__)
 
 # What Pillow's conversion from RGB to L weighs the colours with, in units of 2 ** -16.
 LUMA = (19595, 38470, 7471)
@@ -38,7 +42,9 @@ class PerceiverStudyImageProcessorKwargs(ImagesKwargs, total=False):
         do_fourier_encode: return `position_features`.
         num_frequency_bands: `K`, Fourier bands per axis, at least 1.
         max_frequencies: highest band, a number or one for rows and one for columns, above 0; None is the Nyquist
-            frequency of the produced image, half its height and half its width.
+            frequency of the produced image, half its height and half its width. Where `size` and `crop_size` of the
+            processor say how large that is, None becomes these numbers once and for all: as in the model, other sizes
+            at a call span the same coordinates with the same frequencies.
         concat_positions: give the coordinates themselves beside sines and cosines.
     """
 
@@ -61,21 +67,27 @@ class PerceiverStudyImageProcessor(PilBackend):
 
     Pillow does the resizing whether torchvision is there or not, and results are the same with and without it.
 
-    Images are PIL images, paths, URLs, numpy arrays or torch tensors of shape `(H, W)`, `(H, W, C)` or `(C, H, W)`,
-    batches of them with one more axis in front, and lists of all that in any nesting. Arrays of any type hold 0 to 255
-    unless `rescale_factor` or `do_rescale` say otherwise. With `do_convert_rgb`, transparent images are laid on white
-    (255, or for other than 8-bit arrays what becomes 1 by rescaling) and 16-bit grey images are brought to 0 to 255.
-    Without it pixels keep the channels they come with.
+    Images are PIL images of any mode, paths, URLs, numpy arrays or torch tensors of shape `(H, W)`, `(H, W, C)` or
+    `(C, H, W)`, batches of them with one more axis in front, and lists of all that in any nesting. Arrays of any type
+    hold 0 to 255 unless `rescale_factor` or `do_rescale` say otherwise, or False and True for black and white. With
+    `do_convert_rgb`, transparent images are laid on white (255, or for other than 8-bit arrays what becomes 1 by
+    rescaling). Without it pixels keep the channels they come with. PIL images are turned upright as their EXIF says,
+    and 16-bit grey ones are brought to 0 to 255 (see `image_reading.py`).
+
+    The channels of an array are on its first or its last axis, whichever has a length of 1, 3, 4 or `num_channels`; if
+    both have, the axis of `num_channels`. Whatever is still not clear needs `input_data_format`.
 
     Args:
         size: as a number it is the length of the shortest edge, and the aspect ratio is kept.
+        crop_size: None, or a `size` given without it, is as large as `size`: a square for a shortest edge.
         image_mean: one number stands for all channels; so does `image_std`.
         kwargs: all others are described in `PerceiverStudyImageProcessorKwargs` and transformers' `ImagesKwargs`;
             `device`, `data_format` and `disable_grouping` do nothing here.
 
     Raises:
         ValueError: an argument has a value outside of what is said above, or an image has the wrong number of axes or
-            channels, or images of different sizes are to become one tensor; names the value.
+            channels, or does not say which axis these are on, or images of different sizes are to become one tensor;
+            names the value.
     """
 
     valid_kwargs = PerceiverStudyImageProcessorKwargs
@@ -86,7 +98,7 @@ class PerceiverStudyImageProcessor(PilBackend):
     default_to_square = False
     resample = PILImageResampling.BICUBIC
     do_center_crop = True
-    crop_size = {"height": 32, "width": 32}
+    crop_size = None
     do_rescale = True
     rescale_factor = 1 / 255
     do_normalize = True
@@ -108,11 +120,35 @@ class PerceiverStudyImageProcessor(PilBackend):
             value = getattr(self, name)
             if isinstance(value, (int, float)):  # others read these as one number per channel
                 setattr(self, name, (float(value),) * self.num_channels)
+        grid = self._produced_grid()
+        if self.max_frequencies is None and grid is not None:
+            self.max_frequencies = tuple(resolve_max_frequencies(None, grid))
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs):
+        """As in transformers, but a new `size` without a `crop_size` does not keep that of the dictionary."""
+        return super().from_dict(image_processor_dict, **_follow_size(kwargs))
+
+    def preprocess(self, images: ImageInput, *args, **kwargs: Unpack[PerceiverStudyImageProcessorKwargs]):
+        return super().preprocess(images, *args, **_follow_size(kwargs))
+
+    def _produced_grid(self) -> tuple[int, int] | None:
+        """Height and width of every produced image; None if they depend on the image that comes in."""
+        if self.do_pad:
+            return None
+        cropped_last = self.do_center_crop and not self.crop_first
+        size = self.crop_size if cropped_last else self.size if self.do_resize else None
+        return (size.height, size.width) if size and size.height and size.width else None
 
     def _standardize_kwargs(self, max_frequencies=None, **kwargs) -> dict:
         if isinstance(max_frequencies, list):  # as JSON has it
             max_frequencies = tuple(max_frequencies)
-        return super()._standardize_kwargs(**kwargs) | {"max_frequencies": max_frequencies}
+        kwargs = super()._standardize_kwargs(**kwargs) | {"max_frequencies": max_frequencies}
+        size = kwargs["size"]
+        if kwargs["crop_size"] is None and size:
+            height, width = size.height or size.shortest_edge, size.width or size.shortest_edge
+            kwargs["crop_size"] = SizeDict(height=height, width=width) if height and width else None
+        return kwargs
 
     def _validate_preprocess_kwargs(
         self,
@@ -121,9 +157,12 @@ class PerceiverStudyImageProcessor(PilBackend):
         num_frequency_bands: int,
         max_frequencies: float | tuple[float, ...] | None,
         size: SizeDict | None = None,
+        do_resize: bool | None = None,
         **kwargs,
     ):
-        super()._validate_preprocess_kwargs(size=size, **kwargs)
+        if do_resize and size and not size.shortest_edge and not (size.height and size.width):
+            raise ValueError(f"size={dict(size)}: expected height and width, or shortest_edge.")
+        super()._validate_preprocess_kwargs(size=size, do_resize=do_resize, **kwargs)
         if crop_first and not (size and size.height and size.width):
             raise ValueError(f"size={size and dict(size)}: crop_first=True needs a height and a width.")
         for name, value in (("num_channels", num_channels), ("num_frequency_bands", num_frequency_bands)):
@@ -136,6 +175,12 @@ class PerceiverStudyImageProcessor(PilBackend):
                     f"max_frequencies={max_frequencies!r}: expected None, a number above 0, or one for rows and one "
                     "for columns."
                 )
+
+    def fetch_images(self, image_url_or_urls):
+        """As in transformers, but in the mode of the file; also takes `pathlib.Path`."""
+        if isinstance(image_url_or_urls, (str, os.PathLike)):
+            return open_image(image_url_or_urls)
+        return super().fetch_images(image_url_or_urls)
 
     def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> list:
         images = list(_flatten(self.fetch_images(images)))
@@ -156,17 +201,21 @@ class PerceiverStudyImageProcessor(PilBackend):
         """One image of any kind to `(C, H, W)`, in colours that fit `num_channels` if `do_convert_rgb`."""
         to_colours = do_convert_rgb and num_channels in (1, 3)
         if is_pil_image(image):
-            pixels = _pil_pixels(image) if to_colours else np.array(image)
+            pixels = image_pixels(upright(image), to_colours)
             layout = ChannelDimension.LAST
         else:
             pixels = _tensor_pixels(image) if isinstance(image, torch.Tensor) else image
             layout = _layout(pixels, num_channels, input_data_format)
+        if pixels.dtype == bool:
+            pixels = pixels * np.uint8(255)
         if pixels.ndim == 2:
             pixels = pixels[None]
         elif layout == ChannelDimension.LAST:
             pixels = np.moveaxis(pixels, -1, 0)
         if 0 in pixels.shape:
             raise ValueError(f"An image of shape {pixels.shape} (channels first) has no pixels.")
+        if do_rescale and rescale_factor < 1:
+            _warn_if_rescaled(pixels)
         if to_colours and len(pixels) != num_channels and len(pixels) in (1, 3, 4):
             white = _white(pixels.dtype, rescale_factor if do_rescale else None)
             pixels = _convert_colours(pixels, num_channels, white)
@@ -188,7 +237,8 @@ class PerceiverStudyImageProcessor(PilBackend):
         """`(C, H, W) -> (C, H', W')`, in float32 unless the image is of 8 bits.
 
         Channel by channel, and not through 8 bits as in transformers: Pillow knows no images of 5 channels, takes a
-        fourth one for transparency, and values such as reflectances do not fit in 8 bits.
+        fourth one for transparency, and values such as reflectances do not fit in 8 bits. What a filter overshoots is
+        cut off, as Pillow does in 8 bits, at 0 and 255 or at the image's own lowest and highest value.
         """
         if size.shortest_edge:
             height, width = get_resize_output_image_size(
@@ -198,16 +248,15 @@ class PerceiverStudyImageProcessor(PilBackend):
                 max_size=size.longest_edge,
                 input_data_format=ChannelDimension.FIRST,
             )
-        elif size.height and size.width:
-            height, width = size.height, size.width
         else:
-            raise ValueError(f"size={dict(size)}: expected height and width, or shortest_edge.")
+            height, width = size.height, size.width
         image = image if image.dtype == np.uint8 else image.astype(np.float32)
         resized = [
             Image.fromarray(channel).resize((width, height), resample=resample, reducing_gap=reducing_gap)
             for channel in image
         ]
-        return np.stack([np.asarray(channel) for channel in resized])
+        resized = np.stack([np.asarray(channel) for channel in resized])
+        return resized if image.dtype == np.uint8 else resized.clip(min(image.min(), 0), max(image.max(), 255))
 
     def _preprocess(
         self,
@@ -269,16 +318,6 @@ def _flatten(images):
         raise ValueError(f"An array of shape {tuple(images.shape)} is no image and no batch of images.")
 
 
-def _pil_pixels(image) -> np.ndarray:
-    """A PIL image of any mode to 0 to 255: `(H, W)`, `(H, W, 3)`, or `(H, W, 4)` if it has transparency."""
-    if image.mode.startswith("I;16"):  # Pillow's own conversion cuts these at 255, as it does the next two
-        return (np.array(image) / 257).astype(np.float32)
-    if image.mode in ("I", "F"):
-        return np.array(image)
-    transparent = "A" in image.getbands() or "transparency" in image.info
-    return np.array(image.convert("RGBA" if transparent else "RGB"))
-
-
 def _tensor_pixels(image: torch.Tensor) -> np.ndarray:
     # float() since numpy has no bfloat16; pixel values end as float32 anyway.
     return (image.detach().float() if image.is_floating_point() else image).cpu().numpy()
@@ -292,13 +331,25 @@ def _layout(
         return None
     if input_data_format is not None:
         return ChannelDimension(input_data_format)
-    try:
-        return infer_channel_dimension_format(pixels, num_channels=(1, 3, 4, num_channels))
-    except ValueError as error:
+    axes = {ChannelDimension.FIRST: pixels.shape[0], ChannelDimension.LAST: pixels.shape[-1]}
+    possible = [layout for layout, length in axes.items() if length in (1, 3, 4, num_channels)]
+    if len(possible) == 2:
+        possible = [layout for layout, length in axes.items() if length == num_channels]
+    if len(possible) != 1:
         raise ValueError(
             f"Cannot tell which axis of an image of shape {tuple(pixels.shape)} holds the channels "
-            f"(num_channels={num_channels}): pass input_data_format."
-        ) from error
+            f"(num_channels={num_channels}): pass input_data_format, 'channels_first' or 'channels_last'."
+        )
+    return possible[0]
+
+
+def _warn_if_rescaled(pixels: np.ndarray):
+    """Say once that an image of floats in 0 to 1 is about to become black; one that is black is as it should be."""
+    if np.issubdtype(pixels.dtype, np.floating) and 0 < pixels.max() <= 1 and pixels.min() >= 0:
+        logger.warning_once(
+            "An image has floats from 0 to 1, which will be rescaled as if they were 0 to 255, to nearly black. Pass "
+            "do_rescale=False if they are rescaled already."
+        )
 
 
 def _white(dtype: np.dtype, rescale_factor: float | None) -> float:
@@ -320,6 +371,11 @@ def _convert_colours(pixels: np.ndarray, num_channels: int, white: float) -> np.
     if np.issubdtype(pixels.dtype, np.integer) and not np.issubdtype(colours.dtype, np.integer):
         colours = np.floor(colours + 0.5)
     return colours.astype(pixels.dtype)
+
+
+def _follow_size(kwargs: dict) -> dict:
+    """Arguments of which a `size` without a `crop_size` has `crop_size=None`, in place of what was there before."""
+    return {"crop_size": None, **kwargs} if kwargs.get("size") is not None else kwargs
 
 
 def _is_number(value) -> bool:

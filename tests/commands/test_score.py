@@ -166,7 +166,7 @@ def test_logits_that_are_no_numbers(data, tmp_path):
     with torch.no_grad():
         model.classifier.weight.fill_(3e38)
     model.save_pretrained(folder)
-    with pytest.raises(UserError, match="answers to .* of 21 images are not finite numbers: try another --dtype"):
+    with pytest.raises(UserError, match=r"answers to .* of 21 images are not finite numbers: try another --dtype"):
         evaluate(folder, output=tmp_path / "out")
 
 

@@ -1,6 +1,7 @@
 """Decoded images: a uint8 array per split, from which whole batches are taken at once."""
 
 import hashlib
+import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ import datasets
 import fsspec
 import numpy as np
 import torch
+from PIL import Image
 from tqdm.auto import tqdm
 
 from lab.data.images import UNUSABLE, seen_pixels
@@ -18,8 +20,13 @@ from lab.data.splits import Rows
 from lab.errors import UserError
 from lab.recipe import Data
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyImageProcessor
+from modeling_perceiver_study.image_reading import upright
 
 _CHUNK = 64  # images that a thread decodes at a time
+
+# What decoded pixels depend on, beside their shape: settings of the processor, and how pictures are read.
+_READING = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "crop_first", "do_convert_rgb")
+_READING_VERSION = 2
 
 
 class ImageDataset(torch.utils.data.Dataset):
@@ -92,9 +99,9 @@ class Decoder:
 
     def _cache_path(self, source: Source, rows: np.ndarray) -> Path:
         folder = self.settings.cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "decoded"
-        settings = [getattr(self.processor, name) for name in ("do_resize", "size", "resample", "do_center_crop")]
-        content = f"{source.fingerprint} {self.shape} {settings} {self.settings.on_error}".encode() + rows.tobytes()
-        return Path(folder) / f"{hashlib.sha256(content).hexdigest()[:32]}.npy"
+        settings = [getattr(self.processor, name) for name in _READING]
+        content = f"{_READING_VERSION} {source.fingerprint} {self.shape} {settings} {self.settings.on_error}"
+        return Path(folder) / f"{hashlib.sha256(content.encode() + rows.tobytes()).hexdigest()[:32]}.npy"
 
     def _fill(self, pixels: np.ndarray, source: Source, rows: np.ndarray) -> np.ndarray:
         """Decode into `pixels`; returns which `(n,)` are broken, where the recipe says to skip such."""
@@ -126,14 +133,16 @@ class Decoder:
 
     def decode_one(self, encoded) -> np.ndarray:
         """One image as `(C, H, W)` uint8; raises one of `UNUSABLE` if that fails."""
-        if encoded is None:
+        if encoded is None or (isinstance(encoded, dict) and encoded["bytes"] is None and not encoded["path"]):
             raise ValueError("there is none")
-        if isinstance(encoded, dict) and encoded["bytes"] is None and encoded["path"]:
+        if isinstance(encoded, dict) and encoded["bytes"] is None:
             with fsspec.open(encoded["path"], "rb") as file:  # also inside an archive, or on the Hub
                 encoded = {"bytes": file.read(), "path": None}
-        image = datasets.Image().decode_example(encoded)  # turned upright
+        image = Image.open(io.BytesIO(encoded["bytes"])) if isinstance(encoded, dict) else encoded
+        image = upright(image)
         channels, height, width = self.shape
-        if self.processor_is_identity and image.mode == self.plain_mode and image.size == (width, height):
+        plain = image.mode == self.plain_mode and not image.has_transparency_data
+        if self.processor_is_identity and plain and image.size == (width, height):
             return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
         pixels = seen_pixels(self.processor, image)
         if pixels.shape != self.shape:

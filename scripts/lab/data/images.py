@@ -39,6 +39,8 @@ def open_image(path: Path) -> Image.Image:
 
 def seen_pixels(processor: BaseImageProcessor, image: Image.Image | np.ndarray) -> np.ndarray:
     """`(C, H, W)` uint8: the image as the model sees it, resized and cropped, but not rescaled."""
-    plain = {"do_rescale": False, "do_normalize": False, "do_fourier_encode": False}
+    plain = {"do_normalize": False, "do_fourier_encode": False}
     pixels = processor(image, **plain, return_tensors="np")["pixel_values"][0]
+    if processor.do_rescale:  # undone rather than left out, as it says which values are black and white
+        pixels = pixels / processor.rescale_factor
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

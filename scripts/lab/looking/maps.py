@@ -60,7 +60,7 @@ def draw_attention_maps(
     Raises:
         UserError: the model has no such cross-attend, head or latent.
     """
-    inputs = processor(image, return_tensors="pt").to(model.device, model.dtype)
+    inputs = processor(image, return_tensors="pt").to(model.device)
     maps = cross_attention_maps(model, **inputs)
     num_heads, num_latents = maps[0].shape[1:3]
     chosen = _choose("cross-attend", cross_attends or [1, min(2, len(maps)), len(maps)], len(maps))

@@ -53,6 +53,7 @@ def train(
         accelerator.init_trackers("perceiver-study", config={key: str(value) for key, value in flatten(recipe).items()})
     steps_per_epoch = train_loader.steps_left(0)
     log = TrainingLog(accelerator, task, output_dir / LOG, steps_per_epoch, progress)
+    log.start(progress)
     begin = time.perf_counter() - progress.seconds
     bar = tqdm(
         total=settings.epochs * steps_per_epoch,

@@ -1,0 +1,221 @@
+"""What the image processor makes of sizes, frequencies, layouts and ranges: as given, or with a word."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers.utils import logging
+
+from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyImageProcessor
+from tests.checkpoints import save_checkpoint
+from tests.pictures import noise, pixel_values
+
+IMAGE = Image.fromarray(noise(100, 80, 3))
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    "kwargs, expected",
+    [
+        ({"size": {"height": 64, "width": 48}}, (64, 48)),
+        ({"size": 64}, (64, 64)),
+        ({"size": {"shortest_edge": 64}}, (64, 64)),
+        ({"size": (64, 48)}, (64, 48)),
+        ({"size": {"height": 64, "width": 48}, "crop_size": 24}, (24, 24)),
+        ({"size": 64, "crop_size": {"height": 24, "width": 20}}, (24, 20)),
+        ({"crop_size": 24}, (24, 24)),
+        ({"size": {"height": 64, "width": 48}, "crop_first": True}, (64, 48)),
+        ({"size": 64, "do_center_crop": False}, (80, 64)),
+    ],
+)
+@pytest.mark.parametrize("when", ["built", "called", "called after loading", "loaded"])
+def test_a_crop_is_as_large_as_the_size_unless_given(tmp_path, kwargs, expected, when):
+    if when == "built":
+        pixels = PerceiverStudyImageProcessor(**kwargs)(IMAGE)["pixel_values"]
+    elif when == "called":
+        pixels = PerceiverStudyImageProcessor()(IMAGE, **kwargs)["pixel_values"]
+    else:
+        PerceiverStudyImageProcessor(size=28).save_pretrained(tmp_path)
+        load = AutoImageProcessor.from_pretrained
+        if when == "loaded":
+            pixels = load(tmp_path, **kwargs)(IMAGE)["pixel_values"]
+        else:
+            pixels = load(tmp_path)(IMAGE, **kwargs)["pixel_values"]
+    assert pixels.shape == (1, 3, *expected)
+
+
+def test_a_call_does_not_change_the_processor():
+    processor = PerceiverStudyImageProcessor()
+    processor(IMAGE, size=64)
+    assert processor(IMAGE)["pixel_values"].shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize("size", [{"longest_edge": 9}, {"max_height": 9, "max_width": 9}])
+def test_sizes_that_fix_no_edge(size):
+    with pytest.raises(ValueError, match=r"size=.*9.*expected height and width, or shortest_edge"):
+        PerceiverStudyImageProcessor(size=size)
+
+
+# Frequencies
+
+
+@pytest.mark.parametrize(
+    "kwargs, expected",
+    [
+        ({}, (16.0, 16.0)),
+        ({"size": {"height": 64, "width": 48}}, (32.0, 24.0)),
+        ({"size": 64, "crop_size": {"height": 24, "width": 20}}, (12.0, 10.0)),
+        ({"size": {"height": 64, "width": 48}, "do_center_crop": False}, (32.0, 24.0)),
+        ({"size": {"height": 64, "width": 48}, "crop_size": 96, "crop_first": True}, (32.0, 24.0)),
+        ({"max_frequencies": 5}, 5),
+        ({"size": 64, "do_center_crop": False}, None),
+        ({"do_resize": False, "do_center_crop": False}, None),
+    ],
+)
+def test_the_processor_saves_resolved_frequencies(tmp_path, kwargs, expected):
+    processor = PerceiverStudyImageProcessor(**kwargs)
+    assert processor.max_frequencies == expected
+    processor.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "preprocessor_config.json").read_text()).get("max_frequencies")
+    assert saved == (list(expected) if isinstance(expected, tuple) else expected)
+
+
+@pytest.mark.parametrize(
+    "kwargs, expected",
+    [
+        ({}, [16.0, 16.0]),
+        ({"image_size": [24, 48]}, [12.0, 24.0]),
+        ({"image_size": 224, "stem_type": "conv"}, [27.5, 27.5]),
+        ({"max_frequencies": 5.0}, 5.0),
+        ({"position_encoding_type": "learned"}, None),
+    ],
+)
+def test_the_configuration_saves_resolved_frequencies(tmp_path, kwargs, expected):
+    PerceiverStudyConfig(**kwargs).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["max_frequencies"] == expected
+    assert PerceiverStudyConfig.from_pretrained(tmp_path).max_frequencies == expected
+
+
+def test_another_size_keeps_the_frequencies_of_model_and_processor(tmp_path):
+    """A larger image changes no position at the same place, and what the two say of it is the same."""
+    save_checkpoint(tmp_path)
+    larger = {"image_size": 16}
+    for kwargs in ({}, larger):
+        model = AutoModelForImageClassification.from_pretrained(tmp_path, **kwargs).eval()
+        assert model.config.axis_max_frequencies == [4.0, 4.0]
+        called = AutoImageProcessor.from_pretrained(tmp_path)(IMAGE, size=16)
+        loaded = AutoImageProcessor.from_pretrained(tmp_path, size=16)(IMAGE)
+        for inputs in (called, loaded):
+            assert inputs["pixel_values"].shape == (1, 3, 16, 16)
+            with torch.no_grad():
+                assert torch.equal(model(**inputs).logits, model(inputs["pixel_values"]).logits)
+
+
+# Layouts
+
+
+@pytest.mark.parametrize(
+    "shape, num_channels, channels_first",
+    [
+        ((3, 40, 50), 3, True),
+        ((40, 50, 3), 3, False),
+        ((1, 40, 3), 3, False),  # one pixel high
+        ((3, 40, 1), 3, True),  # one pixel wide
+        ((4, 40, 3), 3, False),
+        ((3, 40, 4), 3, True),
+        ((1, 40, 3), 1, True),
+        ((3, 40, 1), 1, False),
+        ((1, 40, 50), 3, True),
+        ((40, 3, 3), 3, False),
+        ((3, 3, 40), 3, True),
+        ((1, 1, 3), 3, False),
+    ],
+)
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_the_axis_of_the_channels(shape, num_channels, channels_first, kind):
+    array = noise(*shape)
+    plain = {"num_channels": num_channels, "do_resize": False, "do_center_crop": False}
+    layout = "channels_first" if channels_first else "channels_last"
+    expected = pixel_values(kind(array), **plain, input_data_format=layout)
+    np.testing.assert_array_equal(pixel_values(kind(array), **plain), expected)
+    size = shape[1:] if channels_first else shape[:2]
+    assert expected.shape == (num_channels, *size)
+    # A batch is read as its images are.
+    (batch,) = PerceiverStudyImageProcessor(**plain)(kind(array[None]))["pixel_values"].numpy()
+    np.testing.assert_array_equal(batch, expected)
+
+
+@pytest.mark.parametrize(
+    "shape, num_channels", [((3, 40, 3), 3), ((1, 40, 1), 1), ((3, 3, 3), 3), ((1, 40, 4), 3), ((5, 40, 7), 3)]
+)
+def test_an_axis_that_cannot_be_told_is_asked_for(shape, num_channels):
+    with pytest.raises(ValueError, match=rf"{shape[0]}, {shape[1]}, {shape[2]}.*pass input_data_format"):
+        PerceiverStudyImageProcessor(num_channels=num_channels)(noise(*shape))
+
+
+# Ranges
+
+
+@pytest.fixture
+def log(caplog):
+    logging.warning_once.cache_clear()  # what another test was told once
+    return caplog
+
+
+FLOATS = noise(32, 32, 3).astype(np.float32) / 255
+SCALED = {
+    "float32": FLOATS,
+    "float64": FLOATS.astype(np.float64),
+    "float16": FLOATS.astype(np.float16),
+    "tensor": torch.from_numpy(FLOATS),
+    "bfloat16": torch.from_numpy(FLOATS).bfloat16(),
+    "PIL": Image.fromarray(FLOATS[..., 0]),
+}
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_floats_from_0_to_1_are_warned_of_once(log, name):
+    processor = PerceiverStudyImageProcessor()
+    for _ in range(3):
+        processor([SCALED[name]] * 2)
+    assert log.text.count("do_rescale=False") == 1
+
+
+@pytest.mark.parametrize(
+    "image, kwargs",
+    [
+        (FLOATS, {"do_rescale": False}),
+        (FLOATS, {"rescale_factor": 1.0}),
+        (FLOATS * 255, {}),
+        (FLOATS * 2 - 1, {}),
+        (FLOATS * 0, {}),
+        (noise(32, 32, 3, high=2), {}),
+        (noise(32, 32, 3, high=2).astype(np.int64), {}),
+        (Image.new("RGB", (32, 32)), {}),
+        (Image.new("F", (32, 32)), {}),
+    ],
+)
+def test_nothing_is_said_of_other_images(log, image, kwargs):
+    PerceiverStudyImageProcessor()(image, **kwargs)
+    assert log.text == ""
+
+
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_booleans_are_black_and_white(num_channels):
+    array = noise(32, 32, high=2).astype(bool)
+    expected = pixel_values(Image.fromarray(array), num_channels=num_channels)
+    assert set(np.unique(expected)) == {-1, 1}
+    for image in (array, torch.from_numpy(array), array[None]):
+        np.testing.assert_array_equal(pixel_values(image, num_channels=num_channels), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, np.uint16])
+def test_what_a_filter_overshoots_is_cut_off_as_in_8_bits(dtype):
+    """Hard edges, where Pillow's bicubic filter leaves 0 to 255."""
+    array = noise(50, 70, 3, high=2) * np.uint8(255)
+    pixels = pixel_values(array.astype(dtype))
+    assert pixels.min() == -1 and pixels.max() == 1
