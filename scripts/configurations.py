@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from lab.errors import UserError, run_command
+from lab.looking.architecture import draw_architecture
 from lab.peers.results import draw_growth
 from lab.peers.results import table as benchmark_table
 from lab.recipe import CONFIGURATION_FOLDER, load_recipe
@@ -18,6 +19,7 @@ from lab.tasks import build_task
 
 README = CONFIGURATION_FOLDER / "README.md"
 MAIN_README = CONFIGURATION_FOLDER.parent / "README.md"
+ARCHITECTURE = MAIN_README.parent / "docs" / "architecture.png"
 PERFORMANCE = MAIN_README.parent / "docs" / "performance.md"
 BENCHMARK = MAIN_README.parent / "docs" / "benchmark"
 CIFAR10 = MAIN_README.parent / "docs" / "cifar10.md"
@@ -124,6 +126,7 @@ def main():
     for path, text in pages().items():
         path.write_text(text)
         print(f"wrote {path}")
+    draw_architecture(ARCHITECTURE)
     draw_growth(_measured("float32")["points"], BENCHMARK / "float32-points.png")
 
 

@@ -69,14 +69,15 @@ class Ours(nn.Module):
         self.fourier_features = model.perceiver.inputs.fourier_features
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        inputs = {"pixel_values": pixels}
+        inputs = {"pixel_values": pixels, "cross_attend_path": "separable"}
         if self.general_path:
             features = self.fourier_features(list(pixels.shape[2:]), torch.float32, pixels.device)
             inputs = {"inputs": byte_array(pixels, features)}
         if self.case.part == "model":
             return self.model(**inputs).logits
-        on_grid = inputs["inputs"] if self.general_path else self.inputs(pixels, None, None, torch.float32)
-        return self.attention(self.latents(), on_grid)[0]
+        if self.general_path:
+            return self.attention(self.latents(), inputs["inputs"])[0]
+        return self.attention(self.latents(), self.inputs(pixels, None, None, torch.float32), path="separable")[0]
 
 
 class Transformers(nn.Module):
