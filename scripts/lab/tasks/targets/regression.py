@@ -28,6 +28,8 @@ class Regression(Target):
 
     best = "mean_squared_error"
     kind = "Numbers"
+    shown_answers = "classify.model.config.num_labels"
+    answer_in_code = "dict(zip(model.config.id2label.values(), logits[0].tolist()))"
 
     def __init__(self, recipe: Recipe):
         super().__init__(recipe)
@@ -81,9 +83,13 @@ class Regression(Target):
         draw_answers(labels, logits, names, folder / "answers.png")
         return [("Answers against labels of the test samples", "answers.png")]
 
-    def describe(self, logits: np.ndarray, label: np.ndarray, names: list[str]) -> tuple[str, bool]:
-        near = bool((np.abs(logits - label) <= self.deviation.numpy()).all())
-        return f"{self.title(logits, names)}\nis {self.title(label, names)}", near
+    def describe(
+        self, logits: np.ndarray, labels: np.ndarray, chosen: np.ndarray, names: list[str]
+    ) -> list[tuple[str, bool]]:
+        """An answer is right if each number is nearer to its label than one standard deviation of the labels."""
+        near = (np.abs(logits - labels) <= labels.std(axis=0)).all(axis=1)
+        texts = [f"{self.title(logits[row], names)}\nis {self.title(labels[row], names)}" for row in chosen]
+        return list(zip(texts, near[chosen].tolist(), strict=True))
 
     def purpose(self, inputs: str, num_labels: int) -> str:
         return f"answers {inputs} with {num_labels} numbers"
