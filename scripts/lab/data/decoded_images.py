@@ -43,6 +43,11 @@ class ImageDataset(torch.utils.data.Dataset):
         self.rows = None if broken is None or not broken.any() else np.flatnonzero(~broken)
         self.labels = labels if self.rows is None else labels[self.rows]
 
+    @property
+    def in_memory(self) -> bool:
+        """Not memory-mapped, so that no processes need to read ahead."""
+        return not isinstance(self.pixels, np.memmap)
+
     def __len__(self) -> int:
         return len(self.labels)
 

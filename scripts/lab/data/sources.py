@@ -281,7 +281,8 @@ def _open_folder(folder: Path, reading: Reading, wanted: dict[str, str]) -> dict
         if not streaming:
             return saved
         return {name: split.to_iterable_dataset(min(_SHARDS, len(split))) for name, split in saved.items()}
-    arguments = find_splits(folder, set(wanted.values()))
+    has_paths = bool(reading.settings.columns.keys() & {column.role for column in reading.inputs})
+    arguments = find_splits(folder, set(wanted.values()), has_paths)
     if arguments is None:
         return _require_splits(datasets.load_dataset(str(folder), streaming=streaming), wanted, reading)
     _require_splits(arguments, wanted, reading)

@@ -37,6 +37,11 @@ class Regression(Target):
 
     def fit(self, labels: np.ndarray, names: list[str]):
         super().fit(labels, names)
+        if self.label_smoothing:
+            raise UserError(
+                f"optimization.label_smoothing={self.label_smoothing}: a regression has no classes to smooth; "
+                "set it to 0"
+            )
         mean, deviation = labels.mean(axis=0), labels.std(axis=0)
         self.mean = torch.from_numpy(mean).float()
         self.deviation = torch.from_numpy(np.where(deviation > 0, deviation, 1.0)).float()
