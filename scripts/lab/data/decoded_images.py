@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import datasets
 import fsspec
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from lab.data.columns import media_column
 from lab.data.images import UNUSABLE, seen_pixels
 from lab.data.sources import Source
 from lab.data.splits import Rows
@@ -30,7 +32,7 @@ _READING_VERSION = 2
 
 
 class ImageDataset(torch.utils.data.Dataset):
-    """Images `(n, C, H, W)` uint8, in memory or memory-mapped, with labels `(n,)` int64.
+    """Images `(n, C, H, W)` uint8, in memory or memory-mapped, with labels `(n,)` int64 or `(n, L)` float32.
 
     Args:
         broken: `(n,)` bool, images to leave out.
@@ -41,11 +43,16 @@ class ImageDataset(torch.utils.data.Dataset):
         self.rows = None if broken is None or not broken.any() else np.flatnonzero(~broken)
         self.labels = labels if self.rows is None else labels[self.rows]
 
+    @property
+    def in_memory(self) -> bool:
+        """Not memory-mapped, so that no processes need to read ahead."""
+        return not isinstance(self.pixels, np.memmap)
+
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """A whole batch: `pixels` `(b, C, H, W)` uint8, `labels` `(b,)`.
+        """A whole batch: `pixels` `(b, C, H, W)` uint8, `labels` `(b,)` or `(b, L)`.
 
         It comes assembled, so a data loader takes `default_convert` to collate.
         """
@@ -56,8 +63,18 @@ class ImageDataset(torch.utils.data.Dataset):
         }
 
 
+IMAGE = media_column("image", datasets.Image)
+
+
 class Decoder:
-    """Encoded images -> pixels as the processor resizes and crops them, uint8."""
+    """Encoded images -> pixels as the processor resizes and crops them, uint8.
+
+    Attributes:
+        sample: what messages call a row that cannot be decoded.
+        unusable: what such a row raises.
+    """
+
+    sample, unusable = "image", UNUSABLE
 
     def __init__(self, settings: Data, config: PerceiverStudyConfig, processor: PerceiverStudyImageProcessor):
         self.settings = settings
@@ -101,6 +118,7 @@ class Decoder:
         folder = self.settings.cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "decoded"
         settings = [getattr(self.processor, name) for name in _READING]
         content = f"{_READING_VERSION} {source.fingerprint} {self.shape} {settings} {self.settings.on_error}"
+        rows = source.rows[rows]
         return Path(folder) / f"{hashlib.sha256(content.encode() + rows.tobytes()).hexdigest()[:32]}.npy"
 
     def _fill(self, pixels: np.ndarray, source: Source, rows: np.ndarray) -> np.ndarray:
@@ -109,12 +127,12 @@ class Decoder:
 
         def fill_from(start: int) -> int:
             chunk = rows[start : start + _CHUNK]
-            for offset, (row, encoded) in enumerate(zip(chunk, source.read(chunk), strict=True)):
+            for offset, encoded in enumerate(source.read(chunk)[IMAGE.role]):
                 try:
                     pixels[start + offset] = self.decode_one(encoded)
                 except UNUSABLE as error:
                     path = encoded["path"] if isinstance(encoded, dict) else None
-                    where = f"row {row} of {source.name}" + (f" ({path})" if path else "")
+                    where = f"row {source.rows[chunk[offset]]} of {source.name}" + (f" ({path})" if path else "")
                     if self.settings.on_error == "raise":
                         raise UserError(
                             f"{where} is no usable image: {error}; data.on_error=skip leaves such out"
@@ -130,6 +148,10 @@ class Decoder:
         if broken.any():
             tqdm.write(f"left out {broken.sum()} of {len(rows)} images of {source.name}")
         return broken
+
+    def decode_row(self, inputs: dict[str, Any]) -> np.ndarray:
+        """The image of a row, given by role."""
+        return self.decode_one(inputs[IMAGE.role])
 
     def decode_one(self, encoded) -> np.ndarray:
         """One image as `(C, H, W)` uint8; raises one of `UNUSABLE` if that fails."""
