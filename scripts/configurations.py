@@ -41,7 +41,7 @@ def count_parameters(preset: Path) -> int:
     """Parameters of the preset's model, without allocating them."""
     task = build_task(load_recipe(preset))
     with torch.device("meta"):
-        return task.build_model().num_parameters()
+        return task.new_model().num_parameters()
 
 
 def read_header(preset: Path) -> dict[str, str]:

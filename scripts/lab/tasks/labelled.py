@@ -15,6 +15,7 @@ from lab.errors import UserError
 from lab.recipe import Recipe
 from lab.scoring.measures import measure_of
 from lab.scoring.report import write_evaluation
+from lab.tasks.pretrained import Pretrained
 from lab.tasks.targets import TARGETS
 from lab.tasks.task import Judged, Scores, Task
 
@@ -26,8 +27,12 @@ class LabelledTask(Task):
         target: what labels are and how answers are scored.
     """
 
-    def __init__(self, recipe: Recipe, config: Any = None, processor: Any = None):
-        super().__init__(recipe, config, processor)
+    def __init__(self, recipe: Recipe, config: Any = None, processor: Any = None, pretrained: Pretrained | None = None):
+        super().__init__(recipe, config, processor, pretrained)
+        # Of a head to make anew the data knows the size, unless the recipe says it.
+        self.takes_labels = pretrained is not None and "num_labels" not in recipe.model
+        if self.takes_labels:
+            name_labels(self.config, pretrained.label_names)
         problem_type = self.config.problem_type or "single_label_classification"
         self.target = TARGETS[problem_type](recipe)
         self.best = self.target.best
@@ -43,6 +48,8 @@ class LabelledTask(Task):
         Raises:
             UserError: the model has another number of labels, or class weights do not fit.
         """
+        if not self.takes_labels:
+            require_number(self.config, splits.label_names)
         name_labels(self.config, splits.label_names)
         if hasattr(splits.train, "labels"):
             self.target.fit(splits.train.labels, splits.label_names)
@@ -81,6 +88,10 @@ class LabelledTask(Task):
                 f"answers to {broken.sum()} of {len(broken)} {self.samples} are not finite numbers: try another "
                 "--dtype, such as float32, or lower optimization.learning_rate"
             )
+
+    def keeps_head(self) -> bool:
+        names = self.pretrained.label_names
+        return names in (self.label_names, [f"LABEL_{number}" for number in range(len(names))])
 
     def begin(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return self.target.begin(weights, self.head)
@@ -139,15 +150,15 @@ def _both(judged: Judged) -> tuple[np.ndarray, np.ndarray]:
 
 
 def name_labels(config: Any, names: list[str]):
-    """Write the names of the data's labels into a model's configuration.
+    """Write the names of labels into a model's configuration."""
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: label for label, name in config.id2label.items()}
 
-    Raises:
-        UserError: it has another number of labels.
-    """
+
+def require_number(config: Any, names: list[str]):
+    """Raises a `UserError` where a model has another number of labels than the data."""
     if config.num_labels != len(names):
         raise UserError(
             f"model.num_labels={config.num_labels}, but the data has {len(names)} labels "
             f"({', '.join(names[:5])}{', …' if len(names) > 5 else ''}): set it to {len(names)}"
         )
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: label for label, name in config.id2label.items()}

@@ -35,7 +35,7 @@ class Cost:
 
 def measure(task: Task) -> Cost:
     """The cost of one sample, by doing a training step of it on the CPU."""
-    model = task.build_model()
+    model = task.new_model()
     # The counter sees no fused attention; the kernel of plain products does the same ones.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         loss = _loss(model, task, samples=1)
