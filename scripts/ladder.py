@@ -138,11 +138,14 @@ def table(results: dict) -> str:
         keys = " ".join(f"`{text}`" for text in rung["overrides"])
         seconds = statistics.mean(run["train_seconds"] for run in of_rung)
         rows.append(f"| {name} | {' | '.join(cells)} | {change} | {rung['parameters']:,} | {seconds:.0f} s | {keys} |")
-    common = " ".join(results["common"])
+    seeds = f"seed {_all(rungs, 'seed')}"
+    if len(rungs) > len(runs):
+        seeds = "mean ± standard deviation over seeds " + ", ".join(str(run["seed"]) for run in runs[rungs[0]["name"]])
+    common = f" with `{' '.join(results['common'])}`" if results["common"] else ""
     return "\n".join(
         [
-            f"{_all(rungs, 'data')}, `{results['config']}` with `{common}`, {_all(rungs, 'steps')} steps, "
-            f"seed {_all(rungs, 'seed').replace(' or ', ', ')}, on {_all(rungs, 'hardware')} each, torch "
+            f"{_all(rungs, 'data')}, `{results['config']}`{common}, {_all(rungs, 'steps')} steps, "
+            f"{seeds}, on {_all(rungs, 'hardware')} each, torch "
             f"{_all([rung['versions'] for rung in rungs], 'torch')}, commit {_all(rungs, 'git_commit')}.",
             "",
             *rows,

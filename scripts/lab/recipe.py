@@ -41,7 +41,7 @@ class Data:
     cache_dir: str | None = None  # null is a folder inside the cache of `datasets`
     on_error: str = "raise"  # at a broken image or a label out of range; `skip` leaves them out and says how many
     streaming: bool = False  # read training images from shards as they are needed; needs train_samples
-    workers: int = 0  # processes that read samples ahead, where those are not in memory; 0 reads between steps
+    workers: int = 0  # processes that read and decode samples ahead, where those are not in memory; 0 is threads
     shuffle_buffer: int = 10000  # images, still encoded, from which a streaming process draws
 
     @property

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lab.augment.crops import require_scale
 from lab.augment.images import RANGES, Augmentation, Normalization, TrainingInputs, describe_augmentation
 from lab.data.decoded_images import Decoder, ImageDataset
-from lab.data.splits import Splits, choose_split, choose_splits
+from lab.data.encoded_images import EncodedImages
+from lab.data.splits import Rows, Splits, choose_split, choose_splits
 from lab.data.streams import choose_stream_split, choose_stream_splits
 from lab.errors import UserError
 from lab.looking.image_pictures import draw_attention, draw_predictions
@@ -56,6 +58,7 @@ class ImageClassification(LabelledTask):
 
     def __init__(self, recipe, config=None, processor=None, pretrained=None):
         super().__init__(recipe, config, processor, pretrained)
+        require_scale(self.augmentation.random_resized_crop)
         self.normalize = Normalization(self.processor)
         self.in_pairs = self.augmentation.mixes
         self._changed = TrainingInputs(
@@ -109,7 +112,7 @@ class ImageClassification(LabelledTask):
             names = train.source.label_names
         splits = Splits(
             validation=decoder.decode(validation),
-            train=train if data.streaming else decoder.decode(train),
+            train=train if data.streaming else self._images_to_train_on(train, decoder),
             test=test and decoder.decode(test),
             label_names=names,
         )
@@ -122,7 +125,10 @@ class ImageClassification(LabelledTask):
         return self._decoder().decode(rows), rows.source.label_names
 
     def _decoder(self) -> Decoder:
-        return Decoder(self.recipe.data, self.config, self.processor)
+        return Decoder(self.recipe.data, self.config, self.processor, self.augmentation.random_resized_crop)
+
+    def _images_to_train_on(self, rows: Rows, decoder: Decoder) -> ImageDataset | EncodedImages:
+        return decoder.decode(rows) if decoder.crop_scale is None else EncodedImages(rows, decoder)
 
     def training_inputs(self, batch: Batch, step: int, first: int) -> tuple[Arguments, Any]:
         pixels, targets = self._changed(batch["pixels"], batch["labels"], step, first)
