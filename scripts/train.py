@@ -35,7 +35,7 @@ from lab.training.run_folder import RESULTS, claim_output, find_start, write_ato
 def main(arguments: list[str] | None = None):
     transformers.utils.logging.disable_progress_bar()  # the one of training is enough
     recipe, options = parse_command_line("Train a Perceiver.", arguments)
-    task = build_task(settle_precision(recipe), options.resume)
+    task = build_task(settle_precision(recipe, Path(recipe.output_dir), print), options.resume)
     recipe = task.recipe
     accelerator = build_accelerator(task)
     output_dir = Path(recipe.output_dir)

@@ -148,12 +148,15 @@ def perceiver(side: int, latents: int, depth: int) -> PerceiverStudyModel:
 
 
 def whole(side: int, latents: int, depth: int):
-    return perceiver(side, latents, depth), lambda model, pixels: model(pixels).last_hidden_state
+    return perceiver(
+        side, latents, depth
+    ), lambda model, pixels: model(pixels, cross_attend_path="separable").last_hidden_state
 
 
 def cross_attend(side: int, latents: int, depth: int):
     def forward(model: PerceiverStudyModel, pixels: torch.Tensor) -> torch.Tensor:
-        return model.cross_attends[0](model.latents(), *model.inputs(pixels, None, None, torch.float32))
+        on_grid = model.inputs(pixels, None, None, torch.float32)
+        return model.cross_attends[0](model.latents(), *on_grid, path="separable")
 
     return perceiver(side, latents, depth), forward
 
