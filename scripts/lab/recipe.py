@@ -26,14 +26,15 @@ DEFAULT_RECIPE = CONFIGURATION_FOLDER / "digits.yaml"
 
 @dataclasses.dataclass
 class Data:
-    """Images with labels, and how they are split."""
+    """Samples, and how they are split."""
 
     name: str | None = None  # `digits`, or the name of a dataset on the Hub
     path: str | None = None  # a local folder; wins over the name
     title: str | None = None  # what reports and cards call the data; null is its name
     train_split: str = "train"
     test_split: str | None = "test"  # read once, after training; null while choosing between recipes: never
-    label_column: str | None = None  # null is the only column of class labels
+    label_column: str | None = None  # null is the only column of class labels; or `data.columns.label`
+    columns: dict[str, Any] = dataclasses.field(default_factory=dict)  # such as image: photo, label: [width, height]
     validation_samples: int = 1000  # carved from the train split, stratified
     train_samples: int | None = None  # train on so many of the remaining images, stratified; null is all
     split_seed: int = 0  # not `seed`, so that runs with several seeds share their splits
@@ -42,7 +43,7 @@ class Data:
     on_error: str = "raise"  # at a broken image or a label out of range; `skip` leaves them out and says how many
     streaming: bool = False  # read training images from shards as they are needed; needs train_samples
     workers: int = 0  # processes that read and decode samples ahead, where those are not in memory; 0 is threads
-    shuffle_buffer: int = 10000  # images, still encoded, from which a streaming process draws
+    shuffle_buffer: int = 10000  # samples, still encoded, from which a streaming process draws
 
     @property
     def called(self) -> str:

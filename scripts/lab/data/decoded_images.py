@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import datasets
 import fsspec
@@ -15,6 +16,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from lab.augment.crops import random_box
+from lab.data.columns import media_column
 from lab.data.images import UNUSABLE, seen_pixels
 from lab.data.sources import Source
 from lab.data.splits import Rows
@@ -31,7 +33,7 @@ _READING_VERSION = 2
 
 
 class ImageDataset(torch.utils.data.Dataset):
-    """Images `(n, C, H, W)` uint8, in memory or memory-mapped, with labels `(n,)` int64.
+    """Images `(n, C, H, W)` uint8, in memory or memory-mapped, with labels `(n,)` int64 or `(n, L)` float32.
 
     Args:
         broken: `(n,)` bool, images to leave out.
@@ -46,7 +48,7 @@ class ImageDataset(torch.utils.data.Dataset):
         return len(self.labels)
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """A whole batch: `pixels` `(b, C, H, W)` uint8, `labels` `(b,)`.
+        """A whole batch: `pixels` `(b, C, H, W)` uint8, `labels` `(b,)` or `(b, L)`.
 
         It comes assembled, so a data loader takes `default_convert` to collate.
         """
@@ -57,8 +59,18 @@ class ImageDataset(torch.utils.data.Dataset):
         }
 
 
+IMAGE = media_column("image", datasets.Image)
+
+
 class Decoder:
-    """Encoded images -> pixels as the processor resizes and crops them, uint8."""
+    """Encoded images -> pixels as the processor resizes and crops them, uint8.
+
+    Attributes:
+        sample: what messages call a row that cannot be decoded.
+        unusable: what such a row raises.
+    """
+
+    sample, unusable = "image", UNUSABLE
 
     def __init__(
         self,
@@ -112,6 +124,7 @@ class Decoder:
         folder = self.settings.cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "decoded"
         settings = [getattr(self.processor, name) for name in _READING]
         content = f"{_READING_VERSION} {source.fingerprint} {self.shape} {settings} {self.settings.on_error}"
+        rows = source.rows[rows]
         return Path(folder) / f"{hashlib.sha256(content.encode() + rows.tobytes()).hexdigest()[:32]}.npy"
 
     def _fill(self, pixels: np.ndarray, source: Source, rows: np.ndarray) -> np.ndarray:
@@ -120,11 +133,11 @@ class Decoder:
 
         def fill_from(start: int) -> int:
             chunk = rows[start : start + _CHUNK]
-            for offset, (row, encoded) in enumerate(zip(chunk, source.read(chunk), strict=True)):
+            for offset, encoded in enumerate(source.read(chunk)[IMAGE.role]):
                 try:
                     pixels[start + offset] = self.decode_one(encoded)
                 except UNUSABLE as error:
-                    self.leave_out(source, row, encoded, error)
+                    self.leave_out(source, chunk[offset], encoded, error)
                     broken[start + offset] = True
             return len(chunk)
 
@@ -136,13 +149,18 @@ class Decoder:
             tqdm.write(f"left out {broken.sum()} of {len(rows)} images of {source.name}")
         return broken
 
-    def leave_out(self, source: Source, row: int, encoded, error: Exception):
+    def leave_out(self, source: Source, sample: int, encoded, error: Exception):
         """Say that an image is not usable; a `UserError` unless the recipe says to skip such."""
         path = encoded["path"] if isinstance(encoded, dict) else None
-        where = f"row {row} of {source.name}" + (f" ({path})" if path else "")
+        where = f"row {source.rows[sample]} of {source.name}" + (f" ({path})" if path else "")
         if self.settings.on_error == "raise":
             raise UserError(f"{where} is no usable image: {error}; data.on_error=skip leaves such out") from None
         tqdm.write(f"left out: {where} is no usable image: {error}")
+
+    def decode_row(self, inputs: dict[str, Any], *place: int) -> np.ndarray:
+        """The image of a row, given by role; cropped at random if there is a `place` and the recipe says so."""
+        crops = place and self.crop_scale is not None
+        return self.crop_one(inputs[IMAGE.role], *place) if crops else self.decode_one(inputs[IMAGE.role])
 
     def open(self, encoded) -> Image.Image:
         """One image as it is, but upright; raises one of `UNUSABLE` if that fails."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from lab.data.decoded_images import Decoder
+from lab.data.decoded_images import IMAGE, Decoder
 from lab.data.images import UNUSABLE
 from lab.data.splits import Rows
 from lab.errors import UserError
@@ -41,7 +41,7 @@ class EncodedImages(Dataset):
         Raises:
             UserError: one cannot be decoded; names it.
         """
-        encoded = self.source.read(self.rows[indices])
+        encoded = self.source.read(self.rows[indices])[IMAGE.role]
         if get_worker_info() is None:
             with ThreadPoolExecutor() as pool:  # Pillow lets others run while it decodes and resizes
                 samples = list(pool.map(self._decode, indices, encoded))
@@ -59,5 +59,5 @@ class EncodedImages(Dataset):
             except UNUSABLE as error:
                 self.decoder.leave_out(self.source, self.rows[index], encoded, error)
             index = (index + 1) % len(self)
-            (encoded,) = self.source.read(self.rows[[index]])
+            (encoded,) = self.source.read(self.rows[[index]])[IMAGE.role]
         raise UserError(f"{self.source.name} has no usable image")

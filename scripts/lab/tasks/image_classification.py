@@ -10,7 +10,7 @@ from PIL import Image
 
 from lab.augment.crops import require_scale
 from lab.augment.images import RANGES, Augmentation, Normalization, TrainingInputs, describe_augmentation
-from lab.data.decoded_images import Decoder, ImageDataset
+from lab.data.decoded_images import IMAGE, Decoder, ImageDataset
 from lab.data.encoded_images import EncodedImages
 from lab.data.splits import Rows, Splits, choose_split, choose_splits
 from lab.data.streams import choose_stream_split, choose_stream_splits
@@ -19,6 +19,7 @@ from lab.looking.image_pictures import draw_attention, draw_predictions
 from lab.looking.maps import displayed
 from lab.recipe import Recipe, build, require_keys
 from lab.tasks.labelled import LabelledTask
+from lab.tasks.targets import Target
 from lab.tasks.task import Arguments, Batch, Judged
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
@@ -53,6 +54,7 @@ class ImageClassification(LabelledTask):
     samples = "images"
     model_class = PerceiverStudyForImageClassification
     processor_class = PerceiverStudyImageProcessor
+    columns = (IMAGE,)
     augmentation_class = Augmentation
     augmentation_ranges = RANGES
 
@@ -104,15 +106,16 @@ class ImageClassification(LabelledTask):
         return build(section, self.processor_class, settings | self.recipe.image_processor)
 
     def load_splits(self) -> Splits:
-        data, decoder = self.recipe.data, self._decoder()
-        if data.streaming:
-            train, validation, test, names = choose_stream_splits(data, decoder, self.config.num_labels)
+        reading, decoder, streaming = self.reading, self._decoder(), self.recipe.data.streaming
+        if streaming:
+            train, validation, test, names = choose_stream_splits(reading, decoder, self.config.num_labels)
         else:
-            train, validation, test = choose_splits(data)
+            train, validation, test = choose_splits(reading)
             names = train.source.label_names
+        self.require_labels(names)
         splits = Splits(
             validation=decoder.decode(validation),
-            train=train if data.streaming else self._images_to_train_on(train, decoder),
+            train=train if streaming else self._images_to_train_on(train, decoder),
             test=test and decoder.decode(test),
             label_names=names,
         )
@@ -120,8 +123,10 @@ class ImageClassification(LabelledTask):
         return splits
 
     def read_split(self, split: str) -> tuple[ImageDataset, list[str]]:
-        data = self.recipe.data
-        rows = choose_stream_split(data, split, self.config.num_labels) if data.streaming else choose_split(data, split)
+        if self.recipe.data.streaming:
+            rows = choose_stream_split(self.reading, split, self.config.num_labels)
+        else:
+            rows = choose_split(self.reading, split)
         return self._decoder().decode(rows), rows.source.label_names
 
     def _decoder(self) -> Decoder:
@@ -152,10 +157,7 @@ class ImageClassification(LabelledTask):
             chosen = sample(dataset, 32)
             draw_predictions(
                 _pixels(dataset, chosen),
-                [
-                    self.target.describe(judged["logits"][row], judged["labels"][row], self.label_names)
-                    for row in chosen
-                ],
+                self.target.describe(judged["logits"], judged["labels"], chosen, self.label_names),
                 folder / "predictions.png",
             )
             chosen = sample(dataset, 4)
@@ -181,7 +183,7 @@ class ImageClassification(LabelledTask):
             "purpose": self.target.purpose(f"images of {grid} pixels", self.config.num_labels),
             "elements": "single pixels",
             "augmentation": describe_augmentation(self.augmentation),
-            "usage": _USAGE,
+            "usage": _usage(self.target),
             "limits": "Other cameras, crops or image sizes are untested.",
         }
 
@@ -193,21 +195,23 @@ assert pipeline("image-classification", model=folder, trust_remote_code=True)(Im
 """
 
 
-_USAGE = [
-    """from transformers import pipeline
+def _usage(target: Target) -> list[str]:
+    """Programs that classify a file, with `{repo_id}` for the name of the model."""
+    return [
+        f"""from transformers import pipeline
 
-classify = pipeline("image-classification", model="{repo_id}", trust_remote_code=True)
-print(classify("image.png", top_k=3))""",
-    """import torch
+classify = pipeline("image-classification", model="{{repo_id}}", trust_remote_code=True)
+print(classify("image.png", top_k={target.shown_answers}))""",
+        f"""import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-processor = AutoImageProcessor.from_pretrained("{repo_id}", trust_remote_code=True)
-model = AutoModelForImageClassification.from_pretrained("{repo_id}", trust_remote_code=True)
+processor = AutoImageProcessor.from_pretrained("{{repo_id}}", trust_remote_code=True)
+model = AutoModelForImageClassification.from_pretrained("{{repo_id}}", trust_remote_code=True)
 with torch.no_grad():
     logits = model(**processor(Image.open("image.png"))).logits
-print(model.config.id2label[logits.argmax(dim=-1).item()])""",
-]
+print({target.answer_in_code})""",
+    ]
 
 
 def resized(settings: dict[str, Any], old: list[int], new: list[int]) -> dict[str, Any]:

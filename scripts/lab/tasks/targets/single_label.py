@@ -21,6 +21,8 @@ class SingleLabel(Target):
 
     best = "accuracy"
     kind = "Classes"
+    shown_answers = "3"
+    answer_in_code = "model.config.id2label[logits.argmax(dim=-1).item()]"
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Labels are classes `(b,)`, or probabilities `(b, L)` where samples were mixed."""
@@ -38,9 +40,6 @@ class SingleLabel(Target):
             **TopKAccuracy(k=likeliest.shape[1]).compute(predictions=likeliest, references=labels),
             "loss": loss.item(),
         }
-
-    def renumber(self, labels: np.ndarray, numbers: np.ndarray, num_labels: int) -> np.ndarray:
-        return numbers[labels]
 
     def mean(self, logits: list[torch.Tensor]) -> torch.Tensor:
         """Logarithms of mean probabilities."""
@@ -62,10 +61,15 @@ class SingleLabel(Target):
         draw_confusions(confusions(labels, logits.argmax(axis=1), len(names)), names, folder / "confusions.png")
         return [("Confusion matrix of the test samples", "confusions.png")]
 
-    def describe(self, logits: np.ndarray, label: np.ndarray, names: list[str]) -> tuple[str, bool]:
-        answer, right = logits.argmax(), logits.argmax() == label
-        text = f"{names[answer]}, {100 * softmax(logits)[answer]:.0f} %"
-        return (text if right else f"{text}\nis {names[label]}"), bool(right)
+    def describe(
+        self, logits: np.ndarray, labels: np.ndarray, chosen: np.ndarray, names: list[str]
+    ) -> list[tuple[str, bool]]:
+        described = []
+        for probabilities, label in zip(softmax(logits[chosen]), labels[chosen], strict=True):
+            answer = probabilities.argmax()
+            text, right = f"{names[answer]}, {100 * probabilities[answer]:.0f} %", bool(answer == label)
+            described.append((text if right else f"{text}\nis {names[label]}", right))
+        return described
 
     def purpose(self, inputs: str, num_labels: int) -> str:
         return f"classifies {inputs} into {num_labels} classes"
