@@ -1,5 +1,6 @@
 """Load checkpoints to judge them: folders of train.py, or names on the Hub."""
 
+from safetensors import SafetensorError
 from transformers import pipeline
 from transformers.utils import logging
 
@@ -14,5 +15,5 @@ def load_classifier(checkpoint: str):
     logging.disable_progress_bar()
     try:
         return pipeline("image-classification", model=checkpoint, trust_remote_code=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{checkpoint} cannot be loaded: {one_line(error)}") from None

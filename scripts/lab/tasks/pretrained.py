@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -191,7 +192,7 @@ def _module(model: PreTrainedModel, weight: str) -> torch.nn.Module:
 def _named_errors(name: str):
     try:
         yield
-    except (UserError, OSError, ValueError, RuntimeError, StrictDataclassError) as error:
+    except (UserError, OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise UserError(f"pretrained={name} cannot be loaded: {one_line(error)}") from None
 
 
