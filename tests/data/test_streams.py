@@ -8,10 +8,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import score
 import train
+from lab.augment.crops import random_box
 from lab.data.loaders import Place
 from lab.data.streams import StreamLoader
 from lab.errors import UserError
@@ -41,9 +43,9 @@ def load(folder, *overrides):
     return build_task(recipe).load_splits()
 
 
-def loader(stream, size, process=0, processes=1, seed=0, parts=1):
+def loader(stream, size, process=0, processes=1, seed=0, parts=1, workers=0):
     """Batches of `size` samples over all processes."""
-    return StreamLoader(stream, size, parts, seed, Place(process, processes, torch.device("cpu")))
+    return StreamLoader(stream, size, parts, seed, Place(process, processes, torch.device("cpu")), workers)
 
 
 def as_bytes(images):
@@ -111,6 +113,25 @@ def test_going_on_in_the_middle_of_an_epoch(tmp_path, kind, done):
         assert all(torch.equal(expected[name], batch[name]) for name in ("pixels", "labels"))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("process", [0, 1])
+def test_random_crops_are_those_of_pillow_and_of_the_place(tmp_path, kind, process, workers):
+    """The n-th image of a process's share of an epoch is cropped alike, wherever the epoch is begun."""
+    scale = [0.3, 0.9]
+    folder = make_shards(tmp_path / "data", kind, [6, 8, 8, 8, 8], size=20)
+    stream = load(folder, "data.train_samples=32", f"augmentation.random_resized_crop={scale}").train
+    place = {"process": process, "processes": 2, "seed": 3}
+    whole = torch.cat([batch["pixels"] for batch in loader(stream, 8, workers=workers, **place).batches(2, 0)])
+    for number, row in enumerate(stream.read(3, 2, process, 2)):
+        image = stream.decoder.open(row[stream.split.roles["image"]])
+        box = random_box(image.size, scale, 3, 2, process, number)
+        expected = image.crop(box).resize((8, 8), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(whole[number].permute(1, 2, 0), np.asarray(expected))
+    assert number == len(whole) - 1 == 15
+    rest = loader(stream, 16, parts=2, workers=workers, **place).batches(2, 16)
+    assert torch.equal(torch.cat([batch["pixels"] for batch in rest]), whole[8:])
+
+
 def test_shards_of_different_sizes_fill_equal_shares(tmp_path, kind):
     splits = load(make_shards(tmp_path / "data", kind, [6, 9, 7, 9, 7]), "data.train_samples=32")
     loaders = [loader(splits.train, 16, process, 2).batches(0, 0) for process in range(2)]
@@ -171,7 +192,8 @@ def test_a_label_out_of_range_is_named(tmp_path, spoil, message):
         list(loader(load(folder, "data.train_samples=8").train, 4).batches(0, 0))
 
 
-def test_a_broken_image_is_named_or_left_out(tmp_path, capsys):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_named_or_left_out(tmp_path, capsys, workers):
     class Broken:
         def save(self, file, _):
             file.write(b"no image")
@@ -179,9 +201,10 @@ def test_a_broken_image_is_named_or_left_out(tmp_path, capsys):
     folder = make_shards(tmp_path / "data", "tar", [6, 8])
     write_tar(folder / "train-00001.tar", [*coloured_images(2, seed=2)[0], Broken()], [0, 1, 2])
     with pytest.raises(UserError, match=r"train-00001-00002.png of split train of .* is no usable image: cannot iden"):
-        list(loader(load(folder, "data.train_samples=3").train, 3).batches(0, 0))
+        list(loader(load(folder, "data.train_samples=3").train, 3, workers=workers).batches(0, 0))
 
-    (batch,) = loader(load(folder, "data.train_samples=3", "data.on_error=skip").train, 3).batches(0, 0)
+    skipping = load(folder, "data.train_samples=3", "data.on_error=skip").train
+    (batch,) = loader(skipping, 3, workers=workers).batches(0, 0)
     labels = batch["labels"].tolist()
     assert set(labels) == {0, 1} and labels[2] == labels[0]
     assert "(1 so far)" in capsys.readouterr().out

@@ -16,6 +16,9 @@ from modeling_perceiver_study import PerceiverStudyImageProcessor
 class Augmentation:
     """What happens to each training image."""
 
+    # Crop a share of the area, evenly from [lowest, highest], and resize that; before all else, from images of full
+    # size, which are then read from disk for each batch. null resizes and crops the centre, as in evaluation.
+    random_resized_crop: list[float] | None = None
     crop_padding: int = 0  # pixels of black around the image before a random crop of its own size
     horizontal_flip: bool = False
     trivial_augment: bool = False  # then one of 14 operations, such as a shear or another contrast, of random strength
@@ -109,7 +112,9 @@ def crop_and_flip(pixels: torch.Tensor, settings: Augmentation, draws: Draws) ->
 
 def describe_augmentation(settings: Augmentation) -> str:
     """What happens to each training image, to end a list with; nothing where nothing does."""
+    low, high = settings.random_resized_crop or (0, 0)
     kinds = {
+        f"random crops of {100 * low:g} to {100 * high:g} % of the area": high,
         f"random crops of images padded by {settings.crop_padding}": settings.crop_padding,
         "mirrored images": settings.horizontal_flip,
         "TrivialAugment": settings.trivial_augment,

@@ -1,12 +1,14 @@
 """Batches on a device: those of an epoch of training from any sample on, and those of an evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset, default_convert
+
+from lab.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -54,20 +56,33 @@ class EpochLoader:
         return (len(self.dataset) - done) // self.batch_size
 
     def batches(self, epoch: int, done: int) -> Iterator[dict[str, torch.Tensor]]:
-        """The parts of all batches of the epoch after `done` of its samples."""
+        """The parts of all batches of the epoch after `done` of its samples.
+
+        A dataset that changes samples at random while it reads them has `in_epoch(seed, epoch)`, see `Splits`.
+        """
+        in_epoch = getattr(self.dataset, "in_epoch", None)
+        dataset = in_epoch(self.seed, epoch) if in_epoch else self.dataset
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.dataset))
         steps = self.steps_left(done)
         # Part after part of a batch, and in each part process after process, so that neither number changes a batch.
         shape = (steps * self.parts, self.place.processes, -1)
         share = order[done : done + steps * self.batch_size].reshape(shape)[:, self.place.process] if steps else []
         loader = DataLoader(
-            self.dataset,
+            dataset,
             batch_sampler=[rows.tolist() for rows in share],
             collate_fn=default_convert,
             num_workers=_workers(self.dataset, self.workers),
             pin_memory=self.place.pins_memory,
         )
-        return map(self.place.move, loader)
+        return map(self.place.move, plainly(loader))
+
+
+def plainly(batches: Iterable) -> Iterator:
+    """The batches; a `UserError` of a worker without the traceback that torch puts in front of it."""
+    try:
+        yield from batches
+    except UserError as error:
+        raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
 
 
 def evaluation_loader(accelerator: Accelerator, dataset: Dataset, batch_size: int, workers: int = 0) -> DataLoader:

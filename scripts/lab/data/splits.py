@@ -23,7 +23,8 @@ class Splits:
     """What training needs: disjoint sets of samples, those for testing where wanted, and what labels are called.
 
     Each set has a length, `labels` with a row a sample, and `__getitems__(rows)`, which returns a batch: a dict of
-    tensors with a row a sample.
+    tensors with a row a sample. One whose samples are changed at random while they are read has `in_epoch(seed, epoch)`
+    too, the same samples as an epoch of training is to have them.
     """
 
     train: Dataset

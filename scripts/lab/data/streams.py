@@ -9,9 +9,12 @@ All processes read equally many batches. Where the shards of one hold fewer imag
 otherwise. Where all get equally many images, an epoch has every image once.
 """
 
+import copy
+import dataclasses
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import cycle, islice
 from typing import Any
 
@@ -63,35 +66,59 @@ class Stream:
         share.set_epoch(epoch)  # of the share: it does not take over that of the whole
         return share
 
-    def decode(self, row: dict) -> tuple[Any, Any] | None:
-        """The decoded sample and the label of a row; a `UserError` for one that is not usable, or None to skip it."""
+    def decode(self, row: dict, *place: int) -> tuple[Any, Any] | str:
+        """The decoded sample and the label of a row, or why it is to be skipped.
+
+        Args:
+            place: what random changes depend on, where the decoder makes such; none is the sample as in evaluation.
+
+        Raises:
+            UserError: it is not usable, and the recipe does not say to skip such.
+        """
         inputs = self.split.inputs_of(row)
         where = f"{next(filter(None, map(_path, inputs.values())), 'a row')} of {self.split.name}"
         try:
             label = self.split.labels.read(self.split.labels.of_row(row))
-            return self.decoder.decode_row(inputs), label
+            return self.decoder.decode_row(inputs, *place), label
         except BadLabel as error:
             return self._refuse(f"{where} {error}")
         except self.decoder.unusable as error:
             return self._refuse(f"{where} is no usable {self.decoder.sample}: {error}")
 
-    def _refuse(self, reason: str):
+    def _refuse(self, reason: str) -> str:
         if self.settings.on_error == "raise":
             raise UserError(f"{reason}; data.on_error=skip leaves such out")
-        self.left_out += 1
-        tqdm.write(f"left out: {reason} ({self.left_out} so far)")
+        return reason
+
+    def usable(self, samples: Iterable[tuple[Any, Any] | str]) -> list[tuple[Any, Any]]:
+        """What `decode` returned, without the skipped rows; says why each was."""
+        samples = list(samples)
+        for reason in samples:
+            if isinstance(reason, str):
+                self.left_out += 1
+                tqdm.write(f"left out: {reason} ({self.left_out} so far)")
+        return [sample for sample in samples if not isinstance(sample, str)]
+
+    def without_shards(self) -> "Stream":
+        """What can decode but not read, to send to another process."""
+        stream = copy.copy(self)
+        stream.shards = None
+        stream.split = dataclasses.replace(self.split, rows=None)
+        return stream
 
 
 class StreamLoader:
     """A process's share of a stream as parts of batches on its device; what `EpochLoader` is for other samples."""
 
-    def __init__(self, stream: Stream, batch_size: int, parts: int, seed: int, place: Place):
+    def __init__(self, stream: Stream, batch_size: int, parts: int, seed: int, place: Place, workers: int = 0):
         """
         Args:
             batch_size: samples of an optimiser step, over all processes and parts.
             parts: how many a process cuts its share of a batch into.
+            workers: processes that decode; 0 decodes in threads of this one.
         """
         self.stream, self.batch_size, self.parts, self.seed, self.place = stream, batch_size, parts, seed, place
+        self.workers = workers
 
     def steps_left(self, done: int) -> int:
         """How many batches an epoch still has after `done` of its samples."""
@@ -105,17 +132,18 @@ class StreamLoader:
         """
         size = self.batch_size // self.place.processes // self.parts
         count = self.steps_left(done) * self.parts
-        rows = self._rows(epoch)
+        rows = enumerate(self._rows(epoch))
         for _ in islice(rows, done // self.place.processes):
             pass
-        with ThreadPoolExecutor() as pool:  # Pillow lets other threads run while it decodes and resizes
+        with self._pool() as (pool, decode):
 
             def start() -> list:
-                return [pool.submit(self.stream.decode, row) for row in islice(rows, size)]
+                place = self.seed, epoch, self.place.process
+                return [pool.submit(decode, row, *place, number) for number, row in islice(rows, size)]
 
             started = deque(start() for _ in range(min(_AHEAD, count)))
             for number in range(count):
-                samples = [sample for sample in (sample.result() for sample in started.popleft()) if sample is not None]
+                samples = self.stream.usable(sample.result() for sample in started.popleft())
                 if not samples:
                     raise UserError("all samples of a batch had to be left out: the data is not usable")
                 # Others of the batch stand in for those left out, so that a resumed run finds its place by counting.
@@ -125,6 +153,16 @@ class StreamLoader:
                 decoded, labels = zip(*samples, strict=True)
                 batch = {**self.stream.decoder.batch(decoded), "labels": torch.from_numpy(np.array(labels))}
                 yield self.place.move(batch)
+
+    @contextmanager
+    def _pool(self) -> Iterator[tuple[Executor, Callable]]:
+        """What decodes, and the function to give to it."""
+        if self.workers:
+            with ProcessPoolExecutor(self.workers, initializer=_take, initargs=(self.stream.without_shards(),)) as pool:
+                yield pool, _decode
+        else:
+            with ThreadPoolExecutor() as pool:  # Pillow lets other threads run while it decodes and resizes
+                yield pool, self.stream.decode
 
     def _rows(self, epoch: int) -> Iterator[dict]:
         process, processes = self.place.process, self.place.processes
@@ -142,6 +180,17 @@ class StreamLoader:
                     f"but its {rows.num_shards} shards hold {count}: set it to the number of samples in the train "
                     "split, less those of the validation shards"
                 )
+
+
+_OF_WORKER: list[Stream] = []  # what a process that decodes was given
+
+
+def _take(stream: Stream):
+    _OF_WORKER[:] = [stream]
+
+
+def _decode(row: dict, *place: int) -> tuple[Any, Any] | str:
+    return _OF_WORKER[0].decode(row, *place)
 
 
 def choose_stream_splits(

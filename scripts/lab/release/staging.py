@@ -168,7 +168,12 @@ def without_paths(recipe: Recipe, metrics: dict, name: str) -> tuple[Recipe, dic
     metrics = {key: value for key, value in metrics.items() if key != "command"}
     if local:
         metrics["data"] = recipe.data.title or "a local folder"
-    return dataclasses.replace(recipe, data=data, output_dir=f"output/{name}"), metrics
+    recipe = dataclasses.replace(recipe, data=data, output_dir=f"output/{name}")
+    origin = metrics.get("pretrained")
+    if origin and origin["revision"] is None:  # a folder, of which the name may be told
+        recipe = dataclasses.replace(recipe, pretrained=Path(origin["name"]).name)
+        metrics["pretrained"] = origin | {"name": recipe.pretrained}
+    return recipe, metrics
 
 
 def _copied(kind: type[Task]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Pictures with labels."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,16 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lab.augment.crops import require_scale
 from lab.augment.images import RANGES, Augmentation, Normalization, TrainingInputs, describe_augmentation
 from lab.data.decoded_images import IMAGE, Decoder, ImageDataset
-from lab.data.splits import Splits, choose_split, choose_splits
+from lab.data.encoded_images import EncodedImages
+from lab.data.splits import Rows, Splits, choose_split, choose_splits
 from lab.data.streams import choose_stream_split, choose_stream_splits
 from lab.errors import UserError
 from lab.looking.image_pictures import draw_attention, draw_predictions
 from lab.looking.maps import displayed
-from lab.recipe import build, require_keys
+from lab.recipe import Recipe, build, require_keys
 from lab.tasks.labelled import LabelledTask
 from lab.tasks.targets import Target
 from lab.tasks.task import Arguments, Batch, Judged
@@ -28,16 +31,20 @@ _EXAMPLES = 3
 
 # What a recipe may say about the image processor; all else follows from the model, so that the two agree.
 _PROCESSOR_KEYS = (
+    "do_convert_rgb",
     "do_resize",
     "size",
     "resample",
     "do_center_crop",
+    "crop_size",
+    "crop_first",
     "do_rescale",
     "rescale_factor",
     "do_normalize",
     "image_mean",
     "image_std",
 )
+_SIZES = ("size", "crop_size", "crop_first")
 
 
 class ImageClassification(LabelledTask):
@@ -51,8 +58,9 @@ class ImageClassification(LabelledTask):
     augmentation_class = Augmentation
     augmentation_ranges = RANGES
 
-    def __init__(self, recipe, config=None, processor=None):
-        super().__init__(recipe, config, processor)
+    def __init__(self, recipe, config=None, processor=None, pretrained=None):
+        super().__init__(recipe, config, processor, pretrained)
+        require_scale(self.augmentation.random_resized_crop)
         self.normalize = Normalization(self.processor)
         self.in_pairs = self.augmentation.mixes
         self._changed = TrainingInputs(
@@ -63,8 +71,17 @@ class ImageClassification(LabelledTask):
             lambda labels: self.target.blendable(labels, self.config.num_labels),
         )
 
+    def inherit(self, recipe: Recipe) -> Recipe:
+        recipe, found = super().inherit(recipe), self.pretrained.processor
+        settings = {key: found[key] for key in _PROCESSOR_KEYS if key in found}
+        settings = resized(settings, self.pretrained.config.grid, self._read_config(recipe).grid)
+        return dataclasses.replace(recipe, image_processor=settings | recipe.image_processor)
+
     def build_config(self) -> PerceiverStudyConfig:
-        config = build("model", PerceiverStudyConfig, self.recipe.model)
+        return self._read_config(self.recipe)
+
+    def _read_config(self, recipe: Recipe) -> PerceiverStudyConfig:
+        config = build("model", PerceiverStudyConfig, recipe.model)
         if config.num_axes != 2:
             raise UserError(f"model.num_axes={config.num_axes}: images have 2 axes")
         return config
@@ -98,7 +115,7 @@ class ImageClassification(LabelledTask):
         self.require_labels(names)
         splits = Splits(
             validation=decoder.decode(validation),
-            train=train if streaming else decoder.decode(train),
+            train=train if streaming else self._images_to_train_on(train, decoder),
             test=test and decoder.decode(test),
             label_names=names,
         )
@@ -113,7 +130,10 @@ class ImageClassification(LabelledTask):
         return self._decoder().decode(rows), rows.source.label_names
 
     def _decoder(self) -> Decoder:
-        return Decoder(self.recipe.data, self.config, self.processor)
+        return Decoder(self.recipe.data, self.config, self.processor, self.augmentation.random_resized_crop)
+
+    def _images_to_train_on(self, rows: Rows, decoder: Decoder) -> ImageDataset | EncodedImages:
+        return decoder.decode(rows) if decoder.crop_scale is None else EncodedImages(rows, decoder)
 
     def training_inputs(self, batch: Batch, step: int, first: int) -> tuple[Arguments, Any]:
         pixels, targets = self._changed(batch["pixels"], batch["labels"], step, first)
@@ -192,6 +212,19 @@ with torch.no_grad():
     logits = model(**processor(Image.open("image.png"))).logits
 print({target.answer_in_code})""",
     ]
+
+
+def resized(settings: dict[str, Any], old: list[int], new: list[int]) -> dict[str, Any]:
+    """An image processor's settings for images of `new` size `[H, W]` instead of `old`.
+
+    Sizes change in proportion. For images of another shape they are left out, and so follow from the model.
+    """
+    if old[0] * new[1] != old[1] * new[0]:
+        return {key: value for key, value in settings.items() if key not in _SIZES}
+    sizes = {key: settings[key] for key in ("size", "crop_size") if settings.get(key)}
+    return settings | {
+        key: {edge: round(pixels * new[0] / old[0]) for edge, pixels in size.items()} for key, size in sizes.items()
+    }
 
 
 def sample(dataset: ImageDataset, count: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from lab.errors import UserError
 from lab.recipe import Recipe
 from lab.scoring.measures import measure_of
 from lab.scoring.report import write_evaluation
+from lab.tasks.pretrained import Pretrained
 from lab.tasks.targets import TARGETS
 from lab.tasks.task import Judged, Scores, Task
 
@@ -31,8 +32,12 @@ class LabelledTask(Task):
 
     columns: ClassVar[tuple[Column, ...]] = ()
 
-    def __init__(self, recipe: Recipe, config: Any = None, processor: Any = None):
-        super().__init__(recipe, config, processor)
+    def __init__(self, recipe: Recipe, config: Any = None, processor: Any = None, pretrained: Pretrained | None = None):
+        super().__init__(recipe, config, processor, pretrained)
+        # Of a head to make anew the data knows the size, unless the recipe says it.
+        self.takes_labels = pretrained is not None and "num_labels" not in recipe.model
+        if self.takes_labels:
+            self._name_labels(pretrained.label_names)
         self.target = TARGETS[self.problem_type](recipe)
         self.best = self.target.best
 
@@ -65,8 +70,7 @@ class LabelledTask(Task):
             UserError: the model has another number of labels, or class weights do not fit.
         """
         self.require_labels(splits.label_names)
-        names = dict(enumerate(splits.label_names))
-        self.config.id2label, self.config.label2id = names, {name: label for label, name in names.items()}
+        self._name_labels(splits.label_names)
         if hasattr(splits.train, "labels"):
             self.target.fit(splits.train.labels, splits.label_names)
             return
@@ -77,9 +81,13 @@ class LabelledTask(Task):
             )
         self.target.fit(splits.validation.labels, splits.label_names)  # the beginning of the stream stands for it
 
+    def _name_labels(self, names: list[str]):
+        numbered = dict(enumerate(names))
+        self.config.id2label, self.config.label2id = numbered, {name: label for label, name in numbered.items()}
+
     def require_labels(self, names: list[str]):
         """Raise a `UserError` where the data's labels are more or fewer than the model's."""
-        if self.config.num_labels != len(names):
+        if not self.takes_labels and self.config.num_labels != len(names):
             raise UserError(
                 f"model.num_labels={self.config.num_labels}, but the data has {len(names)} labels ({listed(names)}): "
                 f"set it to {len(names)}"
@@ -120,6 +128,10 @@ class LabelledTask(Task):
                 f"answers to {broken.sum()} of {len(broken)} {self.samples} are not finite numbers: try another "
                 "--dtype, such as float32, or lower optimization.learning_rate"
             )
+
+    def keeps_head(self) -> bool:
+        names = self.pretrained.label_names
+        return names in (self.label_names, [f"LABEL_{number}" for number in range(len(names))])
 
     def begin(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return self.target.begin(weights, self.head)
