@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None):
     if recipe.optimization.gradient_checkpointing:
         model.activation_checkpointing_enable()
 
-    with explain_out_of_memory(recipe):
+    with explain_out_of_memory(accelerator, task):
         model, progress, best_weights = train(accelerator, task, model, splits, start)
         set_weights(accelerator, model, best_weights)
         test_scores = {}

@@ -184,9 +184,9 @@ def test_compiled_and_not(run, resume, whole):
     assert_close_to(resume("optimization.compile=false", step=23, of=compiled), whole)
 
 
-@pytest.mark.parametrize("precisions", [("no", "bf16"), ("no", "fp16"), ("fp16", "no"), ("fp16", "bf16")])
+@pytest.mark.parametrize("precisions", [("no", "bf16"), ("bf16", "no")])
 def test_another_precision(run, resume, precisions):
-    """As a loss that is not a number recommends; fp16 begins with a scaler of its own where there was none."""
+    """As a loss that is not a number recommends. On a CPU accelerate takes fp16 for float32."""
     begun = run(f"begun-{precisions[0]}", f"optimization.mixed_precision={precisions[0]}", "optimization.epochs=1")
     folder = resume(f"optimization.mixed_precision={precisions[1]}", step=4, of=begun)
     assert results(folder)["steps"] == EPOCHS * SAMPLES // BATCH
