@@ -1,16 +1,19 @@
 """Attention, MLP and the layer they form."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import maybe_autocast
 
 from .configuration_perceiver_study import PerceiverStudyConfig
-from .linear import Linear, float32_products_go_through_onednn
-from .separable import GridInputs, separable_attention
+from .paths import is_transformed, takes_separable_path
+from .separable import GridInputs, byte_array, separable_attention
 
 _HALVES = (torch.bfloat16, torch.float16)
 _MOST_IN_A_SMALL_MAP = 2**20
@@ -27,7 +30,9 @@ def eager_attention_forward(
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`(B, h, N, E), (B, h, M, E), (B, h, M, V) -> (B, N, h, V), (B, h, N, M)`: transformers' attention interface."""
-    logits = (query * scaling) @ key.mT
+    logits = (query * scaling) @ key.transpose(-1, -2)
+    if attention_mask is not None and attention_mask.ndim == 2:  # as made for flash attention, which has no weights
+        attention_mask = attention_mask[:, None, None]
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         logits = logits.masked_fill(~attention_mask, torch.finfo(logits.dtype).min)
     elif attention_mask is not None:
@@ -49,23 +54,63 @@ def pad_heads(*heads: torch.Tensor) -> list[torch.Tensor]:
     return [part if part.shape[-1] == width else nn.functional.pad(part, (0, width - part.shape[-1])) for part in heads]
 
 
-def products_are_faster(query: torch.Tensor, num_inputs: int) -> bool:
-    """Whether two products and a softmax beat torch's fused attention, by up to 4 times (docs/performance.md).
+def is_better_in_float32(query: torch.Tensor) -> bool:
+    """Whether to attend in float32 though the layers around are in 16 bits, as on a CPU.
 
-    So they do on a CPU where products go through oneDNN, which fused attention does not use: those of 16-bit floats,
-    and those of float32 if `torch.set_float32_matmul_precision` is at "medium". The map that they store
-    must be small, as that of latents to latents is.
+    torch's fused attention is then faster by up to 6 times, and by most where a CPU has no units for the 16 bits; and
+    logits are not rounded, which two products in 16 bits would do to them (docs/performance.md).
+    """
+    return query.device.type == "cpu" and query.dtype in _HALVES
+
+
+def products_are_faster(query: torch.Tensor, num_inputs: int) -> bool:
+    """Whether two products and a softmax beat torch's fused attention (docs/performance.md).
+
+    So they do on a CPU where float32 products go through oneDNN, which fused attention does not use: if
+    `torch.set_float32_matmul_precision` is at "medium". The map that they store must be small, as that of latents to
+    latents is.
     """
     if query.device.type != "cpu" or query.shape[-2] * num_inputs > _MOST_IN_A_SMALL_MAP:
         return False
-    return query.dtype in _HALVES or float32_products_go_through_onednn()
+    return query.dtype == torch.float32 and _float32_products_go_through_onednn()
+
+
+@torch.compiler.assume_constant_result  # the compiler cannot look inside
+def _float32_products_go_through_onednn() -> bool:
+    """On a CPU; "high" asks for TF32, which few CPUs have."""
+    return torch.get_float32_matmul_precision() == "medium"
 
 
 def cast_once(array: torch.Tensor) -> torch.Tensor:
-    """Under autocast in the dtype of its products: else each projection of the array makes its own copy."""
+    """Under autocast in the dtype of its products: otherwise each projection of the array makes its own copy.
+
+    Like autocast itself this leaves float64 alone.
+    """
     kind = array.device.type
     autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return array.to(torch.get_autocast_dtype(kind)) if autocast else array
+    return array.to(torch.get_autocast_dtype(kind)) if autocast and array.dtype != torch.float64 else array
+
+
+def open_empty_rows(attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Show everything to the queries that a mask shows nothing to; and say which those are.
+
+    Attention over nothing is 0 / 0, of which each implementation makes something else: a mean, zeros or NaN, forward or
+    backward. Over everything it is finite, and can be replaced.
+
+    Args:
+        attention_mask: as `CrossAttention.forward` takes it.
+
+    Returns:
+        The mask, and `(1 or B, 1 or h, 1 or N, 1)`, True where it showed nothing.
+    """
+    if attention_mask.is_floating_point():
+        empty = (attention_mask <= torch.finfo(attention_mask.dtype).min).all(dim=-1, keepdim=True)
+        attention_mask = attention_mask.masked_fill(empty, 0.0)
+    else:
+        attention_mask = attention_mask.bool()
+        empty = ~attention_mask.any(dim=-1, keepdim=True)
+        attention_mask = attention_mask | empty
+    return attention_mask, empty if empty.ndim == 4 else empty[:, None, None]
 
 
 class MultiHeadAttention(nn.Module):
@@ -90,10 +135,20 @@ class MultiHeadAttention(nn.Module):
         self.num_heads = num_heads
         self.scaling = (qk_channels // num_heads) ** -0.5
         self.layernorm = nn.LayerNorm(q_dim, eps=config.layer_norm_eps)
-        self.q_proj = Linear(q_dim, qk_channels)
-        self.k_proj = Linear(kv_dim, qk_channels)
-        self.v_proj = Linear(kv_dim, v_channels)
-        self.o_proj = Linear(v_channels, q_dim)
+        self.q_proj = nn.Linear(q_dim, qk_channels)
+        self.k_proj = nn.Linear(kv_dim, qk_channels)
+        self.v_proj = nn.Linear(kv_dim, v_channels)
+        self.o_proj = nn.Linear(v_channels, q_dim)
+        self.freeze_key_bias()
+
+    def freeze_key_bias(self):
+        """Keep it from optimisers: it adds the same to all logits of a query, so the softmax cancels it.
+
+        Its gradient is 0 in exact arithmetic and noise in floats. It is there since DeepMind's weights have it.
+        """
+        bias = getattr(self.k_proj, "bias", None)
+        if bias is not None:
+            bias.requires_grad_(False)
 
     @property
     def dropout(self) -> float:
@@ -111,28 +166,36 @@ class MultiHeadAttention(nn.Module):
         output_attentions: bool,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`(1 or B, h, N, E), (B, M, K) -> (B, N, D), (B, h, N, M) or None`"""
-        implementation, inputs = self.config._attn_implementation, cast_once(inputs)
-        if output_attentions or (implementation == "sdpa" and products_are_faster(query, inputs.shape[1])):
+        """`(1 or B, h, N, E), (B, M, K) -> (B, N, h, V), (B, h, N, M) or None`: values before `o_proj`, and weights."""
+        implementation, inputs, dtype = self.config._attn_implementation, cast_once(inputs), query.dtype
+        key, value = self.split_heads(self.k_proj(inputs)), self.split_heads(self.v_proj(inputs))
+        no_autocast = nullcontext()
+        if implementation in ("eager", "sdpa") and is_better_in_float32(query):
+            query, key, value = query.float(), key.float(), value.float()
+            if attention_mask is not None and attention_mask.is_floating_point():
+                attention_mask = attention_mask.float()
+            no_autocast = maybe_autocast(query.device.type, enabled=False)  # which would cast them back
+        products = implementation == "sdpa" and products_are_faster(query, inputs.shape[1])
+        if output_attentions or products or is_transformed():
             implementation = "eager"
         interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        key, value = self.split_heads(self.k_proj(inputs)), self.split_heads(self.v_proj(inputs))
         value_width = value.shape[-1]
         if interface is not eager_attention_forward:
             query, key, value = pad_heads(query, key, value)
-        attended, weights = interface(
-            self,
-            query.expand(inputs.shape[0], -1, -1, -1),
-            key,
-            value,
-            attention_mask,
-            dropout=self.dropout,
-            scaling=self.scaling,
-            **kwargs,
-        )
+        with no_autocast:
+            attended, weights = interface(
+                self,
+                query.expand(inputs.shape[0], -1, -1, -1),
+                key,
+                value,
+                attention_mask,
+                dropout=self.dropout,
+                scaling=self.scaling,
+                **kwargs,
+            )
         if attended.shape[-1] != value_width:  # also the gradient of a slice of everything is a copy
             attended = attended[..., :value_width]
-        return self.o_proj(attended.flatten(2)), weights
+        return attended.to(dtype), weights
 
 
 class SelfAttention(MultiHeadAttention):
@@ -146,14 +209,19 @@ class SelfAttention(MultiHeadAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         latents = cast_once(self.layernorm(latents))
         query = self.split_heads(self.q_proj(latents))
-        return self.attend(query, latents, None, output_attentions, **kwargs)
+        attended, weights = self.attend(query, latents, None, output_attentions, **kwargs)
+        return self.o_proj(attended.flatten(2)), weights
 
 
 class CrossAttention(MultiHeadAttention):
     """`(1 or B, N, D), (B, M, K) or GridInputs -> (B, N, D), (B, h, N, M) or None`: latents attend to inputs.
 
-    A byte array goes through transformers' attention interface; inputs on a grid go the separable way, which gives the
-    same numbers. Latents of batch 1 are the same for all samples, as the first cross-attend's are.
+    A byte array goes through transformers' attention interface: the general path. Inputs on a grid take the separable
+    path, which gives the same numbers, wherever weights can be read. Latents of batch 1 are the same for all samples,
+    as the first cross-attend's are.
+
+    A query from which the mask hides everything has weights of 0 and a sum of values of 0, so `o_proj` makes its bias
+    of it, on either path and with every attention implementation.
     """
 
     def __init__(
@@ -168,22 +236,58 @@ class CrossAttention(MultiHeadAttention):
         inputs: torch.Tensor | GridInputs,
         attention_mask: torch.Tensor | None = None,
         output_attentions: bool = False,
+        path: str = "auto",
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query = self.split_heads(self.q_proj(self.layernorm(latents)))
-        if not isinstance(inputs, GridInputs):
-            return self.attend(query, self.layernorm_inputs(inputs), attention_mask, output_attentions, **kwargs)
-        attended, weights = separable_attention(
-            query,
-            inputs,
-            self.layernorm_inputs,
-            self.k_proj,
-            self.v_proj,
-            attention_mask,
-            self.dropout,
-            output_attentions,
-        )
-        return self.o_proj(attended.to(query.dtype)), weights
+        """
+        Args:
+            attention_mask: `(B, M)`, True where attended; None attends everywhere. For a byte array also
+                `(1 or B, 1 or h, 1 or N, M)`, which may be numbers to add to logits, the lowest or -inf to hide.
+            path: one of `paths.PATHS`, for inputs on a grid.
+        """
+        query, empty = self.split_heads(self.q_proj(self.layernorm(latents))), None
+        if attention_mask is not None:
+            attention_mask, empty = open_empty_rows(attention_mask)
+        if self._takes_separable_path(inputs, path):
+            attended, weights = separable_attention(
+                query,
+                inputs,
+                self.layernorm_inputs,
+                self.k_proj,
+                self.v_proj,
+                attention_mask,
+                self.dropout,
+                output_attentions,
+            )
+        else:
+            if isinstance(inputs, GridInputs):
+                inputs = byte_array(inputs).to(self.layernorm.weight.dtype)
+            if attention_mask is not None:
+                attention_mask = create_bidirectional_mask(
+                    config=self.config,
+                    inputs_embeds=latents,
+                    attention_mask=attention_mask,
+                    encoder_hidden_states=inputs,
+                )
+            attended, weights = self.attend(
+                query, self.layernorm_inputs(inputs), attention_mask, output_attentions, **kwargs
+            )
+        weights = weights if output_attentions else None
+        if empty is not None:
+            attended = attended.masked_fill(empty.transpose(1, 2), 0.0)
+            weights = None if weights is None else weights.masked_fill(empty, 0.0)
+        return self.o_proj(attended.flatten(2).to(query.dtype)), weights
+
+    def _takes_separable_path(self, inputs: torch.Tensor | GridInputs, path: str) -> bool:
+        if isinstance(inputs, GridInputs):
+            layers = {"layernorm_inputs": self.layernorm_inputs, "k_proj": self.k_proj, "v_proj": self.v_proj}
+            return takes_separable_path(path, **layers)
+        if path == "separable":
+            raise ValueError(
+                "cross_attend_path='separable' is for positions in separable form: expected 'auto' or 'general' for a "
+                "byte array, which `inputs`, learned positions and no positions end in."
+            )
+        return False
 
 
 class PerceiverStudyMLP(nn.Module):
@@ -191,9 +295,9 @@ class PerceiverStudyMLP(nn.Module):
 
     def __init__(self, dim: int, widening_factor: int, hidden_act: str):
         super().__init__()
-        self.fc1 = Linear(dim, widening_factor * dim)
+        self.fc1 = nn.Linear(dim, widening_factor * dim)
         self.activation = ACT2FN[hidden_act]
-        self.fc2 = Linear(widening_factor * dim, dim)
+        self.fc2 = nn.Linear(widening_factor * dim, dim)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.activation(self.fc1(latents)))

@@ -3,6 +3,7 @@
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .paths import PATHS
 from .position import count_axis_features, resolve_max_frequencies
 
 
@@ -62,6 +63,10 @@ class PerceiverStudyConfig(PreTrainedConfig):
         project_learned_positions: pass its rows through a linear map of the same width.
         decoder_type: `"mean"` classifies the mean of the latents (Perceiver); `"query"` lets a learned output query
             attend to them (Perceiver IO).
+        cross_attend_path: how cross-attends compute: `"separable"` reads the weights of its layers and never builds the
+            array of pixels and positions, for Fourier positions; `"general"` builds it and calls the layers, with the
+            same numbers; `"auto"` takes the first unless calls do more than weights tell, as with hooks, offloaded or
+            sharded weights, adapters, pruning and quantization, or under `torch.jit.trace` and `torch.func`.
 
     Raises:
         ValueError: a field has a value outside of what is said above, or two fields do not fit; names field and value.
@@ -103,6 +108,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
     learned_position_channels: int | None = None
     project_learned_positions: bool = False
     decoder_type: str = "mean"
+    cross_attend_path: str = "auto"
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -160,6 +166,8 @@ class PerceiverStudyConfig(PreTrainedConfig):
         for name, default in (("learned_position_channels", None), ("project_learned_positions", False)):
             fits = learned or getattr(self, name) == default
             self._require(name, fits, f"{default} unless position_encoding_type='learned'")
+        fits = self.position_encoding_type == "fourier" or self.cross_attend_path != "separable"
+        self._require("cross_attend_path", fits, "'auto' or 'general' unless position_encoding_type='fourier'")
 
     def _validate_heads(self):
         for kind, heads_name, widths in (
@@ -263,7 +271,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
 
     @property
     def num_hidden_layers(self) -> int:
-        """Layers that the latents pass through, cross-attends included: the number of `hidden_states`."""
+        """Layers that the latents pass through, cross-attends included; a model returns one more `hidden_states`."""
         return self.num_cross_attends + self.num_blocks * self.num_self_attends_per_block
 
 
@@ -305,6 +313,7 @@ _CHOICES = {
     "stem_type": ("none", "linear", "conv"),
     "position_encoding_type": ("fourier", "learned", "none"),
     "decoder_type": ("mean", "query"),
+    "cross_attend_path": PATHS,
 }
 
 

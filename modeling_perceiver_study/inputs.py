@@ -1,11 +1,13 @@
 """From what the caller gives to what the cross-attends take: a byte array, or inputs on a grid."""
 
+import functools
 import math
 
 import torch
 from torch import nn
 
 from .configuration_perceiver_study import SMALLEST_CONV_STEM_SIZE, PerceiverStudyConfig
+from .paths import is_traced, is_transformed
 from .position import fourier_axis_features
 from .separable import GridInputs, grid_inputs
 
@@ -50,7 +52,7 @@ class LearnedPositions(nn.Module):
         return table if self.projection is None else self.projection(table)
 
     def _resample(self, grid: list[int]) -> torch.Tensor:
-        table = self.weight.mT.unflatten(-1, self.grid)[None]
+        table = self.weight.T.unflatten(-1, self.grid)[None]
         # Corners stay corners: positions span [-1, 1] on every grid.
         if len(grid) not in _INTERPOLATION:
             raise ValueError(
@@ -58,7 +60,7 @@ class LearnedPositions(nn.Module):
                 f"{self.grid}, or at most 3 axes."
             )
         mode = _INTERPOLATION[len(grid)]
-        return nn.functional.interpolate(table, size=grid, mode=mode, align_corners=True).flatten(2).mT
+        return nn.functional.interpolate(table, size=grid, mode=mode, align_corners=True).flatten(2).transpose(1, 2)
 
 
 class PerceiverStudyInputs(nn.Module):
@@ -73,7 +75,6 @@ class PerceiverStudyInputs(nn.Module):
             self.learned_positions = LearnedPositions(
                 config.attended_grid, config.num_position_channels, config.project_learned_positions
             )
-        self._last_fourier_features = (None, None)
 
     def forward(
         self,
@@ -108,33 +109,24 @@ class PerceiverStudyInputs(nn.Module):
             else:
                 axis_features = position_features.to(exact).split(grid, dim=1)
             return grid_inputs(pixel_values.to(exact), axis_features)
-        pixels = pixel_values.flatten(2).mT.to(dtype)
+        pixels = pixel_values.flatten(2).transpose(1, 2).to(dtype)
         if self.config.position_encoding_type == "none":
             return pixels
         positions = self.learned_positions(grid).to(dtype)
         return torch.cat([pixels, positions.expand(pixels.shape[0], -1, -1)], dim=-1)
 
-    def fourier_features(self, grid: list[int], dtype: torch.dtype, device: torch.device) -> list[torch.Tensor]:
-        """`[(1, S_a, F)]` for the config's bands; those of the last grid are kept, as most batches have the same.
-
-        They are no buffers: casting the model must not round them, and loading on the meta device must not lose them.
-        """
-        key = (tuple(grid), dtype, device)
-        if self._last_fourier_features[0] == key and not torch.compiler.is_compiling():
-            return self._last_fourier_features[1]
-        with torch.inference_mode(False):  # an inference tensor kept here would break a later training step
-            features = fourier_axis_features(
-                grid,
-                self.config.num_frequency_bands,
-                self.config.axis_max_frequencies,
-                self.config.concat_positions,
-                dtype,
-                device,
-            )
-            features = [axis[None] for axis in features]
-        if not torch.compiler.is_compiling():
-            self._last_fourier_features = (key, features)
-        return features
+    def fourier_features(self, grid: list[int], dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """`(1, S_a, F)` for each axis, of the config's bands."""
+        config = self.config
+        make = _fourier_features if _keeps_nothing() else _kept_fourier_features
+        return make(
+            tuple(int(size) for size in grid),  # of a trace they are tensors
+            config.num_frequency_bands,
+            tuple(config.axis_max_frequencies),
+            config.concat_positions,
+            dtype,
+            device,
+        )
 
     def _check_inputs(self, inputs: torch.Tensor, position_features: torch.Tensor | None):
         config, width = self.config, self.config.num_input_channels
@@ -143,7 +135,8 @@ class PerceiverStudyInputs(nn.Module):
         if inputs.ndim != 3 or inputs.shape[-1] != width or inputs.shape[1] == 0:
             raise ValueError(
                 f"inputs have shape {tuple(inputs.shape)}: expected (batch, points, {width}), the last being "
-                f"{config.num_attended_channels} channels and {config.num_position_channels} position features."
+                f"{config.num_attended_channels} channels and {config.num_position_channels} position features. "
+                "Pixels, which have no positions yet, are to be given as pixel_values."
             )
 
     def _check_pixels(self, pixel_values: torch.Tensor):
@@ -180,3 +173,19 @@ class PerceiverStudyInputs(nn.Module):
                 f"{width}), i.e. {width} features for each of the {' + '.join(map(str, grid))} coordinates of {what}. "
                 f"{advice}"
             )
+
+
+def _fourier_features(*arguments) -> tuple[torch.Tensor, ...]:
+    with torch.inference_mode(False):  # an inference tensor that is kept would break a later training step
+        return tuple(axis[None] for axis in fourier_axis_features(*arguments))
+
+
+# Most batches have one grid. No buffers: casting the model must not round features, nor the meta device lose them.
+_kept_fourier_features = functools.lru_cache(maxsize=8)(_fourier_features)
+
+
+def _keeps_nothing() -> bool:
+    """Whether tensors made now belong to a program that is being compiled or traced, to a transform, or are fake."""
+    if torch.compiler.is_compiling() or is_traced() or is_transformed():
+        return True
+    return type(torch.empty(0)) is not torch.Tensor

@@ -60,19 +60,25 @@ def fourier_axis_features(
 
 
 def split_position_columns(columns: torch.Tensor, num_axes: int) -> torch.Tensor:
-    """`(.., P) -> (.., A, F)`: undo `join_axis_features` on anything indexed by position channel, such as a weight."""
+    """`(.., P) -> (.., A, F)`: undo `join_position_columns`, on anything indexed by position channel."""
     bands = columns.shape[-1] // num_axes // 2
     coordinates = columns.shape[-1] - 2 * num_axes * bands  # A, or 0 without the coordinate itself
     groups = columns.split([coordinates, num_axes * bands, num_axes * bands], dim=-1)
     return torch.cat([group.unflatten(-1, (num_axes, group.shape[-1] // num_axes)) for group in groups], dim=-1)
 
 
-def join_axis_features(axis_features: Sequence[torch.Tensor]) -> torch.Tensor:
-    """`[(.., S_1, F), .., (.., S_A, F)] -> (.., M, P)`: the explicit array, points in row-major order.
+def join_position_columns(columns: torch.Tensor) -> torch.Tensor:
+    """`(.., A, F) -> (.., P)`: coordinates of all axes, then sines of all axes, then cosines of all axes.
 
-    The channel order is that of transformers' Perceiver, so that weights carry over: coordinates of all axes, then
-    sines of all axes, then cosines of all axes. An odd `F` says that the coordinate is there.
+    The order of transformers' Perceiver, so that weights carry over. An odd `F` says that the coordinate is there.
     """
+    num_features = columns.shape[-1]
+    groups = columns.split([num_features % 2, num_features // 2, num_features // 2], dim=-1)
+    return torch.cat([group.flatten(-2) for group in groups], dim=-1)
+
+
+def join_axis_features(axis_features: Sequence[torch.Tensor]) -> torch.Tensor:
+    """`[(.., S_1, F), .., (.., S_A, F)] -> (.., M, P)`: the explicit array, points in row-major order."""
     num_axes, num_features = len(axis_features), axis_features[0].shape[-1]
     grid = [features.shape[-2] for features in axis_features]
     spread = []
@@ -80,14 +86,13 @@ def join_axis_features(axis_features: Sequence[torch.Tensor]) -> torch.Tensor:
         lead, shape = features.shape[:-2], [1] * num_axes
         shape[axis] = grid[axis]
         spread.append(features.reshape(*lead, *shape, num_features).expand(*lead, *grid, num_features))
-    groups = [features.split([num_features % 2, num_features // 2, num_features // 2], dim=-1) for features in spread]
-    return torch.cat([part for parts in zip(*groups, strict=True) for part in parts], dim=-1).flatten(-1 - num_axes, -2)
+    return join_position_columns(torch.stack(spread, dim=-2)).flatten(-1 - num_axes, -2)
 
 
 def byte_array(pixels: torch.Tensor, axis_features: Sequence[torch.Tensor]) -> torch.Tensor:
     """`(B, C, S_1, .., S_A), [(1 or B, S_a, F)] -> (B, M, C + P)`: pixels beside their positions (paper, section 3.2).
 
-    This is the array that other implementations attend to; here it serves study, tests and the `inputs` road.
+    This is the array that other implementations attend to; here it serves study, tests and the argument `inputs`.
     """
     positions = join_axis_features(axis_features)
     flat = pixels.flatten(2).transpose(1, 2)

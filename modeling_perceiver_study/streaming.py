@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator
 
 import torch
-from torch.autograd.function import once_differentiable
+from torch import nn
 
 # Elements of a map to work on at a time: what the caches of a CPU hold; elsewhere enough to keep a device busy.
 _BLOCK_ELEMENTS = {"cpu": 3 * 2**18}
@@ -33,7 +33,7 @@ class GridAttention(torch.autograd.Function):
     `Q` counts what asks: latents, or heads times latents. A leading 1 stands for "the same for all samples":
         asked_pixels `(1 or B, Q, C)`, asked_rows `(1 or B, Q, F_r)`, asked_columns `(1 or B, Q, F_w)`,
         pixels `(B, C, R, W)`, rows `(1 or B, R, F_r)`, columns `(1 or B, W, F_w)`, inverse_deviation `(B, R, W)`,
-        attention_mask `(B, R, W)`, True where attended, or None
+        attention_mask `(B, R, W)`, True where attended, at least once a sample, or None
         -> `(B, Q, C)`, `(B, Q, F_r)`, `(B, Q, F_w)`
     """
 
@@ -52,8 +52,9 @@ class GridAttention(torch.autograd.Function):
         return sums
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *grad_sums):
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # asked for with create_graph=True
+            return *_grads_with_a_graph(ctx, grad_sums), None
         saved = ctx.saved_tensors
         asked, grid, attention_mask, sums = saved[:3], saved[3:7], saved[7], saved[8:]
         mean_grad = sum((grad * part).sum(dim=-1, keepdim=True) for grad, part in zip(grad_sums, sums, strict=True))
@@ -173,3 +174,38 @@ def _add(total: torch.Tensor, samples: slice, more: torch.Tensor):
         total.add_(more.sum(dim=0, keepdim=True))
     else:
         total[samples].add_(more)
+
+
+def attend_with_map(
+    asked_pixels: torch.Tensor,
+    asked_rows: torch.Tensor,
+    asked_columns: torch.Tensor,
+    pixels: torch.Tensor,
+    rows: torch.Tensor,
+    columns: torch.Tensor,
+    inverse_deviation: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What `GridAttention` computes, and the map `(B, h, N, M)`, step by step; with `h, N` for its `Q` questions."""
+    shape, flat = pixels.shape[2:], pixels.flatten(2)[:, None]
+    positions = (asked_rows @ rows[:, None].mT)[..., None] + (asked_columns @ columns[:, None].mT)[..., None, :]
+    inverse_deviation = inverse_deviation.flatten(1)[:, None, None]
+    logits = (asked_pixels @ flat + positions.flatten(-2)) * inverse_deviation
+    if attention_mask is not None:
+        logits = logits.masked_fill(~attention_mask.flatten(1)[:, None, None], torch.finfo(logits.dtype).min)
+    weights = nn.functional.dropout(logits.softmax(dim=-1), dropout)
+    scaled = weights * inverse_deviation
+    on_grid = scaled.unflatten(-1, shape)
+    return scaled @ flat.mT, on_grid.sum(dim=-1) @ rows[:, None], on_grid.sum(dim=-2) @ columns[:, None], weights
+
+
+def _grads_with_a_graph(ctx, grad_sums: _Parts) -> list[torch.Tensor | None]:
+    """Of all arguments but the mask: through a stored map, so that the gradients have gradients themselves."""
+    *arguments, attention_mask = ctx.saved_tensors[:8]
+    arguments = [argument.view_as(argument) for argument in arguments]  # apart, even if one was given twice
+    asked, grid = arguments[:3], arguments[3:]
+    sums = attend_with_map(*(part[:, None] for part in asked), *grid, attention_mask, 0.0)[:3]
+    needed = [argument for argument, need in zip(arguments, ctx.needs_input_grad, strict=False) if need]
+    grads = iter(torch.autograd.grad([part.squeeze(1) for part in sums], needed, grad_sums, create_graph=True))
+    return [next(grads) if need else None for need in ctx.needs_input_grad[:7]]

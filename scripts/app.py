@@ -11,6 +11,8 @@ import os
 import time
 from pathlib import Path
 
+import lab.waiting  # noqa: F401, before torch
+
 import gradio as gr
 import numpy as np
 from huggingface_hub import snapshot_download

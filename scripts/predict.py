@@ -9,6 +9,8 @@ Every image is followed by its likeliest classes and their probabilities.
 import argparse
 from pathlib import Path
 
+import lab.waiting  # noqa: F401, before torch
+
 from lab.data.images import open_image
 from lab.errors import UserError, run_command
 from lab.judging.checkpoints import load_classifier

@@ -12,6 +12,8 @@ import argparse
 import shutil
 from pathlib import Path
 
+import lab.waiting  # noqa: F401, before torch
+
 import transformers
 
 from lab.errors import UserError, run_command

@@ -1,6 +1,6 @@
 """What a recipe needs at scale: memory of a GPU, and days against the speed that a GPU sustains.
 
-    python scripts/scale.py --config configuration/imagenet-8gpus.yaml --processes 8
+    python scripts/scale.py --config configuration/not-run/imagenet-8gpus.yaml --processes 8
 
 Runs one training step of one sample on the CPU, in the recipe's precision, and counts: parameters, FLOPs of matrix
 products (those of the backward pass and of what it computes again included), and bytes that are kept for it.

@@ -14,6 +14,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import lab.waiting  # noqa: F401, before torch
+
 import transformers
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
@@ -36,7 +38,11 @@ def main(arguments: list[str] | None = None):
     transformers.utils.logging.disable_progress_bar()
     check_checkpoint(options.checkpoint)
     recipe = find_recipe(options)
-    accelerator = Accelerator(cpu=without_gpu(), dataloader_config=DataLoaderConfiguration(split_batches=True))
+    accelerator = Accelerator(
+        cpu=without_gpu(),
+        mixed_precision="no",  # --dtype decides
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+    )
     use_threads(accelerator, recipe.optimization.cpu_threads)
     task, model = open_checkpoint(options.checkpoint, recipe, options.dtype)
     with accelerator.local_main_process_first():  # it fills the caches that the others of its machine read

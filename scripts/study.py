@@ -1,11 +1,11 @@
-"""Run experiments on what a Perceiver does and what is claimed of it, and write the report.
+"""Test claims about the Perceiver by experiments, and write the report.
 
     python scripts/study.py                                 # all, on the embedded digits, into docs/study/
     python scripts/study.py positions permutation --seeds 0 1 2 3 4 --output output/study
     python scripts/study.py positions --config configuration/cifar10-study.yaml data.path=/data/cifar10
 
-Each experiment leaves a JSON file and a picture; README.md beside them is made from the JSON files alone. What was
-measured with the same settings is not measured again, and a study that was stopped goes on with the next training run.
+Each experiment writes a JSON file and a picture; README.md beside them is made from the JSON files. What was measured
+with the same settings is not measured again, and a study that was stopped continues with the next training run.
 """
 
 import argparse
@@ -16,9 +16,12 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+import lab.waiting  # noqa: F401, before torch
+
 from lab.errors import UserError, run_command
 from lab.provenance import describe_run
-from lab.recipe import chosen, effective
+from lab.recipe import chosen
+from lab.study.comparison import conclude
 from lab.study.report import REPORT, report
 from lab.study.setting import DEFAULT_CONFIG, Setting
 from lab.tasks import build_task
@@ -49,27 +52,23 @@ def main(arguments: list[str] | None = None):
         measured = measure(name, experiments[name], setting, output, provenance)
         experiments[name].draw(measured["result"]).savefig(output / f"{name}.png", dpi=120)
         write_atomically(output / REPORT, report(output, experiments))
-        print(f"{experiments[name].TITLE}: the claim {experiments[name].judge(measured['result'])[0]}")
+        print(f"{experiments[name].TITLE}, verdict: {conclude(experiments[name].judge(measured['result']))[0]}")
     print(f"wrote {output / REPORT}")
 
 
 def load_experiments() -> dict[str, ModuleType]:
-    """All experiments by name, in the order of the report."""
+    """Return all experiments by name, in the order of the report."""
     return {name: importlib.import_module(f"lab.study.{name}") for name in EXPERIMENTS}
 
 
 def measure(name: str, experiment: ModuleType, setting: Setting, output: Path, provenance: dict) -> dict:
-    """The content of the experiment's JSON file, which is written anew unless it has these very settings."""
+    """Return the content of the experiment's JSON file; unless the file has these settings, measure and write it."""
     path = output / f"{name}.json"
-    settings = {
-        "recipe": effective(setting.recipe()),
-        "seeds": list(setting.seeds),
-        "checkpoint": setting.checkpoint,
-    }
+    settings = json.loads(json.dumps(experiment.settings(setting)))  # as the file has them
     if path.exists() and not setting.again:
         measured = json.loads(path.read_text())
         if _identity(measured["settings"]) == _identity(settings):
-            print(f"{path} has what was measured with these settings; --again measures anew")
+            print(f"{path} was measured with these settings; --again measures again")
             return measured
     begin = time.perf_counter()
     result = experiment.run(setting)
@@ -77,30 +76,40 @@ def measure(name: str, experiment: ModuleType, setting: Setting, output: Path, p
     measured = {"experiment": name, "settings": settings, "seconds": seconds, **provenance, "result": result}
     text = json.dumps(measured, indent=1, allow_nan=False) + "\n"
     write_atomically(path, text)
-    return json.loads(text)  # as a later look into the file finds it
+    return json.loads(text)  # as the file has it
 
 
 def _identity(settings: dict) -> dict:
-    return {**settings, "recipe": chosen(settings["recipe"])}
+    """Return settings without the keys of a recipe that have their defaults, so that a new key changes nothing."""
+    return {**settings, **({"recipe": chosen(settings["recipe"])} if "recipe" in settings else {})}
 
 
 def parse(arguments: list[str] | None) -> tuple[list[str], Setting, Path]:
-    """Names of experiments, what to run them with, and the folder for what they find."""
+    """Return the names of experiments, their setting, and the folder for their results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", metavar="EXPERIMENT or key=value", help=f"of {', '.join(EXPERIMENTS)}")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="EXPERIMENT or key=value",
+        help=f"names from {', '.join(EXPERIMENTS)} (default: all), and overrides of the recipe",
+    )
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="PATH", help="recipe (default: digits)")
-    parser.add_argument("--checkpoint", metavar="FOLDER_OR_NAME", help="look into this model instead of training one")
+    parser.add_argument(
+        "--checkpoint", metavar="FOLDER_OR_NAME", help="inspect this model in attention_maps instead of training one"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: docs/study, or output/study/RECIPE")
     parser.add_argument("--processes", type=int, help="trainings side by side on a CPU (default: as many as cores)")
-    parser.add_argument("--again", action="store_true", help="measure anew what is finished")
+    parser.add_argument("--again", action="store_true", help="measure again what is finished")
     options = parser.parse_intermixed_args(arguments)
     names = [word for word in options.words if "=" not in word]
     overrides = tuple(word for word in options.words if "=" in word)
     for name in names:
         if name not in EXPERIMENTS:
             nearest = difflib.get_close_matches(name, EXPERIMENTS, n=1, cutoff=0)[0]
-            raise UserError(f"unknown experiment {name!r}; the nearest of {', '.join(EXPERIMENTS)} is {nearest!r}")
+            raise UserError(
+                f"unknown experiment {name!r}; expected one of {', '.join(EXPERIMENTS)}; the nearest is {nearest!r}"
+            )
     setting = Setting(
         config=options.config,
         overrides=overrides,

@@ -11,6 +11,8 @@ accuracy, the image processor, the code, and beside them recipe.yaml, metrics.js
 import json
 from pathlib import Path
 
+import lab.waiting  # noqa: F401, before torch
+
 import transformers
 from accelerate.utils import set_seed
 
@@ -26,6 +28,7 @@ from lab.tasks import build_task
 from lab.training.checkpoint import set_weights
 from lab.training.loop import build_accelerator, judging_loader, train
 from lab.training.memory import explain_out_of_memory
+from lab.training.precision import settle_precision
 from lab.training.run_folder import (
     RESULTS,
     claim_output,
@@ -39,7 +42,7 @@ from lab.training.run_folder import (
 def main(arguments: list[str] | None = None):
     transformers.utils.logging.disable_progress_bar()  # the one of training is enough
     recipe, options = parse_command_line("Train a Perceiver.", arguments)
-    task = build_task(recipe)
+    task = build_task(settle_precision(recipe, Path(recipe.output_dir), print))
     recipe = task.recipe
     accelerator = build_accelerator(task)
     output_dir = Path(recipe.output_dir)
@@ -90,6 +93,7 @@ def main(arguments: list[str] | None = None):
             "train_samples": len(splits.train),
             "validation_samples": len(splits.validation),
             "train_seconds": round(progress.seconds, 1),
+            "mixed_precision": accelerator.mixed_precision,
             **describe_run(accelerator),
         }
         write_atomically(output_dir / RESULTS, json.dumps(results, indent=2) + "\n")

@@ -4,8 +4,10 @@ import shutil
 
 import pytest
 import torch
+from torch import nn
 
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyForImageClassification
+from modeling_perceiver_study.attention import CrossAttention
 
 SMALL = {
     "num_latents": 6,
@@ -23,6 +25,14 @@ SMALL = {
     "num_labels": 5,
     # Fresh weights of the usual size attend almost evenly, which would hide a wrong scale or a wrong position.
     "initializer_range": 0.3,
+}
+
+# Small ones of each kind, as fields of a config.
+GRIDS = {
+    "image": {},
+    "waveform": {"num_axes": 1, "image_size": 9},
+    "video": {"num_axes": 3, "image_size": [3, 4, 2]},
+    "stem": {"stem_type": "conv", "stem_channels": 4, "image_size": [29, 18]},
 }
 
 needs_compiler = pytest.mark.skipif(
@@ -47,14 +57,29 @@ def small_model(seed: int = 0, **fields) -> PerceiverStudyForImageClassification
     return model
 
 
+def cross_attentions(model: PerceiverStudyForImageClassification) -> list[CrossAttention]:
+    return [layer.attention for layer in model.perceiver.cross_attends]
+
+
+class Logits(nn.Module):
+    """`(B, C, S_1, .., S_A) -> (B, num_labels)`: one tensor in, one tensor out, as programs have it."""
+
+    def __init__(self, model: PerceiverStudyForImageClassification):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values).logits
+
+
 def pixels(config: PerceiverStudyConfig, batch: int = 3, seed: int = 1, dtype=torch.float32) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, config.num_channels, *config.grid, generator=generator, dtype=dtype)
 
 
 def mask(config: PerceiverStudyConfig, batch: int = 3, seed: int = 2) -> torch.Tensor:
-    """About two thirds of the points, at least one a sample."""
+    """About two thirds of the points that latents attend to, at least one a sample."""
     generator = torch.Generator().manual_seed(seed)
-    points = torch.rand(batch, torch.Size(config.grid).numel(), generator=generator) > 1 / 3
+    points = torch.rand(batch, torch.Size(config.attended_grid).numel(), generator=generator) > 1 / 3
     points[:, 0] = True
     return points.long()

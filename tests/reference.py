@@ -51,18 +51,22 @@ def project(linear: nn.Linear, values: torch.Tensor) -> torch.Tensor:
 def attend(
     attention: MultiHeadAttention, latents: torch.Tensor, inputs: torch.Tensor, mask: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(B, N, D), (B, M, K) -> (B, N, D), (B, h, N, M)`, one head after the other."""
+    """`(B, N, D), (B, M, K) -> (B, N, D), (B, h, N, M)`, one head after the other.
+
+    The mask is `(B, M)` or `(1 or B, 1 or h, 1 or N, M)`, true where attended. What sees nothing sums up nothing.
+    """
     latents = normalize(attention.layernorm, latents)
     inputs = normalize(attention.layernorm_inputs, inputs) if isinstance(attention, CrossAttention) else latents
     query, key = project(attention.q_proj, latents), project(attention.k_proj, inputs)
     value = project(attention.v_proj, inputs)
     results, maps = [], []
-    heads = attention.num_heads
-    for q, k, v in zip(query.chunk(heads, -1), key.chunk(heads, -1), value.chunk(heads, -1), strict=True):
+    heads, batch = attention.num_heads, len(inputs)
+    shown = torch.ones(batch, inputs.shape[1]) if mask is None else mask
+    shown = (shown if shown.ndim == 4 else shown[:, None, None]).bool()
+    shown = shown.expand(batch, heads, latents.shape[1], -1).unbind(1)
+    for q, k, v, seen in zip(query.chunk(heads, -1), key.chunk(heads, -1), value.chunk(heads, -1), shown, strict=True):
         logits = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])
-        if mask is not None:
-            logits = logits.masked_fill(~mask.bool()[:, None], -math.inf)
-        maps.append(logits.softmax(-1))
+        maps.append(logits.masked_fill(~seen, -1e9).softmax(-1) * seen)
         results.append(maps[-1] @ v)
     return project(attention.o_proj, torch.cat(results, -1)), torch.stack(maps, 1)
 

@@ -5,7 +5,14 @@ from pathlib import Path
 
 from tests.paths import SCRIPTS
 
-SPACE = ("app.py", "lab/data/images.py", "lab/errors.py", "lab/judging/checkpoints.py", "lab/looking/maps.py")
+SPACE = (
+    "app.py",
+    "lab/data/images.py",
+    "lab/errors.py",
+    "lab/judging/checkpoints.py",
+    "lab/looking/maps.py",
+    "lab/waiting.py",
+)
 
 
 def copy_space(folder: Path):

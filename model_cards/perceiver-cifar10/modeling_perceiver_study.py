@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
@@ -20,12 +19,12 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention import CrossAttention, PerceiverStudyLayer, SelfAttention
+from .attention import CrossAttention, MultiHeadAttention, PerceiverStudyLayer, SelfAttention
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .image_reading import open_image  # noqa: F401 - see below
 from .inputs import LearnedPositions, PerceiverStudyInputs
-from .linear import Linear  # noqa: F401 - see below
 from .local_start import start_locally
+from .paths import PATHS
 from .pipeline_perceiver_study import PerceiverStudyImageClassificationPipeline  # noqa: F401 - see below
 from .position import byte_array  # noqa: F401 - see below
 from .separable import GridInputs
@@ -42,7 +41,8 @@ class PerceiverStudyClassifierOutput(ModelOutput):
     Attributes:
         loss: scalar, with `labels`.
         logits: `(B, num_labels)`.
-        hidden_states: latents `(B, N, D)` after each layer, with `output_hidden_states=True`.
+        hidden_states: latents `(B, N, D)` that the first layer receives, then those that each layer returns, with
+            `output_hidden_states=True`.
         attentions: `(B, h, N, N)` for each self-attend, with `output_attentions=True`.
         cross_attentions: `(B, h, N, M)` for each cross-attend, with `output_attentions=True`.
     """
@@ -77,10 +77,27 @@ class PerceiverStudyPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     _input_embed_layer = "latents"
     _can_record_outputs = {
-        "hidden_states": OutputRecorder(PerceiverStudyLayer, capture_initial_hidden_state=False),
+        "hidden_states": OutputRecorder(PerceiverStudyLayer),
         "attentions": OutputRecorder(SelfAttention, index=1),
         "cross_attentions": OutputRecorder(CrossAttention, index=1),
     }
+
+    @classmethod
+    def from_pretrained(cls, *arguments, **kwargs):
+        """As transformers', which makes parameters anew: those of them that are frozen are frozen again."""
+        loaded = super().from_pretrained(*arguments, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_key_biases()
+        return loaded
+
+    def requires_grad_(self, requires_grad: bool = True):
+        super().requires_grad_(requires_grad)
+        self._freeze_key_biases()
+        return self
+
+    def _freeze_key_biases(self):
+        for module in self.modules():
+            if isinstance(module, MultiHeadAttention):
+                module.freeze_key_bias()
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -116,13 +133,14 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
             start_locally(config, self.latents, self.cross_attends, self.blocks)
         self.post_init()
 
-    @capture_outputs(tie_last_hidden_states=False)
+    @capture_outputs
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
         position_features: torch.Tensor | None = None,
         inputs: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        cross_attend_path: str | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithCrossAttentions:
         """`(B, C, S_1, .., S_A)` or `(B, M, C + P) -> (B, N, D)`
@@ -134,30 +152,40 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
             inputs: the byte array itself, positions included, for what is not a grid; instead of `pixel_values`.
             attention_mask: `(B, M)`, 1 where latents may attend, points of a grid in row-major order; of the grid that
                 a stem leaves, where there is one.
+            cross_attend_path: instead of the config's, see there.
 
         Raises:
-            ValueError: neither or both of `pixel_values` and `inputs` are given, or a shape does not fit the config.
+            ValueError: neither or both of `pixel_values` and `inputs` are given, a shape does not fit the config, or
+                the path cannot be taken.
         """
+        path = self.config.cross_attend_path if cross_attend_path is None else cross_attend_path
+        if path not in PATHS:
+            raise ValueError(f"cross_attend_path={path!r}: expected one of {', '.join(map(repr, PATHS))}.")
         output_attentions = kwargs.pop("output_attentions", None)
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         embedded = self.inputs(pixel_values, position_features, inputs, self.dtype)
-        latents = self.latents()
-        attention_mask = self._mask(attention_mask, embedded, latents)
         parts = embedded if isinstance(embedded, GridInputs) else (embedded,)
+        latents = self.latents()
+        if kwargs.get("output_hidden_states", self.config.output_hidden_states):
+            latents = latents.repeat(parts[0].shape[0], 1, 1)  # the first of them; otherwise one for all is enough
+        attention_mask = self._mask(attention_mask, embedded)
         for index in range(self.config.num_blocks):
             if index < self.config.num_cross_attends:
                 cross_attend = self.cross_attends[min(index, len(self.cross_attends) - 1)]
                 latents = cross_attend(
-                    latents, *parts, attention_mask=attention_mask, output_attentions=output_attentions, **kwargs
+                    latents,
+                    *parts,
+                    attention_mask=attention_mask,
+                    output_attentions=output_attentions,
+                    path=path,
+                    **kwargs,
                 )
             for self_attend in self.blocks[min(index, len(self.blocks) - 1)]:
                 latents = self_attend(latents, output_attentions=output_attentions, **kwargs)
         return BaseModelOutputWithCrossAttentions(last_hidden_state=latents)
 
-    def _mask(
-        self, attention_mask: torch.Tensor | None, embedded: torch.Tensor | GridInputs, latents: torch.Tensor
-    ) -> torch.Tensor | None:
+    def _mask(self, attention_mask: torch.Tensor | None, embedded: torch.Tensor | GridInputs) -> torch.Tensor | None:
         if attention_mask is None:
             return None
         on_grid = isinstance(embedded, GridInputs)
@@ -167,14 +195,7 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
             raise ValueError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}: expected {expected}, one entry per {points}."
             )
-        if on_grid:
-            return attention_mask.bool()
-        return create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=latents,
-            attention_mask=attention_mask,
-            encoder_hidden_states=embedded,
-        )
+        return attention_mask.bool()
 
 
 class PerceiverStudyForImageClassification(PerceiverStudyPreTrainedModel):
@@ -195,6 +216,7 @@ class PerceiverStudyForImageClassification(PerceiverStudyPreTrainedModel):
         inputs: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        cross_attend_path: str | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> PerceiverStudyClassifierOutput:
         """`(B, C, S_1, .., S_A)` or `(B, M, C + P) -> (B, num_labels)`
@@ -206,8 +228,11 @@ class PerceiverStudyForImageClassification(PerceiverStudyPreTrainedModel):
             attention_mask: see there.
             labels: `(B,)` class indices for cross-entropy; `(B, num_labels)` floats in [0, 1] for independent classes;
                 `(B,)` or `(B, num_labels)` floats for regression. `config.problem_type` decides where set.
+            cross_attend_path: see there.
         """
-        outputs = self.perceiver(pixel_values, position_features, inputs, attention_mask, **kwargs)
+        outputs = self.perceiver(
+            pixel_values, position_features, inputs, attention_mask, cross_attend_path, return_dict=True, **kwargs
+        )
         latents = outputs.last_hidden_state
         pooled = latents.mean(dim=1) if self.decoder is None else self.decoder(latents)
         logits = self.classifier(pooled)

@@ -23,9 +23,8 @@ import torch
 from torch import nn
 from transformers.utils.generic import maybe_autocast
 
-from .linear import is_plain
-from .position import split_position_columns
-from .streaming import GridAttention
+from .position import join_position_columns, split_position_columns
+from .streaming import GridAttention, attend_with_map
 
 
 class GridInputs(NamedTuple):
@@ -80,24 +79,21 @@ def _moments(values: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor
     return mean.squeeze(dim), (values - mean).square().sum(dim)
 
 
-def weight_and_bias(projection: nn.Module, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(E, K), (E,)` of a linear layer, or of what an adapter or a quantizer has put in its place.
+def byte_array(inputs: GridInputs) -> torch.Tensor:
+    """`(B, M, C + P)`: the array that was never built, for those who need it."""
+    (num_rows, num_columns), batch = inputs.pixels.shape[2:], inputs.pixels.shape[0]
+    rows = inputs.rows[:, :, None].expand(-1, -1, num_columns, -1)
+    columns = inputs.columns[:, None].expand(-1, num_rows, -1, -1)
+    positions = join_position_columns(torch.cat([rows, columns], dim=-1).unflatten(-1, (inputs.num_axes, -1)))
+    return torch.cat([inputs.pixels.flatten(2).transpose(1, 2), positions.flatten(1, 2).expand(batch, -1, -1)], dim=-1)
 
-    The `weight` of those is not all that they do, so they are asked: for the bias with zeros, for the weight with the
-    identity.
 
-    Args:
-        like: `(K,)`, of the dtype and on the device of the layer's inputs.
+def fold_layer_norm(norm: nn.LayerNorm, projection: nn.Linear, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(E, C + P), (E,)`: `W'` and `const` such that `projection(norm(z)) = W' z / s + const`.
+
+    Only where the weights are all that the two layers are, as `paths.takes_separable_path` says.
     """
-    if isinstance(projection, nn.Linear) and is_plain(projection.weight):
-        return projection.weight, projection.bias
-    bias = projection(torch.zeros_like(like)[None])
-    return (projection(torch.eye(len(like), dtype=like.dtype, device=like.device)) - bias).mT, bias[0]
-
-
-def fold_layer_norm(norm: nn.LayerNorm, projection: nn.Module, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(E, C + P), (E,)`: `W'` and `const` such that `projection(norm(z)) = W' z / s + const`."""
-    weight, bias = (part.to(dtype) for part in weight_and_bias(projection, norm.weight))
+    weight, bias = projection.weight.to(dtype), projection.bias.to(dtype)
     bias = bias + weight @ norm.bias.to(dtype)
     weight = weight * norm.weight.to(dtype)
     return weight - weight.mean(dim=-1, keepdim=True), bias
@@ -114,13 +110,13 @@ def separable_attention(
     query: torch.Tensor,
     inputs: GridInputs,
     norm: nn.LayerNorm,
-    key_projection: nn.Module,
-    value_projection: nn.Module,
+    key_projection: nn.Linear,
+    value_projection: nn.Linear,
     attention_mask: torch.Tensor | None = None,
     dropout: float = 0.0,
     output_attentions: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`(1 or B, h, N, E), GridInputs -> (B, N, h V), (B, h, N, M) or None`: attended values and attention weights.
+    """`(1 or B, h, N, E), GridInputs -> (B, N, h, V), (B, h, N, M) or None`: attended values and attention weights.
 
     Equal to normalising, projecting and attending to the byte array. In the inputs' dtype also under autocast, except
     for the product of values, as its result is rounded anyway. The map of weights is never stored unless it is asked
@@ -129,13 +125,13 @@ def separable_attention(
     Args:
         query: projected queries; a batch of 1 says that all samples ask the same, and saves work.
         norm: the LayerNorm of the byte array; its eps is read at each call.
-        attention_mask: `(B, M)`, True where attended; None attends everywhere.
+        attention_mask: `(B, M)`, True where attended, at least once a sample; None attends everywhere.
         dropout: probability with which an attention weight is dropped.
     """
     with maybe_autocast(query.device.type, enabled=False):
         num_heads, channels_per_head = query.shape[1], query.shape[-1]
         dtype, num_channels = inputs.pixels.dtype, inputs.pixels.shape[1]
-        key_weight, key_bias = fold_layer_norm(norm, key_projection, dtype)
+        key_weight, _ = fold_layer_norm(norm, key_projection, dtype)  # the softmax cancels the constant
         asked = (query.to(dtype) * channels_per_head**-0.5) @ key_weight.unflatten(0, (num_heads, channels_per_head))
         asked = split_input_columns(asked, num_channels, inputs.num_axes)
         inverse_deviation = (inputs.variance + norm.eps).rsqrt()
@@ -153,34 +149,8 @@ def separable_attention(
         value_weight, value_bias = fold_layer_norm(norm, value_projection, dtype)
         value_weight = value_weight.unflatten(0, (num_heads, -1))
         value_weight = torch.cat(split_input_columns(value_weight, num_channels, inputs.num_axes), dim=-1)
-        # The constant of the keys cancels in the softmax, but DDP waits for a gradient of every parameter.
-        value_bias = (value_bias + 0 * key_bias.sum()).unflatten(0, (num_heads, -1))
+        value_bias = value_bias.unflatten(0, (num_heads, -1))
         # Weights of a latent add up to 1, unless some were dropped.
         constant = weights.sum(dim=-1).mT[..., None] * value_bias if dropout else value_bias
     attended = torch.einsum("bhnk,hvk->bnhv", torch.cat(sums, dim=-1), value_weight)
-    attended = (attended + constant.to(attended.dtype)).flatten(2)
-    return attended, weights if output_attentions else None
-
-
-def attend_with_map(
-    asked_pixels: torch.Tensor,
-    asked_rows: torch.Tensor,
-    asked_columns: torch.Tensor,
-    pixels: torch.Tensor,
-    rows: torch.Tensor,
-    columns: torch.Tensor,
-    inverse_deviation: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    dropout: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What `GridAttention` computes, and the map `(B, h, N, M)`, step by step; with `h, N` for its `Q` questions."""
-    shape, flat = pixels.shape[2:], pixels.flatten(2)[:, None]
-    positions = (asked_rows @ rows[:, None].mT)[..., None] + (asked_columns @ columns[:, None].mT)[..., None, :]
-    inverse_deviation = inverse_deviation.flatten(1)[:, None, None]
-    logits = (asked_pixels @ flat + positions.flatten(-2)) * inverse_deviation
-    if attention_mask is not None:
-        logits = logits.masked_fill(~attention_mask.flatten(1)[:, None, None], torch.finfo(logits.dtype).min)
-    weights = nn.functional.dropout(logits.softmax(dim=-1), dropout)
-    scaled = weights * inverse_deviation
-    on_grid = scaled.unflatten(-1, shape)
-    return scaled @ flat.mT, on_grid.sum(dim=-1) @ rows[:, None], on_grid.sum(dim=-2) @ columns[:, None], weights
+    return attended + constant.to(attended.dtype), weights if output_attentions else None

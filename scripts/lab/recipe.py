@@ -66,7 +66,7 @@ class Optimization:
     label_smoothing: float = 0.0
     class_weights: Any = None  # `balanced`, or a number for each class, that its samples count in the loss; null is 1
     ema_decay: float | None = None  # judge and keep a moving average of the weights, such as 0.999; null keeps them
-    mixed_precision: str = "no"  # no, bf16, fp16; weights and optimiser stay float32
+    mixed_precision: str = "no"  # auto is bf16 where that is fast and no elsewhere, or fp16; weights stay float32
     matmul_precision: str = "highest"  # of float32 products, highest, high or medium: see docs/training.md
     compile: bool = False  # with torch.compile
     gradient_checkpointing: bool = False  # less memory for a second forward pass
@@ -140,7 +140,7 @@ _OF_TASKS = ("image_processor.", "augmentation.")
 
 _CHOICES = {
     "optimization.optimizer": ("adamw", "muon"),
-    "optimization.mixed_precision": ("no", "bf16", "fp16"),
+    "optimization.mixed_precision": ("auto", "no", "bf16", "fp16"),
     "optimization.matmul_precision": ("highest", "high", "medium"),
     "data.on_error": ("raise", "skip"),
 }

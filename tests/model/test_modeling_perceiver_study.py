@@ -71,7 +71,7 @@ def test_gradients_of_both_roads_agree(variant):
     for inputs in ({"pixel_values": images}, {"inputs": reference.byte_array(config, images)}):
         model.zero_grad()
         model(**inputs, labels=labels).loss.backward()
-        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+        gradients.append({name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(
             gradient, gradients[1][name], rtol=0, atol=1e-10, msg=lambda text, n=name: f"{n}: {text}"
@@ -82,14 +82,14 @@ def test_gradient_checkpointing_changes_nothing(variant):
     model = small_model(**variant).train()
     images, labels = pixels(model.config), torch.tensor([0, 1, 2])
     model(images, labels=labels).loss.backward()
-    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    expected = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.requires_grad}
     for use_reentrant in (False, True):
         model.zero_grad()
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": use_reentrant})  # the second is its name before transformers 5.23
         model(images, labels=labels).loss.backward()
-        for name, parameter in model.named_parameters():
-            torch.testing.assert_close(parameter.grad, expected[name], rtol=0, atol=1e-6)
+        for name, gradient in expected.items():
+            torch.testing.assert_close(model.get_parameter(name).grad, gradient, rtol=0, atol=1e-6)
 
 
 def test_outputs(variant):
@@ -104,15 +104,69 @@ def test_outputs(variant):
     assert [tuple(m.shape) for m in output.attentions] == [
         (3, config.num_self_attention_heads, latents, latents)
     ] * self_attends
-    assert [tuple(m.shape) for m in output.hidden_states] == [(3, latents, config.d_latents)] * config.num_hidden_layers
+    assert len(output.hidden_states) == config.num_hidden_layers + 1 == config.num_cross_attends + self_attends + 1
+    assert {tuple(state.shape) for state in output.hidden_states} == {(3, latents, config.d_latents)}
+    assert torch.equal(output.hidden_states[0], model.perceiver.latents().expand(3, -1, -1))
     for weights in (*output.cross_attentions, *output.attentions):
         torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
     base = model.perceiver(pixels(config), output_hidden_states=True)
     assert torch.equal(base.last_hidden_state, base.hidden_states[-1])
     assert torch.equal(base.last_hidden_state, model.perceiver(pixels(config), return_dict=False)[0])
-    logits, *rest = model(pixels(config), return_dict=False)
-    assert torch.equal(logits, model(pixels(config)).logits)
-    assert rest == []
+
+
+@pytest.mark.parametrize("path", ["auto", "general"])
+@pytest.mark.parametrize("checkpointing", [None, False, True])  # the argument use_reentrant
+def test_hidden_states_chain_the_layers(variant, path, checkpointing):
+    """Each is what the next layer receives; also with maps, and where layers run again in the backward pass."""
+    model = small_model(**variant).double()
+    if checkpointing is not None:
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": checkpointing})
+        model.train()
+    images = pixels(model.config, dtype=torch.float64)
+    layers = []
+    for layer in {*model.perceiver.cross_attends, *(layer for block in model.perceiver.blocks for layer in block)}:
+        layer.register_forward_hook(lambda _, given, returned: layers.append((given[0], returned)))
+    base = model.perceiver(images, output_hidden_states=True, output_attentions=True, cross_attend_path=path)
+    assert len(base.hidden_states) == model.config.num_hidden_layers + 1 == len(layers) + 1
+    for before, after, (given, returned) in zip(base.hidden_states, base.hidden_states[1:], layers, strict=False):
+        assert before is given and after is returned
+    assert torch.equal(base.hidden_states[-1], base.last_hidden_state)
+    torch.testing.assert_close(base.last_hidden_state, model.perceiver(images)[0], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("wanted", [[0], -1, [0, 2]])
+def test_some_hidden_states(wanted):
+    """transformers lets callers choose by number; the others are None."""
+    model = small_model().perceiver
+    every = model(pixels(model.config), output_hidden_states=True).hidden_states
+    chosen = model(pixels(model.config), output_hidden_states=wanted).hidden_states
+    numbers = [number % len(every) for number in (wanted if isinstance(wanted, list) else [wanted])]
+    assert len(chosen) == len(every)
+    for number, state in enumerate(chosen):
+        assert torch.equal(state, every[number]) if number in numbers else state is None
+
+
+@pytest.mark.parametrize("base", [False, True], ids=["classifier", "base"])
+@pytest.mark.parametrize("told", ["in the call", "in the config", "in the config of a saved model"])
+@pytest.mark.parametrize("more", [{}, {"output_hidden_states": True, "output_attentions": True}], ids=["bare", "all"])
+def test_tuples(tmp_path, base, told, more):
+    model = small_model(decoder_type="query")
+    images, labels = pixels(model.config), {} if base else {"labels": torch.tensor([0, 1, 2])}
+    model = model.perceiver if base else model
+    expected = model(images, **labels, **more)
+    if told == "in the call":
+        returned = model(images, return_dict=False, **labels, **more)
+    else:
+        model.config.return_dict = False
+        if told == "in the config of a saved model":
+            model.save_pretrained(tmp_path)
+            model = type(model).from_pretrained(tmp_path)
+            assert model.config.return_dict is False
+        returned = model(images, **labels, **more)
+        assert model(images, return_dict=True, **labels, **more).keys() == expected.keys()
+    assert isinstance(returned, tuple)
+    torch.testing.assert_close(returned, expected.to_tuple())
 
 
 def test_maps_with_fused_attention_are_real():
@@ -143,10 +197,11 @@ def test_runs_on_the_meta_device(variant):
 @pytest.mark.parametrize(
     "implementation, precision, dtype, called",
     [
-        ("sdpa", "highest", torch.float32, True),
-        ("sdpa", "medium", torch.float32, False),
-        ("sdpa", "highest", torch.bfloat16, False),
-        ("users_own", "medium", torch.bfloat16, True),
+        ("sdpa", "highest", torch.float32, torch.float32),
+        ("sdpa", "medium", torch.float32, None),
+        ("sdpa", "highest", torch.bfloat16, torch.float32),
+        ("sdpa", "medium", torch.bfloat16, None),
+        ("users_own", "medium", torch.bfloat16, torch.bfloat16),
     ],
 )
 def test_fused_attention_gives_way_to_faster_products(monkeypatch, implementation, precision, dtype, called):
@@ -166,7 +221,7 @@ def test_fused_attention_gives_way_to_faster_products(monkeypatch, implementatio
     with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
         actual = model(pixels(model.config)).logits
     towers = model.config.num_blocks * model.config.num_self_attends_per_block
-    assert calls == ([dtype] * towers if called else [])
+    assert calls == ([called] * towers if called else [])
     tolerance = 1e-5 if dtype == torch.float32 else 0.03  # 8 bits, rounded a few times
     assert (actual.float() - expected).abs().max() < tolerance * max(1.0, expected.abs().max().item())
 
@@ -265,7 +320,7 @@ def test_losses(fields, labels, problem_type):
     }[problem_type](logits, labels)
     torch.testing.assert_close(output.loss, expected)
     output.loss.backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
 
 
 def test_positions_are_exact_whatever_the_dtype():
@@ -312,6 +367,8 @@ def test_the_processors_output_is_the_models_input():
         ({"pixel_values": torch.zeros(3, 7, 5)}, "num_axes=2"),
         ({"inputs": torch.zeros(1, 35, 20)}, "(1, 35, 20): expected (batch, points, 21)"),
         ({"inputs": torch.zeros(35, 21)}, "(35, 21): expected (batch, points, 21)"),
+        ({"inputs": torch.zeros(1, 3, 7, 5)}, "(1, 3, 7, 5): expected (batch, points, 21)"),
+        ({"inputs": torch.zeros(1, 3, 7, 5)}, "which have no positions yet, are to be given as pixel_values"),
         ({"inputs": torch.zeros(1, 35, 21), "position_features": torch.zeros(1, 12, 9)}, "go with pixel_values"),
         (
             {"pixel_values": torch.zeros(2, 3, 7, 5), "position_features": torch.zeros(1, 12, 8)},

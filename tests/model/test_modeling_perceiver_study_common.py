@@ -33,7 +33,7 @@ class PerceiverStudyModelTester:
     hidden_size = 16
     num_attention_heads = 4
     num_hidden_layers = 2
-    expected_num_hidden_layers = 4
+    expected_num_hidden_layers = 5
 
     def __init__(self, parent, **variant):
         self.parent = parent

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from modeling_perceiver_study import streaming
-from modeling_perceiver_study.separable import attend_with_map
-from modeling_perceiver_study.streaming import GridAttention
+from modeling_perceiver_study.streaming import GridAttention, attend_with_map
 
 
 def random_arguments(questions: int = 2, features: int = 2, batch: int = 2, grid=(4, 3), seed: int = 0, **kwargs):

@@ -1,5 +1,6 @@
 import importlib
 import json
+import re
 
 import datasets
 import numpy as np
@@ -14,7 +15,18 @@ import train
 from lab.errors import UserError
 from lab.recipe import CONFIGURATION_FOLDER, DEFAULT_RECIPE, flatten, load_recipe
 from lab.study import comparison, permutation, report, training
-from lab.study.comparison import FAILS, HOLDS, IN_PART, OPEN, Finding, conclude, difference, is_larger
+from lab.study.comparison import (
+    FAILS,
+    HOLDS,
+    IN_PART,
+    OPEN,
+    Finding,
+    conclude,
+    difference,
+    is_above,
+    is_larger,
+    is_true,
+)
 from lab.study.setting import Setting
 from lab.study.training import Job, run_all, train_small
 from lab.tasks import build_task
@@ -49,7 +61,7 @@ def double(recipe, plus=0):
 
 
 def test_an_unknown_experiment_is_refused():
-    with pytest.raises(UserError, match=r"unknown experiment 'permuation'.*is 'permutation'"):
+    with pytest.raises(UserError, match=r"unknown experiment 'permuation'.*nearest is 'permutation'"):
         study.parse(["permuation"])
 
 
@@ -78,12 +90,22 @@ def test_an_experiment_wins_over_the_command_line():
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_welch_interval(count):
+    """Against the formulas of Welch and Satterthwaite."""
     rng = np.random.default_rng(count)
-    first, second = rng.normal(0.9, 0.01, count).tolist(), rng.normal(0.8, 0.03, 4).tolist()
-    found = difference(first, second)
-    interval = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
-    assert found.mean - found.margin == pytest.approx(interval.low)
-    assert found.mean + found.margin == pytest.approx(interval.high)
+    first, second = rng.normal(0.9, 0.01, count), rng.normal(0.8, 0.03, 4)
+    shares = [sample.var(ddof=1) / len(sample) for sample in (first, second)]  # variances of the means
+    freedom = sum(shares) ** 2 / (shares[0] ** 2 / (count - 1) + shares[1] ** 2 / 3)
+    found = difference(first.tolist(), second.tolist())
+    assert found.mean == pytest.approx(first.mean() - second.mean())
+    assert found.margin == pytest.approx(stats.t.ppf(0.975, freedom) * sum(shares) ** 0.5)
+
+
+def test_interval_of_a_sample_without_variance():
+    """The other sample decides, as in a test of one sample; without any variance there is no margin."""
+    interval = stats.ttest_1samp([0.90, 0.92, 0.94], 0.8).confidence_interval(0.95)
+    found = difference([0.90, 0.92, 0.94], [0.8] * 3)
+    assert found.mean == pytest.approx(0.12) and 2 * found.margin == pytest.approx(interval.high - interval.low)
+    assert difference([0.9] * 3, [0.8] * 3).margin == 0
 
 
 def test_verdicts():
@@ -94,6 +116,11 @@ def test_verdicts():
     assert is_larger("so it is", high[:1], low[:1]).verdict == OPEN
     assert is_larger("so it is", [0.9, 0.9], [0.9, 0.9]).verdict == OPEN
     assert is_larger("so it is", high, low).text == "so it is: +10.0 ± 2.3 points (holds)"
+    in_seconds = is_larger("so it is", [90, 91, 92], [80, 81, 82], unit="seconds", scale=1)
+    assert in_seconds.text == "so it is: +10.0 ± 2.3 seconds (holds)"
+    assert is_above("so it is", high, 0.9).verdict == OPEN
+    assert is_above("so it is", high, 0.8).verdict == HOLDS
+    assert is_true("so it is", False) == Finding("so it is (does not hold)", FAILS)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +210,7 @@ def test_an_experiment(name, tmp_path, monkeypatch):
     measured = json.loads((tmp_path / "out" / f"{name}.json").read_text())
     module = importlib.import_module(f"lab.study.{name}")
     page = (tmp_path / "out" / report.REPORT).read_text()
-    verdict, reason = module.judge(measured["result"])
+    verdict, reason = comparison.conclude(module.judge(measured["result"]))
     assert verdict in (HOLDS, FAILS, IN_PART, OPEN)
     assert f"**Verdict: {verdict}.** {reason}" in page
     assert module.tabulate(measured["result"]) in page
@@ -199,7 +226,7 @@ def test_a_finished_experiment_is_only_drawn(tmp_path, monkeypatch):
     picture = tmp_path / "out" / "weight_sharing.png"
     picture.unlink()
     fresh_accelerate()
-    module = importlib.import_module("experiments.weight_sharing")
+    module = importlib.import_module("lab.study.weight_sharing")
     monkeypatch.setattr(module, "run", lambda setting: pytest.fail("it was measured before"))
     study.main(command)
     assert picture.exists()
@@ -214,7 +241,7 @@ def test_permuted_byte_arrays_have_the_same_logits(setting):
     model = train_small(recipe).model
     found = permutation.compare_permuted(model, recipe)
     assert found["largest_difference"] < 1e-5 * max(1, found["largest_logit"])
-    order = permutation.permutation(recipe)
+    order = permutation.permutation(model.config.grid, recipe.seed)
     assert sorted(order.tolist()) == list(range(64))
     pixels = torch.randn(2, 1, 8, 8)
     with torch.no_grad():
@@ -225,8 +252,8 @@ def test_permuted_byte_arrays_have_the_same_logits(setting):
 def test_a_convolution_sees_permuted_neighbours(setting):
     recipe = setting.recipe(seed=1)
     torch.manual_seed(0)
-    plain = permutation.ConvNet(recipe, permuted=False)
-    permuted = permutation.ConvNet(recipe, permuted=True)
+    plain = permutation.ConvNet(build_task(recipe), permuted=False)
+    permuted = permutation.ConvNet(build_task(recipe), permuted=True)
     permuted.layers = plain.layers
     seen = []
     plain.layers[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].flatten(2)))
@@ -258,6 +285,20 @@ def test_varied_settings(monkeypatch):
         # The recipe's own number of bands and Nyquist stand in all parts of an experiment.
         repeated = {"positions": 2, "latents_depth": 3}.get(name, 0)
         assert len(kinds) - len(set(kinds)) == repeated, name
+
+
+def test_settings_say_what_was_done():
+    """Nothing more: what trains nothing names no recipe, and what trains names the models that are trained."""
+    for name, experiment in study.load_experiments().items():
+        settings = experiment.settings(Setting(seeds=(3,)))
+        assert ("recipe" in settings) == ("seeds" in settings) == (name != "complexity")
+    complexity, maps = (importlib.import_module(f"lab.study.{name}") for name in ("complexity", "attention_maps"))
+    words = set(re.findall(r"[a-z]+", report.describe(complexity.settings(Setting()))))
+    assert "trained" in words and not words & {"epochs", "batches", "digits", "seeds"}
+    assert "4 cross-attends and 8 self-attends" in report.describe(maps.settings(Setting()))
+    looked_into = maps.settings(Setting(checkpoint="org/name"))
+    assert set(looked_into) == {"checkpoint", "data"} and all(key.startswith("data.") for key in looked_into["data"])
+    assert report.describe(looked_into) == "Nothing is trained: the checkpoint org/name, on digits."
 
 
 def test_the_report_is_what_the_measurements_say():

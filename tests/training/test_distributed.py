@@ -145,6 +145,38 @@ def test_a_failing_process_ends_the_others(folder, arguments, tmp_path):
     assert not (folder / "failed" / "metrics.json").exists()
 
 
+def replicated_steps(cross_attend_path: str, path: str):
+    """Two training steps in torch's own DDP, which waits for a gradient of every parameter that it is to train."""
+    torch.distributed.init_process_group("gloo")
+    rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    model = small_model(decoder_type="query", cross_attend_path=cross_attend_path)
+    replica = torch.nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        images, labels = pixels(model.config, batch=4)[rank::count], torch.arange(4)[rank::count]
+        replica(pixel_values=images, labels=labels).loss.backward()
+        optimizer.step()
+    if rank == 0:
+        save_file(model.state_dict(), path)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("cross_attend_path", ["separable", "general"])
+def test_replicas_take_the_steps_of_one_process(cross_attend_path, tmp_path):
+    arguments = cross_attend_path, str(tmp_path / "weights.safetensors")
+    assert run_together(2, replicated_steps, *arguments) == [0, 0]
+    model = small_model(decoder_type="query")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(pixel_values=pixels(model.config, batch=4), labels=torch.arange(4)).loss.backward()
+        optimizer.step()
+    replicated = load_file(tmp_path / "weights.safetensors")
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(replicated[name], tensor, rtol=1e-4, atol=1e-5)
+
+
 def sharded_step(path: str):
     """A training step with every layer's weights in halves, as FSDP does it, and what `get_weights` gathers."""
     from torch.distributed.fsdp import fully_shard
@@ -153,7 +185,7 @@ def sharded_step(path: str):
     from modeling_perceiver_study.attention import PerceiverStudyLayer
 
     accelerator = Accelerator(cpu=True)
-    model = small_model()
+    model = small_model(cross_attend_path="separable")  # of a layer, whose weights are whole while it runs
     for module in model.modules():
         if isinstance(module, PerceiverStudyLayer):
             fully_shard(module)

@@ -13,7 +13,7 @@ from tests.models import small_model
 def test_only_matrices_decay(fields):
     model = small_model(**fields)
     decayed, kept = parameter_groups(model, weight_decay=0.1)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = {id(weight): name for name, weight in model.named_parameters() if weight.requires_grad}
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
     for parameter in decayed["params"]:
         name = names.pop(id(parameter))
@@ -37,7 +37,7 @@ def test_muon_has_the_matrices_between_layers_and_adamw_the_rest():
     model = small_model()
     settings = Optimization(optimizer="muon", weight_decay=0.1)
     muon, adamw = build_optimizers(model, settings, "classifier")
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = {id(weight): name for name, weight in model.named_parameters() if weight.requires_grad}
     hidden = [names.pop(id(parameter)) for group in muon.param_groups for parameter in group["params"]]
     rest = {names.pop(id(p)): group["weight_decay"] for group in adamw.param_groups for p in group["params"]}
     assert not names

@@ -22,10 +22,11 @@ def predict(
     batches = []
     for batch in loader:
         arguments, targets = task.inputs(batch)
-        outputs = [model(**arguments)]
-        found = [task.judge(outputs, targets)]
-        if mirrored:
-            found.append(task.judge([*outputs, model(**task.mirrored(arguments))], targets))
+        with accelerator.autocast():  # a moving average, which accelerate did not prepare, has none of its own
+            outputs = [model(**arguments)]
+            if mirrored:
+                outputs.append(model(**task.mirrored(arguments)))
+        found = [task.judge(outputs[: 1 + view], targets) for view in range(len(outputs))]
         found = accelerator.gather_for_metrics(found)  # drops what fills up the last batch
         batches.append([{name: tensor.cpu() for name, tensor in of_view.items()} for of_view in found])
     return [concatenate(of_view) for of_view in zip(*batches, strict=True)]

@@ -13,6 +13,8 @@ from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyForImag
 from modeling_perceiver_study.inputs import PerceiverStudyInputs
 from modeling_perceiver_study.position import byte_array
 
+OURS, GENERAL = "this repository", "its general path"
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:
@@ -53,11 +55,11 @@ class Case:
 
 
 class Ours(nn.Module):
-    """`(B, 3, S, S) -> logits or latents`, on the separable road or, given the byte array, on the general one."""
+    """`(B, 3, S, S) -> logits or latents`, on the separable path or, given the byte array, on the general path."""
 
-    def __init__(self, case: Case, general_road: bool = False):
+    def __init__(self, case: Case, general_path: bool = False):
         super().__init__()
-        self.case, self.general_road = case, general_road
+        self.case, self.general_path = case, general_path
         model = PerceiverStudyForImageClassification(case.config())
         if case.part == "model":
             self.model = model
@@ -67,14 +69,15 @@ class Ours(nn.Module):
         self.fourier_features = model.perceiver.inputs.fourier_features
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        inputs = {"pixel_values": pixels}
-        if self.general_road:
+        inputs = {"pixel_values": pixels, "cross_attend_path": "separable"}
+        if self.general_path:
             features = self.fourier_features(list(pixels.shape[2:]), torch.float32, pixels.device)
             inputs = {"inputs": byte_array(pixels, features)}
         if self.case.part == "model":
             return self.model(**inputs).logits
-        on_grid = inputs["inputs"] if self.general_road else self.inputs(pixels, None, None, torch.float32)
-        return self.attention(self.latents(), on_grid)[0]
+        if self.general_path:
+            return self.attention(self.latents(), inputs["inputs"])[0]
+        return self.attention(self.latents(), self.inputs(pixels, None, None, torch.float32), path="separable")[0]
 
 
 class Transformers(nn.Module):
@@ -150,7 +153,7 @@ class PerceiverPytorch(nn.Module):
 
 def contenders(case: Case) -> dict[str, Callable[[], nn.Module]]:
     """By name, what builds each contender that can do the case, ours first."""
-    found = {"this repository": lambda: Ours(case), "its general road": lambda: Ours(case, general_road=True)}
+    found = {OURS: lambda: Ours(case), GENERAL: lambda: Ours(case, general_path=True)}
     if case.num_cross_attends == 1:  # transformers has no other number
         found["transformers"] = lambda: Transformers(case)
     if case.part == "model" and case.num_cross_attends == case.num_blocks:  # perceiver-pytorch has no other number

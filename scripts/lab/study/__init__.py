@@ -2,8 +2,9 @@
 
 An experiment has the constants `TITLE`, `CLAIM` and `SOURCE`, and the functions
 
-- `run(setting) -> dict`: measures; everything it returns goes into a JSON file, and the rest works from that alone;
+- `settings(setting) -> dict`: what decides the result, and nothing else; an experiment with other settings runs again;
+- `run(setting) -> dict`: measure. What it returns goes into a JSON file, and the functions below read that file only;
 - `draw(result) -> Figure`;
 - `tabulate(result) -> str`: Markdown tables;
-- `judge(result) -> (verdict, reason)`: one of the verdicts of `lab.study.comparison`, and sentences with the numbers.
+- `judge(result) -> list[Finding]`: a verdict on each statement of the claim, computed from the numbers of the result.
 """

@@ -1,4 +1,4 @@
-"""Attention maps: what the logits of the first, second and last cross-attend look like."""
+"""Attention maps: the logits of the first, second and last cross-attend."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from lab.judging.evaluation import open_checkpoint
 from lab.looking.curves import BLUE, ORANGE, tidy
 from lab.looking.maps import cross_attention_maps, draw_map_lines, evenly_chosen, map_logits, mean_and_single
 from lab.recipe import Recipe
-from lab.study.comparison import conclude, is_larger, percent
+from lab.study.comparison import Finding, is_larger, percent
 from lab.study.pictures import draw_accuracies
 from lab.study.setting import Setting
 from lab.study.training import Job, load_samples, run_all, train_small
@@ -36,15 +36,19 @@ MEASURES = {
     "high": "above half the Nyquist frequency",
     "changing": "differing between images",
 }
-_IMAGES = 128  # to measure on
-_SHOWN_HEADS, _SHOWN_POINTS = 2, 32  # of the picture; larger maps are averaged down to so many points a side
+_IMAGES = 128  # measured on
+_SHOWN_HEADS, _SHOWN_POINTS = 2, 32  # in the picture; larger maps are averaged down to this many points a side
 _STYLES = {FOURIER: (BLUE, "o"), LEARNED: (ORANGE, "s")}
+
+
+def settings(setting: Setting) -> dict:
+    return setting.for_checkpoint() if setting.checkpoint else setting.for_training(*SHAPE)
 
 
 def run(setting: Setting) -> dict:
     if setting.checkpoint:
         task, model = open_checkpoint(setting.checkpoint, setting.recipe())
-        found = measure(model, task.load_split("validation"), task)
+        found = measure(model, task.read_split("validation")[0], task)  # labels do not matter
         return {"runs": [{"positions": model.config.position_encoding_type, **found}]}
     jobs = [
         Job(
@@ -57,7 +61,7 @@ def run(setting: Setting) -> dict:
     ]
     runs = run_all(jobs, setting, TITLE)
     for other in runs[1:]:
-        del other["example"]  # one is drawn
+        del other["example"]  # only one is drawn
     return {"runs": runs}
 
 
@@ -69,7 +73,7 @@ def train_and_measure(recipe: Recipe) -> dict:
 
 
 def measure(model: PreTrainedModel, images: Dataset, task: Task) -> dict:
-    """The shares of `MEASURES` for each cross-attend, and the maps of one image to look at."""
+    """Return the shares of `MEASURES` for each cross-attend, and the maps of one image for the picture."""
     pixels = images.__getitems__(range(min(_IMAGES, len(images))))["pixels"]
     maps = cross_attention_maps(model, task.normalize(pixels.to(model.device)))
     logits = [map_logits(of_all) for of_all in maps]
@@ -81,10 +85,13 @@ def measure(model: PreTrainedModel, images: Dataset, task: Task) -> dict:
 
 
 def describe(logits: torch.Tensor, intensity: torch.Tensor) -> dict[str, float]:
-    """`(B, h, N, H, W), (B, H, W) ->` the shares of `MEASURES` in the variance over pixels, all maps together.
+    """Return the shares of `MEASURES` in the variance of logits over pixels, for all maps together.
 
-    Logits have a mean of 0 over pixels. Of noise, pixels explain `1 / (HW - 1)`, rows plus columns
-    `(H + W - 2) / (HW - 1)`.
+    If logits were noise, pixels would explain `1 / (HW - 1)` and rows plus columns `(H + W - 2) / (HW - 1)`.
+
+    Args:
+        logits: `(B, h, N, H, W)`, with a mean of 0 over pixels.
+        intensity: `(B, H, W)`, of the images.
     """
     total = logits.square().sum()
     rows, columns = logits.mean(dim=-1, keepdim=True), logits.mean(dim=-2, keepdim=True)
@@ -104,7 +111,12 @@ def describe(logits: torch.Tensor, intensity: torch.Tensor) -> dict[str, float]:
 
 
 def _example(pixels: torch.Tensor, logits: Sequence[torch.Tensor]) -> dict:
-    """`(C, H, W), [(h, N, H', W')]` -> what `draw` needs of one image; maps go from 0, the lowest logit, to 255."""
+    """Return what `draw` needs of one image; each map is scaled to go from 0, the lowest logit, to 255.
+
+    Args:
+        pixels: `(C, H, W)`.
+        logits: `(h, N, H', W')` for each cross-attend.
+    """
     latents = evenly_chosen(logits[0].shape[1])
     lines = []
     for number in dict.fromkeys([1, min(2, len(logits)), len(logits)]):
@@ -117,7 +129,7 @@ def _example(pixels: torch.Tensor, logits: Sequence[torch.Tensor]) -> dict:
 
 
 def _to_text(maps: torch.Tensor) -> dict:
-    """Whole numbers from 0 to 255, two hexadecimal digits each: a list of single numbers would make long files."""
+    """Write whole numbers from 0 to 255 as two hexadecimal digits each, which keeps the files short."""
     return {"shape": list(maps.shape), "hex": maps.round().byte().numpy().tobytes().hex()}
 
 
@@ -164,7 +176,7 @@ def tabulate(result: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def judge(result: dict) -> tuple[str, str]:
+def judge(result: dict) -> list[Finding]:
     kinds, last = _kinds(result), max(_numbers(result))
 
     def compare(statement: str, name: str, first: tuple[str, int], second: tuple[str, int]):
@@ -181,7 +193,7 @@ def judge(result: dict) -> tuple[str, str]:
     if LEARNED in kinds:
         statement = "rows plus columns explain more of the last's with Fourier features than with learned positions"
         findings.append(compare(statement, "plaid", (FOURIER, last), (LEARNED, last)))
-    return conclude(findings)
+    return findings
 
 
 def _kinds(result: dict) -> list[str]:
@@ -193,6 +205,6 @@ def _numbers(result: dict) -> range:
 
 
 def _values(result: dict, positions: str, number: int, name: str) -> list[float]:
-    """Over seeds."""
+    """Return a measure of one cross-attend, with all seeds."""
     runs = [run for run in result["runs"] if run["positions"] == positions]
     return [run["cross_attends"][number - 1][name] for run in runs]

@@ -1,4 +1,4 @@
-"""Content and position: how much of each logit comes from the pixel, and how much from where it is."""
+"""Content and position: the parts of each logit that come from the pixel and from its position."""
 
 import numpy as np
 import torch
@@ -11,11 +11,10 @@ from lab.recipe import Recipe
 from lab.study.comparison import (
     FAILS,
     HOLDS,
-    IN_PART,
     Finding,
     accuracy_table,
-    conclude,
     gather,
+    is_above,
     is_larger,
     percent,
     spread,
@@ -37,15 +36,20 @@ NUM_CROSS_ATTENDS = 3
 SHAPE = (
     f"model.num_blocks={NUM_CROSS_ATTENDS}",
     f"model.num_cross_attends={NUM_CROSS_ATTENDS}",
-    # Several heads, to be shared out between the kinds; the width of the inputs seldom has room for them.
+    # Several heads, to divide between the kinds; the width of the inputs is seldom divisible by their number.
     "model.num_cross_attention_heads=4",
     "model.cross_attention_shape_for_attention=q",
 )
 PARTS = ("content", "position", "scale")
-# What the keys of the heads are made of; of `apart`, the first half of the heads knows content and the rest position.
+# What the keys of the heads are made of. With APART the first half of the heads sees content and the rest position.
 BOTH, APART, CONTENT, POSITION = "both", "one kind each", "content only", "position only"
-_PURE = 0.9  # share of one part from which on a query is of one kind
-_IMAGES = 128  # to measure on
+_PURE = 0.9  # a query is of one kind if more than this share of its logits' variance comes from one part
+_NOTABLE = 0.1  # a kind of attention is there if it has more than this share
+_IMAGES = 128  # measured on
+
+
+def settings(setting: Setting) -> dict:
+    return setting.for_training(*SHAPE)
 
 
 def run(setting: Setting) -> dict:
@@ -58,7 +62,7 @@ def run(setting: Setting) -> dict:
 
 
 def train_and_split(recipe: Recipe, keys: str) -> dict:
-    """Scores, and the shares of `PARTS` at each cross-attend: of all queries before, in and after training."""
+    """Return scores, and the shares of `PARTS` at each cross-attend before, during and after training."""
     images = load_samples(recipe)
     pixels = images.validation.__getitems__(range(min(_IMAGES, len(images.validation))))["pixels"]
     history = []
@@ -80,10 +84,10 @@ def train_and_split(recipe: Recipe, keys: str) -> dict:
 
 
 def keep_apart(model: PerceiverStudyForImageClassification, keys: str):
-    """Let heads of the cross-attends look for content alone or for position alone, as `keys` says.
+    """Restrict the keys of each head of the cross-attends to content or to position, as `keys` says.
 
-    Their other columns of the key projection are 0, and so are the gradients there, so that training leaves them so.
-    A head is then blind to one of the two, but for what the LayerNorm's mean and deviation of a whole point tell.
+    The other columns of the key projection are 0, and a hook sets their gradients to 0, so they stay 0 in training.
+    A head then sees one of the two only, apart from the mean and deviation that the LayerNorm takes over both.
     """
     if keys == BOTH:
         return
@@ -108,7 +112,11 @@ def _rounded(shares: torch.Tensor) -> list[float]:
 
 
 def _count_kinds(shares: torch.Tensor) -> dict[str, float]:
-    """`(3, h, N) ->` the share of queries that are nearly all content, and of those that are nearly all position."""
+    """Return the share of queries that are nearly all content, and the share that are nearly all position.
+
+    Args:
+        shares: `(3, h, N)`, of `PARTS`.
+    """
     return {name: round((shares[PARTS.index(name)] > _PURE).double().mean().item(), 4) for name in PARTS[:2]}
 
 
@@ -158,50 +166,47 @@ def tabulate(result: dict) -> str:
 
 
 def verdict_on_block(result: dict) -> str:
-    """Whether the model needs a block for each kind of attention, as Markdown."""
+    """Return Markdown that says whether the model needs a block for each kind of attention."""
     accuracies = gather(result["runs"], "keys", "validation_accuracy")
     found = is_larger("heads of one kind over heads of both", accuracies[APART], accuracies[BOTH])
     outcome = {
-        HOLDS: "Heads kept apart are better here, so the recipe may want them; the core still needs no block for it.",
-        FAILS: "Heads kept apart are worse here, so the core gets no such block.",
-    }.get(found.verdict, "That is no gain that these seeds can tell from none, so the core gets no such block.")
+        HOLDS: "Heads of one kind are better here. A recipe can have them without a block of its own in the model.",
+        FAILS: "Heads of one kind are worse here, so the model gets no such block.",
+    }.get(found.verdict, "These seeds cannot tell the difference from zero, so the model gets no such block.")
     return (
-        "**A block of its own for content and for position?** Keys are linear in pixels beside positions, so the logit "
-        "of a head already is a sum of a content and a position part with weights of their own, and its map is the "
-        "normalised product of a content map and a position map. A block with two softmaxes takes their sum instead. "
-        "No single head does that, but two heads do whose key projections are zero in the columns of the other kind. "
-        f'That needs nothing of the core: the rows "{APART}" hold those columns at zero from outside. '
+        "**Separate blocks for content and for position?** Keys are linear in pixels beside positions, so the logit of "
+        "a head is already the sum of a content part and a position part, each with its own weights, and its map is "
+        "the normalised product of a content map and a position map. A block with two softmaxes takes their sum "
+        "instead. A single head cannot do that, but two heads can, if their key projections are zero in the columns of "
+        f'the other kind. The model needs no change: the rows "{APART}" hold those columns at zero from outside. '
         f"{found.text[0].upper()}{found.text[1:]}. {outcome}"
     )
 
 
-def judge(result: dict) -> tuple[str, str]:
+def judge(result: dict) -> list[Finding]:
     runs = [run for run in result["runs"] if run["keys"] == BOTH]
     numbers = range(1, len(runs[0]["kinds"]) + 1)
-    content, position = (np.mean([_final(runs, number, index) for number in numbers]) for index in (0, 1))
-    pure = [np.mean([_kinds(runs, number, name) for number in numbers]) for name in PARTS[:2]]
-    both = HOLDS if min(content, position) >= 0.1 else FAILS
-    apart = HOLDS if sum(pure) > 0.5 and min(pure) >= 0.1 else FAILS if sum(pure) < 0.1 else IN_PART
+    # Of each seed, the mean over cross-attends.
+    parts = [np.mean([_final(runs, number, index) for number in numbers], axis=0) for index in (0, 1)]
+    pure = [np.mean([_kinds(runs, number, name) for number in numbers], axis=0) for name in PARTS[:2]]
     accuracies = gather(result["runs"], "keys", "validation_accuracy")
-    return conclude(
-        [
-            Finding(
-                f"content makes {100 * content:.0f} % and position {100 * position:.0f} % of the logits' variance, "
-                f"each at least a tenth ({both})",
-                both,
-            ),
-            Finding(
-                f"queries are of two kinds: {100 * pure[0]:.0f} % have over {100 * _PURE:.0f} % of it from content and "
-                f"{100 * pure[1]:.0f} % from position ({apart})",
-                apart,
-            ),
-            is_larger("a kind to each head over both in each", accuracies[APART], accuracies[BOTH]),
-        ]
-    )
+    tenth, most = f"{100 * _NOTABLE:.0f} %", f"{100 * _PURE:.0f} %"
+    return [
+        *(
+            is_above(f"the share of {name} in the logits' variance over {tenth}", list(values), _NOTABLE)
+            for name, values in zip(PARTS, parts, strict=False)
+        ),
+        *(
+            is_above(f"the share of queries with more than {most} {name} over {tenth}", list(values), _NOTABLE)
+            for name, values in zip(PARTS, pure, strict=False)
+        ),
+        is_above("the share of queries that are of one of these kinds over 50 %", list(sum(pure)), 0.5),
+        is_larger("heads of one kind each over heads of both kinds", accuracies[APART], accuracies[BOTH]),
+    ]
 
 
 def _final(runs: list[dict], number: int, part: int) -> list[float]:
-    """Shares at the end of training, over seeds."""
+    """Return shares at the end of training, with all seeds."""
     return [run["history"][-1]["shares"][number - 1][part] for run in runs]
 
 

@@ -1,8 +1,10 @@
-"""How often the latents look at the inputs, at an equal number of self-attends."""
+"""The number of cross-attends, with an equal number of self-attends."""
+
+from itertools import pairwise
 
 from matplotlib.figure import Figure
 
-from lab.study.comparison import accuracy_table, conclude, gather, is_larger
+from lab.study.comparison import Finding, accuracy_table, gather, is_larger
 from lab.study.pictures import ACCURACY, draw_accuracies, new_figure
 from lab.study.setting import Setting
 from lab.study.training import Job, run_all
@@ -22,6 +24,10 @@ SHAPE = (
     "model.share_block_weights=true",
     "model.share_cross_attend_weights=true",
 )
+
+
+def settings(setting: Setting) -> dict:
+    return setting.for_training(*SHAPE)
 
 
 def run(setting: Setting) -> dict:
@@ -46,12 +52,20 @@ def draw(result: dict) -> Figure:
 def tabulate(result: dict) -> str:
     table = accuracy_table(result["runs"], "cross_attends", "cross-attends")
     return (
-        f"{DEPTH} self-attends that share their weights; before each of the first ones stands a cross-attend. All of "
-        f"these but the first share their weights, as in the paper's table.\n\n{table}"
+        f"{DEPTH} self-attends share their weights. A cross-attend comes before each of the first self-attends, and "
+        f"all cross-attends but the first share their weights, as in the paper's table.\n\n{table}"
     )
 
 
-def judge(result: dict) -> tuple[str, str]:
-    accuracies = gather(result["runs"], "cross_attends", "validation_accuracy")
+def judge(result: dict) -> list[Finding]:
+    accuracies, seconds = (
+        gather(result["runs"], "cross_attends", measure) for measure in ("validation_accuracy", "seconds")
+    )
     fewest, *others = accuracies
-    return conclude([is_larger(f"{count} over {fewest}", accuracies[count], accuracies[fewest]) for count in others])
+    return [
+        *(is_larger(f"accuracy of {count} over {fewest}", accuracies[count], accuracies[fewest]) for count in others),
+        *(
+            is_larger(f"training time of {more} over {fewer}", seconds[more], seconds[fewer], unit="seconds", scale=1)
+            for fewer, more in pairwise(seconds)
+        ),
+    ]

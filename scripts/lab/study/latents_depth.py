@@ -1,9 +1,11 @@
 """Number of latents, their width, depth and length of training, one at a time."""
 
+from itertools import pairwise
+
 from matplotlib.figure import Figure
 
 from lab.recipe import flatten
-from lab.study.comparison import accuracy_table, conclude, gather, is_larger
+from lab.study.comparison import Finding, accuracy_table, gather, is_larger
 from lab.study.pictures import ACCURACY, draw_accuracies, new_figure
 from lab.study.setting import Setting
 from lab.study.training import Job, run_all
@@ -12,7 +14,7 @@ from lab.tasks import build_task
 TITLE = "Latents, depth and time"
 CLAIM = (
     "Accuracy is limited by the number of latents, their width, depth and training time: more of each gives more. (The "
-    "paper found the same but for the width, which overfits beyond a point.)"
+    "paper found the same, except that the model overfits beyond a certain width.)"
 )
 SOURCE = (
     "the CIFAR-10 study that this repository follows (51.68 % after 10 epochs); Perceiver (arXiv 2103.03206), appendix "
@@ -26,6 +28,10 @@ VARIED = {
     "model.num_self_attends_per_block": "self-attends",
     "optimization.epochs": "epochs",
 }
+
+
+def settings(setting: Setting) -> dict:
+    return setting.for_training()
 
 
 def run(setting: Setting) -> dict:
@@ -48,7 +54,7 @@ def draw(result: dict) -> Figure:
     figure, panels = new_figure(len(VARIED), width=2.8)
     for panel, (key, label) in zip(panels, VARIED.items(), strict=True):
         draw_accuracies(panel, gather(_of(result, key), "value", "validation_accuracy"))
-        panel.set_xlabel(f"{label} (else {result['usual'][key]})")
+        panel.set_xlabel(f"{label} (otherwise {result['usual'][key]})")
     panels[0].set_ylabel(ACCURACY)
     return figure
 
@@ -57,10 +63,13 @@ def tabulate(result: dict) -> str:
     return "\n".join(accuracy_table(_of(result, key), "value", label) for key, label in VARIED.items())
 
 
-def judge(result: dict) -> tuple[str, str]:
+def judge(result: dict) -> list[Finding]:
+    """Compare the recipe's own value of each quantity with the smallest, and the largest with the recipe's own."""
     findings = []
     for key, label in VARIED.items():
         groups = gather(_of(result, key), "value", "validation_accuracy")
-        fewest, most = min(groups), max(groups)
-        findings.append(is_larger(f"{most} over {fewest} {label}", groups[most], groups[fewest]))
-    return conclude(findings)
+        steps = dict.fromkeys([min(groups), result["usual"][key], max(groups)])
+        findings += [
+            is_larger(f"{more} over {less} {label}", groups[more], groups[less]) for less, more in pairwise(steps)
+        ]
+    return findings

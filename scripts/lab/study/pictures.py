@@ -1,4 +1,4 @@
-"""Accuracies with error bars, drawn alike in all experiments."""
+"""Pictures of accuracies with error bars, the same for all experiments."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,7 +11,7 @@ ACCURACY = "validation accuracy (%)"
 
 
 def new_figure(columns: int, width: float = 3.6, height: float = 3.4) -> tuple[Figure, list[Axes]]:
-    """A row of panels that share their vertical axis, `width` and `height` in inches each."""
+    """Return a figure with a row of panels that share their vertical axis, each `width` by `height` inches."""
     figure = Figure(figsize=(max(width * columns, 5.0), height), layout="constrained")
     panels = list(figure.subplots(1, columns, sharey=True, squeeze=False)[0])
     tidy(*panels)
@@ -21,11 +21,11 @@ def new_figure(columns: int, width: float = 3.6, height: float = 3.4) -> tuple[F
 def draw_accuracies(
     axes: Axes, groups: dict, colour: str = BLUE, marker: str = "o", label: str | None = None, line: bool = True
 ):
-    """Mean and standard deviation over seeds for each of the groups, evenly spaced, and the seeds as pale dots.
+    """Draw mean and standard deviation over seeds for each of the groups, evenly spaced, and the seeds as pale dots.
 
     Args:
-        groups: names and accuracies from 0 to 1.
-        line: join the means, where the names are steps of a quantity.
+        groups: accuracies from 0 to 1 by name.
+        line: join the means with a line, if the names are steps of a quantity.
     """
     places = np.arange(len(groups))
     for place, values in zip(places, groups.values(), strict=True):

@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from lab.study.comparison import accuracy_table, conclude, gather, is_larger
+from lab.study.comparison import Finding, accuracy_table, gather, is_larger
 from lab.study.pictures import ACCURACY, draw_accuracies, new_figure
 from lab.study.setting import Setting
 from lab.study.training import Job, run_all
@@ -21,9 +21,26 @@ BANDS = (0.25, 0.5, 1, 2)  # of the Nyquist frequency: at 1 they are a cycle apa
 FREQUENCIES = (0.25, 0.5, 1, 2)  # of the Nyquist frequency
 
 
+def settings(setting: Setting) -> dict:
+    return setting.for_training(*_common(_nyquist(setting)))
+
+
+def _nyquist(setting: Setting) -> float:
+    """Return the Nyquist frequency of the longest axis, in cycles an image."""
+    return max(build_task(setting.recipe()).config.attended_grid) / 2
+
+
+def _common(nyquist: float) -> tuple[str, ...]:
+    """Return the overrides for all runs: Fourier features up to the Nyquist frequency, a cycle apart."""
+    return (
+        f"model.num_frequency_bands={round(nyquist)}",
+        "model.position_encoding_type=fourier",
+        "model.max_frequencies=null",
+    )
+
+
 def run(setting: Setting) -> dict:
-    nyquist = max(build_task(setting.recipe()).config.attended_grid) / 2
-    bands = round(nyquist)
+    nyquist = _nyquist(setting)
     variants = {
         "kind": {kind: [f"model.position_encoding_type={kind}"] for kind in KINDS},
         "bands": {count: [f"model.num_frequency_bands={count}"] for count in _counts(nyquist)},
@@ -33,19 +50,14 @@ def run(setting: Setting) -> dict:
             for factor in FREQUENCIES
         },
     }
-    common = (
-        f"model.num_frequency_bands={bands}",
-        "model.position_encoding_type=fourier",
-        "model.max_frequencies=null",
-    )
     jobs = [
-        Job({"varied": varied, "value": value, "seed": seed}, setting.recipe(*common, *overrides, seed=seed))
+        Job({"varied": varied, "value": value, "seed": seed}, setting.recipe(*_common(nyquist), *overrides, seed=seed))
         for varied, values in variants.items()
         for value, overrides in values.items()
         for seed in setting.seeds
     ]
     channels = build_task(setting.recipe()).config.num_attended_channels
-    return {"nyquist": nyquist, "bands": bands, "channels": channels, "runs": run_all(jobs, setting, TITLE)}
+    return {"nyquist": nyquist, "bands": round(nyquist), "channels": channels, "runs": run_all(jobs, setting, TITLE)}
 
 
 def _counts(nyquist: float) -> list[int]:
@@ -82,23 +94,21 @@ def tabulate(result: dict) -> str:
     if result["channels"] > 1:
         return tables
     return (
-        f"{tables}\nPixels of a single channel without positions are all alike after the LayerNorm that the "
-        "cross-attend begins with, so the model without positions sees nothing at all here, not even a bag of pixels.\n"
+        f"{tables}\nA cross-attend begins with a LayerNorm over channels, which makes all pixels of a single channel "
+        "equal if they have no positions. So the model without positions sees nothing here, not even a set of pixels.\n"
     )
 
 
-def judge(result: dict) -> tuple[str, str]:
+def judge(result: dict) -> list[Finding]:
     kinds, bands, frequencies = (
         gather(_of(result, varied), "value", "validation_accuracy") for varied in ("kind", "bands", "frequency")
     )
     fewest, most = min(bands), max(bands)
     below, _, at, above = frequencies
-    return conclude(
-        [
-            is_larger("learned positions over none", kinds["learned"], kinds["none"]),
-            is_larger("Fourier features over learned positions", kinds["fourier"], kinds["learned"]),
-            is_larger(f"{most} bands over {fewest}", bands[most], bands[fewest]),
-            is_larger(f"Nyquist over {below}", frequencies[at], frequencies[below]),
-            is_larger(f"Nyquist over {above}", frequencies[at], frequencies[above]),
-        ]
-    )
+    return [
+        is_larger("learned positions over none", kinds["learned"], kinds["none"]),
+        is_larger("Fourier features over learned positions", kinds["fourier"], kinds["learned"]),
+        is_larger(f"{most} bands over {fewest}", bands[most], bands[fewest]),
+        is_larger(f"Nyquist over {below}", frequencies[at], frequencies[below]),
+        is_larger(f"Nyquist over {above}", frequencies[at], frequencies[above]),
+    ]

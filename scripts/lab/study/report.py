@@ -1,27 +1,28 @@
-"""The report of a study, from the JSON files of its experiments alone."""
+"""The report of a study, made from nothing but the JSON files of its experiments."""
 
 import json
 from pathlib import Path
 from types import ModuleType
 
-from lab.study.comparison import RULE
+from lab.study.comparison import RULE, conclude
 from modeling_perceiver_study import PerceiverStudyConfig
 
 REPORT = "README.md"
 _INTRODUCTION = f"""\
 # The study
 
-What is claimed of the Perceiver, tested at a scale that a laptop can run. `python scripts/study.py` makes this page,
-its figures and the JSON files beside it; `python scripts/study.py NAME` makes one section, and `--config` takes another
-recipe, such as [`cifar10-study.yaml`](../../configuration/cifar10-study.yaml). Small models on small images can
-contradict what holds for large ones: a verdict is on the claim *here*. Accuracies are means and standard deviations
-over seeds, of validation images after the last epoch; test images are not read. {RULE}
+Claims about the Perceiver, tested at a scale that a laptop can run. `python scripts/study.py` makes this page, its
+figures and the JSON files beside it; `python scripts/study.py NAME` makes one section, and `--config` takes another
+recipe, such as [`cifar10-study.yaml`](../../configuration/cifar10-study.yaml). What is true of large models may not be
+true of small ones, so each verdict is on the claim *here*. A claim is a list of statements, and the verdict on each is
+computed from the measurements. Accuracies are means and standard deviations over seeds, on validation images after the
+last epoch; test images are not read. {RULE}
 
 """
 
 
 def report(folder: Path, experiments: dict[str, ModuleType]) -> str:
-    """Markdown with a table of verdicts and a section for each experiment that has a JSON file in `folder`."""
+    """Return Markdown with a table of verdicts and a section for each experiment that has a JSON file in `folder`."""
     found = {
         name: (module, json.loads((folder / f"{name}.json").read_text()))
         for name, module in experiments.items()
@@ -30,7 +31,7 @@ def report(folder: Path, experiments: dict[str, ModuleType]) -> str:
     rows, sections = ["| experiment | claim | verdict here |", "|---|---|---|"], []
     for name, (module, measured) in found.items():
         number = list(experiments).index(name) + 1
-        verdict, reason = module.judge(measured["result"])
+        verdict, reason = conclude(module.judge(measured["result"]))
         rows.append(f"| [{number}. {module.TITLE}](#{name}) | {module.CLAIM} | **{verdict}** |")
         sections.append(_section(number, name, module, measured, verdict, reason))
     return "\n".join([_INTRODUCTION + "\n".join(rows) + "\n", *sections])
@@ -58,14 +59,34 @@ def _section(number: int, name: str, module: ModuleType, measured: dict, verdict
 {measured["command"]}
 ```
 
-{measured["hardware"]}, {measured["seconds"]:.0f} s; {versions}; commit {measured["git_commit"]}. Measurements:
+{measured["hardware"]}, {duration(measured)}; {versions}; commit {measured["git_commit"]}. Measurements:
 [{name}.json]({name}.json), code: [{name}.py](../../scripts/lab/study/{name}.py).
 """
 
 
+def duration(measured: dict) -> str:
+    """Return how long an experiment took: the time of its trainings, since finished ones are not repeated."""
+    runs = [run["seconds"] for run in measured["result"].get("runs", []) if "seconds" in run]
+    return f"{sum(runs):.0f} s of training in {len(runs)} runs" if runs else f"{measured['seconds']:.0f} s"
+
+
 def describe(settings: dict) -> str:
-    """The recipe that the experiment varies, in words."""
-    recipe = settings["recipe"]
+    """Return the settings of an experiment in words."""
+    if "recipe" in settings:
+        return _describe_training(settings["recipe"], settings["seeds"])
+    if "checkpoint" in settings:
+        data = settings["data"]
+        return (
+            f"Nothing is trained: the checkpoint {settings['checkpoint']}, on {data['data.path'] or data['data.name']}."
+        )
+    facts = [
+        f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in settings.items()
+    ]
+    return f"Nothing is trained. {'; '.join(facts).capitalize()}."
+
+
+def _describe_training(recipe: dict, seeds: list[int]) -> str:
     model = {key.removeprefix("model."): value for key, value in recipe.items() if key.startswith("model.")}
     config = PerceiverStudyConfig(**model)
     depth = config.num_blocks * config.num_self_attends_per_block
@@ -76,9 +97,9 @@ def describe(settings: dict) -> str:
         f"{recipe['data.train_samples'] or 'all other'} images to train on, {recipe['data.validation_samples']} to "
         "validate",
         f"{_count(recipe['optimization.epochs'], 'epoch')} in batches of {recipe['optimization.batch_size']}",
-        f"seeds {', '.join(map(str, settings['seeds']))}",
+        f"seeds {', '.join(map(str, seeds))}",
     ]
-    return f"Where not said otherwise: {'; '.join(parts)}."
+    return f"Unless said otherwise: {'; '.join(parts)}."
 
 
 def _count(number: int, what: str) -> str:

@@ -1,29 +1,30 @@
-"""What a study is run with."""
+"""The settings of a study."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from lab.errors import UserError
-from lab.recipe import CONFIGURATION_FOLDER, Recipe, load_recipe
+from lab.recipe import CONFIGURATION_FOLDER, Recipe, effective, load_recipe
+from lab.training.precision import settle_precision
 
 DEFAULT_CONFIG = CONFIGURATION_FOLDER / "study-digits.yaml"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The recipe that all experiments vary, and how.
+    """The recipe that all experiments vary, and how to run them.
 
     Attributes:
         config: file of the recipe.
-        overrides: `key=value`, for every run of every experiment.
-        seeds: each comparison is repeated with all of them.
-        checkpoint: folder or Hub name of a trained model for the experiments that look into one; None trains one.
+        overrides: `key=value` texts that hold for every run of every experiment.
+        seeds: every comparison is repeated with each of them.
+        checkpoint: folder or Hub name of a trained model for the experiments that can inspect one; None trains one.
         cache: folder of finished training runs.
-        processes: how many train side by side on a CPU; None is one for each core.
-        again: train anew what is in the cache.
+        processes: how many runs train side by side on a CPU; None is one for each core.
+        again: train again what is in the cache.
 
     Raises:
-        UserError: overrides set the seed or a local start, or there are no seeds.
+        UserError: the overrides set the seed or a local start, or there are no seeds.
     """
 
     config: Path = DEFAULT_CONFIG
@@ -36,18 +37,32 @@ class Setting:
 
     def __post_init__(self):
         if any(text.startswith("seed=") for text in self.overrides):
-            raise UserError("seed= is no override of a study, which has several: give --seeds")
+            raise UserError("seed= cannot be set in a study, which has several seeds: give --seeds")
         if any(text.startswith("model.local_start_") for text in self.overrides):
-            raise UserError("model.local_start_...= is no override of a study, whose models have no local start")
+            raise UserError("model.local_start_...= cannot be set in a study, whose models have no local start")
         if not self.seeds:
             raise UserError("--seeds: expected at least one")
 
     def recipe(self, *overrides: str, seed: int = 0) -> Recipe:
-        """The study's recipe with what an experiment changes, which wins over the study's own overrides.
+        """Return the study's recipe with the overrides of an experiment, which win over the study's own.
 
-        Without a local start: not all that is compared can have one, and the claims are of models that had none.
+        A precision of `auto` is settled for this machine, so that it is part of what a run is remembered by. The recipe
+        has no local start: some of the compared models cannot have one, and the claims are about models without one.
         """
         recipe = load_recipe(self.config, [*self.overrides, *overrides, f"seed={seed}"])
         for field in ("local_start_width", "local_start_reach"):
             recipe.model.pop(field, None)
-        return recipe
+        return settle_precision(recipe)
+
+    def for_training(self, *overrides: str) -> dict:
+        """Return what decides the results of an experiment that trains: its recipe, with all keys, and the seeds.
+
+        Args:
+            overrides: what the experiment changes in all its runs.
+        """
+        return {"recipe": effective(self.recipe(*overrides)), "seeds": list(self.seeds)}
+
+    def for_checkpoint(self) -> dict:
+        """Return what decides the results of an experiment that inspects a checkpoint: its name and the data."""
+        data = {key: value for key, value in effective(self.recipe()).items() if key.startswith("data.")}
+        return {"checkpoint": self.checkpoint, "data": data}

@@ -5,7 +5,7 @@ import hashlib
 import json
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
@@ -190,7 +190,7 @@ class Job:
     arguments: dict = field(default_factory=dict)
 
     def identity(self) -> str:
-        """What decides the result, as JSON."""
+        """Return what decides the result, as JSON."""
         work = f"{self.work.__module__}.{self.work.__qualname__}"
         return json.dumps([VERSION, work, self.arguments, chosen(effective(self.recipe))], sort_keys=True)
 
@@ -199,9 +199,10 @@ class Job:
 
 
 def run_all(jobs: list[Job], setting: Setting, title: str) -> list[dict]:
-    """`names` of each job with the result of its work, in order; what the cache holds is not done again.
+    """Do all jobs, apart from those that the cache holds; return the `names` and the result of each, in order.
 
-    On a CPU so many jobs run side by side, each with one thread; with a GPU one after the other in this process.
+    On a CPU as many jobs as `setting.processes` run side by side, each with one thread. With a GPU they run one after
+    the other in this process.
 
     Args:
         title: what the progress bar says.
@@ -224,13 +225,15 @@ def run_all(jobs: list[Job], setting: Setting, title: str) -> list[dict]:
     return [{**job.names, **results[job.identity()]} for job in jobs]
 
 
-def _work(jobs: dict[str, Job], setting: Setting):
+def _work(jobs: dict[str, Job], setting: Setting) -> Iterator[tuple[str, dict]]:
+    """Yield the key and the result of each job as soon as it is done."""
     count = min(setting.processes or available_cores(), len(jobs))
     if count <= 1 or torch.accelerator.is_available():
         for key, job in jobs.items():
             yield key, job()
         return
-    # Torch's threads do not survive a fork; a server that only imports has none, and it imports once for all.
+    # Torch's threads do not survive a fork. A fork server has none, and it imports once for all processes, which then
+    # share that memory. (joblib's pool imports in each process, and after an error it warns of leaked semaphores.)
     there = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if there else "spawn")
     if there:

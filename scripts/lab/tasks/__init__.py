@@ -1,6 +1,8 @@
 """All tasks by name. A new one is a file here, one for its input in the package, and a line below."""
 
-from lab.errors import UserError
+import importlib
+
+from lab.errors import UserError, one_line
 from lab.recipe import Recipe
 from lab.tasks.image_classification import ImageClassification
 from lab.tasks.task import Task
@@ -9,14 +11,29 @@ TASKS: dict[str, type[Task]] = {task.name: task for task in (ImageClassification
 
 
 def find_task(recipe: Recipe) -> type[Task]:
-    """The class of a recipe's task; a `UserError` where there is none."""
-    if recipe.task not in TASKS:
-        raise UserError(f"task={recipe.task}: expected one of {', '.join(TASKS)}")
-    return TASKS[recipe.task]
+    """Return the class of a recipe's task: one of `TASKS`, or `module:Class` from anywhere that Python finds.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    module, colon, name = recipe.task.partition(":")
+    if not colon:
+        if recipe.task not in TASKS:
+            raise UserError(
+                f"task={recipe.task}: expected one of {', '.join(TASKS)}, or module:Class of a task of yours"
+            )
+        return TASKS[recipe.task]
+    try:
+        task = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"task={recipe.task} cannot be imported: {one_line(error)}") from None
+    if not (isinstance(task, type) and issubclass(task, Task)):
+        raise UserError(f"task={recipe.task}: expected a subclass of lab.tasks.task.Task")
+    return task
 
 
 def build_task(recipe: Recipe) -> Task:
-    """The task of a recipe, for the model that it describes.
+    """Return the task of a recipe, for the model that it describes.
 
     Raises:
         UserError: there is no such task, or the recipe does not fit it.

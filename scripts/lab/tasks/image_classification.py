@@ -127,7 +127,7 @@ class ImageClassification(LabelledTask):
     def illustrate(
         self, folder: Path, model, dataset: ImageDataset, judged: Judged, show_samples: bool
     ) -> list[tuple[str, str]]:
-        figures = self.target.illustrate(folder, judged["logits"], judged["labels"], self.label_names)
+        figures = super().illustrate(folder, model, dataset, judged, show_samples)
         if show_samples:
             chosen = sample(dataset, 32)
             draw_predictions(

@@ -92,6 +92,11 @@ class LabelledTask(Task):
         details = self.target.details(folder, *_both(judged), self.label_names, self.samples)
         write_evaluation(folder, results, self.samples, details, self.all_scores(mirrored) if mirrored else None)
 
+    def illustrate(
+        self, folder: Path, model: Any, dataset: Dataset, judged: Judged, show_samples: bool
+    ) -> list[tuple[str, str]]:
+        return self.target.illustrate(folder, *_both(judged), self.label_names)
+
     def card(self, judged: Judged) -> dict[str, Any]:
         names = self.label_names
         listed = ", ".join(names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")

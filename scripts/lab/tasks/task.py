@@ -28,6 +28,11 @@ Judged = dict[str, np.ndarray]
 Scores = dict[str, float]
 
 
+@dataclasses.dataclass
+class NoAugmentation:
+    """The section `augmentation:` of a task whose samples are never changed."""
+
+
 class Task(ABC):
     """One kind of input with one kind of answer.
 
@@ -53,9 +58,9 @@ class Task(ABC):
     processor_class: ClassVar[type]
     processor_files: ClassVar[tuple[str, ...]] = ("preprocessor_config.json",)
     head: ClassVar[str] = "classifier"
-    augmentation_class: ClassVar[type]
-    augmentation_ranges: ClassVar[dict[str, Range]]
-    clean_check: ClassVar[str]
+    augmentation_class: ClassVar[type] = NoAugmentation
+    augmentation_ranges: ClassVar[dict[str, Range]] = {}
+    clean_check: ClassVar[str] = ""
     in_pairs: bool = False
     best: str
 
@@ -116,17 +121,17 @@ class Task(ABC):
 
     # A batch
 
-    @abstractmethod
     def training_inputs(self, batch: Batch, step: int, first: int) -> tuple[Arguments, Any]:
         """The model's arguments and the targets of its answers, with random changes that a resumed run repeats.
 
         Args:
             batch: rows `first` to `first + n` of the batch of this step.
         """
+        return self.inputs(batch)
 
     @abstractmethod
     def inputs(self, batch: Batch) -> tuple[Arguments, Any]:
-        """The same without random changes."""
+        """The model's arguments and the targets of its answers, without random changes."""
 
     def mirrored(self, arguments: Arguments) -> Arguments | None:
         """Another look at the same samples for evaluation with `--flip`; None where there is none."""
@@ -191,9 +196,9 @@ class Task(ABC):
             show_samples: samples of the data may be seen.
         """
 
-    @abstractmethod
     def save_examples(self, folder: Path, dataset: Dataset) -> dict[str, str]:
         """Save samples for the Hub's widget into `folder`; returns their titles by file name."""
+        return {}
 
     @abstractmethod
     def card(self, judged: Judged) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lab.tasks.task import Task
 
-_AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Costs are those of a GPU to come, and `auto` is bf16 on every GPU that has it.
+_AUTOCAST = {"auto": torch.bfloat16, "no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -35,6 +36,9 @@ class Cost:
 def measure(task: Task) -> Cost:
     """The cost of one sample, by doing a training step of it on the CPU."""
     model = task.build_model()
+    # The counter puts hooks on all layers, so they would be called: count the path that training takes.
+    if model.config.position_encoding_type == "fourier":
+        model.config.cross_attend_path = "separable"
     # The counter sees no fused attention; the kernel of plain products does the same ones.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         loss = _loss(model, task, samples=1)

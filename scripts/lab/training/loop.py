@@ -52,6 +52,7 @@ def train(
         accelerator.init_trackers("perceiver-study", config={key: str(value) for key, value in flatten(recipe).items()})
     steps_per_epoch = train_loader.steps_left(0)
     log = TrainingLog(accelerator, task, output_dir / LOG, steps_per_epoch, progress)
+    log.start(progress)
     begin = time.perf_counter() - progress.seconds
     # Counted from here: what was done before may have been in batches of another size.
     to_do = train_loader.steps_left(progress.samples) + (settings.epochs - progress.epoch - 1) * steps_per_epoch

@@ -5,6 +5,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lab.recipe import Optimization
+from lab.training.muon import Muon
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -21,7 +22,8 @@ def build_optimizers(model: nn.Module, settings: Optimization, head: str) -> lis
     """Optimisers at the peak of their learning rates.
 
     AdamW for all parameters; or Muon for the matrices between layers, whose steps it makes as large as AdamW's (Liu et
-    al. 2025, arXiv 2502.16982, section 2.2), and AdamW for the rest, which Muon is not meant for.
+    al. 2025, arXiv 2502.16982, section 2.2), and AdamW for the rest, which Muon is not meant for. Muon computes in
+    bfloat16 where the model does, and in float32 otherwise.
     """
     matrices, others = parameter_groups(model, settings.weight_decay)
     optimizers = []
@@ -29,9 +31,8 @@ def build_optimizers(model: nn.Module, settings: Optimization, head: str) -> lis
         head = {id(parameter) for parameter in model.get_submodule(head).parameters()}
         hidden = [parameter for parameter in matrices["params"] if id(parameter) not in head]
         matrices["params"] = [parameter for parameter in matrices["params"] if id(parameter) in head]
-        optimizers.append(
-            torch.optim.Muon(hidden, settings.learning_rate, settings.weight_decay, adjust_lr_fn="match_rms_adamw")
-        )
+        dtype = torch.bfloat16 if settings.mixed_precision == "bf16" else torch.float32
+        optimizers.append(Muon(hidden, settings.learning_rate, settings.weight_decay, dtype))
     optimizers.append(torch.optim.AdamW([matrices, others], lr=settings.learning_rate, fused=True))
     return optimizers
 

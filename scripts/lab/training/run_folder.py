@@ -16,6 +16,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from lab.changes import refusals
 from lab.errors import UserError
 from lab.looking.curves import draw_curves
+from lab.provenance import describe_hardware
 from lab.recipe import Recipe, differences, load_recipe, recipe_to_yaml
 from lab.scoring.measures import measure_of
 from lab.tasks.task import Task
@@ -196,6 +197,12 @@ class TrainingLog:
                 "or choose another optimization.mixed_precision, then --resume --accept_changes"
             )
 
+    def start(self, progress: Progress):
+        """Write where training starts or goes on: the precision and the hardware."""
+        if self.accelerator.is_main_process:
+            precision, hardware = self.accelerator.mixed_precision, describe_hardware(self.accelerator)
+            self._append(progress, kind="start", mixed_precision=precision, hardware=hardware)
+
     def step(self, progress: Progress, learning_rate: float) -> str:
         """Write the means since the last line; returns them as text. All processes call it together."""
         self.check(progress)
@@ -229,8 +236,11 @@ class TrainingLog:
     def _write(self, progress: Progress, kind: str, **values):
         self.accelerator.log(values, step=progress.step)
         if self.accelerator.is_main_process:
-            with self.path.open("a") as file:
-                file.write(json.dumps({"kind": kind, "step": progress.step, **values}) + "\n")
+            self._append(progress, kind, **values)
+
+    def _append(self, progress: Progress, kind: str, **values):
+        with self.path.open("a") as file:
+            file.write(json.dumps({"kind": kind, "step": progress.step, **values}) + "\n")
 
     def _forget_after(self, progress: Progress):
         # An interrupted run has logged more than its last checkpoint knows of, perhaps half a line.
