@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers import PreTrainedConfig
 
+from lab.changes import FREE, verdict
 from lab.errors import UserError, one_line
 from modeling_perceiver_study import PerceiverStudyConfig
 
@@ -139,19 +140,6 @@ _RANGES: dict[str, Range] = {
     "checkpoint.keep_last": (1, None),
     "logging.every_steps": (1, None),
 }
-# Beginnings of keys that a run may be resumed with other values of.
-_WITHOUT_EFFECT = (
-    "output_dir",
-    "checkpoint.",
-    "logging.",
-    "data.title",
-    "data.max_memory_gb",
-    "data.cache_dir",
-    "data.workers",
-    "optimization.cpu_threads",
-    "optimization.find_parts",
-)
-
 # Sections whose keys a task knows.
 _OF_TASKS = ("image_processor.", "augmentation.")
 
@@ -215,17 +203,19 @@ def flatten(recipe: Recipe) -> dict[str, Any]:
     return flat
 
 
-def differences(old: Recipe, new: Recipe) -> list[str]:
-    """Lines such as `seed: 0 -> 1`, for every key that changes what is trained."""
+def differences(old: Recipe, new: Recipe) -> dict[str, str]:
+    """Lines such as `seed: 0 -> 1` by key, for every key that changes what is trained."""
     before, after = effective(old), effective(new)
-    return [
-        f"{key}: {before.get(key)} -> {after.get(key)}" for key in before | after if before.get(key) != after.get(key)
-    ]
+    return {
+        key: f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in before | after
+        if before.get(key) != after.get(key)
+    }
 
 
 def effective(recipe: Recipe) -> dict[str, Any]:
     """What `flatten` gives, less the keys that do not change what is trained."""
-    return {key: value for key, value in flatten(recipe).items() if not key.startswith(_WITHOUT_EFFECT)}
+    return {key: value for key, value in flatten(recipe).items() if verdict(key) != FREE}
 
 
 def chosen(settings: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -112,13 +113,14 @@ class Decoder:
         broken_path = path.with_suffix(".broken.npy")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+            unfinished = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # machines may share the folder
             try:
                 pixels = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
                 broken = self._fill(pixels, source, rows)
                 if broken.any():
                     np.save(broken_path, broken)
                 pixels.flush()
+                del pixels  # Windows renames no file that is mapped
                 os.replace(unfinished, path)
             finally:
                 unfinished.unlink(missing_ok=True)

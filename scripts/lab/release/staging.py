@@ -153,10 +153,9 @@ def read_other_seed(other: Path, checkpoint: Path) -> dict:
     """Metrics of a run that differs from `checkpoint` in its seed alone."""
     metrics = read_metrics(other)
     changed = differences(load_recipe(checkpoint / "recipe.yaml"), load_recipe(other / "recipe.yaml"))
-    if [line.partition(":")[0] for line in changed] != ["seed"]:
-        raise UserError(
-            f"--seeds {other}: expected a run that differs in its seed alone, not in {changed or 'nothing'}"
-        )
+    if list(changed) != ["seed"]:
+        found = "; ".join(changed.values()) or "nothing"
+        raise UserError(f"--seeds {other}: expected a run that differs in its seed alone, not in {found}")
     return metrics
 
 
