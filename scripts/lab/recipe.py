@@ -63,7 +63,7 @@ class Optimization:
     learning_rate: float = 1e-3
     weight_decay: float = 0.05  # on the weights of linear layers alone
     warmup: float = 0.05  # share of all steps
-    max_gradient_norm: float | None = 1.0  # null is no clipping
+    max_gradient_norm: float | None = 1.0  # null does not clip
     freeze: list[str] = dataclasses.field(default_factory=list)  # patterns of names of weights that stay, `perceiver.*`
     layer_decay: float | None = None  # each layer learns at so many times the rate of the one after it; null is 1
     label_smoothing: float = 0.0

@@ -35,7 +35,7 @@ def draw_mixed(
     """`(4, n), (n,)`: rectangles that show the neighbour, and how much of it, from 0 to 1.
 
     Args:
-        mixup_alpha: the neighbour's share of a blend is from Beta(alpha, alpha); 0 is no mixup.
+        mixup_alpha: the neighbour's share of a blend is from Beta(alpha, alpha); 0 does not mix.
         cutmix_alpha: likewise for the area of a pasted rectangle. With both, half of the images get either.
     """
     cut = torch.rand(count, generator=generator) < (0.5 if mixup_alpha and cutmix_alpha else float(cutmix_alpha > 0))

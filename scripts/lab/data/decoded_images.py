@@ -161,8 +161,8 @@ class Decoder:
         path = encoded["path"] if isinstance(encoded, dict) else None
         where = f"row {source.rows[sample]} of {source.name}" + (f" ({path})" if path else "")
         if self.settings.on_error == "raise":
-            raise UserError(f"{where} is no usable image: {error}; data.on_error=skip leaves such out") from None
-        tqdm.write(f"left out: {where} is no usable image: {error}")
+            raise UserError(f"{where} is not a usable image: {error}; data.on_error=skip leaves such out") from None
+        tqdm.write(f"left out: {where} is not a usable image: {error}")
 
     def decode_row(self, inputs: dict[str, Any], *place: int) -> np.ndarray:
         """The image of a row, given by role; cropped at random if there is a `place` and the recipe says so."""

@@ -92,7 +92,7 @@ def check_card(card: ModelCard):
         try:
             validate_repo_id(name)
         except HFValidationError as error:
-            raise UserError(f"data.name={name} is no name on the Hub: {error}") from None
+            raise UserError(f"data.name={name} is not a name on the Hub: {error}") from None
 
 
 def energy(seconds: float, hardware: str) -> dict:

@@ -29,7 +29,7 @@ def staged_files(folder: Path) -> list[Path]:
 
 
 def require_repo_id(repo_id: str):
-    """Raises a `UserError` for what is no OWNER/NAME."""
+    """Raises a `UserError` for what is not an OWNER/NAME."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:

@@ -130,7 +130,7 @@ def find_weights(checkpoint: Path, kind: type[Task]) -> list[Path]:
         missing.append("the model's code")
     if missing:
         raise UserError(
-            f"{checkpoint} is no finished run: {', '.join(missing)} missing; finish it with train.py --resume"
+            f"{checkpoint} is not a finished run: {', '.join(missing)} missing; finish it with train.py --resume"
         )
     return sorted(weights)
 
