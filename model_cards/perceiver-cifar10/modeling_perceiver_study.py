@@ -149,14 +149,17 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
             pixel_values: normalised pixels, or whatever lies on a grid of the config's `num_axes` axes.
             position_features: `(1 or B, S_1 + .. + S_A, F)`, features of each axis in turn, as the image processor's
                 Fourier encoding gives them. Left out, the model makes the same ones for the grid it sees.
+                Other features are used as they are, with two exceptions. Numbers in 16 bits that may be the model's
+                own, rounded by a pipeline, are taken for those, unless they require a gradient. Fourier features of
+                the whole grid with another highest band than the model's are an error, unless it is compiled or traced.
             inputs: the byte array itself, positions included, for what is not a grid; instead of `pixel_values`.
             attention_mask: `(B, M)`, 1 where latents may attend, points of a grid in row-major order; of the grid that
                 a stem leaves, where there is one.
             cross_attend_path: instead of the config's, see there.
 
         Raises:
-            ValueError: neither or both of `pixel_values` and `inputs` are given, a shape does not fit the config, or
-                the path cannot be taken.
+            ValueError: neither or both of `pixel_values` and `inputs` are given, a shape or a Fourier band does not fit
+                the config, or the path cannot be taken.
         """
         path = self.config.cross_attend_path if cross_attend_path is None else cross_attend_path
         if path not in PATHS:
