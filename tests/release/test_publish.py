@@ -285,8 +285,8 @@ def test_metrics_of_other_weights_are_refused(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "model.safetensors").unlink(), r"no finished run: model.safetensors missing"),
-        (lambda folder: (folder / "metrics.json").unlink(), r"no finished run: metrics.json missing; finish it with"),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"not a finished run: model.safetensors missing"),
+        (lambda folder: (folder / "metrics.json").unlink(), r"not a finished run: metrics.json missing; finish it with"),
         (lambda folder: (folder / "pytorch_model.bin").touch(), r"holds pickled files \(pytorch_model.bin\)"),
         (shutil.rmtree, r"no such folder"),
     ],
