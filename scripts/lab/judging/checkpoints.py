@@ -13,7 +13,7 @@ def check_checkpoint(checkpoint: str):
     folder = Path(checkpoint)
     if folder.is_dir():
         if not (folder / "config.json").exists():
-            raise UserError(f"{checkpoint} holds no finished checkpoint: there is no config.json in it")
+            raise UserError(f"{checkpoint} does not hold a finished checkpoint: there is no config.json in it")
     elif checkpoint.count("/") != 1 or folder.parent.is_dir():
         # The Hub's answer to a mistyped folder would be slow and misleading.
         raise UserError(f"{checkpoint}: no such folder, and no OWNER/NAME of a model on the Hub")

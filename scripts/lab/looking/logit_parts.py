@@ -25,7 +25,7 @@ from modeling_perceiver_study.separable import GridInputs, fold_layer_norm, spli
 
 @dataclass
 class LogitParts:
-    """The parts of one cross-attend's logits, each `(B, h, N, H, W)`. Logits are their sum and a constant for each query.
+    """The parts of one cross-attend's logits, each `(B, h, N, H, W)`. Their sum is a logit up to a constant of the query.
 
     Attributes:
         content: the part of the pixel.
@@ -90,8 +90,8 @@ def _split(attention: CrossAttention, latents: torch.Tensor, inputs: torch.Tenso
         raise ValueError(f"position_encoding_type={kind!r}: expected 'fourier', whose features are those of a grid")
     query = attention.split_heads(attention.q_proj(attention.layernorm(latents)))
     weight, _ = fold_layer_norm(attention.layernorm_inputs, attention.k_proj, query.dtype)
-    asked = (query * attention.scaling) @ weight.unflatten(0, (attention.num_heads, -1))
-    of_pixels, of_rows, of_columns = split_input_columns(asked, inputs.pixels.shape[1], inputs.num_axes)
+    projected = (query * attention.scaling) @ weight.unflatten(0, (attention.num_heads, -1))
+    of_pixels, of_rows, of_columns = split_input_columns(projected, inputs.pixels.shape[1], inputs.num_axes)
     content = torch.einsum("bhnc,bcrw->bhnrw", of_pixels.expand(len(inputs.pixels), -1, -1, -1), inputs.pixels)
     rows, columns = of_rows @ inputs.rows[:, None].mT, of_columns @ inputs.columns[:, None].mT
     position = (rows[..., None] + columns[..., None, :]).expand_as(content)
