@@ -9,7 +9,7 @@ from lab.data.decoded_images import ImageDataset
 from lab.errors import UserError
 from lab.recipe import CONFIGURATION_FOLDER, DEFAULT_RECIPE, load_recipe
 from lab.tasks import build_task
-from tests.small_data import CIFAR10, TINY_RUN, coloured_images, make_image_folder, make_parquet
+from tests.small_data import CIFAR10, CLASSES, TINY_RUN, coloured_images, make_image_folder, make_parquet
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +130,7 @@ def test_a_corrupt_file_is_named(tmp_path):
 def test_a_corrupt_row_is_named_or_left_out(tmp_path, memory, content, capsys):
     make_parquet(tmp_path / "data")
     images, labels = coloured_images(21, seed=1)
-    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["r", "g", "b"])})
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
     rows = datasets.Dataset.from_dict({"img": images, "label": labels}, features=features)
     encoded = [row["img"] for row in rows.cast_column("img", datasets.Image(decode=False))]
     encoded[17] = None if content is None else {"bytes": content, "path": None}

@@ -16,14 +16,15 @@ from modeling_perceiver_study import PerceiverStudyImageProcessor
 class Augmentation:
     """What happens to each training image."""
 
+    # Crop a random share of the area, evenly from [lowest, highest], and resize it, before other changes. Images keep
+    # their size and are read from disk for each batch. null resizes and crops the centre, as in evaluation.
+    random_resized_crop: list[float] | None = None
     crop_padding: int = 0  # black pixels around the image before a random crop of its own size
     horizontal_flip: bool = False
     trivial_augment: bool = False  # one of 14 operations, such as a shear or another contrast, of random strength
     random_erasing: float = 0.0  # share of the images in which a random rectangle gets the mean colour
     mixup_alpha: float = 0.0  # blend with another image, its share from Beta(alpha, alpha); 0 is off
-    cutmix_alpha: float = (
-        0.0  # paste a rectangle of another image, its area from Beta; with both, half of the images get each
-    )
+    cutmix_alpha: float = 0.0  # paste a rectangle of another image, likewise; with both, half of the images get each
 
     @property
     def mixes(self) -> bool:
@@ -111,7 +112,9 @@ def crop_and_flip(pixels: torch.Tensor, settings: Augmentation, draws: Draws) ->
 
 def describe_augmentation(settings: Augmentation) -> str:
     """Return what happens to each training image, as the end of a list; empty if nothing does."""
+    low, high = settings.random_resized_crop or (0, 0)
     kinds = {
+        f"random crops of {100 * low:g} to {100 * high:g} % of the area": high,
         f"random crops of images padded by {settings.crop_padding}": settings.crop_padding,
         "mirrored images": settings.horizontal_flip,
         "TrivialAugment": settings.trivial_augment,

@@ -25,7 +25,7 @@ from modeling_perceiver_study.separable import GridInputs, fold_layer_norm, spli
 
 @dataclass
 class LogitParts:
-    """The parts of one cross-attend's logits, each `(B, h, N, H, W)`. Their sum is a logit up to a constant of the query.
+    """The parts of one cross-attend's logits, each `(B, h, N, H, W)`. Their sum is the logit up to a constant.
 
     Attributes:
         content: the part of the pixel.

@@ -63,6 +63,7 @@ def render_card(
         optimizer={"adamw": "AdamW", "muon": "Muon (AdamW for all but matrices between layers)"}[
             recipe.optimization.optimizer
         ],
+        pretrained=metrics.get("pretrained"),
         best=measure_of(task.best),
         results=_results(runs, task),
         seeds=len(runs),
@@ -135,6 +136,7 @@ def _card_data(
     examples: dict[str, str],
 ) -> ModelCardData:
     on_hub = recipe.data.path is None and "/" in recipe.data.name
+    pretrained = runs[0].get("pretrained")
     results = [
         EvalResult(
             task_type=task.name,
@@ -155,13 +157,14 @@ def _card_data(
         tags=parts["tags"],
         datasets=[recipe.data.name] if on_hub else None,
         metrics=[parts["metric"]],
+        base_model=pretrained["name"] if pretrained and pretrained["revision"] else None,
         model_name=repo_id.split("/")[-1],
         eval_results=results,
         widget=[{"src": path, "example_title": title} for path, title in examples.items()] or None,
         co2_eq_emissions={
             "emissions": cost["grams"],
             "source": f"measured time, {cost['basis']}, {cost['intensity']} g/kWh",
-            "training_type": "from scratch",
+            "training_type": "fine-tuning" if pretrained else "from scratch",
             "hardware_used": runs[0]["hardware"],
         },
     )

@@ -153,10 +153,9 @@ def read_other_seed(other: Path, checkpoint: Path) -> dict:
     """Return the metrics of a run that differs from `checkpoint` in its seed only."""
     metrics = read_metrics(other)
     changed = differences(load_recipe(checkpoint / "recipe.yaml"), load_recipe(other / "recipe.yaml"))
-    if [line.partition(":")[0] for line in changed] != ["seed"]:
-        raise UserError(
-            f"--seeds {other}: expected a run that differs in its seed alone, not in {changed or 'nothing'}"
-        )
+    if list(changed) != ["seed"]:
+        found = "; ".join(changed.values()) or "nothing"
+        raise UserError(f"--seeds {other}: expected a run that differs in its seed alone, not in {found}")
     return metrics
 
 
@@ -168,7 +167,12 @@ def without_paths(recipe: Recipe, metrics: dict, name: str) -> tuple[Recipe, dic
     metrics = {key: value for key, value in metrics.items() if key != "command"}
     if local:
         metrics["data"] = recipe.data.title or "a local folder"
-    return dataclasses.replace(recipe, data=data, output_dir=f"output/{name}"), metrics
+    recipe = dataclasses.replace(recipe, data=data, output_dir=f"output/{name}")
+    origin = metrics.get("pretrained")
+    if origin and origin["revision"] is None:  # a folder, of which the name may be told
+        recipe = dataclasses.replace(recipe, pretrained=Path(origin["name"]).name)
+        metrics["pretrained"] = origin | {"name": recipe.pretrained}
+    return recipe, metrics
 
 
 def _copied(kind: type[Task]) -> tuple[str, ...]:

@@ -149,7 +149,8 @@ def load_samples(recipe: Recipe) -> Samples:
         raise UserError("data.streaming=true: a study compares trainings on the same samples; set it to false")
     data = dataclasses.replace(recipe.data, test_split=None)
     task = build_task(dataclasses.replace(recipe, data=data))
-    key = json.dumps([recipe.task, dataclasses.asdict(data), task.processor.to_json_string()])
+    # Some random changes happen while samples are read.
+    key = json.dumps([recipe.task, dataclasses.asdict(data), task.recipe.augmentation, task.processor.to_json_string()])
     if key not in _LOADED:
         _LOADED.clear()
         _LOADED[key] = task.load_splits()
