@@ -76,7 +76,7 @@ def test_missing_checkpoint(images, tmp_path, name):
 
 
 def test_a_folder_without_a_model(images, tmp_path):
-    with pytest.raises(UserError, match=r"holds no finished checkpoint"):
+    with pytest.raises(UserError, match=r"does not hold a finished checkpoint"):
         predict.main([str(tmp_path), *images])
 
 

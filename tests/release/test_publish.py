@@ -286,10 +286,7 @@ def test_metrics_of_other_weights_are_refused(run, tmp_path, monkeypatch):
     ("change", "message"),
     [
         (lambda folder: (folder / "model.safetensors").unlink(), r"not a finished run: model.safetensors missing"),
-        (
-            lambda folder: (folder / "metrics.json").unlink(),
-            r"not a finished run: metrics.json missing; finish it with",
-        ),
+        (lambda folder: (folder / "metrics.json").unlink(), r"not a finished run: metrics.json missing; finish"),
         (lambda folder: (folder / "pytorch_model.bin").touch(), r"holds pickled files \(pytorch_model.bin\)"),
         (shutil.rmtree, r"no such folder"),
     ],
