@@ -7,6 +7,7 @@ from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.tasks import build_task
 from modeling_perceiver_study import PerceiverStudyForImageClassification
+from tests.checkpoints import save_checkpoint
 from tests.small_data import CLASSES, TINY_RUN, coloured_images
 
 
@@ -80,8 +81,10 @@ def test_a_folder_without_a_model(images, tmp_path):
         predict.main([str(tmp_path), *images])
 
 
-def test_a_folder_that_cannot_be_loaded(images, tmp_path):
-    (tmp_path / "config.json").write_text("{}")
+@pytest.mark.parametrize("damaged", ["config.json", "model.safetensors"])
+def test_a_folder_that_cannot_be_loaded(images, tmp_path, damaged):
+    save_checkpoint(tmp_path)
+    (tmp_path / damaged).write_text("{}")
     with pytest.raises(UserError, match=r"cannot be loaded: .") as caught:
         predict.main([str(tmp_path), *images])
     assert "\n" not in str(caught.value)

@@ -107,6 +107,9 @@ class Pretrained:
             raise UserError(self._explain(unfit, config))
         self.made_anew = sorted((mismatched.keys() | report["missing_keys"]) - set(tables))
         self.resampled = sorted(tables)
+        # They lie in the file, at addresses with which products round otherwise than after a resume.
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.clone()
         return model
 
     def _read(self, model_class: type[PreTrainedModel], **arguments) -> tuple[PreTrainedModel, dict]:
