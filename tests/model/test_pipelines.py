@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    ImageClassificationPipeline,
+    pipeline,
+)
 
 from tests.checkpoints import save_checkpoint
 from tests.small_data import CLASSES, coloured_images
@@ -87,9 +93,14 @@ def test_half_precision(checkpoint, images, expected, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_positions_stay_exact_in_half_precision(images, dtype):
-    """A pipeline casts the processor's features as it casts pixels; the released model then still has its own."""
-    folder = RELEASED / "perceiver-cifar10"
-    classify = pipeline("image-classification", model=str(folder), trust_remote_code=True, dtype=dtype)
+    """transformers' pipeline casts the processor's features like pixels; the released model still has its own."""
+    classify = pipeline(
+        "image-classification",
+        model=str(RELEASED / "perceiver-cifar10"),
+        trust_remote_code=True,
+        dtype=dtype,
+        pipeline_class=ImageClassificationPipeline,
+    )
     inputs = classify.image_processor(images)
     with torch.no_grad():
         logits = classify.model(inputs["pixel_values"].to(dtype), inputs["position_features"]).logits

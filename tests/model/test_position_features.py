@@ -82,12 +82,12 @@ def test_features_that_learn_are_kept_and_get_gradients(dtype):
         (
             {"image_size": 64},
             [16.0, 16.0],
-            "up to frequency 16, and the model's go up to 32 (max_frequencies=None, image_size=64)",
+            "up to frequency 16, and the model's go up to 32 (max_frequencies=[32.0, 32.0], image_size=64)",
         ),
         (
             {"image_size": 32, "max_frequencies": 8},
             [16.0] * 2,
-            "up to frequency 16, and the model's go up to 8 (max_frequencies=8",
+            "up to frequency 16, and the model's go up to 8 (max_frequencies=8, image_size=32)",
         ),
         ({"image_size": 32, "max_frequencies": [8, 9.5]}, [8.0, 9.0], "axis 1 are Fourier features up to frequency 9"),
         ({"image_size": 32, "concat_positions": False}, [12.0] * 2, "up to frequency 12, and the model's go up to 16"),
