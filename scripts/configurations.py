@@ -67,7 +67,7 @@ def read_header(preset: Path) -> dict[str, str]:
     Raises:
         ValueError: one is missing.
     """
-    lines = [line[1:].strip() for line in preset.read_text().splitlines() if line.startswith("#")]
+    lines = [line[1:].strip() for line in preset.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     fields = {name: text.strip() for name, colon, text in (line.partition(":") for line in lines) if colon}
     missing = [name for name in _HEADER_FIELDS if not fields.get(name)]
     if missing:
@@ -97,20 +97,20 @@ def pages() -> dict[Path, str]:
     benchmarks = [benchmark_table(_measured(name)) for name in _TABLES]
     others = ", ".join(_link(preset, MAIN_README) for preset in not_run())
     results = f"{table(presets(), MAIN_README)}\nRecipes that have not been run: {others}.\n"
-    readme = _between(MAIN_README.read_text(), "results", results)
-    cifar10 = CIFAR10.read_text()
+    readme = _between(MAIN_README.read_text(encoding="utf-8"), "results", results)
+    cifar10 = CIFAR10.read_text(encoding="utf-8")
     for ladder in sorted(LADDERS.glob("*.md")):
-        cifar10 = _between(cifar10, ladder.stem, ladder.read_text())
+        cifar10 = _between(cifar10, ladder.stem, ladder.read_text(encoding="utf-8"))
     return {
         README: _INTRODUCTION + table(presets(), README) + _NOT_RUN + table(not_run(), README),
         MAIN_README: _between(readme, "benchmark", benchmarks[0]),
-        PERFORMANCE: _between(PERFORMANCE.read_text(), "benchmark", "\n".join(benchmarks)),
+        PERFORMANCE: _between(PERFORMANCE.read_text(encoding="utf-8"), "benchmark", "\n".join(benchmarks)),
         CIFAR10: cifar10,
     }
 
 
 def _measured(name: str) -> dict:
-    return json.loads((BENCHMARK / f"{name}.json").read_text())
+    return json.loads((BENCHMARK / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _between(page: str, name: str, content: str) -> str:
@@ -124,7 +124,7 @@ def _between(page: str, name: str, content: str) -> str:
 
 def main():
     for path, text in pages().items():
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         print(f"wrote {path}")
     draw_architecture(ARCHITECTURE)
     draw_growth(_measured("float32")["points"], BENCHMARK / "float32-points.png")

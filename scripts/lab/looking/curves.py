@@ -1,6 +1,7 @@
 """A picture of a training run from its `metrics.jsonl`."""
 
 import json
+import warnings
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ _TRAINING, _VALIDATION = BLUE, ORANGE
 
 def read_metrics(path: Path) -> tuple[list[dict], list[dict]]:
     """The lines of logged steps, and those of epochs."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if line["kind"] == "step"], [line for line in lines if line["kind"] == "epoch"]
 
 
@@ -33,7 +34,8 @@ def draw_curves(metrics: Path, picture: Path, title: str, best: str):
     left, right = figure.subplots(1, 2)
     _plot(left, steps, "loss", color=_TRAINING, label="training, as optimised")
     _plot(left, epochs, "validation_loss", color=_VALIDATION, marker="o", markersize=3, label="validation")
-    left.set(xlabel="epoch", ylabel="loss", title=title)
+    left.set(xlabel="epoch", ylabel="loss")
+    left.set_title(title, parse_math=False)  # a folder's name may contain dollars
     left.legend(frameon=False)
     scale = 100 if measure.percent else 1
     _plot(right, epochs, key, scale=scale, color=_VALIDATION, marker="o", markersize=3)
@@ -44,7 +46,14 @@ def draw_curves(metrics: Path, picture: Path, title: str, best: str):
     found = f"best: {measure.write(line[key])} after epoch {line['epoch']}"
     right.set(xlabel="epoch", ylabel=f"validation {measure.title}{unit}", title=found)
     tidy(left, right)
-    figure.savefig(picture, dpi=150)
+    save(figure, picture, dpi=150)
+
+
+def save(figure: Figure, picture: Path, **options):
+    """Write a figure as a PNG. Where the font lacks a character of some name there is a box, and no warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font")
+        figure.savefig(picture, **options)
 
 
 def tidy(*panels: Axes):

@@ -149,7 +149,7 @@ def claim_output(output_dir: Path, recipe: Recipe, start: Path | None):
 def write_atomically(path: Path, text: str):
     """Write a file that is the old one or the new one at any moment, never a part."""
     unfinished = path.with_name(f"tmp-{path.name}")
-    unfinished.write_text(text)
+    unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
 
 
@@ -227,7 +227,7 @@ class TrainingLog:
             f"loss {scores['loss']:.4f}"
         )
         if self.accelerator.is_main_process:
-            with self.path.with_name(EPOCHS).open("a") as file:
+            with self.path.with_name(EPOCHS).open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
             draw_curves(self.path, self.path.with_name("curves.png"), title=self.path.parent.name, best=best)
         self.restart(progress)
@@ -239,17 +239,17 @@ class TrainingLog:
             self._append(progress, kind, **values)
 
     def _append(self, progress: Progress, kind: str, **values):
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": progress.step, **values}) + "\n")
 
     def _forget_after(self, progress: Progress):
         # An interrupted run has logged more than its last checkpoint knows of, perhaps half a line.
         kept = []
-        for line in self.path.read_text().splitlines():
+        for line in self.path.read_text(encoding="utf-8").splitlines():
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:
                 break
             done = entry["epoch"] <= progress.epoch if entry["kind"] == "epoch" else entry["step"] <= progress.step
             kept += [line + "\n"] if done else []
-        self.path.write_text("".join(kept))
+        self.path.write_text("".join(kept), encoding="utf-8")
