@@ -16,10 +16,10 @@ from PIL import Image
 import train
 from lab import machine
 from lab.errors import UserError, run_command
-from lab.looking.curves import draw_curves
 from lab.places import place
 from lab.recipe import DEFAULT_RECIPE, load_recipe, recipe_to_yaml
 from lab.training import checkpoint
+from lab.training.curves import draw_curves
 from tests.paths import ROOT, SCRIPTS
 from tests.small_data import TINY_RUN, fresh_accelerate, make_image_folder
 

@@ -8,8 +8,8 @@ import torch
 from matplotlib.figure import Figure
 from transformers import PreTrainedModel
 
-from lab.looking.curves import BLUE, ORANGE, save
 from lab.looking.maps import cross_attention_maps, draw_map_lines, evenly_chosen, mean_and_single, show_pixels
+from lab.looking.style import BLUE, ORANGE, save
 
 _RIGHT, _WRONG = BLUE, ORANGE
 _COLUMNS = 8

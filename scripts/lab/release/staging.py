@@ -20,7 +20,6 @@ from lab.data.loaders import evaluation_loader
 from lab.errors import UserError
 from lab.judging.evaluation import open_checkpoint
 from lab.judging.predictions import predict
-from lab.looking.curves import draw_curves
 from lab.machine import without_gpu
 from lab.recipe import Recipe, differences, load_recipe, recipe_to_yaml
 from lab.release.card import render_card
@@ -28,6 +27,7 @@ from lab.release.hub import push
 from lab.scoring.measures import measure_of
 from lab.tasks import find_task
 from lab.tasks.task import Judged, Task
+from lab.training.curves import draw_curves
 from lab.training.run_folder import LOG, RESULTS
 
 _PICKLED = (".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth")

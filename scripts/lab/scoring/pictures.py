@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from sklearn.metrics import precision_recall_curve
 
-from lab.looking.curves import BLUE, COLOURS, ORANGE, save, tidy
+from lab.looking.style import BLUE, COLOURS, ORANGE, save, tidy
 from lab.scoring.scores import BINS, Calibration
 
 _MOST_NAMES = 40  # classes whose names fit beside the matrix

@@ -15,12 +15,12 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from lab.changes import refusals
 from lab.errors import UserError
-from lab.looking.curves import draw_curves
 from lab.provenance import describe_hardware
 from lab.recipe import Recipe, differences, load_recipe, recipe_to_yaml
 from lab.scoring.measures import measure_of
 from lab.tasks.task import Task
 from lab.training.checkpoint import Progress, checkpoints, delete_newer, last_good_checkpoint, read_progress
+from lab.training.curves import draw_curves
 
 RESULTS = "metrics.json"  # written last, so a folder that has it is finished
 LOG = "metrics.jsonl"

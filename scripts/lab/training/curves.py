@@ -1,18 +1,13 @@
 """A picture of a training run from its `metrics.jsonl`."""
 
 import json
-import warnings
 from pathlib import Path
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lab.looking.style import BLUE, ORANGE, save, tidy
 from lab.scoring.measures import measure_of
 
-# Okabe and Ito's palette, which colour-blind readers tell apart; markers differ as well.
-BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
-COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, YELLOW)
-MARKERS = "osv^Dx"
 _TRAINING, _VALIDATION = BLUE, ORANGE
 
 
@@ -47,21 +42,6 @@ def draw_curves(metrics: Path, picture: Path, title: str, best: str):
     right.set(xlabel="epoch", ylabel=f"validation {measure.title}{unit}", title=found)
     tidy(left, right)
     save(figure, picture, dpi=150)
-
-
-def save(figure: Figure, picture: Path, **options):
-    """Write a figure as a PNG. Where the font lacks a character of some name there is a box, and no warning."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph .* missing from font")
-        figure.savefig(picture, **options)
-
-
-def tidy(*panels: Axes):
-    """A light grid behind what is drawn, and no lines at the top and on the right."""
-    for axes in panels:
-        axes.grid(color="0.92")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
 
 
 def _plot(axes, lines: list[dict], name: str, scale: float = 1, **style):
