@@ -17,6 +17,7 @@ from torch import nn
 
 from lab.errors import UserError, run_command
 from lab.judging.checkpoints import load_classifier
+from lab.places import place
 
 FORMATS = ("torch", "onnx", "compile")
 TOLERANCE = 1e-4
@@ -37,7 +38,7 @@ class Logits(nn.Module):
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description="Export a checkpoint, and check what was written.")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder that train.py wrote, or a name on the Hub")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: CHECKPOINT/export")
+    parser.add_argument("--output", type=place, metavar="FOLDER", help="default: CHECKPOINT/export")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS, help="default: all")
     options = parser.parse_args(arguments)
     if options.output is None and not Path(options.checkpoint).is_dir():

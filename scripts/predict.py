@@ -7,19 +7,19 @@ Every image is followed by its likeliest classes and their probabilities, or by 
 """
 
 import argparse
-from pathlib import Path
 
 import lab.waiting  # noqa: F401, before torch
 
 from lab.data.images import open_image
 from lab.errors import UserError, run_command
 from lab.judging.checkpoints import load_classifier
+from lab.places import place
 
 
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description="Name what is on images.")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder that train.py wrote, or a name on the Hub")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=place, help="image files")
     parser.add_argument("--top_k", type=int, default=5, help="classes to show (default: 5)")
     options = parser.parse_args(arguments)
     if options.top_k < 1:

@@ -21,6 +21,7 @@ _VERDICTS = {
     "output_dir": FREE,
     "seed": _OTHER_ORDER,
     "model.attention_probs_dropout_prob": ACCEPTED,
+    "model.cross_attend_path": ACCEPTED,  # the same numbers
     "model.initializer_range": "it is for fresh weights, and the run has its own",
     "model.local_start_*": "it is for fresh weights, and the run has its own",
     "model.*": _OTHER_MODEL,

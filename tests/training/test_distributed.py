@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from lab.errors import UserError
-from lab.looking.curves import read_metrics
+from lab.training.curves import read_metrics
 from tests.checkpoints import save_checkpoint
 from tests.models import pixels, small_model
 from tests.paths import ROOT

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 import train
 from lab.errors import UserError
-from lab.looking.curves import read_metrics
 from lab.training import loop
 from lab.training.checkpoint import checkpoints, read_progress
+from lab.training.curves import read_metrics
 from lab.training.learner import schedule
 from lab.training.run_folder import RESULTS
 from tests.processes import run_together, train_tiny

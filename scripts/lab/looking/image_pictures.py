@@ -8,8 +8,8 @@ import torch
 from matplotlib.figure import Figure
 from transformers import PreTrainedModel
 
-from lab.looking.curves import BLUE, ORANGE
 from lab.looking.maps import cross_attention_maps, draw_map_lines, evenly_chosen, mean_and_single, show_pixels
+from lab.looking.style import BLUE, ORANGE, save
 
 _RIGHT, _WRONG = BLUE, ORANGE
 _COLUMNS = 8
@@ -29,8 +29,8 @@ def draw_predictions(pixels: np.ndarray, answers: Sequence[tuple[str, bool]], pi
         axes.set_axis_off()
     for axes, image, (text, right) in zip(grid, pixels, answers, strict=False):
         show_pixels(axes, image)
-        axes.set_title(text, color=_RIGHT if right else _WRONG, fontsize=9)
-    figure.savefig(picture, dpi=100)
+        axes.set_title(text, color=_RIGHT if right else _WRONG, fontsize=9, parse_math=False)
+    save(figure, picture, dpi=100)
 
 
 def draw_attention(
@@ -43,4 +43,4 @@ def draw_attention(
     lines = [("", seen, mean_and_single(of_image, latents)) for seen, of_image in zip(pixels, last, strict=True)]
     figure = draw_map_lines(lines, latents)
     figure.suptitle(f"attention weights, cross-attend {len(maps)} of {len(maps)}", fontsize=10)
-    figure.savefig(picture, dpi=100)
+    save(figure, picture, dpi=100)

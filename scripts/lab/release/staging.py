@@ -20,7 +20,6 @@ from lab.data.loaders import evaluation_loader
 from lab.errors import UserError
 from lab.judging.evaluation import open_checkpoint
 from lab.judging.predictions import predict
-from lab.looking.curves import draw_curves
 from lab.machine import without_gpu
 from lab.recipe import Recipe, differences, load_recipe, recipe_to_yaml
 from lab.release.card import render_card
@@ -28,6 +27,7 @@ from lab.release.hub import push
 from lab.scoring.measures import measure_of
 from lab.tasks import find_task
 from lab.tasks.task import Judged, Task
+from lab.training.curves import draw_curves
 from lab.training.run_folder import LOG, RESULTS
 
 _PICKLED = (".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth")
@@ -96,11 +96,11 @@ def stage(
             kind.model_class.from_pretrained(folder, dtype=dtype).save_pretrained(folder)
         check_loads(folder, kind)
         public_recipe, runs[0] = without_paths(recipe, runs[0], folder.name)
-        (folder / "recipe.yaml").write_text(recipe_to_yaml(public_recipe))
+        (folder / "recipe.yaml").write_text(recipe_to_yaml(public_recipe), encoding="utf-8")
         task, model, dataset, judged = predict_test(folder, checkpoint, overrides, runs[0])
         if dtype is not None:
             runs[0] |= {"released_dtype": dtype, "released_score": task.scores(judged)[task.best]}
-        (folder / RESULTS).write_text(json.dumps(runs[0], indent=2) + "\n")
+        (folder / RESULTS).write_text(json.dumps(runs[0], indent=2) + "\n", encoding="utf-8")
         draw_curves(folder / LOG, figures / "curves.png", title=folder.name, best=task.best)
         pictures = task.illustrate(figures, model, dataset, judged, show_samples)
         titles = {}
@@ -138,7 +138,7 @@ def find_weights(checkpoint: Path, kind: type[Task]) -> list[Path]:
 def read_metrics(checkpoint: Path) -> dict:
     """Return the final scores of train.py."""
     try:
-        metrics = json.loads((checkpoint / RESULTS).read_text())
+        metrics = json.loads((checkpoint / RESULTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{checkpoint / RESULTS} cannot be read: {error}; expected a finished run") from None
     if not any(key.startswith("test_") for key in metrics):
@@ -185,7 +185,9 @@ def check_loads(folder: Path, kind: type[Task]):
         environment = {**os.environ, "HF_HOME": cache, "HF_HUB_OFFLINE": "1"}
         environment.pop("PYTHONPATH", None)
         command = [sys.executable, "-c", _LOAD + kind.clean_check, str(folder)]
-        done = subprocess.run(command, cwd=cache, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=cache, env=environment, capture_output=True, encoding="utf-8", errors="replace"
+        )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"{folder.name} does not load in a clean process: {reason}")

@@ -259,7 +259,7 @@ def _path(setting: Setting, key: str):
 
 def _recall(setting: Setting, key: str) -> dict | None:
     path = _path(setting, key)
-    return json.loads(path.read_text())["result"] if path.exists() else None
+    return json.loads(path.read_text(encoding="utf-8"))["result"] if path.exists() else None
 
 
 def _remember(setting: Setting, key: str, result: dict):

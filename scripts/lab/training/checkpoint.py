@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def last_good_checkpoint(output_dir: Path, report: Callable[[str], None]) -> Pat
 def find_damage(checkpoint: Path) -> str | None:
     """What is wrong with its files, None if nothing is."""
     try:
-        expected = json.loads((checkpoint / _CHECKSUMS).read_text())
+        expected = json.loads((checkpoint / _CHECKSUMS).read_text(encoding="utf-8"))
         for name, checksum in expected.items():
             if _checksum(checkpoint / name) != checksum:
                 return f"the content of {name} has changed"
@@ -151,7 +152,7 @@ def load_checkpoint(accelerator: Accelerator, folder: Path) -> tuple[Progress, d
     accelerator.scaler = scaler
     accelerator.step = 0  # parts of a batch so far: none, however many parts batches had before
     progress = read_progress(folder)
-    names = set(json.loads((folder / _CHECKSUMS).read_text()))
+    names = set(json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8")))
     found = [folder / name for name in names if name.startswith(_OWN) and name.endswith(".safetensors")]
     return progress, {path.stem.removeprefix(_OWN): load_file(path) for path in found}
 
@@ -172,10 +173,10 @@ def _write(folder: Path, progress: Progress, tensors: dict[str, dict[str, torch.
     for name, state in tensors.items():
         if state is not None:
             save_file(state, folder / f"{_OWN}{name}.safetensors")
-    (folder / _PROGRESS).write_text(json.dumps(dataclasses.asdict(progress), indent=2) + "\n")
+    (folder / _PROGRESS).write_text(json.dumps(dataclasses.asdict(progress), indent=2) + "\n", encoding="utf-8")
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     checksums = {path.relative_to(folder).as_posix(): _checksum(path) for path in files}
-    (folder / _CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n")
+    (folder / _CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n", encoding="utf-8")
     # Without these the name can reach the disk before the contents do.
     for path in folder.rglob("*"):
         _flush(path)
@@ -200,7 +201,10 @@ def _delete_leftovers(folder: Path):
 
 
 def _flush(path: Path):
-    descriptor = os.open(path, os.O_RDONLY)
+    folder = path.is_dir()
+    if folder and sys.platform == "win32":
+        return  # Windows opens no folder
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)  # and flushes only what is open for writing
     try:
         os.fsync(descriptor)
     finally:

@@ -15,13 +15,13 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from lab.changes import refusals
 from lab.errors import UserError
-from lab.looking.curves import draw_curves
 from lab.provenance import describe_hardware
 from lab.recipe import Recipe, differences, load_recipe, recipe_to_yaml
 from lab.scoring.measures import measure_of
 from lab.tasks.pretrained import PRETRAINED
 from lab.tasks.task import Task
 from lab.training.checkpoint import Progress, checkpoints, delete_newer, last_good_checkpoint, read_progress
+from lab.training.curves import draw_curves
 
 RESULTS = "metrics.json"  # written last, so a folder that has it is finished
 LOG = "metrics.jsonl"
@@ -150,7 +150,7 @@ def claim_output(output_dir: Path, recipe: Recipe, start: Path | None):
 def write_atomically(path: Path, text: str):
     """Write a file that is the old one or the new one at any moment, never a part."""
     unfinished = path.with_name(f"tmp-{path.name}")
-    unfinished.write_text(text)
+    unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
 
 
@@ -228,7 +228,7 @@ class TrainingLog:
             f"loss {scores['loss']:.4f}"
         )
         if self.accelerator.is_main_process:
-            with self.path.with_name(EPOCHS).open("a") as file:
+            with self.path.with_name(EPOCHS).open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
             draw_curves(self.path, self.path.with_name("curves.png"), title=self.path.parent.name, best=best)
         self.restart(progress)
@@ -240,17 +240,17 @@ class TrainingLog:
             self._append(progress, kind, **values)
 
     def _append(self, progress: Progress, kind: str, **values):
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": progress.step, **values}) + "\n")
 
     def _forget_after(self, progress: Progress):
         # An interrupted run has logged more than its last checkpoint knows of, perhaps half a line.
         kept = []
-        for line in self.path.read_text().splitlines():
+        for line in self.path.read_text(encoding="utf-8").splitlines():
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:
                 break
             done = entry["epoch"] <= progress.epoch if entry["kind"] == "epoch" else entry["step"] <= progress.step
             kept += [line + "\n"] if done else []
-        self.path.write_text("".join(kept))
+        self.path.write_text("".join(kept), encoding="utf-8")
