@@ -196,9 +196,7 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
         fields = [field for part in parts for field in part]
         latents = self.latents()
         if kwargs.get("output_hidden_states", self.config.output_hidden_states):
-            latents = latents.repeat(
-                parts[0].pixels.shape[0], 1, 1
-            )  # the first of them; otherwise one for all is enough
+            latents = latents.repeat(len(parts[0].pixels), 1, 1)  # the first of them; otherwise one for all is enough
         for index in range(self.config.num_blocks):
             if index < self.config.num_cross_attends:
                 cross_attend = self.cross_attends[min(index, len(self.cross_attends) - 1)]

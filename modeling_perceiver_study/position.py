@@ -69,7 +69,7 @@ def fourier_features(
     max_frequencies: Sequence[float],
     concat_positions: bool = True,
 ) -> torch.Tensor:
-    """`(.., A) -> (.., P)`, of any coordinates, in their dtype but float32 or better; as `join_axis_features` has it."""
+    """`(.., A) -> (.., P)`, of any coordinates, in float32 or better, in the order of `join_axis_features`."""
     exact = coordinates.to(torch.promote_types(torch.float32, coordinates.dtype))
     axes = [
         _waves(axis, num_frequency_bands, max_frequency, concat_positions)

@@ -229,9 +229,8 @@ def logits_with_map(asked: _Parts, grid: tuple[torch.Tensor, ...], attention_mas
     """`-> (B, h, N, M)`, the lowest number where hidden."""
     pixels, rows, columns, inverse_deviation = grid
     positions = (asked[1] @ rows[:, None].mT)[..., None] + (asked[2] @ columns[:, None].mT)[..., None, :]
-    logits = (asked[0] @ pixels.flatten(2)[:, None] + positions.flatten(-2)) * inverse_deviation.flatten(1)[
-        :, None, None
-    ]
+    logits = asked[0] @ pixels.flatten(2)[:, None] + positions.flatten(-2)
+    logits = logits * inverse_deviation.flatten(1)[:, None, None]
     if attention_mask is not None:
         logits = logits.masked_fill(~attention_mask.flatten(1)[:, None, None], torch.finfo(logits.dtype).min)
     return logits
