@@ -23,6 +23,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import CrossAttention, MultiHeadAttention, PerceiverStudyLayer, SelfAttention
 from .bytes import BytesAdapter  # noqa: F401 - see below
 from .configuration_perceiver_study import PerceiverStudyConfig
+from .decoder import PerceiverStudyDecoder, PerceiverStudyLatents
 from .grid import LearnedPositions
 from .image_reading import open_image  # noqa: F401 - see below
 from .inputs import LearnedPadding, input_adapter, without_hidden_end
@@ -30,8 +31,8 @@ from .local_start import start_locally
 from .paths import PATHS
 from .pipeline_perceiver_study import PerceiverStudyImageClassificationPipeline  # noqa: F401 - see below
 from .points import PointsAdapter  # noqa: F401 - see below
-from .position import byte_array  # noqa: F401 - see below
-from .separable import join_parts
+from .position import fourier_features  # noqa: F401 - see below
+from .separable import byte_array, join_parts
 from .streaming import GridAttention  # noqa: F401 - see below
 
 # transformers' loader of remote code fetches what this file imports, then what that imports. A download that breaks off
@@ -56,17 +57,6 @@ class PerceiverStudyClassifierOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-class PerceiverStudyLatents(nn.Module):
-    """`() -> (1, N, D)`: a learned array, of latents or of output queries."""
-
-    def __init__(self, num_latents: int, d_latents: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_latents, d_latents))
-
-    def forward(self) -> torch.Tensor:
-        return self.weight[None]
 
 
 class PerceiverStudyPreTrainedModel(PreTrainedModel):
@@ -220,6 +210,11 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
         pieces = [weights.split(list(lengths.values()), dim=-1) for weights in cross_attentions]
         return {name: tuple(piece[index] for piece in pieces) for index, name in enumerate(lengths)}
 
+    def elements(self, attention_mask: torch.Tensor | None = None, **given: torch.Tensor) -> torch.Tensor:
+        """What `forward` takes `-> (B, M, K)`: the byte array of all inputs, for output queries that are made of it."""
+        parts = self.inputs.parts(self._taken(given), attention_mask, self.dtype)
+        return torch.cat([byte_array(part).to(self.dtype) for part in parts], dim=1)
+
     def _taken(self, given: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:
         """Without those that are None; a ValueError if the model takes no such argument."""
         given = {name: value for name, value in given.items() if value is not None}
@@ -236,7 +231,8 @@ class PerceiverStudyForImageClassification(PerceiverStudyPreTrainedModel):
     def __init__(self, config: PerceiverStudyConfig):
         super().__init__(config)
         self.perceiver = PerceiverStudyModel(config)
-        self.decoder = PerceiverStudyDecoder(config) if config.decoder_type == "query" else None
+        query = PerceiverStudyLatents(1, config.d_latents) if config.decoder_type == "query" else None
+        self.decoder = None if query is None else PerceiverStudyDecoder(config, query)
         self.classifier = nn.Linear(config.d_latents, config.num_labels) if config.num_labels > 0 else nn.Identity()
         self.post_init()
 
@@ -266,7 +262,7 @@ class PerceiverStudyForImageClassification(PerceiverStudyPreTrainedModel):
             pixel_values, position_features, inputs, attention_mask, cross_attend_path, return_dict=True, **kwargs
         )
         latents = outputs.last_hidden_state
-        pooled = latents.mean(dim=1) if self.decoder is None else self.decoder(latents)
+        pooled = latents.mean(dim=1) if self.decoder is None else self.decoder(latents).squeeze(1)
         logits = self.classifier(pooled)
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
         return PerceiverStudyClassifierOutput(
@@ -276,22 +272,6 @@ class PerceiverStudyForImageClassification(PerceiverStudyPreTrainedModel):
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
         )
-
-
-class PerceiverStudyDecoder(nn.Module):
-    """`(B, N, D) -> (B, D)`: one learned output query attends to the latents (Perceiver IO, section 3.2).
-
-    One head and an MLP of width `D`, as in transformers' `PerceiverClassificationDecoder`.
-    """
-
-    def __init__(self, config: PerceiverStudyConfig):
-        super().__init__()
-        dim = config.d_latents
-        self.query = PerceiverStudyLatents(1, dim)
-        self.layer = PerceiverStudyLayer(config, CrossAttention(config, dim, dim, dim, dim, 1), dim, 1)
-
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.layer(self.query(), latents).squeeze(1)
 
 
 def _cross_attend(config: PerceiverStudyConfig) -> PerceiverStudyLayer:
