@@ -57,8 +57,8 @@ def pad_heads(*heads: torch.Tensor) -> list[torch.Tensor]:
 def is_better_in_float32(query: torch.Tensor) -> bool:
     """Whether to attend in float32 though the layers around are in 16 bits, as on a CPU.
 
-    torch's fused attention is then faster by up to 6 times, and by most where a CPU has no units for the 16 bits; and
-    logits are not rounded, which two products in 16 bits would do to them (docs/performance.md).
+    torch's fused attention is then several times faster, most of all where a CPU has no units for the 16 bits; and
+    logits are not rounded, as products in 16 bits would round them (docs/performance.md).
     """
     return query.device.type == "cpu" and query.dtype in _HALVES
 

@@ -2,14 +2,15 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from .inputs import InputAdapter, check_floating, check_mask, register_input_adapter
-from .paths import keeps_nothing
-from .position import fourier_axis_features
+from .paths import has_values, keeps_nothing
+from .position import SAME_FEATURES, find_max_frequency, fourier_axis_features
 from .separable import GridInputs, array_inputs, grid_inputs
 
 if TYPE_CHECKING:
@@ -188,10 +189,9 @@ class GridAdapter(InputAdapter):
             self._check_position_features(position_features, pixels.shape[0], grid)
         if self.config.position_encoding_type == "fourier":
             exact = torch.promote_types(torch.float32, dtype)
-            if position_features is None:
-                axis_features = self.fourier_features(grid, exact, pixels.device)
-            else:
-                axis_features = position_features.to(exact).split(grid, dim=1)
+            axis_features = self.fourier_features(grid, exact, pixels.device)
+            if position_features is not None:
+                axis_features = self._given_features(position_features, axis_features)
             return grid_inputs(pixels.to(exact), axis_features)._replace(attention_mask=mask)
         array = pixels.flatten(2).transpose(1, 2).to(dtype)
         if self.config.position_encoding_type == "learned":
@@ -212,6 +212,42 @@ class GridAdapter(InputAdapter):
             device,
             tuple(config.attended_grid) if config.absolute_positions else None,
         )
+
+    def _given_features(
+        self, position_features: torch.Tensor, own_features: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
+        """`(1 or B, S_1 + .. + S_A, F)`, the config's `(1, S_a, F)` for each axis -> `(1 or B, S_a, F)` for each axis.
+
+        Raises:
+            ValueError: these are Fourier features of other bands than the config's.
+        """
+        given = position_features.to(own_features[0].dtype).split([own.shape[1] for own in own_features], dim=1)
+        if position_features.dtype in (torch.bfloat16, torch.float16) and not position_features.requires_grad:
+            # Pipelines cast all that they pass on: numbers that may be rounded ones of the config become those again.
+            unit = torch.finfo(position_features.dtype).eps
+            given = tuple(
+                torch.where(torch.isclose(axis, own, rtol=unit, atol=1e-4), own, axis)
+                for axis, own in zip(given, own_features, strict=True)
+            )
+        if has_values(position_features):
+            self._check_bands(given, own_features)
+        return given
+
+    def _check_bands(self, given: Sequence[torch.Tensor], own_features: Sequence[torch.Tensor]):
+        differences = [(axis.detach() - own).abs() for axis, own in zip(given, own_features, strict=True)]
+        largest = torch.stack([difference.amax() for difference in differences]).tolist()  # a device is waited for once
+        for number, (axis, difference) in enumerate(zip(given, differences, strict=True)):
+            sample = difference.flatten(1).amax(dim=1).argmax() if largest[number] > SAME_FEATURES else None
+            found = None if sample is None else find_max_frequency(axis[sample])
+            if found is not None:
+                config = self.config
+                raise ValueError(
+                    f"position_features of axis {number} are Fourier features up to frequency {found:.4g}, and the "
+                    f"model's go up to {config.axis_max_frequencies[number]:.4g} (max_frequencies="
+                    f"{config.max_frequencies!r}, image_size={config.image_size!r}). Expected image processor and "
+                    "model to have the same max_frequencies. Or call the image processor with do_fourier_encode=False: "
+                    "the model then makes its own."
+                )
 
     def _channels_first(self, pixel_values: torch.Tensor) -> torch.Tensor:
         config = self.config
@@ -275,11 +311,17 @@ class GridAdapter(InputAdapter):
             )
         rows, width = sum(grid), config.num_axis_features
         if position_features.shape[1:] != (rows, width) or position_features.shape[0] not in (1, batch):
-            what = self.arguments[0]
-            advice = "Do num_frequency_bands and concat_positions of image processor and model agree?"
+            what, given = self.arguments[0], position_features.shape[-1]
+            advice = f"Were they made for these {what}?"
             if config.attended_grid != config.grid:
                 what = "the grid that the stem leaves" if config.stem_type == "conv" else "the grid of patches"
                 advice = "The image processor does not know that grid: call it with do_fourier_encode=False."
+            elif given != width:
+                advice = (
+                    f"The model has num_frequency_bands={config.num_frequency_bands} and concat_positions="
+                    f"{config.concat_positions}; an image processor makes these with num_frequency_bands={given // 2} "
+                    f"and concat_positions={given % 2 == 1}."
+                )
             raise ValueError(
                 f"position_features have shape {tuple(position_features.shape)}: expected (1 or {batch}, {rows}, "
                 f"{width}), i.e. {width} features for each of the {' + '.join(map(str, grid))} coordinates of {what}. "

@@ -149,6 +149,9 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
                 `num_axes` axes.
             position_features: `(1 or B, S_1 + .. + S_A, F)`, features of each axis in turn, as the image processor's
                 Fourier encoding gives them. Left out, the model makes the same ones for the grid it sees.
+                Other features are used as they are, with two exceptions. Numbers in 16 bits that may be the model's
+                own, rounded by a pipeline, are taken for those, unless they require a gradient. Fourier features of
+                the whole grid with another highest band than the model's are an error, unless it is compiled or traced.
             inputs: `(B, M, K)`, the byte array itself, positions included; for a grid instead of `pixel_values`.
             attention_mask: `(B, M)`, 1 where latents may attend, points of a grid in row-major order; of the grid that
                 a convolutional stem leaves, where there is one, and of the points before they become patches.

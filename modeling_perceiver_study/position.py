@@ -12,6 +12,9 @@ from collections.abc import Sequence
 
 import torch
 
+# Features that differ by less are the same but for rounding; another highest band soon makes a difference of 1.
+SAME_FEATURES = 0.1
+
 
 def resolve_max_frequencies(max_frequencies: float | Sequence[float] | None, grid: Sequence[int]) -> list[float]:
     """The highest frequency of each axis: the given one, or the axis's Nyquist frequency `size / 2`.
@@ -89,6 +92,27 @@ def _waves(
     angle = torch.pi * (coordinate * frequency)
     parts = [coordinate] if concat_positions else []
     return torch.cat([*parts, angle.sin(), angle.cos()], dim=-1)
+
+
+def find_max_frequency(axis_features: torch.Tensor) -> float | None:
+    """`(S, F)` -> the `max_frequency` from which `fourier_axis_features` makes them, nearly; also rounded to 16 bits.
+
+    Returns:
+        None if it makes them from none, or too little tells which: fewer than 3 points or 2 bands.
+    """
+    size, num_features = axis_features.shape
+    num_bands = num_features // 2
+    if size < 3 or num_bands < 2:
+        return None
+    features = axis_features.detach().to("cpu", torch.float64)
+    sines, cosines = features[:, -2 * num_bands : -num_bands], features[:, -num_bands:]
+    waves = torch.complex(cosines, sines)  # exp(i pi f x)
+    turns = waves[:, 1:] * waves[:, :-1].conj()  # exp(i pi d x), for bands at distances d
+    steps = turns[1:] * turns[:-1].conj()  # exp(2 i pi d / (S - 1))
+    distance = steps.mean().angle().item() / (2 * torch.pi) * (size - 1)
+    max_frequency = 1 + (num_bands - 1) * distance
+    (made,) = fourier_axis_features([size], num_bands, [max_frequency], num_features % 2 == 1, torch.float64)
+    return max_frequency if (made - features).abs().max() < SAME_FEATURES else None
 
 
 def split_position_columns(columns: torch.Tensor, num_axes: int) -> torch.Tensor:

@@ -1,9 +1,11 @@
-"""Where the latents of a model look: maps of its cross-attends over an image.
+"""Draw where the latents of a model look: maps of its cross-attends over an image.
 
     python scripts/attention_maps.py output/digits three.png -o maps.png
+    python scripts/attention_maps.py configuration/cifar10-study.yaml cat.jpg        # before training
     python scripts/attention_maps.py org/perceiver-cifar10 cat.jpg --cross_attends first last --latents 1 40 --logits
 
-The same picture in a notebook: `draw_attention_maps(model, processor, image)`.
+A recipe stands for its model before training. The same picture in a notebook:
+`draw_attention_maps(model, processor, image)`.
 """
 
 import argparse
@@ -11,15 +13,22 @@ from pathlib import Path
 
 import lab.waiting  # noqa: F401, before torch
 
+from accelerate.utils import set_seed
+from transformers import BaseImageProcessor, PreTrainedModel
+
 from lab.data.images import open_image
 from lab.errors import UserError, run_command
 from lab.judging.checkpoints import load_classifier
 from lab.looking.maps import draw_attention_maps
+from lab.recipe import load_recipe
+from lab.tasks import build_task
 
 
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description="Draw where the latents of a checkpoint look.")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder that train.py wrote, or a name on the Hub")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="folder that train.py wrote, a name on the Hub, or RECIPE.yaml"
+    )
     parser.add_argument("image", metavar="IMAGE", type=Path, help="image file")
     parser.add_argument(
         "--cross_attends", nargs="+", metavar="WHICH", help="first, second, last or numbers (default: these three)"
@@ -30,21 +39,30 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("-o", "--output", type=Path, default=Path("attention_maps.png"), help="picture to write")
     options = parser.parse_args(arguments)
     image = open_image(options.image)
-    classify = load_classifier(options.checkpoint)
+    load = load_untrained if options.checkpoint.endswith(".yaml") else load_trained
+    model, processor = load(options.checkpoint)
     figure = draw_attention_maps(
-        classify.model,
-        classify.image_processor,
-        image,
-        options.cross_attends,
-        options.heads,
-        options.latents,
-        options.logits,
+        model, processor, image, options.cross_attends, options.heads, options.latents, options.logits
     )
     try:
         figure.savefig(options.output, dpi=100)
     except (OSError, ValueError) as error:
         raise UserError(f"--output {options.output} cannot be written: {error}") from None
     print(options.output)
+
+
+def load_trained(checkpoint: str) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Return the model and the image processor of a folder, or of a name on the Hub."""
+    classify = load_classifier(checkpoint)
+    return classify.model, classify.image_processor
+
+
+def load_untrained(path: str) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Return the model that training by a recipe begins with, and its image processor."""
+    recipe = load_recipe(path)
+    task = build_task(recipe)
+    set_seed(recipe.seed)
+    return task.build_model().eval(), task.processor
 
 
 if __name__ == "__main__":

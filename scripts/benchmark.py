@@ -3,8 +3,10 @@
     python scripts/benchmark.py                                   # all cases, into output/benchmark/
     python scripts/benchmark.py --cases cifar cross-224 --rounds 9 --dtype bf16
 
-Contenders take turns, round by round, so that a machine whose speed drifts treats all alike; figures are medians over
-the rounds, ratios medians of the ratios within a round. Peak memory is measured in a process of its own for each.
+Contenders take turns in each round, so that a machine whose speed drifts affects all of them equally. Figures are
+medians over the rounds, ratios are medians of the ratios within a round. Peak memory is measured in a separate process
+for each. With `--output docs/benchmark` the JSON file and the picture of docs/performance.md are made;
+scripts/configurations.py makes its tables from them.
 """
 
 import argparse
@@ -19,21 +21,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from matplotlib.figure import Figure
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from lab.augment.images import Normalization, TrainingInputs
+from lab.augment.images import Augmentation, Normalization, TrainingInputs
 from lab.data.decoded_images import ImageDataset
 from lab.errors import UserError, run_command
 from lab.machine import keep_memory
-from lab.peers.contenders import Case, contenders, copy_weights
+from lab.peers.contenders import GENERAL, OURS, Case, contenders, copy_weights
+from lab.peers.results import draw_growth, table
 from lab.provenance import describe_run
-from lab.recipe import Augmentation
 from modeling_perceiver_study import PerceiverStudyImageProcessor
 
-OURS = "this repository"
 CIFAR = {"num_latents": 128, "d_latents": 256, "widening_factor": 4}
 IMAGENET = {"num_latents": 512, "d_latents": 1024, "image_size": 224, "num_labels": 1000}
 CASES = [
@@ -86,17 +86,16 @@ def main():
     kept = "-kept" if arguments.keep_memory else ""
     name = f"{arguments.dtype}{precision}{'-compiled' if arguments.compile else ''}{kept}"
     (arguments.output / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
-    (arguments.output / f"{name}.md").write_text(table(results))
     if "points" in results:
         draw_growth(results["points"], arguments.output / f"{name}-points.png")
     print(table(results))
 
 
 def measure(case: Case, device: torch.device, arguments, at_most: int | None = None) -> dict:
-    """Milliseconds a sample forward and for a training step, megabytes beyond the start, and ratios to ours.
+    """Measure milliseconds a sample, forward and for a training step, with ratios to ours, and megabytes of a step.
 
     Args:
-        at_most: above this many pixels an edge only ours takes part, as others need tens of gigabytes.
+        at_most: pixels of an edge, above which only ours takes part, since others need tens of gigabytes.
     """
     builders = contenders(case)
     if at_most is not None and case.image_size > at_most:
@@ -105,7 +104,7 @@ def measure(case: Case, device: torch.device, arguments, at_most: int | None = N
     models = {name: build().to(device) for name, build in builders.items()}
     pixels = torch.randn(case.batch, 3, case.image_size, case.image_size, device=device)
     result = {"agreement": agreement(models, pixels) if case.part == "model" else None}
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # it does not see fused kernels
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # it does not count fused kernels
         training_step(models[OURS], pixels, None)
     result["step_gflop"] = counter.get_total_flops() / case.batch / 1e9
     if arguments.compile:
@@ -142,7 +141,7 @@ def forward(model: torch.nn.Module, pixels: torch.Tensor, autocast: torch.dtype 
 
 
 def training_step(model: torch.nn.Module, pixels: torch.Tensor, autocast: torch.dtype | None):
-    """Forward and backward; the optimiser's part depends on the parameters alone."""
+    """Run forward and backward; the optimiser is left out, since its time depends on the parameters only."""
     with _autocast(pixels.device, autocast):
         loss = model(pixels).float().square().mean()
     loss.backward()
@@ -151,7 +150,10 @@ def training_step(model: torch.nn.Module, pixels: torch.Tensor, autocast: torch.
 
 
 def agreement(models: dict, pixels: torch.Tensor) -> float | None:
-    """Largest difference of logits between ours and transformers' with its weights; None where it cannot take part.
+    """Return the largest difference of logits between ours and transformers' with the same weights.
+
+    Returns:
+        None if transformers cannot take part in the case.
 
     Raises:
         UserError: they differ by more than 1e-4, so they do not do the same work.
@@ -159,20 +161,20 @@ def agreement(models: dict, pixels: torch.Tensor) -> float | None:
     if "transformers" not in models:
         return None
     for parameter in models["transformers"].parameters():
-        if parameter.ndim > 1:  # fresh weights attend so evenly that wrong positions would go unnoticed
+        if parameter.ndim > 1:  # with fresh weights attention is so uniform that wrong positions would go unnoticed
             torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
-    for name in (OURS, "its general road"):
+    for name in (OURS, GENERAL):
         copy_weights(models[name], models["transformers"])
     with torch.no_grad():
         expected = models["transformers"](pixels)
-        error = max((models[name](pixels) - expected).abs().max().item() for name in (OURS, "its general road"))
+        error = max((models[name](pixels) - expected).abs().max().item() for name in (OURS, GENERAL))
     if error > 1e-4:
         raise UserError(f"with equal weights, logits differ by {error:.1e} from transformers': expected at most 1e-4")
     return error
 
 
 def product_rates(device: torch.device, dtype: str) -> dict[str, float]:
-    """GFLOP a second of the fastest of some large products, and of the same as convolutions: what bounds the step."""
+    """Return GFLOP/s of the fastest of some large products, as matrix products and as convolutions."""
     best = {"matrix_gflops": 0.0, "convolution_gflops": 0.0}
     for rows, inner, columns in ((2048, 2048, 2048), (4096, 256, 1024), (4096, 1024, 1024)):
         left = torch.randn(rows, inner, device=device, dtype=AUTOCAST[dtype] or torch.float32)
@@ -190,7 +192,7 @@ def product_rates(device: torch.device, dtype: str) -> dict[str, float]:
 
 
 def input_rate(device: torch.device, batch_size: int = 128, batches: int = 40) -> float:
-    """CIFAR-sized images a second from uint8 in memory to normalised crops on the device, mirrored or not."""
+    """Return how many CIFAR-sized images a second go from uint8 in memory to normalised random crops on the device."""
     images = ImageDataset(np.zeros((50_000, 3, 32, 32), np.uint8), np.zeros(50_000, np.int64))
     normalize = Normalization(PerceiverStudyImageProcessor())
     augment = TrainingInputs(Augmentation(crop_padding=4, horizontal_flip=True), normalize, 0, batch_size, None)
@@ -206,9 +208,10 @@ def input_rate(device: torch.device, batch_size: int = 128, batches: int = 40) -
 
 
 def peak_memory(case: Case, name: str, device: torch.device, arguments) -> float | None:
-    """Megabytes that one training step needs beyond model and pixels, in a process of its own; on a CPU, of Linux.
+    """Measure in a separate process how many megabytes one training step needs beyond model and pixels.
 
-    None if compiled for a CPU: compiling leaves pages behind, which hide what the step takes.
+    On a CPU this works on Linux. It is None for a model that is compiled for a CPU, because pages that the compiler
+    leaves behind hide what the step takes.
     """
     if arguments.compile and device.type == "cpu":
         return None
@@ -225,14 +228,14 @@ def _peak_memory(case: Case, name: str, device: str, dtype: str, matmul_precisio
     if compiled:
         model = torch.compile(model)
     pixels = torch.randn(case.batch, 3, case.image_size, case.image_size, device=device)
-    # What is allocated once for all; compiling needs memory of its own, and is for one size.
+    # First what is allocated only once. Compiling takes memory too, and is for one size.
     training_step(model, pixels if compiled else pixels[:1, :, :8, :8], AUTOCAST[dtype])
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         training_step(model, pixels, AUTOCAST[dtype])
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    # Linux keeps the peak of a process, even across exec; 5 makes it forget (proc(5)).
+    # Linux keeps the peak of a process, even across exec; writing 5 resets it (proc(5)).
     Path("/proc/self/clear_refs").write_text("5")
     before = _peak_resident()
     training_step(model, pixels, AUTOCAST[dtype])
@@ -240,57 +243,9 @@ def _peak_memory(case: Case, name: str, device: str, dtype: str, matmul_precisio
 
 
 def _peak_resident() -> float:
-    """Megabytes, since the peak was last forgotten."""
+    """Return megabytes since the peak was last reset."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
-
-
-def table(results: dict) -> str:
-    """A Markdown table, a row for each case and contender."""
-    rate = max(results["matrix_gflops"], results["convolution_gflops"])
-    precision = (
-        "" if results["matmul_precision"] == "highest" else f" with products of {results['matmul_precision']} precision"
-    )
-    how = ("compiled" if results["compiled"] else "eager") + (", freed memory kept" if results["memory_kept"] else "")
-    lines = [
-        f"{results['hardware']}, {results['dtype']}{precision}, {how}, "
-        f"largest matrix products at {results['matrix_gflops']:.0f} GFLOP/s, as convolutions at "
-        f"{results['convolution_gflops']:.0f}; medians of {results['rounds']} rounds, a sample. "
-        f"Memory{', on CUDA alone,' if results['compiled'] else ''} is what a step needs beyond "
-        f"one {'like it' if results['compiled'] else 'on 8 × 8 pixels'}.",
-        "",
-        "| case | | forward ms | × ours | step ms | × ours | step memory MB | of the higher rate |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for case, result in results["cases"].items():
-        for name, step in result["step"].items():
-            ahead = result["forward"][name]
-            share = f"{result['step_gflop'] / step['milliseconds'] * 1e5 / rate:.0f} %" if name == OURS else ""
-            memory = "" if step["megabytes"] is None else f"{step['megabytes']:.0f}"
-            lines.append(
-                f"| {case} | {name} | {ahead['milliseconds']:.1f} | {ahead['times_ours']:.2f} | "
-                f"{step['milliseconds']:.1f} | {step['times_ours']:.2f} | {memory} | {share} |"
-            )
-    return "\n".join(lines) + "\n"
-
-
-def draw_growth(points: dict, path: Path):
-    """Time and memory of a cross-attend's training step against the number of points, with fitted exponents."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    panels = figure.subplots(1, 2)
-    names = list(next(iter(points.values()))["step"])
-    for panel, key, label in zip(panels, ("milliseconds", "megabytes"), ("ms", "MB"), strict=True):
-        for name, marker in zip(names, "osv^", strict=False):
-            known = [(int(m), result["step"][name][key]) for m, result in points.items() if name in result["step"]]
-            known = [(m, value) for m, value in known if value]
-            large = [pair for pair in known if pair[0] >= 2**14]
-            slope = np.polyfit(*np.log(np.array(large)).T, 1)[0] if len(large) > 1 else float("nan")
-            panel.loglog(*zip(*known, strict=True), marker=marker, label=f"{name}, slope {slope:.2f}")
-        panel.set_xlabel("points")
-        panel.set_ylabel(f"{label} for a training step of one sample")
-        panel.grid(alpha=0.3)
-        panel.legend()
-    figure.savefig(path, dpi=150)
 
 
 def parse():

@@ -2,50 +2,70 @@
 
     python scripts/configurations.py
 
-tests/test_configurations.py fails when one is stale.
+tests/commands/test_configurations.py fails if one is stale.
 """
 
+import json
 from pathlib import Path
 
 import torch
 
 from lab.errors import UserError, run_command
+from lab.looking.architecture import draw_architecture
+from lab.peers.results import draw_growth
+from lab.peers.results import table as benchmark_table
 from lab.recipe import CONFIGURATION_FOLDER, load_recipe
 from lab.tasks import build_task
 
 README = CONFIGURATION_FOLDER / "README.md"
 MAIN_README = CONFIGURATION_FOLDER.parent / "README.md"
+ARCHITECTURE = MAIN_README.parent / "docs" / "architecture.png"
 PERFORMANCE = MAIN_README.parent / "docs" / "performance.md"
 BENCHMARK = MAIN_README.parent / "docs" / "benchmark"
-CIFAR10 = MAIN_README.parent / "docs" / "cifar10.md"
-LADDERS = MAIN_README.parent / "docs" / "cifar10"
+# Pages that show ladders, and where the ladders lie.
+LADDERS = {
+    MAIN_README.parent / "docs" / page: MAIN_README.parent / "docs" / folder
+    for page, folder in {"cifar10.md": "cifar10", "training.md": "finetuning"}.items()
+}
 # Of scripts/benchmark.py.
 _TABLES = ("float32", "bf16", "float32-compiled", "bf16-compiled", "float32-medium", "float32-kept", "bf16-kept")
 _HEADER_FIELDS = ("Paper", "Command", "Score", "Time")
 _INTRODUCTION = """\
 # Recipes
 
-One YAML file a preset; any key can be changed on the command line, as in `optimization.epochs=5`. All keys and their
-defaults are in [`scripts/lab/recipe.py`](../scripts/lab/recipe.py). This table is made by
-`python scripts/configurations.py` from the files themselves, so change those.
+One YAML file for each recipe. Any key can be changed on the command line, as in `optimization.epochs=5`. All keys and
+their defaults are in [`scripts/lab/recipe.py`](../scripts/lab/recipe.py). `python scripts/configurations.py` makes the
+tables of this page from the files.
+
+"""
+_NOT_RUN = """
+## Not run
+
+The recipes in [`not-run/`](not-run) have not been run in full, so they have no score. Every recipe that has been run is
+above.
 
 """
 
 
 def presets() -> list[Path]:
-    """All recipe files, by name."""
+    """Return the recipes whose results were run, by name."""
     return sorted(CONFIGURATION_FOLDER.glob("*.yaml"))
 
 
+def not_run() -> list[Path]:
+    """Return the recipes that have not been run, by name."""
+    return sorted((CONFIGURATION_FOLDER / "not-run").glob("*.yaml"))
+
+
 def count_parameters(preset: Path) -> int:
-    """Parameters of the preset's model, without allocating them."""
+    """Return the number of parameters of the preset's model, without allocating them."""
     task = build_task(load_recipe(preset))
     with torch.device("meta"):
-        return task.build_model().num_parameters()
+        return task.new_model().num_parameters()
 
 
 def read_header(preset: Path) -> dict[str, str]:
-    """The fields that the comment at the top of each preset must have.
+    """Return the fields that the comment at the top of each preset must have.
 
     Raises:
         ValueError: one is missing.
@@ -58,32 +78,46 @@ def read_header(preset: Path) -> dict[str, str]:
     return {name: fields[name] for name in _HEADER_FIELDS}
 
 
-def table(folder: str = "") -> str:
-    """A Markdown row for each preset, linked to its file in `folder`."""
+def table(recipes: list[Path], page: Path) -> str:
+    """Return a Markdown row for each recipe, linked to its file from a page."""
     rows = ["| preset | parameters | data | score | time | command |", "|---|---:|---|---|---|---|"]
-    for preset in presets():
+    for preset in recipes:
         header = read_header(preset)
         data = load_recipe(preset).data.name
         rows.append(
-            f"| [`{preset.name}`]({folder}{preset.name}) | {count_parameters(preset):,} | {data} | {header['Score']} | "
-            f"{header['Time']} | `{header['Command']}` |"
+            f"| {_link(preset, page)} | {count_parameters(preset):,} | {data} | {header['Score']} | {header['Time']} | "
+            f"`{header['Command']}` |"
         )
     return "\n".join(rows) + "\n"
 
 
+def _link(preset: Path, page: Path) -> str:
+    return f"[`{preset.name}`]({preset.relative_to(page.parent).as_posix()})"
+
+
 def pages() -> dict[Path, str]:
-    """What the files with tables should hold; in those that are written by hand only what is between marks changes."""
-    benchmarks = [(BENCHMARK / f"{name}.md").read_text() for name in _TABLES]
-    readme = _between(MAIN_README.read_text(), "results", table(f"{CONFIGURATION_FOLDER.name}/"))
-    cifar10 = CIFAR10.read_text()
-    for ladder in sorted(LADDERS.glob("*.md")):
-        cifar10 = _between(cifar10, ladder.stem, ladder.read_text())
+    """Return the text of all pages with tables; in those written by hand only what is between the marks changes."""
+    benchmarks = [benchmark_table(_measured(name)) for name in _TABLES]
+    others = ", ".join(_link(preset, MAIN_README) for preset in not_run())
+    results = f"{table(presets(), MAIN_README)}\nRecipes that have not been run: {others}.\n"
+    readme = _between(MAIN_README.read_text(), "results", results)
     return {
-        README: _INTRODUCTION + table(),
+        README: _INTRODUCTION + table(presets(), README) + _NOT_RUN + table(not_run(), README),
         MAIN_README: _between(readme, "benchmark", benchmarks[0]),
         PERFORMANCE: _between(PERFORMANCE.read_text(), "benchmark", "\n".join(benchmarks)),
-        CIFAR10: cifar10,
+        **{page: _with_ladders(page, folder) for page, folder in LADDERS.items()},
     }
+
+
+def _measured(name: str) -> dict:
+    return json.loads((BENCHMARK / f"{name}.json").read_text())
+
+
+def _with_ladders(page: Path, folder: Path) -> str:
+    text = page.read_text()
+    for ladder in sorted(folder.glob("*.md")):
+        text = _between(text, ladder.stem, ladder.read_text())
+    return text
 
 
 def _between(page: str, name: str, content: str) -> str:
@@ -99,6 +133,8 @@ def main():
     for path, text in pages().items():
         path.write_text(text)
         print(f"wrote {path}")
+    draw_architecture(ARCHITECTURE)
+    draw_growth(_measured("float32")["points"], BENCHMARK / "float32-points.png")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import lab.waiting  # noqa: F401, before torch
 import transformers
 from accelerate.utils import set_seed
 
+from lab.data.identity import identity
 from lab.errors import run_command
 from lab.judging.predictions import evaluate
 from lab.machine import finish
@@ -24,41 +25,54 @@ from lab.recipe import parse_command_line
 from lab.release.hub import require_repo_id, require_token
 from lab.release.staging import publish
 from lab.tasks import build_task
+from lab.tasks.pretrained import PRETRAINED
 from lab.training.checkpoint import set_weights
 from lab.training.loop import build_accelerator, judging_loader, train
 from lab.training.memory import explain_out_of_memory
 from lab.training.precision import settle_precision
-from lab.training.run_folder import RESULTS, claim_output, find_start, write_atomically
+from lab.training.run_folder import (
+    RESULTS,
+    claim_output,
+    find_start,
+    open_output,
+    require_same_data,
+    write_atomically,
+)
 
 
 def main(arguments: list[str] | None = None):
     transformers.utils.logging.disable_progress_bar()  # the one of training is enough
     recipe, options = parse_command_line("Train a Perceiver.", arguments)
-    task = build_task(settle_precision(recipe))
+    task = build_task(settle_precision(recipe, Path(recipe.output_dir), print), options.resume)
     recipe = task.recipe
     accelerator = build_accelerator(task)
     output_dir = Path(recipe.output_dir)
     if options.push_to_hub and accelerator.is_main_process:
         require_repo_id(options.push_to_hub)
         require_token()
+    open_output(accelerator, output_dir)
     start, finished = find_start(output_dir, recipe, options.resume, options.accept_changes, accelerator.print)
     if finished:
         accelerator.print(f"{output_dir} holds the finished run of this recipe; nothing to do")
         if options.push_to_hub and accelerator.is_main_process:
             publish(output_dir, options.push_to_hub, options.private)
         return
+    with accelerator.local_main_process_first():  # it fills the caches that the others of its machine read
+        splits = task.load_splits()
+    if start is not None:
+        require_same_data(start, identity(splits))
     accelerator.wait_for_everyone()  # every process has looked at output_dir before one changes it
     if accelerator.is_main_process:
         claim_output(output_dir, recipe, start)
-
-    with accelerator.local_main_process_first():  # it fills the caches that the others of its machine read
-        splits = task.load_splits()
     set_seed(recipe.seed, deterministic=recipe.optimization.deterministic)
-    model = task.build_model()
+    model = task.build_model() if start is None else task.new_model()  # a run that goes on has its own weights
+    if task.pretrained is not None and start is None and accelerator.is_main_process:
+        print(task.pretrained.describe(task.config))
+        write_atomically(output_dir / PRETRAINED, task.pretrained.to_json())
     if recipe.optimization.gradient_checkpointing:
         model.activation_checkpointing_enable()
 
-    with explain_out_of_memory(recipe):
+    with explain_out_of_memory(accelerator, task):
         model, progress, best_weights = train(accelerator, task, model, splits, start)
         set_weights(accelerator, model, best_weights)
         test_scores = {}
@@ -72,6 +86,7 @@ def main(arguments: list[str] | None = None):
         results = {
             "task": task.name,
             "data": recipe.data.called,
+            **({"pretrained": task.pretrained.origin} if task.pretrained else {}),
             **({"test_samples": len(splits.test)} if splits.test else {}),
             **{f"test_{name}": score for name, score in test_scores.items()},
             **{f"validation_{name}": score for name, score in progress.best_scores.items()},

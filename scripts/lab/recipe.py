@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers import PreTrainedConfig
 
+from lab.changes import FREE, verdict
 from lab.errors import UserError, one_line
 from modeling_perceiver_study import PerceiverStudyConfig
 
@@ -26,14 +27,15 @@ DEFAULT_RECIPE = CONFIGURATION_FOLDER / "digits.yaml"
 
 @dataclasses.dataclass
 class Data:
-    """Images with labels, and how they are split."""
+    """Samples, and how they are split."""
 
     name: str | None = None  # `digits`, or the name of a dataset on the Hub
     path: str | None = None  # a local folder; wins over the name
     title: str | None = None  # what reports and cards call the data; null is its name
     train_split: str = "train"
     test_split: str | None = "test"  # read once, after training; null while choosing between recipes: never
-    label_column: str | None = None  # null is the only column of class labels
+    label_column: str | None = None  # null is the only column of class labels; or `data.columns.label`
+    columns: dict[str, Any] = dataclasses.field(default_factory=dict)  # such as image: photo, label: [width, height]
     validation_samples: int = 1000  # carved from the train split, stratified
     train_samples: int | None = None  # train on so many of the remaining images, stratified; null is all
     split_seed: int = 0  # not `seed`, so that runs with several seeds share their splits
@@ -41,8 +43,8 @@ class Data:
     cache_dir: str | None = None  # null is a folder inside the cache of `datasets`
     on_error: str = "raise"  # at a broken image or a label out of range; `skip` leaves them out and says how many
     streaming: bool = False  # read training images from shards as they are needed; needs train_samples
-    workers: int = 0  # processes that read samples ahead, where those are not in memory; 0 reads between steps
-    shuffle_buffer: int = 10000  # images, still encoded, from which a streaming process draws
+    workers: int = 0  # processes that read and decode samples ahead, where those are not in memory; 0 is threads
+    shuffle_buffer: int = 10000  # samples, still encoded, from which a streaming process draws
 
     @property
     def called(self) -> str:
@@ -61,7 +63,9 @@ class Optimization:
     learning_rate: float = 1e-3
     weight_decay: float = 0.05  # on the weights of linear layers alone
     warmup: float = 0.05  # share of all steps
-    max_gradient_norm: float | None = 1.0  # null is no clipping
+    max_gradient_norm: float | None = 1.0  # null does not clip
+    freeze: list[str] = dataclasses.field(default_factory=list)  # patterns of names of weights that stay, `perceiver.*`
+    layer_decay: float | None = None  # each layer learns at so many times the rate of the one after it; null is 1
     label_smoothing: float = 0.0
     class_weights: Any = None  # `balanced`, or a number for each class, that its samples count in the loss; null is 1
     ema_decay: float | None = None  # judge and keep a moving average of the weights, such as 0.999; null keeps them
@@ -97,6 +101,7 @@ class Recipe:
     task: str = "image-classification"  # lab/tasks has all
     output_dir: str = "output"
     seed: int = 0
+    pretrained: str | None = None  # a folder or a name on the Hub to start from; `model:` then only says what differs
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     image_processor: dict[str, Any] = dataclasses.field(default_factory=dict)
     data: Data = dataclasses.field(default_factory=Data)
@@ -106,7 +111,7 @@ class Recipe:
     logging: Logging = dataclasses.field(default_factory=Logging)
 
 
-_SECTIONS = [field.name for field in dataclasses.fields(Recipe) if field.name not in ("task", "output_dir", "seed")]
+_SECTIONS = [field.name for field in dataclasses.fields(Recipe) if field.default_factory is not dataclasses.MISSING]
 
 Section = TypeVar("Section")
 Range = tuple[float, float | None]
@@ -127,6 +132,7 @@ _RANGES: dict[str, Range] = {
     "optimization.weight_decay": (0, None),
     "optimization.warmup": (0, 1),
     "optimization.max_gradient_norm": (0, None),
+    "optimization.layer_decay": (0, 1),
     "optimization.label_smoothing": (0, 1),
     "optimization.ema_decay": (0, 1),
     "optimization.cpu_threads": (1, None),
@@ -134,19 +140,6 @@ _RANGES: dict[str, Range] = {
     "checkpoint.keep_last": (1, None),
     "logging.every_steps": (1, None),
 }
-# Beginnings of keys that a run may be resumed with other values of.
-_WITHOUT_EFFECT = (
-    "output_dir",
-    "checkpoint.",
-    "logging.",
-    "data.title",
-    "data.max_memory_gb",
-    "data.cache_dir",
-    "data.workers",
-    "optimization.cpu_threads",
-    "optimization.find_parts",
-)
-
 # Sections whose keys a task knows.
 _OF_TASKS = ("image_processor.", "augmentation.")
 
@@ -210,17 +203,19 @@ def flatten(recipe: Recipe) -> dict[str, Any]:
     return flat
 
 
-def differences(old: Recipe, new: Recipe) -> list[str]:
-    """Lines such as `seed: 0 -> 1`, for every key that changes what is trained."""
+def differences(old: Recipe, new: Recipe) -> dict[str, str]:
+    """Lines such as `seed: 0 -> 1` by key, for every key that changes what is trained."""
     before, after = effective(old), effective(new)
-    return [
-        f"{key}: {before.get(key)} -> {after.get(key)}" for key in before | after if before.get(key) != after.get(key)
-    ]
+    return {
+        key: f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in before | after
+        if before.get(key) != after.get(key)
+    }
 
 
 def effective(recipe: Recipe) -> dict[str, Any]:
     """What `flatten` gives, less the keys that do not change what is trained."""
-    return {key: value for key, value in flatten(recipe).items() if not key.startswith(_WITHOUT_EFFECT)}
+    return {key: value for key, value in flatten(recipe).items() if verdict(key) != FREE}
 
 
 def chosen(settings: dict[str, Any]) -> dict[str, Any]:
@@ -258,6 +253,12 @@ def require_keys(section: str, settings: dict[str, Any], known: Sequence[str]):
             raise UserError(f"unknown key {name!r}; the nearest is {_nearest(name, [*own, *_known_keys()])!r}")
 
 
+def architecture_keys() -> list[str]:
+    """The fields of the model's configuration that are its own and not of all models."""
+    inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    return [field.name for field in dataclasses.fields(PerceiverStudyConfig) if field.name not in inherited]
+
+
 def _read_file(path: str | Path) -> dict:
     try:
         layer = OmegaConf.to_container(OmegaConf.load(path))
@@ -291,9 +292,7 @@ def _check_keys(layer: dict, source: str):
 
 def _known_keys() -> list[str]:
     """Every dotted key, those of the free sections included."""
-    inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
-    own = [field.name for field in dataclasses.fields(PerceiverStudyConfig) if field.name not in inherited]
-    free = {"model": ["num_labels", "problem_type", *own]}
+    free = {"model": ["num_labels", "problem_type", *architecture_keys()]}
     keys = []
     for field in dataclasses.fields(Recipe):
         keys.append(field.name)

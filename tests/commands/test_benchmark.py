@@ -2,9 +2,10 @@ import pytest
 import torch
 
 import benchmark
-from benchmark import OURS, agreement, measure, table
+from benchmark import agreement, measure
 from lab.errors import UserError
-from lab.peers.contenders import Case, contenders
+from lab.peers.contenders import GENERAL, OURS, Case, contenders
+from lab.peers.results import table
 
 TINY = {"image_size": 12, "batch": 2, "num_latents": 4, "d_latents": 16, "num_frequency_bands": 3}
 
@@ -16,7 +17,7 @@ def arguments():
 
 @pytest.fixture
 def without_perceiver_pytorch(monkeypatch):
-    """It is no dependency of the tests."""
+    """Leave out perceiver-pytorch, which the tests do not need."""
     monkeypatch.setattr(
         benchmark, "contenders", lambda case: {n: b for n, b in contenders(case).items() if n != "perceiver-pytorch"}
     )
@@ -26,7 +27,7 @@ def without_perceiver_pytorch(monkeypatch):
 def test_measures_every_contender(monkeypatch, arguments, without_perceiver_pytorch, part):
     monkeypatch.setattr(benchmark, "peak_memory", lambda *_: 1.0)
     result = measure(Case("tiny", part, **TINY), torch.device("cpu"), arguments)
-    assert set(result["step"]) == {OURS, "its general road", "transformers"}
+    assert set(result["step"]) == {OURS, GENERAL, "transformers"}
     assert all(entry["milliseconds"] > 0 for entry in result["forward"].values())
     assert result["step"][OURS]["times_ours"] == 1
     assert result["step_gflop"] > 0
@@ -50,16 +51,16 @@ def test_measures_every_contender(monkeypatch, arguments, without_perceiver_pyto
 
 def test_contenders_that_do_other_work_are_refused():
     case = Case("tiny", "model", **TINY)
-    models = {name: contenders(case)[name]() for name in (OURS, "its general road", "transformers")}
+    models = {name: contenders(case)[name]() for name in (OURS, GENERAL, "transformers")}
     models["transformers"].perceiver.input_preprocessor.position_embeddings.max_resolution = (6, 6)
     with pytest.raises(UserError, match="logits differ"):
         agreement(models, torch.randn(2, 3, 12, 12))
 
 
-def test_memory_of_the_general_road_is_seen():
-    """It stores pixels beside positions, keys, values and the map; the separable road none of these."""
+def test_memory_of_the_general_path_is_seen():
+    """It stores pixels beside positions, keys, values and the map; the separable path none of these."""
     case = Case("small", "cross-attend", **{**TINY, "image_size": 160, "num_latents": 64, "num_frequency_bands": 32})
     settings = ("cpu", "float32", "highest", False)
-    general = benchmark._peak_memory(case, "its general road", *settings)
+    general = benchmark._peak_memory(case, GENERAL, *settings)
     assert general > 4 * benchmark._peak_memory(case, OURS, *settings)
     assert general > 2 * 160 * 160 * 133 * 4 / 2**20  # the array itself

@@ -1,29 +1,43 @@
 import pytest
 
-from configurations import count_parameters, pages, presets, read_header
+from configurations import count_parameters, not_run, pages, presets, read_header
 from lab.recipe import CONFIGURATION_FOLDER, load_recipe
 from lab.tasks import build_task
+from tests.paths import ROOT
 
 PARAMETERS = {
     "cifar10-long": 6_817_694,
     "cifar10-study": 3_888_532,
     "digits": 239_408,
+    "digits-finetune": 3_888_532,
     "imagenet-8gpus": 44_912_254,
     "imagenet-fourier": 44_912_254,  # the paper's table 7 says 44.9 M
     "study-digits": 95_856,
 }
 
 
+ALL = [*presets(), *not_run()]
+
+
 def test_every_preset_is_pinned():
-    assert {preset.stem for preset in presets()} == set(PARAMETERS)
+    assert sorted(preset.stem for preset in ALL) == sorted(PARAMETERS)
 
 
-@pytest.mark.parametrize("preset", presets(), ids=lambda preset: preset.stem)
+def test_what_was_not_run_stands_apart():
+    """A recipe has a score if and only if it lies beside the results; each folder has some."""
+    for preset in ALL:
+        header = read_header(preset)
+        assert header["Score"].startswith("not run") == header["Time"].startswith("not run") == (preset in not_run())
+        assert any(digit.isdigit() for digit in header["Score"]) == (preset in presets())
+    assert presets() and not_run()
+
+
+@pytest.mark.parametrize("preset", ALL, ids=lambda preset: preset.stem)
 def test_parameter_count(preset):
     assert count_parameters(preset) == PARAMETERS[preset.stem]
 
 
-@pytest.mark.parametrize("preset", presets(), ids=lambda preset: preset.stem)
+@pytest.mark.parametrize("preset", ALL, ids=lambda preset: preset.stem)
 def test_preset_is_whole(preset):
     recipe = load_recipe(preset)
     config = build_task(recipe).config
@@ -33,7 +47,7 @@ def test_preset_is_whole(preset):
     processes = " --num_processes 8" if preset.stem == "imagenet-8gpus" else ""
     expected = f"accelerate launch{processes} scripts/train.py"
     if preset.stem != "digits":
-        expected += f" --config configuration/{preset.name}"
+        expected += f" --config {preset.relative_to(ROOT)}"
     assert read_header(preset)["Command"] == expected
 
 
@@ -51,7 +65,8 @@ def test_tables_are_fresh():
 
 def test_the_streamed_recipe_trains_the_same_model():
     streamed, whole = (
-        load_recipe(CONFIGURATION_FOLDER / name) for name in ("imagenet-8gpus.yaml", "imagenet-fourier.yaml")
+        load_recipe(CONFIGURATION_FOLDER / "not-run" / name)
+        for name in ("imagenet-8gpus.yaml", "imagenet-fourier.yaml")
     )
     whole.optimization.gradient_accumulation_steps = streamed.optimization.gradient_accumulation_steps
     for section in ("model", "image_processor", "augmentation", "optimization"):

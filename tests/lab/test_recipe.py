@@ -85,7 +85,7 @@ def test_an_unknown_key_in_a_file_names_the_file(minimal):
         ("optimization.epochs=0", "optimization.epochs=0: expected a number of at least 1"),
         ("optimization.label_smoothing=1.5", "expected a number from 0 to 1"),
         ("optimization.learning_rate=nan", "optimization.learning_rate=nan"),
-        ("optimization.mixed_precision=fp8", "expected one of no, bf16, fp16"),
+        ("optimization.mixed_precision=fp8", "expected one of auto, no, bf16, fp16"),
         ("optimization.matmul_precision=tf32", "expected one of highest, high, medium"),
         ("optimization.gradient_accumulation_steps=3", "does not divide optimization.batch_size=128"),
         ("data.name=null", "give data.name"),
@@ -112,7 +112,7 @@ def test_a_file_that_is_no_recipe(tmp_path, content, message):
 
 
 def test_a_missing_file_lists_the_presets(tmp_path):
-    with pytest.raises(UserError, match=r"no recipe at .*absent.yaml; there are cifar10-long.yaml, cifar10-study"):
+    with pytest.raises(UserError, match=r"no recipe at .*absent.yaml; there are cifar10-study"):
         load_recipe(tmp_path / "absent.yaml")
 
 
@@ -175,8 +175,8 @@ def test_every_key_is_read_by_something():
 def test_differences_leave_out_what_does_not_change_the_result():
     old = load_recipe(DEFAULT_RECIPE, ["seed=1", "model.num_latents=8", "output_dir=a", "checkpoint.keep_last=1"])
     new = load_recipe(DEFAULT_RECIPE, ["seed=2", "model.num_latents=9", "output_dir=b", "checkpoint.keep_last=5"])
-    assert differences(old, new) == ["seed: 1 -> 2", "model.num_latents: 8 -> 9"]
-    assert differences(old, old) == []
+    assert differences(old, new) == {"seed": "seed: 1 -> 2", "model.num_latents": "model.num_latents: 8 -> 9"}
+    assert differences(old, old) == {}
 
 
 def test_user_errors_are_shown_without_traceback():

@@ -11,10 +11,12 @@ import attention_maps
 from lab.data.images import seen_pixels
 from lab.errors import UserError
 from lab.looking.maps import cross_attention_maps, draw_attention_maps, map_logits
+from lab.recipe import DEFAULT_RECIPE, load_recipe
+from lab.study.training import train_small
 from modeling_perceiver_study import PerceiverStudyImageProcessor
 from tests.checkpoints import save_checkpoint
 from tests.paths import SCRIPTS
-from tests.small_data import coloured_images
+from tests.small_data import coloured_images, fresh_accelerate
 from tests.space import SPACE, copy_space
 
 THREE_CROSS_ATTENDS = (
@@ -111,6 +113,26 @@ def test_command_line(checkpoint, image, tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path / 'maps.png'}\n"
     with Image.open(tmp_path / "maps.png") as picture:
         assert picture.size == (450, 640)
+
+
+def test_a_recipe_is_drawn_as_training_begins_with_it(image, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(DEFAULT_RECIPE.read_text().replace("seed: 0", "seed: 3"))
+    begun = {}
+
+    def watch(step: int, model: torch.nn.Module):
+        if step == 0:
+            begun.update({name: weights.clone() for name, weights in model.state_dict().items()})
+
+    fresh_accelerate()
+    train_small(load_recipe(path, ["optimization.epochs=1", "data.train_samples=64"]), watch=watch)
+    fresh_accelerate()
+    model, _ = attention_maps.load_untrained(str(path))
+    assert not model.training
+    assert all(torch.equal(begun.pop(name), weights) for name, weights in model.state_dict().items()) and not begun
+    image.save(tmp_path / "image.png")
+    attention_maps.main([str(path), str(tmp_path / "image.png"), "-o", str(tmp_path / "maps.png")])
+    assert (tmp_path / "maps.png").exists()
 
 
 @pytest.mark.parametrize(

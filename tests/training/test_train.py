@@ -12,7 +12,7 @@ from lab.errors import UserError
 from lab.looking.curves import read_metrics
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.release.staging import read_metrics as read_published_metrics
-from lab.training import loop
+from lab.training import loop, precision
 from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
 from tests.paths import SCRIPTS
 from tests.small_data import CLASSES, TINY_RUN, coloured_images, fresh_accelerate, make_parquet
@@ -23,11 +23,13 @@ RESUMABLE = [
     "optimization.epochs=3",
     "checkpoint.every_steps=1",
     "checkpoint.keep_last=1",
+    "augmentation.random_resized_crop=[0.3,1.0]",
     "augmentation.crop_padding=2",
     "augmentation.horizontal_flip=true",
     "model.attention_probs_dropout_prob=0.2",
     "optimization.gradient_accumulation_steps=2",
 ]
+DECAY_0 = "optimization.ema_decay=0"
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +197,32 @@ def test_mixed_precision(run, precision):
     assert all(tensor.dtype == torch.float32 for tensor in weights(folder).values())
 
 
+def test_auto_is_stated_and_kept_on_another_machine(run, monkeypatch, capsys):
+    """A run that began in bfloat16 stays in it where that is slow, unless the recipe is changed with consent."""
+    options = ["optimization.mixed_precision=auto", "optimization.optimizer=muon", "checkpoint.every_steps=1"]
+    expected = run("begun-bf16", "optimization.mixed_precision=bf16", *options[1:])
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(precision, "bfloat16_is_fast", lambda device: True)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop.TrainingLog, "epoch", stop)
+        run("auto", *options)
+    assert "optimization.mixed_precision=auto is bf16 (bfloat16 is fast" in capsys.readouterr().out
+    monkeypatch.setattr(precision, "bfloat16_is_fast", lambda device: False)
+    with pytest.raises(UserError, match="mixed_precision: bf16 -> no"):
+        run("auto", "optimization.mixed_precision=no", *options[1:], "--resume")
+    folder = run("auto", *options, "--resume")
+    assert "auto is bf16 (as the run in" in capsys.readouterr().out
+    assert_same_weights(folder, expected)
+    assert load_recipe(folder / "recipe.yaml").optimization.mixed_precision == "bf16"
+    assert json.loads((folder / "metrics.json").read_text())["mixed_precision"] == "bf16"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    starts = [(line["step"], line["mixed_precision"]) for line in lines if line["kind"] == "start"]
+    assert starts == [(0, "bf16"), (6, "bf16")]
+
+
 def test_precision_of_products(run):
     """Products then stay float32 or become bfloat16, as the CPU has it; either way losses lie 1 % apart at most."""
     expected, _ = read_metrics(run("highest", "optimization.epochs=1") / "metrics.jsonl")
@@ -232,12 +260,22 @@ def test_a_moving_average_is_judged_and_kept(run):
         weights(run(name, "optimization.epochs=1", *more))
         for name, more in {
             "no-average": [],
-            "average-0": ["optimization.ema_decay=0"],
+            "average-0": [DECAY_0],
             "average-1": ["optimization.ema_decay=1"],
         }.items()
     )
     assert all(torch.equal(zero[name], plain[name]) for name in plain)
     assert not torch.equal(one["perceiver.latents.weight"], plain["perceiver.latents.weight"])
+
+
+def test_a_moving_average_is_judged_in_the_precision_of_training(run):
+    """With a decay of 0 it is the model itself, which accelerate has prepared: its scores are the same to the bit."""
+    options = ["optimization.mixed_precision=bf16", "optimization.epochs=1"]
+    plain, average = (run(name, *options, *more) for name, more in [("bf16-plain", []), ("bf16-average", [DECAY_0])])
+    assert_same_weights(plain, average)
+    assert read_metrics(plain / "metrics.jsonl")[1] == read_metrics(average / "metrics.jsonl")[1]
+    results = [json.loads((folder / "metrics.json").read_text()) for folder in (plain, average)]
+    assert results[0]["test_loss"] == results[1]["test_loss"]
 
 
 def test_what_can_be_watched(run):

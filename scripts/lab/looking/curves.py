@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from lab.scoring.measures import measure_of
 
-# Okabe and Ito's palette, which colour-blind readers tell apart; markers differ as well.
+# Okabe and Ito's palette, which colour-blind readers can distinguish; markers differ as well.
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, YELLOW)
 MARKERS = "osv^Dx"
@@ -16,13 +16,13 @@ _TRAINING, _VALIDATION = BLUE, ORANGE
 
 
 def read_metrics(path: Path) -> tuple[list[dict], list[dict]]:
-    """The lines of logged steps, and those of epochs."""
+    """Return the lines of logged steps, and those of epochs."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [line for line in lines if line["kind"] == "step"], [line for line in lines if line["kind"] == "epoch"]
 
 
 def draw_curves(metrics: Path, picture: Path, title: str, best: str):
-    """Losses on the left, the score that decides on the right with its best epoch, both against epochs, as a PNG.
+    """Draw losses on the left and the deciding score with its best epoch on the right, against epochs, as a PNG.
 
     Args:
         best: the key of that score, such as `accuracy`.
@@ -48,7 +48,7 @@ def draw_curves(metrics: Path, picture: Path, title: str, best: str):
 
 
 def tidy(*panels: Axes):
-    """A light grid behind what is drawn, and no lines at the top and on the right."""
+    """Draw a light grid behind the data, and remove the lines at the top and on the right."""
     for axes in panels:
         axes.grid(color="0.92")
         axes.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""What the benchmark compares: the same work, built from this repository and from others."""
+"""The models that the benchmark compares: the same work, by this repository and by others."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,6 +12,8 @@ from lab.peers.deepmind import their_name
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyForImageClassification
 from modeling_perceiver_study.inputs import input_adapter
 from modeling_perceiver_study.position import byte_array
+
+OURS, GENERAL = "this repository", "its general path"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Case:
     num_labels: int = 10
 
     def config(self) -> PerceiverStudyConfig:
-        """With the output query that transformers' Perceiver classifies by, so that all its weights fit."""
+        """Return a configuration with an output query as in transformers' Perceiver, so that all its weights fit."""
         return PerceiverStudyConfig(
             image_size=self.image_size,
             num_latents=self.num_latents,
@@ -53,11 +55,11 @@ class Case:
 
 
 class Ours(nn.Module):
-    """`(B, 3, S, S) -> logits or latents`, on the separable path or, given the byte array, on the general one."""
+    """`(B, 3, S, S) -> logits or latents`, on the separable path or, given the byte array, on the general path."""
 
-    def __init__(self, case: Case, general_road: bool = False):
+    def __init__(self, case: Case, general_path: bool = False):
         super().__init__()
-        self.case, self.general_road = case, general_road
+        self.case, self.general_path = case, general_path
         model = PerceiverStudyForImageClassification(case.config())
         if case.part == "model":
             self.model = model
@@ -68,18 +70,18 @@ class Ours(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         inputs = {"pixel_values": pixels, "cross_attend_path": "separable"}
-        if self.general_road:
+        if self.general_path:
             features = self.fourier_features(list(pixels.shape[2:]), torch.float32, pixels.device)
             inputs = {"inputs": byte_array(pixels, features)}
         if self.case.part == "model":
             return self.model(**inputs).logits
-        if self.general_road:
+        if self.general_path:
             return self.attention(self.latents(), inputs["inputs"])[0]
         return self.attention(self.latents(), self.inputs(pixels, None, None, torch.float32), path="separable")[0]
 
 
 class Transformers(nn.Module):
-    """The modules of `PerceiverForImageClassificationFourier`, whose class fixes 224 by 224 pixels, at any size."""
+    """The modules of `PerceiverForImageClassificationFourier`, which has 224 × 224 built in, for any size of images."""
 
     def __init__(self, case: Case):
         super().__init__()
@@ -124,7 +126,7 @@ class Transformers(nn.Module):
 
 
 class PerceiverPytorch(nn.Module):
-    """perceiver-pytorch with layers of the same widths; its MLPs are gated, so weights do not carry over."""
+    """perceiver-pytorch with layers of the same widths; its MLPs are gated, so weights cannot be copied."""
 
     def __init__(self, case: Case):
         super().__init__()
@@ -150,8 +152,8 @@ class PerceiverPytorch(nn.Module):
 
 
 def contenders(case: Case) -> dict[str, Callable[[], nn.Module]]:
-    """By name, what builds each contender that can do the case, ours first."""
-    found = {"this repository": lambda: Ours(case), "its general road": lambda: Ours(case, general_road=True)}
+    """Return functions that build the contenders for a case, by name, ours first."""
+    found = {OURS: lambda: Ours(case), GENERAL: lambda: Ours(case, general_path=True)}
     if case.num_cross_attends == 1:  # transformers has no other number
         found["transformers"] = lambda: Transformers(case)
     if case.part == "model" and case.num_cross_attends == case.num_blocks:  # perceiver-pytorch has no other number
@@ -160,6 +162,6 @@ def contenders(case: Case) -> dict[str, Callable[[], nn.Module]]:
 
 
 def copy_weights(ours: Ours, transformers: Transformers):
-    """Give ours the weights of transformers' contender."""
+    """Copy the weights of transformers' contender into ours."""
     state, own = transformers.state_dict(), ours.model.state_dict()
     ours.model.load_state_dict({name: state[their_name(name)].view_as(tensor) for name, tensor in own.items()})

@@ -18,27 +18,29 @@ from lab.training.checkpoint import checkpoints
 _WORTHWHILE = 1.5
 
 
-def settle_precision(recipe: Recipe, report: Callable[[str], None] = print) -> Recipe:
-    """The recipe with `bf16` or `no` in place of `auto`; `report` hears the choice on the main process.
+def settle_precision(recipe: Recipe, run: Path | None = None, report: Callable[[str], None] | None = None) -> Recipe:
+    """The recipe with `bf16` in place of `auto` where that is fast, and `no`, which is float32, elsewhere.
 
-    A run in `output_dir` that has checkpoints keeps the precision with which it began. Otherwise it is `bf16` where
-    that is fast and `no`, which is float32, elsewhere. The main process chooses for all. fp16 is never chosen.
+    The main process chooses for all. fp16 is never chosen.
+
+    Args:
+        run: folder of a run; one that has checkpoints keeps the precision with which it began.
+        report: hears what was chosen for `auto`, and why.
     """
     if recipe.optimization.mixed_precision != "auto":
         return recipe
     state = PartialState(cpu=without_gpu())
-    choice = ["no"]
+    choice = [None]
     if state.is_main_process:
         fast = bfloat16_is_fast(state.device)
         choice, reason = ["bf16" if fast else "no"], f"bfloat16 is {'fast' if fast else 'slow'} on this machine"
-        begun = Path(recipe.output_dir) / "recipe.yaml"
-        if checkpoints(begun.parent) and begun.exists():
-            choice = [load_recipe(begun).optimization.mixed_precision]
-            reason = f"as the run in {begun.parent} began; {reason}"
-        report(f"optimization.mixed_precision: auto is {choice[0]} ({reason})")
+        if run is not None and checkpoints(run):
+            choice = [load_recipe(run / "recipe.yaml").optimization.mixed_precision]
+            reason = f"as the run in {run} began; {reason}"
+        if report is not None:
+            report(f"optimization.mixed_precision=auto is {choice[0]} ({reason})")
     broadcast_object_list(choice)
-    optimization = dataclasses.replace(recipe.optimization, mixed_precision=choice[0])
-    return dataclasses.replace(recipe, optimization=optimization)
+    return dataclasses.replace(recipe, optimization=dataclasses.replace(recipe.optimization, mixed_precision=choice[0]))
 
 
 @functools.cache
