@@ -197,7 +197,8 @@ class PerceiverStudyConfig(PreTrainedConfig):
         self._validate_positions()
         adapter.check_config(self)
         # Resolved once, so that a later change of size leaves a model as it was trained.
-        if "max_frequencies" in adapter.config_fields and self.position_encoding_type == "fourier":
+        fourier = "max_frequencies" in adapter.config_fields and self.position_encoding_type == "fourier"
+        if fourier and self.max_frequencies is None:
             self.max_frequencies = self.axis_max_frequencies
         if "absolute_positions" in adapter.config_fields and self.absolute_positions is None:
             self.absolute_positions = self.input_name == "input_values"
