@@ -138,9 +138,13 @@ class PerceiverStudyDecoder(nn.Module):
         self.query = query
         self.width = query_width if query is None else query.width
         qk_channels = qk_channels or config.d_latents
-        attention = CrossAttention(
-            config, self.width, config.d_latents, qk_channels, v_channels or qk_channels, num_heads
-        )
+        v_channels = v_channels or qk_channels
+        if qk_channels % num_heads or v_channels % num_heads:
+            raise ValueError(
+                f"num_heads={num_heads} of a decoder: expected a divisor of {qk_channels} and of {v_channels}, the "
+                "widths of queries and keys and of values."
+            )
+        attention = CrossAttention(config, self.width, config.d_latents, qk_channels, v_channels, num_heads)
         self.layer = PerceiverStudyLayer(config, attention, self.width, widening_factor, use_query_residual)
 
     def forward(
