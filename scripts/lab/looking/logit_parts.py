@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from modeling_perceiver_study.attention import CrossAttention
-from modeling_perceiver_study.separable import GridInputs, fold_layer_norm, split_input_columns
+from modeling_perceiver_study.separable import GridInputs, fold_layer_norm, is_separable, split_input_columns
 
 
 @dataclass
@@ -84,8 +84,9 @@ def logit_parts(model: PreTrainedModel, pixel_values: torch.Tensor) -> list[Logi
     return [_split(*call) for call in calls]
 
 
-def _split(attention: CrossAttention, latents: torch.Tensor, inputs: torch.Tensor | GridInputs) -> LogitParts:
-    if not isinstance(inputs, GridInputs):
+def _split(attention: CrossAttention, latents: torch.Tensor, inputs: tuple[GridInputs, ...]) -> LogitParts:
+    (inputs,) = inputs
+    if not is_separable(inputs):
         kind = attention.config.position_encoding_type
         raise ValueError(f"position_encoding_type={kind!r}: expected 'fourier', whose features are those of a grid")
     query = attention.split_heads(attention.q_proj(attention.layernorm(latents)))

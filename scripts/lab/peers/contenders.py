@@ -10,7 +10,7 @@ from transformers.models.perceiver import modeling_perceiver as theirs
 
 from lab.peers.deepmind import their_name
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyForImageClassification
-from modeling_perceiver_study.inputs import PerceiverStudyInputs
+from modeling_perceiver_study.inputs import input_adapter
 from modeling_perceiver_study.position import byte_array
 
 OURS, GENERAL = "this repository", "its general path"
@@ -64,7 +64,7 @@ class Ours(nn.Module):
         if case.part == "model":
             self.model = model
         else:
-            self.inputs, self.latents = PerceiverStudyInputs(model.config), model.perceiver.latents
+            self.inputs, self.latents = input_adapter(model.config), model.perceiver.latents
             self.attention = model.perceiver.cross_attends[0].attention
         self.fourier_features = model.perceiver.inputs.fourier_features
 
