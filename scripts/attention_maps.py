@@ -20,6 +20,7 @@ from lab.data.images import open_image
 from lab.errors import UserError, run_command
 from lab.judging.checkpoints import load_classifier
 from lab.looking.maps import draw_attention_maps
+from lab.places import place
 from lab.recipe import load_recipe
 from lab.tasks import build_task
 
@@ -29,14 +30,14 @@ def main(arguments: list[str] | None = None):
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", help="folder that train.py wrote, a name on the Hub, or RECIPE.yaml"
     )
-    parser.add_argument("image", metavar="IMAGE", type=Path, help="image file")
+    parser.add_argument("image", metavar="IMAGE", type=place, help="image file")
     parser.add_argument(
         "--cross_attends", nargs="+", metavar="WHICH", help="first, second, last or numbers (default: these three)"
     )
     parser.add_argument("--heads", nargs="+", type=int, metavar="NUMBER", help="from 1 (default: all)")
     parser.add_argument("--latents", nargs="+", type=int, metavar="NUMBER", help="from 1 (default: a few)")
     parser.add_argument("--logits", action="store_true", help="before the softmax, as the paper's figure 3 shows them")
-    parser.add_argument("-o", "--output", type=Path, default=Path("attention_maps.png"), help="picture to write")
+    parser.add_argument("-o", "--output", type=place, default=Path("attention_maps.png"), help="picture to write")
     options = parser.parse_args(arguments)
     image = open_image(options.image)
     load = load_untrained if options.checkpoint.endswith(".yaml") else load_trained

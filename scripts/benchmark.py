@@ -31,6 +31,7 @@ from lab.errors import UserError, run_command
 from lab.machine import keep_memory
 from lab.peers.contenders import GENERAL, OURS, Case, contenders, copy_weights
 from lab.peers.results import draw_growth, table
+from lab.places import place
 from lab.provenance import describe_run
 from modeling_perceiver_study import PerceiverStudyImageProcessor
 
@@ -85,7 +86,7 @@ def main():
     precision = "" if arguments.matmul_precision == "highest" else f"-{arguments.matmul_precision}"
     kept = "-kept" if arguments.keep_memory else ""
     name = f"{arguments.dtype}{precision}{'-compiled' if arguments.compile else ''}{kept}"
-    (arguments.output / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
+    (arguments.output / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     if "points" in results:
         draw_growth(results["points"], arguments.output / f"{name}-points.png")
     print(table(results))
@@ -236,7 +237,7 @@ def _peak_memory(case: Case, name: str, device: str, dtype: str, matmul_precisio
         training_step(model, pixels, AUTOCAST[dtype])
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     # Linux keeps the peak of a process, even across exec; writing 5 resets it (proc(5)).
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     before = _peak_resident()
     training_step(model, pixels, AUTOCAST[dtype])
     return _peak_resident() - before
@@ -244,7 +245,7 @@ def _peak_memory(case: Case, name: str, device: str, dtype: str, matmul_precisio
 
 def _peak_resident() -> float:
     """Return megabytes since the peak was last reset."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
 
 
@@ -257,7 +258,7 @@ def parse():
     parser.add_argument("--matmul_precision", choices=("highest", "high", "medium"), default="highest")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--keep_memory", action="store_true", help="for all contenders, as training on a CPU does")
-    parser.add_argument("--output", type=Path, default=Path("output/benchmark"))
+    parser.add_argument("--output", type=place, default=Path("output/benchmark"))
     return parser.parse_args()
 
 

@@ -70,7 +70,7 @@ def read_header(preset: Path) -> dict[str, str]:
     Raises:
         ValueError: one is missing.
     """
-    lines = [line[1:].strip() for line in preset.read_text().splitlines() if line.startswith("#")]
+    lines = [line[1:].strip() for line in preset.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     fields = {name: text.strip() for name, colon, text in (line.partition(":") for line in lines) if colon}
     missing = [name for name in _HEADER_FIELDS if not fields.get(name)]
     if missing:
@@ -100,23 +100,23 @@ def pages() -> dict[Path, str]:
     benchmarks = [benchmark_table(_measured(name)) for name in _TABLES]
     others = ", ".join(_link(preset, MAIN_README) for preset in not_run())
     results = f"{table(presets(), MAIN_README)}\nRecipes that have not been run: {others}.\n"
-    readme = _between(MAIN_README.read_text(), "results", results)
+    readme = _between(MAIN_README.read_text(encoding="utf-8"), "results", results)
     return {
         README: _INTRODUCTION + table(presets(), README) + _NOT_RUN + table(not_run(), README),
         MAIN_README: _between(readme, "benchmark", benchmarks[0]),
-        PERFORMANCE: _between(PERFORMANCE.read_text(), "benchmark", "\n".join(benchmarks)),
+        PERFORMANCE: _between(PERFORMANCE.read_text(encoding="utf-8"), "benchmark", "\n".join(benchmarks)),
         **{page: _with_ladders(page, folder) for page, folder in LADDERS.items()},
     }
 
 
 def _measured(name: str) -> dict:
-    return json.loads((BENCHMARK / f"{name}.json").read_text())
+    return json.loads((BENCHMARK / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _with_ladders(page: Path, folder: Path) -> str:
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     for ladder in sorted(folder.glob("*.md")):
-        text = _between(text, ladder.stem, ladder.read_text())
+        text = _between(text, ladder.stem, ladder.read_text(encoding="utf-8"))
     return text
 
 
@@ -131,7 +131,7 @@ def _between(page: str, name: str, content: str) -> str:
 
 def main():
     for path, text in pages().items():
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         print(f"wrote {path}")
     draw_architecture(ARCHITECTURE)
     draw_growth(_measured("float32")["points"], BENCHMARK / "float32-points.png")

@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 from lab.errors import UserError, one_line, run_command
 from lab.peers.deepmind import ARCHITECTURES, our_config, our_processor, their_config, their_name, their_processor
+from lab.places import place
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForImageClassification,
@@ -63,7 +64,7 @@ logits = model(**processor(image, return_tensors="pt")).logits
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description="Convert a Perceiver of transformers for images, or convert it back.")
     parser.add_argument("source", metavar="SOURCE", help="folder with a checkpoint, or a name on the Hub")
-    parser.add_argument("dest", metavar="DEST", type=Path, help="folder to write: a new or an empty one")
+    parser.add_argument("dest", metavar="DEST", type=place, help="folder to write: a new or an empty one")
     parser.add_argument("--reverse", action="store_true", help="from a checkpoint of this repository to transformers'")
     options = parser.parse_args(arguments)
     logging.disable_progress_bar()
@@ -74,7 +75,9 @@ def main(arguments: list[str] | None = None):
     with new_folder(dest) as unfinished:
         model.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)
-        (unfinished / "README.md").write_text(card(options.source, folder, dest.name, model.config, note))
+        (unfinished / "README.md").write_text(
+            card(options.source, folder, dest.name, model.config, note), encoding="utf-8"
+        )
     print(f"wrote {options.dest}" + (f"; {note}" if note else ""))
 
 
@@ -120,7 +123,7 @@ def fetch(source: str) -> Path:
     except HFValidationError:
         raise UserError(f"{source}: no such folder, and no name on the Hub either") from None
     except (OSError, HTTPError) as error:
-        raise UserError(f"{source} is no folder, and cannot be downloaded: {one_line(error)}") from None
+        raise UserError(f"{source} is not a folder, and cannot be downloaded: {one_line(error)}") from None
     return folder
 
 
@@ -220,13 +223,13 @@ def _safetensors(folder: Path) -> list[Path]:
 
 def _read_json(path: Path) -> dict:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path.parent} holds no {path.name}: expected a folder that save_pretrained wrote") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {one_line(error)}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} is no JSON object")
+        raise UserError(f"{path} is not a JSON object")
     return content
 
 
@@ -241,7 +244,7 @@ def _config(folder: Path, config_class: type[PreTrainedConfig]) -> PreTrainedCon
     try:
         return config_class.from_dict(_read_json(folder / "config.json"))
     except (TypeError, ValueError, StrictDataclassError) as error:
-        raise UserError(f"{folder / 'config.json'} is no valid {config_class.__name__}: {one_line(error)}") from None
+        raise UserError(f"{folder / 'config.json'} is not a valid {config_class.__name__}: {one_line(error)}") from None
 
 
 def _processor(folder: Path, processor_class: type, names: tuple[str, ...]):
@@ -253,7 +256,7 @@ def _processor(folder: Path, processor_class: type, names: tuple[str, ...]):
     try:
         return processor_class.from_dict(fields)
     except (TypeError, ValueError, StrictDataclassError) as error:
-        raise UserError(f"{path} is no valid {processor_class.__name__}: {one_line(error)}") from None
+        raise UserError(f"{path} is not a valid {processor_class.__name__}: {one_line(error)}") from None
 
 
 def _empty(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:

@@ -17,6 +17,7 @@ from torch import nn
 
 from lab.errors import UserError, run_command
 from lab.judging.checkpoints import load_classifier
+from lab.places import place
 
 FORMATS = ("torch", "onnx", "compile")
 TOLERANCE = 1e-4
@@ -37,11 +38,11 @@ class Logits(nn.Module):
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description="Export a checkpoint, and check what was written.")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder that train.py wrote, or a name on the Hub")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: CHECKPOINT/export")
+    parser.add_argument("--output", type=place, metavar="FOLDER", help="default: CHECKPOINT/export")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS, help="default: all")
     options = parser.parse_args(arguments)
     if options.output is None and not Path(options.checkpoint).is_dir():
-        raise UserError(f"{options.checkpoint} is no folder: say with --output where to write")
+        raise UserError(f"{options.checkpoint} is not a folder: say with --output where to write")
     output = options.output or Path(options.checkpoint) / "export"
     model = load_classifier(options.checkpoint).model.float().cpu().eval()
     output.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from tqdm.auto import tqdm
 
 from lab.errors import UserError, run_command
+from lab.places import place
 from lab.recipe import load_recipe
 from lab.training.run_folder import RESULTS, write_atomically
 
@@ -48,9 +49,9 @@ def main(arguments: list[str] | None = None):
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train recipes that differ in a few keys, and compare them.")
-    parser.add_argument("ladder", metavar="LADDER", type=Path, help="YAML of config, common and rungs")
+    parser.add_argument("ladder", metavar="LADDER", type=place, help="YAML of config, common and rungs")
     parser.add_argument("--jobs", type=int, default=1, help="rungs trained at a time; a thread for each if several")
-    parser.add_argument("--output", type=Path, default=Path("output/ladder"), help="folder of the runs")
+    parser.add_argument("--output", type=place, default=Path("output/ladder"), help="folder of the runs")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for all rungs, such as data.path=/data")
     options = parser.parse_intermixed_args(arguments)
     if options.jobs < 1:
@@ -100,11 +101,11 @@ def climb(ladder: dict, name: str, seed: int | None, overrides: list[str], outpu
     command += [*own, *overrides, *threads, f"output_dir={folder}", "--resume"]
     command += [] if seed is None else [f"seed={seed}"]
     command += [] if ladder.get("test") else ["data.test_split=null"]
-    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         reason = next((line for line in done.stderr.splitlines() if line.startswith("error:")), done.stderr[-300:])
         raise UserError(f"rung {name!r} failed: {reason.strip()}; repeat the command to go on with the others")
-    metrics = json.loads((folder / RESULTS).read_text())
+    metrics = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
     seed = load_recipe(folder / "recipe.yaml").seed
     return {
         "name": name,

@@ -10,13 +10,13 @@ keeps what would be published in a folder instead, which loads like the reposito
 
 import argparse
 import shutil
-from pathlib import Path
 
 import lab.waiting  # noqa: F401, before torch
 
 import transformers
 
 from lab.errors import UserError, run_command
+from lab.places import place
 from lab.release.hub import push, require_repo_id, require_token, staged_files
 from lab.release.staging import stage
 
@@ -50,16 +50,18 @@ def main(arguments: list[str] | None = None):
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Publish a finished run on the Hugging Face Hub, in one commit.")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="folder that train.py wrote")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=place, help="folder that train.py wrote")
     parser.add_argument("--repo_id", required=True, metavar="OWNER/NAME", help="created if it does not exist")
     parser.add_argument("--private", action="store_true", help="if it has to be created, let nobody else see it")
     parser.add_argument("--dry_run", action="store_true", help="list the files and load them; send nothing")
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="write everything to this new folder; send nothing"
+        "--output", type=place, metavar="FOLDER", help="write everything to this new folder; send nothing"
     )
-    parser.add_argument("--dtype", choices=["bfloat16", "float16"], help="round the weights (default: as trained)")
+    parser.add_argument(
+        "--dtype", choices=["bfloat16", "float16"], help="round the weights (default: float32, as trained)"
+    )
     parser.add_argument("--license", default="apache-2.0", help="of the weights (default: apache-2.0)")
-    parser.add_argument("--seeds", nargs="+", default=[], type=Path, metavar="FOLDER", help="runs of other seeds")
+    parser.add_argument("--seeds", nargs="+", default=[], type=place, metavar="FOLDER", help="runs of other seeds")
     parser.add_argument("--without_samples", action="store_true", help="show no test sample, where the data forbids it")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="where data are now, such as data.path=/data")
     options = parser.parse_intermixed_args(arguments)

@@ -27,6 +27,7 @@ from lab.errors import UserError, run_command
 from lab.judging.evaluation import open_checkpoint
 from lab.judging.predictions import predict
 from lab.machine import finish, use_threads, without_gpu
+from lab.places import place
 from lab.provenance import describe_run
 from lab.recipe import Recipe, load_recipe
 
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None):
     plain, *mirrored = predict(accelerator, task, model.to(accelerator.device), bar, options.flip)
 
     if accelerator.is_main_process:
-        folder = Path(options.output or default_output(options))
+        folder = options.output or default_output(options)
         folder.mkdir(parents=True, exist_ok=True)
         results = {
             "checkpoint": options.checkpoint,
@@ -87,7 +88,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=_DTYPES, default="auto", help="of the model (default: as it is stored)")
     parser.add_argument("--batch_size", type=int, default=64, help="samples per process at a time (default: 64)")
     parser.add_argument("--match_by_number", action="store_true", help="match classes by number, whatever their names")
-    parser.add_argument("--output", metavar="FOLDER", help="where to write (default: CHECKPOINT/evaluation/SPLIT)")
+    parser.add_argument(
+        "--output", type=place, metavar="FOLDER", help="where to write (default: CHECKPOINT/evaluation/SPLIT)"
+    )
     parser.add_argument("overrides", nargs="*", metavar="data.key=value", help="such as data.test_split=validation")
     options = parser.parse_intermixed_args(arguments)
     if options.batch_size < 1:
@@ -104,12 +107,13 @@ def find_recipe(options: argparse.Namespace) -> Recipe:
     path = options.config or (stored if stored.exists() else None)
     data = []
     if options.data is not None:
-        folder = Path(options.data).is_dir()
+        folder = place(options.data)
+        folder = folder if folder.is_dir() else None
         if not folder and (options.data.count("/") > 1 or options.data.startswith((".", "/", "~"))):
             raise UserError(f"--data {options.data}: no such folder")
         # JSON is YAML in which nothing has a second meaning.
-        data = [f"data.path={json.dumps(options.data if folder else None)}"]
-        data += [] if folder else [f"data.name={json.dumps(options.data)}"]
+        where = {"data.path": str(folder)} if folder else {"data.path": None, "data.name": options.data}
+        data = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in where.items()]
     if (
         path is None
         and not data

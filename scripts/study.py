@@ -19,6 +19,7 @@ from types import ModuleType
 import lab.waiting  # noqa: F401, before torch
 
 from lab.errors import UserError, run_command
+from lab.places import place
 from lab.provenance import describe_run
 from lab.recipe import chosen
 from lab.study.comparison import conclude
@@ -66,7 +67,7 @@ def measure(name: str, experiment: ModuleType, setting: Setting, output: Path, p
     path = output / f"{name}.json"
     settings = json.loads(json.dumps(experiment.settings(setting)))  # as the file has them
     if path.exists() and not setting.again:
-        measured = json.loads(path.read_text())
+        measured = json.loads(path.read_text(encoding="utf-8"))
         if _identity(measured["settings"]) == _identity(settings):
             print(f"{path} was measured with these settings; --again measures again")
             return measured
@@ -93,12 +94,12 @@ def parse(arguments: list[str] | None) -> tuple[list[str], Setting, Path]:
         metavar="EXPERIMENT or key=value",
         help=f"names from {', '.join(EXPERIMENTS)} (default: all), and overrides of the recipe",
     )
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="PATH", help="recipe (default: digits)")
+    parser.add_argument("--config", type=place, default=DEFAULT_CONFIG, metavar="PATH", help="recipe (default: digits)")
     parser.add_argument(
         "--checkpoint", metavar="FOLDER_OR_NAME", help="inspect this model in attention_maps instead of training one"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: docs/study, or output/study/RECIPE")
+    parser.add_argument("--output", type=place, metavar="FOLDER", help="default: docs/study, or output/study/RECIPE")
     parser.add_argument("--processes", type=int, help="trainings side by side on a CPU (default: as many as cores)")
     parser.add_argument("--again", action="store_true", help="measure again what is finished")
     options = parser.parse_intermixed_args(arguments)

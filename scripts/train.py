@@ -16,6 +16,7 @@ import lab.waiting  # noqa: F401, before torch
 import transformers
 from accelerate.utils import set_seed
 
+from lab.data.identity import identity
 from lab.errors import run_command
 from lab.judging.predictions import evaluate
 from lab.machine import finish
@@ -29,7 +30,14 @@ from lab.training.checkpoint import set_weights
 from lab.training.loop import build_accelerator, judging_loader, train
 from lab.training.memory import explain_out_of_memory
 from lab.training.precision import settle_precision
-from lab.training.run_folder import RESULTS, claim_output, find_start, write_atomically
+from lab.training.run_folder import (
+    RESULTS,
+    claim_output,
+    find_start,
+    open_output,
+    require_same_data,
+    write_atomically,
+)
 
 
 def main(arguments: list[str] | None = None):
@@ -42,18 +50,20 @@ def main(arguments: list[str] | None = None):
     if options.push_to_hub and accelerator.is_main_process:
         require_repo_id(options.push_to_hub)
         require_token()
+    open_output(accelerator, output_dir)
     start, finished = find_start(output_dir, recipe, options.resume, options.accept_changes, accelerator.print)
     if finished:
         accelerator.print(f"{output_dir} holds the finished run of this recipe; nothing to do")
         if options.push_to_hub and accelerator.is_main_process:
             publish(output_dir, options.push_to_hub, options.private)
         return
+    with accelerator.local_main_process_first():  # it fills the caches that the others of its machine read
+        splits = task.load_splits()
+    if start is not None:
+        require_same_data(start, identity(splits))
     accelerator.wait_for_everyone()  # every process has looked at output_dir before one changes it
     if accelerator.is_main_process:
         claim_output(output_dir, recipe, start)
-
-    with accelerator.local_main_process_first():  # it fills the caches that the others of its machine read
-        splits = task.load_splits()
     set_seed(recipe.seed, deterministic=recipe.optimization.deterministic)
     model = task.build_model() if start is None else task.new_model()  # a run that goes on has its own weights
     if task.pretrained is not None and start is None and accelerator.is_main_process:
@@ -62,7 +72,7 @@ def main(arguments: list[str] | None = None):
     if recipe.optimization.gradient_checkpointing:
         model.activation_checkpointing_enable()
 
-    with explain_out_of_memory(recipe):
+    with explain_out_of_memory(accelerator, task):
         model, progress, best_weights = train(accelerator, task, model, splits, start)
         set_weights(accelerator, model, best_weights)
         test_scores = {}

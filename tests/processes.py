@@ -9,7 +9,7 @@ import torch
 from tests.small_data import TINY_RUN
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["train", "trivial_augment", "tests.small_data"])
+_CONTEXT.set_forkserver_preload(["train", "lab.augment.trivial_augment", "tests.small_data"])
 
 
 def start(function, *arguments) -> multiprocessing.Process:
@@ -25,12 +25,16 @@ def train_tiny(*arguments: str):
     train.main([*TINY_RUN, *arguments])
 
 
-def run_together(count: int, function, *arguments) -> list[int]:
-    """Exit codes of `count` processes that form one group, as `accelerate launch` would start them, on CPUs."""
+def run_together(count: int, function, *arguments, machines: bool = False) -> list[int]:
+    """Exit codes of `count` processes that form one group, as `accelerate launch` would start them, on CPUs.
+
+    Args:
+        machines: each is started as the only process of a machine of its own.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = [start(_as_rank, rank, count, port, function, arguments) for rank in range(count)]
+    started = [start(_as_rank, rank, count, port, machines, function, arguments) for rank in range(count)]
     for process in started:
         process.join(timeout=240)
         if process.is_alive():
@@ -43,12 +47,12 @@ def _call(function, arguments):
     function(*arguments)
 
 
-def _as_rank(rank, count, port, function, arguments):
+def _as_rank(rank, count, port, machines, function, arguments):
     os.environ |= {
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
+        "LOCAL_RANK": "0" if machines else str(rank),
         "WORLD_SIZE": str(count),
-        "LOCAL_WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": "1" if machines else str(count),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "ACCELERATE_USE_CPU": "true",

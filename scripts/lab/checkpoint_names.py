@@ -9,11 +9,11 @@ from lab.errors import UserError
 
 
 def check_checkpoint(checkpoint: str):
-    """A `UserError` for what is neither a folder with a model nor could be the name of one on the Hub."""
+    """Raise a `UserError` unless this is a folder with a model, or may be the name of one on the Hub."""
     folder = Path(checkpoint)
     if folder.is_dir():
         if not (folder / "config.json").exists():
-            raise UserError(f"{checkpoint} holds no finished checkpoint: there is no config.json in it")
+            raise UserError(f"{checkpoint} does not hold a finished checkpoint: there is no config.json in it")
     elif checkpoint.count("/") != 1 or folder.parent.is_dir():
-        # Not asked of the Hub: its answer to a mistyped folder would be slow and beside the point.
+        # The answer of the Hub to a mistyped folder would be slow and misleading.
         raise UserError(f"{checkpoint}: no such folder, and no OWNER/NAME of a model on the Hub")

@@ -1,12 +1,18 @@
 """Mistakes that a user can fix, shown as one line instead of a traceback."""
 
+import sys
+
 
 class UserError(Exception):
     """Its message names the value, what was expected and what to do."""
 
 
 def run_command(main):
-    """Call `main()`; a `UserError` or Ctrl-C ends the program with status 1 and one line on standard error."""
+    """Call `main()`; a `UserError` or Ctrl-C ends the program with status 1 and one line on standard error.
+
+    What the locale has no character for is printed as a question mark.
+    """
+    sys.stdout.reconfigure(errors="replace")
     try:
         main()
     except UserError as error:

@@ -17,7 +17,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers import PreTrainedConfig
 
+from lab.changes import FREE, verdict
 from lab.errors import UserError, one_line
+from lab.places import place
 from modeling_perceiver_study import PerceiverStudyConfig
 
 CONFIGURATION_FOLDER = Path(__file__).resolve().parents[2] / "configuration"
@@ -62,7 +64,7 @@ class Optimization:
     learning_rate: float = 1e-3
     weight_decay: float = 0.05  # on the weights of linear layers alone
     warmup: float = 0.05  # share of all steps
-    max_gradient_norm: float | None = 1.0  # null is no clipping
+    max_gradient_norm: float | None = 1.0  # null does not clip
     freeze: list[str] = dataclasses.field(default_factory=list)  # patterns of names of weights that stay, `perceiver.*`
     layer_decay: float | None = None  # each layer learns at so many times the rate of the one after it; null is 1
     label_smoothing: float = 0.0
@@ -112,6 +114,9 @@ class Recipe:
 
 _SECTIONS = [field.name for field in dataclasses.fields(Recipe) if field.default_factory is not dataclasses.MISSING]
 
+_TEXT = (str, str | None)
+_NULL = ("", "null", "Null", "NULL", "~")  # as YAML has it
+
 Section = TypeVar("Section")
 Range = tuple[float, float | None]
 
@@ -139,18 +144,8 @@ _RANGES: dict[str, Range] = {
     "checkpoint.keep_last": (1, None),
     "logging.every_steps": (1, None),
 }
-# Beginnings of keys that a run may be resumed with other values of.
-_WITHOUT_EFFECT = (
-    "output_dir",
-    "checkpoint.",
-    "logging.",
-    "data.title",
-    "data.max_memory_gb",
-    "data.cache_dir",
-    "data.workers",
-    "optimization.cpu_threads",
-    "optimization.find_parts",
-)
+# Keys that say where something is.
+_PLACES = ("output_dir", "data.path", "data.cache_dir")
 
 # Sections whose keys a task knows.
 _OF_TASKS = ("image_processor.", "augmentation.")
@@ -164,12 +159,16 @@ _CHOICES = {
 
 
 def load_recipe(path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
-    """Merge the recipe file at `path`, if any, and `overrides` (`"section.key=value"`, in YAML) into the defaults.
+    """Merge the recipe file at `path`, if any, and `overrides` (`"section.key=value"`) into the defaults.
+
+    Values of overrides are YAML, but texts are taken as they are unless they are in quotes, so that paths may contain
+    what has a meaning in YAML. `~` in paths is the home folder.
 
     Raises:
         UserError: no such file, no YAML, an unknown key (names the nearest one), a value of a wrong type or range.
     """
     merged = OmegaConf.structured(Recipe)
+    path = None if path is None else place(str(path))
     file = [] if path is None else [(str(path), _read_file(path))]
     for source, layer in [*file, *((text, _read_override(text)) for text in overrides)]:
         _check_keys(layer, source)
@@ -185,6 +184,7 @@ def load_recipe(path: str | Path | None, overrides: list[str] | tuple[str, ...] 
     # An unquoted `no` is YAML for False.
     if recipe.optimization.mixed_precision == "False":
         recipe.optimization.mixed_precision = "no"
+    _expand_places(recipe)
     _check_values(recipe)
     return recipe
 
@@ -215,17 +215,19 @@ def flatten(recipe: Recipe) -> dict[str, Any]:
     return flat
 
 
-def differences(old: Recipe, new: Recipe) -> list[str]:
-    """Lines such as `seed: 0 -> 1`, for every key that changes what is trained."""
+def differences(old: Recipe, new: Recipe) -> dict[str, str]:
+    """Lines such as `seed: 0 -> 1` by key, for every key that changes what is trained."""
     before, after = effective(old), effective(new)
-    return [
-        f"{key}: {before.get(key)} -> {after.get(key)}" for key in before | after if before.get(key) != after.get(key)
-    ]
+    return {
+        key: f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in before | after
+        if before.get(key) != after.get(key)
+    }
 
 
 def effective(recipe: Recipe) -> dict[str, Any]:
     """What `flatten` gives, less the keys that do not change what is trained."""
-    return {key: value for key, value in flatten(recipe).items() if not key.startswith(_WITHOUT_EFFECT)}
+    return {key: value for key, value in flatten(recipe).items() if verdict(key) != FREE}
 
 
 def chosen(settings: dict[str, Any]) -> dict[str, Any]:
@@ -284,13 +286,35 @@ def _read_file(path: str | Path) -> dict:
 
 
 def _read_override(text: str) -> dict:
-    key, equals, _ = text.partition("=")
+    key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError(f"cannot understand {text!r}; overrides look like optimization.epochs=5")
+    section, dot, name = key.rpartition(".")
+    if key in _text_keys() and not value.startswith(('"', "'")) and value not in _NULL:
+        return {section: {name: value}} if dot else {name: value}
     try:
         return OmegaConf.to_container(OmegaConf.from_dotlist([text]))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"cannot understand {text!r}: {one_line(error)}") from None
+
+
+def _text_keys() -> set[str]:
+    """Dotted keys whose values are texts."""
+    keys = set()
+    for field in dataclasses.fields(Recipe):
+        section = field.default_factory
+        inner = dataclasses.fields(section) if dataclasses.is_dataclass(section) else []
+        keys |= {f"{field.name}.{key.name}" for key in inner if key.type in _TEXT}
+        keys |= {field.name} if field.type in _TEXT else set()
+    return keys
+
+
+def _expand_places(recipe: Recipe):
+    for key in _PLACES:
+        section, _, name = key.rpartition(".")
+        owner = getattr(recipe, section) if section else recipe
+        if getattr(owner, name) is not None:
+            setattr(owner, name, str(place(getattr(owner, name))))
 
 
 def _check_keys(layer: dict, source: str):
@@ -349,6 +373,11 @@ def _check_values(recipe: Recipe):
         raise UserError(
             f"optimization.gradient_accumulation_steps={settings.gradient_accumulation_steps} does not divide "
             f"optimization.batch_size={settings.batch_size}; choose one that does"
+        )
+    if recipe.data.path and "::" in str(Path(recipe.data.path).resolve()):
+        raise UserError(
+            f"data.path={recipe.data.path}: `datasets` takes what follows `::` for the path of an archive; rename the "
+            "folder"
         )
     if not recipe.data.name and not recipe.data.path:
         raise UserError("no data: give data.name (digits, or a name on the Hub) or data.path (a local folder)")

@@ -58,7 +58,7 @@ def test_missing_image(checkpoint):
 def test_a_file_that_is_no_image(checkpoint, tmp_path):
     path = tmp_path / "text.png"
     path.write_text("not an image")
-    with pytest.raises(UserError, match=r"text.png is no readable image: cannot identify"):
+    with pytest.raises(UserError, match=r"text.png is not a readable image: cannot identify"):
         predict.main([str(checkpoint), str(path)])
 
 
@@ -66,7 +66,7 @@ def test_a_truncated_image(checkpoint, tmp_path):
     path = tmp_path / "half.png"
     Image.effect_noise((64, 64), 50).save(path)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"half.png is no readable image"):
+    with pytest.raises(UserError, match=r"half.png is not a readable image"):
         predict.main([str(checkpoint), str(path)])
 
 
@@ -77,7 +77,7 @@ def test_missing_checkpoint(images, tmp_path, name):
 
 
 def test_a_folder_without_a_model(images, tmp_path):
-    with pytest.raises(UserError, match=r"holds no finished checkpoint"):
+    with pytest.raises(UserError, match=r"does not hold a finished checkpoint"):
         predict.main([str(tmp_path), *images])
 
 

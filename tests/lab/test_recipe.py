@@ -175,8 +175,8 @@ def test_every_key_is_read_by_something():
 def test_differences_leave_out_what_does_not_change_the_result():
     old = load_recipe(DEFAULT_RECIPE, ["seed=1", "model.num_latents=8", "output_dir=a", "checkpoint.keep_last=1"])
     new = load_recipe(DEFAULT_RECIPE, ["seed=2", "model.num_latents=9", "output_dir=b", "checkpoint.keep_last=5"])
-    assert differences(old, new) == ["seed: 1 -> 2", "model.num_latents: 8 -> 9"]
-    assert differences(old, old) == []
+    assert differences(old, new) == {"seed": "seed: 1 -> 2", "model.num_latents": "model.num_latents: 8 -> 9"}
+    assert differences(old, old) == {}
 
 
 def test_user_errors_are_shown_without_traceback():

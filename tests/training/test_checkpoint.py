@@ -148,3 +148,17 @@ def test_nothing_is_unpickled(accelerator, tmp_path):
             assert not ran.exists(), path.name
         path.write_bytes(honest)
     load_checkpoint(accelerator, checkpoint)
+
+
+@pytest.mark.parametrize("had_one", [False, True])
+def test_a_run_may_go_on_in_float16(tmp_path, had_one):
+    """accelerate has a scaler on GPUs alone, so here it is given one."""
+    fresh_accelerate()
+    accelerator = Accelerator(cpu=True)
+    if had_one:
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    save_checkpoint(accelerator, tmp_path, Progress(step=1), {}, keep_last=1)
+    accelerator.scaler = fresh = torch.amp.GradScaler("cpu", init_scale=2.0)
+    load_checkpoint(accelerator, tmp_path / "checkpoints" / "step-00000001")
+    assert accelerator.scaler is fresh
+    assert fresh.state_dict()["scale"] == (8.0 if had_one else 2.0)

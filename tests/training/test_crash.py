@@ -7,7 +7,7 @@ import time
 import torch
 from safetensors.torch import load_file
 
-from lab.looking.curves import read_metrics
+from lab.training.curves import read_metrics
 from tests.processes import start, train_tiny
 from tests.small_data import make_parquet
 

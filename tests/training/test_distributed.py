@@ -5,13 +5,15 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
-from lab.looking.curves import read_metrics
+from lab.errors import UserError
+from lab.training.curves import read_metrics
 from tests.checkpoints import save_checkpoint
 from tests.models import pixels, small_model
 from tests.paths import ROOT
@@ -91,6 +93,40 @@ def test_accumulation_over_two_processes_too(folder, arguments, alone):
     assert_same_training(output, alone)
 
 
+def on_a_machine(folder: str, *arguments: str):
+    """Train on a machine that has a folder `own-0` or `own-1` to itself, in which paths without a root are."""
+    own = Path(folder) / f"own-{os.environ['RANK']}"
+    own.mkdir(parents=True)
+    os.chdir(own)
+    train_tiny(*arguments)
+
+
+def test_two_machines_with_a_cache_each_train_as_one_process(folder, alone):
+    own = folder / "machines"
+    arguments = [*RECIPE, f"data.path={folder / 'data'}", "data.cache_dir=cache", "data.max_memory_gb=0"]
+    output = own / "output"
+    assert run_together(2, on_a_machine, str(own), *arguments, f"output_dir={output}", machines=True) == [0, 0]
+    assert_same_training(output, alone)
+    caches = [sorted(path.name for path in (own / f"own-{rank}" / "cache").iterdir()) for rank in (0, 1)]
+    assert len(caches[0]) == 3 and caches[0] == caches[1]  # training, validation and test images
+    assert not any(path.name.startswith("tmp-") for path in output.iterdir())
+
+
+def test_an_output_folder_that_machines_do_not_share_is_refused(folder, arguments, tmp_path):
+    """Before any work, and by all processes."""
+    codes = run_together(2, refuses_output, str(tmp_path), *arguments, "output_dir=output", machines=True)
+    assert codes == [0, 0]
+    assert [path.name for path in tmp_path.rglob("*") if not path.name.startswith("own-")] == ["output"]
+
+
+def refuses_output(folder: str, *arguments: str):
+    from lab.training import run_folder
+
+    run_folder._ATTEMPTS = 1
+    with pytest.raises(UserError, match=r"output_dir=output is not one folder for all .* by process 1 on "):
+        on_a_machine(folder, *arguments)
+
+
 def test_two_processes_fine_tune_as_one(folder, arguments, tmp_path):
     """From a checkpoint, with frozen weights, rates of their own for layers, and crops that are decoded in workers."""
     checkpoint = tmp_path / "checkpoint"
@@ -114,10 +150,10 @@ def test_a_failing_process_ends_the_others(folder, arguments, tmp_path):
     script = tmp_path / "failing.py"
     script.write_text(
         f"import os, sys\nsys.path[:0] = [{str(ROOT / 'scripts')!r}]\nimport train\n"
-        "from run_folder import TrainingLog\nadd = TrainingLog.add\n"
-        "def fail(self, loss, step):\n"
-        "    if step == 5 and os.environ['RANK'] == '1':\n        raise RuntimeError('this process fails')\n"
-        "    add(self, loss, step)\n"
+        "from lab.training.run_folder import TrainingLog\nadd = TrainingLog.add\n"
+        "def fail(self, loss, progress):\n"
+        "    if progress.step == 5 and os.environ['RANK'] == '1':\n        raise RuntimeError('this process fails')\n"
+        "    add(self, loss, progress)\n"
         "TrainingLog.add = fail\ntrain.main()\n"
     )
     begin = time.perf_counter()

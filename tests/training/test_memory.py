@@ -5,7 +5,8 @@ from accelerate import Accelerator
 from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.tasks import build_task
-from lab.training.memory import explain_out_of_memory, find_parts
+from lab.training.loop import build_accelerator
+from lab.training.memory import explain_out_of_memory, find_parts, what_saves_memory
 from tests.models import small_model
 from tests.small_data import fresh_accelerate
 
@@ -56,11 +57,39 @@ def test_a_single_image_that_does_not_fit(accelerator):
         find_parts(accelerator, build_task(recipe), Limited(0))
 
 
-def test_advice():
-    recipe = load_recipe(DEFAULT_RECIPE, ["optimization.gradient_checkpointing=true"])
-    advice = r"steps=1, or let .*find_parts=true choose it, or lower .*batch_size=64"
-    with pytest.raises(UserError, match=advice) as caught, explain_out_of_memory(recipe):
+def test_advice(accelerator):
+    task = build_task(load_recipe(DEFAULT_RECIPE, ["optimization.gradient_checkpointing=true"]))
+    advice = r"accumulation_steps=2, or let .*find_parts=true choose it, or set .*batch_size=32; .* --accept_changes"
+    with pytest.raises(UserError, match=advice) as caught, explain_out_of_memory(accelerator, task):
         raise RuntimeError(OUT_OF_MEMORY)
     assert "gradient_checkpointing" not in str(caught.value)
-    with pytest.raises(RuntimeError, match="something else"), explain_out_of_memory(recipe):
+    with pytest.raises(RuntimeError, match="something else"), explain_out_of_memory(accelerator, task):
         raise RuntimeError("something else")
+
+
+@pytest.mark.parametrize(
+    ("size", "parts", "alpha"), [(1, 1, 0.0), (18, 1, 0.0), (50, 2, 0.0), (18, 1, 0.2), (12, 2, 0.2)]
+)
+def test_what_is_recommended_is_possible(size, parts, alpha):
+    """Each by itself, until nothing but a smaller model is left."""
+    overrides = [f"optimization.batch_size={size}", f"augmentation.mixup_alpha={alpha}"]
+
+    def recommended(*more):
+        task = build_task(load_recipe(DEFAULT_RECIPE, [*overrides, *more]))
+        fresh_accelerate()
+        build_accelerator(task)
+        return what_saves_memory(task, processes=1)
+
+    begin = [f"optimization.gradient_accumulation_steps={parts}"]
+    pending, seen = [begin], 0
+    while pending:
+        for text in recommended(*(chosen := pending.pop())):
+            change = text.split()[1]
+            recommended(*chosen, change)
+            seen += 1
+            if "steps" in change:
+                pending.append([*chosen, change])
+    assert seen
+    assert recommended(*begin, f"optimization.gradient_accumulation_steps={size // (2 if alpha else 1)}") == [
+        "set optimization.gradient_checkpointing=true"
+    ]

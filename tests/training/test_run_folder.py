@@ -153,4 +153,4 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path, task, loss):
     for step, value in enumerate([1.0, 1.0, 1.0, 1.0, 1.0, loss, 1.0, loss]):
         log.add(log.loss.new_tensor(value), Progress(step=step + 1))
     with pytest.raises(UserError, match=r"at step 6 \(batch 2 of epoch 2\).* Lower optimization\.learning_rate"):
-        log.step(Progress(step=8), learning_rate=0.5)
+        log.step(Progress(step=8, epoch=1, samples=4 * 8), learning_rate=0.5)

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 
 import train
 from lab.errors import UserError
-from lab.looking.curves import read_metrics
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.release.staging import read_metrics as read_published_metrics
 from lab.training import loop, precision
+from lab.training.curves import read_metrics
 from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
 from tests.paths import SCRIPTS
 from tests.small_data import CLASSES, TINY_RUN, coloured_images, fresh_accelerate, make_parquet

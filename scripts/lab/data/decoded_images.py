@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,6 +44,11 @@ class ImageDataset(torch.utils.data.Dataset):
         self.pixels = pixels
         self.rows = None if broken is None or not broken.any() else np.flatnonzero(~broken)
         self.labels = labels if self.rows is None else labels[self.rows]
+
+    @property
+    def in_memory(self) -> bool:
+        """Not memory-mapped, so that no processes need to read ahead."""
+        return not isinstance(self.pixels, np.memmap)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -107,13 +113,14 @@ class Decoder:
         broken_path = path.with_suffix(".broken.npy")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+            unfinished = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # machines may share the folder
             try:
                 pixels = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
                 broken = self._fill(pixels, source, rows)
                 if broken.any():
                     np.save(broken_path, broken)
                 pixels.flush()
+                del pixels  # Windows renames no file that is mapped
                 os.replace(unfinished, path)
             finally:
                 unfinished.unlink(missing_ok=True)
@@ -154,8 +161,8 @@ class Decoder:
         path = encoded["path"] if isinstance(encoded, dict) else None
         where = f"row {source.rows[sample]} of {source.name}" + (f" ({path})" if path else "")
         if self.settings.on_error == "raise":
-            raise UserError(f"{where} is no usable image: {error}; data.on_error=skip leaves such out") from None
-        tqdm.write(f"left out: {where} is no usable image: {error}")
+            raise UserError(f"{where} is not a usable image: {error}; data.on_error=skip leaves such out") from None
+        tqdm.write(f"left out: {where} is not a usable image: {error}")
 
     def decode_row(self, inputs: dict[str, Any], *place: int) -> np.ndarray:
         """The image of a row, given by role; cropped at random if there is a `place` and the recipe says so."""

@@ -45,11 +45,12 @@ class _Folder:
     metadata: bool = False
 
 
-def find_splits(folder: Path, wanted: Collection[str]) -> dict[str, dict[str, Any]] | None:
+def find_splits(folder: Path, wanted: Collection[str], has_paths: bool = False) -> dict[str, dict[str, Any]] | None:
     """Return the arguments of `datasets.load_dataset` that read each split of a folder, whatever its path contains.
 
     Args:
         wanted: splits that the recipe names, which may be folders as well.
+        has_paths: the recipe names a column of an input, so that tables beside pictures are what to read.
 
     Returns:
         None where a `README.md` says which files are which split.
@@ -61,6 +62,8 @@ def find_splits(folder: Path, wanted: Collection[str]) -> dict[str, dict[str, An
     readme = folder / "README.md"
     if readme.is_file() and any("data_files" in config for config in _configs(readme)):
         return None
+    if has_paths and (tables := _splits_of_tables(folder, wanted)):
+        return tables
     if (found := _find_media(folder)) is not None:
         loader, media = found
         return {
@@ -77,6 +80,29 @@ def find_splits(folder: Path, wanted: Collection[str]) -> dict[str, dict[str, An
     return {
         split: {"path": str(folder), "data_files": {split: [f"{escaped}/{pattern}" for pattern in found]}}
         for split, found in patterns.items()
+    }
+
+
+def _splits_of_tables(folder: Path, wanted: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Tables that lie in the folder itself, by the words of their names; all are one split where no name says which."""
+    known = _SPLITS | {split: split for split in wanted}
+    files, loaders = {}, {}
+    for path in sorted(folder.resolve().iterdir()):
+        loader, options = MODULES.get(path.suffix.lower(), ("", {}))
+        if path.name in _METADATA or loader not in ("csv", "json", "parquet", "arrow"):
+            continue
+        loaders[loader] = options
+        for split in {known[word] for word in re.split(r"[-._ 0-9]+", path.stem) if word in known} or {None}:
+            files.setdefault(split, []).append(glob.escape(str(path)))
+    if len(loaders) > 1:
+        raise UserError(f"{folder} holds tables of several kinds ({', '.join(loaders)}): keep one of them")
+    without = files.pop(None, [])
+    files = files or ({"train": without} if without else {})
+    _require_own_files(files, str(folder), wanted)
+    return {
+        split: {"path": loader, **options, "data_files": {split: found}}
+        for loader, options in loaders.items()
+        for split, found in files.items()
     }
 
 

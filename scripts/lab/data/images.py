@@ -33,7 +33,7 @@ def open_image(path: Path) -> Image.Image:
         image = Image.open(io.BytesIO(path.read_bytes()))
         image.load()
     except UNUSABLE as error:
-        raise UserError(f"{path} is no readable image: {error}") from None
+        raise UserError(f"{path} is not a readable image: {error}") from None
     return image
 
 

@@ -22,7 +22,7 @@ from lab.errors import UserError
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 
-_MOST_CLASSES = 1_000_000  # a larger whole number is no class
+_MOST_CLASSES = 1_000_000  # a larger whole number is not a class
 _SHOWN = 5  # names in a message
 
 

@@ -76,9 +76,13 @@ class Reading:
 
     def __post_init__(self):
         roles = [*(column.role for column in self.inputs), LABEL]
-        for role in self.settings.columns:
+        for role, chosen in self.settings.columns.items():
             if role not in roles:
                 raise UserError(f"data.columns.{role}: this task reads {', '.join(roles)}")
+            names = chosen if role == LABEL and isinstance(chosen, list) else [chosen]
+            if not names or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
+                several = ", or a list of different ones" if role == LABEL else ""
+                raise UserError(f"data.columns.{role}={chosen}: expected the name of a column{several}")
         if self.settings.label_column is not None and LABEL in self.settings.columns:
             raise UserError(
                 f"data.label_column={self.settings.label_column} and data.columns.{LABEL}="
@@ -282,7 +286,8 @@ def _open_folder(folder: Path, reading: Reading, wanted: dict[str, str]) -> dict
         if not streaming:
             return saved
         return {name: split.to_iterable_dataset(min(_SHARDS, len(split))) for name, split in saved.items()}
-    arguments = find_splits(folder, set(wanted.values()))
+    has_paths = bool(reading.settings.columns.keys() & {column.role for column in reading.inputs})
+    arguments = find_splits(folder, set(wanted.values()), has_paths)
     if arguments is None:
         return _require_splits(datasets.load_dataset(str(folder), streaming=streaming), wanted, reading)
     _require_splits(arguments, wanted, reading)

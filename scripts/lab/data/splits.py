@@ -15,7 +15,7 @@ from lab.data.sources import Reading, Source, load_named_sources, load_sources, 
 from lab.errors import UserError
 from lab.recipe import Data
 
-_MOST_FILES = 20_000  # of both splits together, whose content is compared as well
+_MOST_FILES = 20_000  # of both splits together, whose links and content are looked at
 
 
 @dataclass
@@ -124,8 +124,8 @@ def _keep(source: Source, good: np.ndarray, reason: str, settings: Data) -> Sour
 def _shared_files(test: Source, train: Source) -> tuple[np.ndarray, str | None]:
     """Which test samples `(n,)` are a file of the train split as well, and an example.
 
-    Files are the same if their paths are, links resolved; if there are not too many on this machine, also if their
-    content is.
+    Files are the same if their paths are; if there are not too many on this machine, also if links lead to the same
+    file or if their content is the same.
     """
     shared, example = np.zeros(len(test.labels), bool), None
     trained, tested = ({path: None for _, path in source.files()} for source in (train, test))
@@ -142,9 +142,9 @@ def _shared_files(test: Source, train: Source) -> tuple[np.ndarray, str | None]:
 
 def _identities(paths: set[str]) -> dict[str, str]:
     """What is equal for equal files."""
-    real = {path: os.path.realpath(path) if "://" not in path else path for path in paths}
     if len(paths) > _MOST_FILES or any("://" in path for path in paths):
-        return real
+        return {path: path for path in paths}
+    real = {path: os.path.realpath(path) for path in paths}
     sizes = {path: os.stat(file).st_size if os.path.isfile(file) else -1 for path, file in real.items()}
     times = Counter(sizes.values())
     return {path: _checksum(file) if times[sizes[path]] > 1 else file for path, file in real.items()}

@@ -83,7 +83,7 @@ class Stream:
         except BadLabel as error:
             return self._refuse(f"{where} {error}")
         except self.decoder.unusable as error:
-            return self._refuse(f"{where} is no usable {self.decoder.sample}: {error}")
+            return self._refuse(f"{where} is not a usable {self.decoder.sample}: {error}")
 
     def _refuse(self, reason: str) -> str:
         if self.settings.on_error == "raise":

@@ -1,4 +1,4 @@
-"""Load checkpoints to judge them: folders of train.py, or names on the Hub."""
+"""Load checkpoints: folders that train.py wrote, or names on the Hub."""
 
 from safetensors import SafetensorError
 from transformers import pipeline
@@ -9,7 +9,11 @@ from lab.errors import UserError, one_line
 
 
 def load_classifier(checkpoint: str):
-    """transformers' image-classification pipeline for a folder, or a name on the Hub; else a `UserError`."""
+    """Return transformers' image-classification pipeline for a folder, or for a name on the Hub.
+
+    Raises:
+        UserError: there is no such model, or it cannot be loaded.
+    """
     check_checkpoint(checkpoint)
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""A checkpoint with its task, to judge it on samples that have labels."""
+"""Loading a checkpoint with its task, for evaluation on labelled samples."""
 
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
@@ -11,10 +11,10 @@ from modeling_perceiver_study import PerceiverStudyConfig
 
 
 def open_checkpoint(checkpoint: str, recipe: Recipe, dtype: str = "auto") -> tuple[Task, PreTrainedModel]:
-    """The task of a recipe for the model in a checkpoint, and that model, from safetensors alone.
+    """Return the task of a recipe for the model in a checkpoint, and that model, from safetensors only.
 
     Args:
-        recipe: says which task, and which data.
+        recipe: gives the task and the data.
         dtype: of the model; `auto` is as it is stored.
 
     Raises:

@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from lab.looking.curves import BLUE, GREEN, ORANGE, SKY, YELLOW
+from lab.looking.style import BLUE, GREEN, ORANGE, SKY, YELLOW
 
 _WIDTH, _HEIGHT = 12.0, 4.6
 

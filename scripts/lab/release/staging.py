@@ -20,7 +20,6 @@ from lab.data.loaders import evaluation_loader
 from lab.errors import UserError
 from lab.judging.evaluation import open_checkpoint
 from lab.judging.predictions import predict
-from lab.looking.curves import draw_curves
 from lab.machine import without_gpu
 from lab.recipe import Recipe, differences, load_recipe, recipe_to_yaml
 from lab.release.card import render_card
@@ -28,12 +27,13 @@ from lab.release.hub import push
 from lab.scoring.measures import measure_of
 from lab.tasks import find_task
 from lab.tasks.task import Judged, Task
+from lab.training.curves import draw_curves
 from lab.training.run_folder import LOG, RESULTS
 
 _PICKLED = (".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth")
 
 
-# Weights of another run have another score; another device or precision moves it by less than this, or this share.
+# Another device or precision changes a score by less than this, or by less than this share; other weights by more.
 _SAME_SCORE = 0.01
 
 
@@ -54,7 +54,7 @@ for name in names:
 
 
 def publish(checkpoint: Path, repo_id: str, private: bool):
-    """What the command does, for train.py. A `UserError` says how to try again."""
+    """Publish a finished run, for train.py; a `UserError` says how to try again."""
     try:
         with stage(checkpoint, repo_id) as folder:
             push(folder, repo_id, private)
@@ -73,11 +73,11 @@ def stage(
     show_samples: bool = True,
     dtype: str | None = None,
 ) -> Iterator[Path]:
-    """A temporary folder with exactly what is to be published, checked to load in a clean process.
+    """Yield a temporary folder with exactly the files to publish, after a test that it loads in a clean process.
 
     Args:
         show_samples: pictures may show samples of the test data.
-        dtype: what weights are rounded to; the score that they have then is measured and added to the metrics.
+        dtype: the weights are rounded to it; their score is then measured and added to the metrics.
 
     Raises:
         UserError: the checkpoint is not complete, holds pickled weights, is not what its metrics say, or does not load.
@@ -96,11 +96,11 @@ def stage(
             kind.model_class.from_pretrained(folder, dtype=dtype).save_pretrained(folder)
         check_loads(folder, kind)
         public_recipe, runs[0] = without_paths(recipe, runs[0], folder.name)
-        (folder / "recipe.yaml").write_text(recipe_to_yaml(public_recipe))
+        (folder / "recipe.yaml").write_text(recipe_to_yaml(public_recipe), encoding="utf-8")
         task, model, dataset, judged = predict_test(folder, checkpoint, overrides, runs[0])
         if dtype is not None:
             runs[0] |= {"released_dtype": dtype, "released_score": task.scores(judged)[task.best]}
-        (folder / RESULTS).write_text(json.dumps(runs[0], indent=2) + "\n")
+        (folder / RESULTS).write_text(json.dumps(runs[0], indent=2) + "\n", encoding="utf-8")
         draw_curves(folder / LOG, figures / "curves.png", title=folder.name, best=task.best)
         pictures = task.illustrate(figures, model, dataset, judged, show_samples)
         titles = {}
@@ -113,7 +113,7 @@ def stage(
 
 
 def find_weights(checkpoint: Path, kind: type[Task]) -> list[Path]:
-    """The safetensors files of a finished run, with their index if there are several."""
+    """Return the safetensors files of a finished run, with their index if there are several."""
     if not checkpoint.is_dir():
         raise UserError(f"{checkpoint}: no such folder; expected one that train.py wrote")
     pickled = sorted(path.name for path in checkpoint.iterdir() if path.suffix in _PICKLED)
@@ -130,15 +130,15 @@ def find_weights(checkpoint: Path, kind: type[Task]) -> list[Path]:
         missing.append("the model's code")
     if missing:
         raise UserError(
-            f"{checkpoint} is no finished run: {', '.join(missing)} missing; finish it with train.py --resume"
+            f"{checkpoint} is not a finished run: {', '.join(missing)} missing; finish it with train.py --resume"
         )
     return sorted(weights)
 
 
 def read_metrics(checkpoint: Path) -> dict:
-    """What train.py found out at the end, on test images too."""
+    """Return the final scores of train.py."""
     try:
-        metrics = json.loads((checkpoint / RESULTS).read_text())
+        metrics = json.loads((checkpoint / RESULTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{checkpoint / RESULTS} cannot be read: {error}; expected a finished run") from None
     if not any(key.startswith("test_") for key in metrics):
@@ -150,18 +150,17 @@ def read_metrics(checkpoint: Path) -> dict:
 
 
 def read_other_seed(other: Path, checkpoint: Path) -> dict:
-    """Metrics of a run that differs from `checkpoint` in its seed alone."""
+    """Return the metrics of a run that differs from `checkpoint` in its seed only."""
     metrics = read_metrics(other)
     changed = differences(load_recipe(checkpoint / "recipe.yaml"), load_recipe(other / "recipe.yaml"))
-    if [line.partition(":")[0] for line in changed] != ["seed"]:
-        raise UserError(
-            f"--seeds {other}: expected a run that differs in its seed alone, not in {changed or 'nothing'}"
-        )
+    if list(changed) != ["seed"]:
+        found = "; ".join(changed.values()) or "nothing"
+        raise UserError(f"--seeds {other}: expected a run that differs in its seed alone, not in {found}")
     return metrics
 
 
 def without_paths(recipe: Recipe, metrics: dict, name: str) -> tuple[Recipe, dict]:
-    """Both without a word of where things are on this machine."""
+    """Return recipe and metrics without any path of this machine."""
     local = recipe.data.path is not None
     stands_for = recipe.data.name or "local-data"
     data = dataclasses.replace(recipe.data, path=None, name=stands_for, cache_dir=None)
@@ -181,12 +180,14 @@ def _copied(kind: type[Task]) -> tuple[str, ...]:
 
 
 def check_loads(folder: Path, kind: type[Task]):
-    """Load a folder as a stranger would: another process, an empty cache, no network, none of this repository."""
+    """Load a folder as a stranger would: in another process, with an empty cache, offline, without this repository."""
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "HF_HOME": cache, "HF_HUB_OFFLINE": "1"}
         environment.pop("PYTHONPATH", None)
         command = [sys.executable, "-c", _LOAD + kind.clean_check, str(folder)]
-        done = subprocess.run(command, cwd=cache, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=cache, env=environment, capture_output=True, encoding="utf-8", errors="replace"
+        )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"{folder.name} does not load in a clean process: {reason}")
@@ -195,7 +196,7 @@ def check_loads(folder: Path, kind: type[Task]):
 def predict_test(
     folder: Path, checkpoint: Path, overrides: list[str] | tuple[str, ...], metrics: dict
 ) -> tuple[Task, PreTrainedModel, Dataset, Judged]:
-    """The model in a folder, and what it says of its recipe's test samples; it must be as good as its metrics say."""
+    """Return the model in a folder and its answers to the test samples; its score must be the one in its metrics."""
     recipe = load_recipe(checkpoint / "recipe.yaml", overrides)
     task, model = open_checkpoint(str(folder), recipe)
     dataset = task.load_split("test")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from sklearn.metrics import precision_recall_curve
 
-from lab.looking.curves import BLUE, COLOURS, ORANGE, tidy
+from lab.looking.style import BLUE, COLOURS, ORANGE, save, tidy
 from lab.scoring.scores import BINS, Calibration
 
 _MOST_NAMES = 40  # classes whose names fit beside the matrix
@@ -29,14 +29,14 @@ def draw_confusions(matrix: np.ndarray, names: list[str], picture: Path):
     bar.ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     axes.set(xlabel="predicted class", ylabel="true class")
     if count <= _MOST_NAMES:
-        axes.set_xticks(range(count), names, rotation=90)
-        axes.set_yticks(range(count), names)
+        axes.set_xticks(range(count), names, rotation=90, parse_math=False)
+        axes.set_yticks(range(count), names, parse_math=False)
     if count <= _MOST_NUMBERS:
         for row, column in np.argwhere(matrix):
             share = shares[row, column]
             colour = "black" if share > 0.25 else "white"
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=8)
-    figure.savefig(picture, dpi=150, bbox_inches="tight")
+    save(figure, picture, dpi=150, bbox_inches="tight")
 
 
 def draw_reliability(calibration: Calibration, picture: Path):
@@ -64,7 +64,7 @@ def draw_reliability(calibration: Calibration, picture: Path):
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
         axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(picture, dpi=150)
+    save(figure, picture, dpi=150)
 
 
 def draw_precision_recall(labels: np.ndarray, logits: np.ndarray, names: list[str], picture: Path):
@@ -81,9 +81,10 @@ def draw_precision_recall(labels: np.ndarray, logits: np.ndarray, names: list[st
         precision, recall, _ = precision_recall_curve(labels[:, index], logits[:, index])
         axes.plot(recall, precision, color=colour, label=names[index])
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
-    axes.legend(frameon=False)
+    for text in axes.legend(frameon=False).get_texts():
+        text.set_parse_math(False)  # names may contain dollars
     tidy(axes)
-    figure.savefig(picture, dpi=150)
+    save(figure, picture, dpi=150)
 
 
 def draw_answers(labels: np.ndarray, answers: np.ndarray, names: list[str], picture: Path):
@@ -99,6 +100,7 @@ def draw_answers(labels: np.ndarray, answers: np.ndarray, names: list[str], pict
         both = np.concatenate([labels[:, index], answers[:, index]])
         axes.plot([both.min(), both.max()], [both.min(), both.max()], color="0.6", linestyle="--")
         axes.plot(labels[:, index], answers[:, index], ".", color=BLUE, markersize=4)
-        axes.set(xlabel="label", ylabel="answer", title=name)
+        axes.set(xlabel="label", ylabel="answer")
+        axes.set_title(name, parse_math=False)
         tidy(axes)
-    figure.savefig(picture, dpi=150)
+    save(figure, picture, dpi=150)

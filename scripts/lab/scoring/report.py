@@ -30,7 +30,7 @@ def write_evaluation(folder: Path, results: dict, samples: str, details: Details
     """
     (folder / "evaluation.md").write_text(_markdown(results, samples, details, mirrored), encoding="utf-8")
     content = {**results, **({"flip": mirrored} if mirrored else {}), **details.content}
-    (folder / "evaluation.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    (folder / "evaluation.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _markdown(results: dict, samples: str, details: Details, mirrored: dict | None) -> str:

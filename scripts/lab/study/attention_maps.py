@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from lab.judging.evaluation import open_checkpoint
-from lab.looking.curves import BLUE, ORANGE, tidy
 from lab.looking.maps import cross_attention_maps, draw_map_lines, evenly_chosen, map_logits, mean_and_single
+from lab.looking.style import BLUE, ORANGE, tidy
 from lab.recipe import Recipe
 from lab.study.comparison import Finding, is_larger, percent
 from lab.study.pictures import draw_accuracies

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from lab.looking.curves import COLOURS, MARKERS, tidy
+from lab.looking.style import COLOURS, MARKERS, tidy
 from lab.study.comparison import CONFIDENCE, Difference, Finding
 from lab.study.setting import Setting
 from lab.training.cost import kept_bytes

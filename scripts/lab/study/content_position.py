@@ -5,8 +5,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from lab.looking.curves import COLOURS, MARKERS, tidy
 from lab.looking.logit_parts import logit_parts
+from lab.looking.style import COLOURS, MARKERS, tidy
 from lab.recipe import Recipe
 from lab.study.comparison import (
     FAILS,

@@ -9,8 +9,8 @@ from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader, Dataset, default_convert
 from transformers import PreTrainedModel
 
-from lab.looking.curves import COLOURS, MARKERS, tidy
 from lab.looking.maps import cross_attention_maps
+from lab.looking.style import COLOURS, MARKERS, tidy
 from lab.recipe import Recipe
 from lab.study.comparison import Finding, is_above, is_larger, percent
 from lab.study.pictures import draw_accuracies

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lab.looking.curves import BLUE, tidy
+from lab.looking.style import BLUE, tidy
 from lab.study.comparison import spread
 
 ACCURACY = "validation accuracy (%)"

@@ -24,7 +24,7 @@ last epoch; test images are not read. {RULE}
 def report(folder: Path, experiments: dict[str, ModuleType]) -> str:
     """Return Markdown with a table of verdicts and a section for each experiment that has a JSON file in `folder`."""
     found = {
-        name: (module, json.loads((folder / f"{name}.json").read_text()))
+        name: (module, json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
         for name, module in experiments.items()
         if (folder / f"{name}.json").exists()
     }

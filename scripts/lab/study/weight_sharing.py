@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from lab.looking.curves import BLUE, ORANGE
+from lab.looking.style import BLUE, ORANGE
 from lab.study.comparison import Finding, accuracy_table, gather, is_larger, is_true
 from lab.study.pictures import draw_accuracies, new_figure
 from lab.study.setting import Setting

@@ -43,8 +43,15 @@ class LabelledTask(Task):
 
     @property
     def problem_type(self) -> str:
-        """What labels are for: the model's `problem_type`, one class if it has none."""
-        return self.config.problem_type or SINGLE_LABEL
+        """What labels are for: the model's `problem_type`, one class if it has none.
+
+        Raises:
+            UserError: it is unknown.
+        """
+        problem_type = self.config.problem_type or SINGLE_LABEL
+        if problem_type not in TARGETS:
+            raise UserError(f"model.problem_type={problem_type}: expected one of {', '.join(TARGETS)}, or null")
+        return problem_type
 
     @property
     def reading(self) -> Reading:

@@ -13,11 +13,13 @@ import json
 import os
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import SCALER_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -26,6 +28,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from lab.errors import UserError, one_line
 
 _CHECKSUMS = "checksums.json"
+_PROGRESS = "progress.json"
 _OWN = "own-"  # files of tensors beside those that accelerate names
 
 
@@ -40,6 +43,7 @@ class Progress:
         best_epoch: the best one so far, counted from 1; 0 before the first.
         best_scores: its validation scores; None before the first.
         seconds: time spent on training and validation.
+        data: `identity` of the data; None in checkpoints from before it was kept.
     """
 
     step: int = 0
@@ -48,6 +52,7 @@ class Progress:
     best_epoch: int = 0
     best_scores: dict[str, float] | None = None
     seconds: float = 0.0
+    data: str | None = None
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
@@ -75,7 +80,7 @@ def last_good_checkpoint(output_dir: Path, report: Callable[[str], None]) -> Pat
 def find_damage(checkpoint: Path) -> str | None:
     """What is wrong with its files, None if nothing is."""
     try:
-        expected = json.loads((checkpoint / _CHECKSUMS).read_text())
+        expected = json.loads((checkpoint / _CHECKSUMS).read_text(encoding="utf-8"))
         for name, checksum in expected.items():
             if _checksum(checkpoint / name) != checksum:
                 return f"the content of {name} has changed"
@@ -135,16 +140,26 @@ def load_checkpoint(accelerator: Accelerator, folder: Path) -> tuple[Progress, d
     Raises:
         UserError: a file holds more than tensors and plain values.
     """
+    scaler = accelerator.scaler
+    if not (folder / SCALER_NAME).exists():
+        accelerator.scaler = None  # a run that goes on in float16 did not have one: it keeps the fresh one
     try:
         accelerator.load_state(str(folder))
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{folder} holds more than tensors and plain values, and loading it could run code: delete it"
         ) from error
-    progress = Progress(**json.loads((folder / "progress.json").read_text()))
-    names = set(json.loads((folder / _CHECKSUMS).read_text()))
+    accelerator.scaler = scaler
+    accelerator.step = 0  # parts of a batch so far: none, however many parts batches had before
+    progress = read_progress(folder)
+    names = set(json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8")))
     found = [folder / name for name in names if name.startswith(_OWN) and name.endswith(".safetensors")]
     return progress, {path.stem.removeprefix(_OWN): load_file(path) for path in found}
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    """How far the run of a checkpoint had come."""
+    return Progress(**json.loads((checkpoint / _PROGRESS).read_text(encoding="utf-8")))
 
 
 def delete_newer(output_dir: Path, start: Path):
@@ -158,10 +173,10 @@ def _write(folder: Path, progress: Progress, tensors: dict[str, dict[str, torch.
     for name, state in tensors.items():
         if state is not None:
             save_file(state, folder / f"{_OWN}{name}.safetensors")
-    (folder / "progress.json").write_text(json.dumps(dataclasses.asdict(progress), indent=2) + "\n")
+    (folder / _PROGRESS).write_text(json.dumps(dataclasses.asdict(progress), indent=2) + "\n", encoding="utf-8")
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     checksums = {path.relative_to(folder).as_posix(): _checksum(path) for path in files}
-    (folder / _CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n")
+    (folder / _CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n", encoding="utf-8")
     # Without these the name can reach the disk before the contents do.
     for path in folder.rglob("*"):
         _flush(path)
@@ -186,7 +201,10 @@ def _delete_leftovers(folder: Path):
 
 
 def _flush(path: Path):
-    descriptor = os.open(path, os.O_RDONLY)
+    folder = path.is_dir()
+    if folder and sys.platform == "win32":
+        return  # Windows opens no folder
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)  # and flushes only what is open for writing
     try:
         os.fsync(descriptor)
     finally:

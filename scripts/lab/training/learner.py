@@ -37,6 +37,14 @@ class Learner:
         self.model, *self.optimizers = accelerator.prepare(model, *optimizers)
         self.learning_rate = 0.0
 
+    def restore(self, average: dict[str, torch.Tensor] | None):
+        """Take over the moving average of a checkpoint, whose weights the model has; None begins one with them."""
+        if self.average is not None and average is not None:
+            self.average.load_state_dict(average)
+        elif self.average is not None:
+            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+            self.average.module.load_state_dict(model.state_dict())
+
     @property
     def judged(self) -> nn.Module:
         """What is evaluated: the moving average where there is one."""

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from lab.data.identity import identity
 from lab.data.loaders import EpochLoader, Place, evaluation_loader
 from lab.data.splits import Splits
 from lab.data.streams import Stream, StreamLoader
@@ -39,15 +40,13 @@ def train(
     if settings.find_parts:
         accelerator.gradient_accumulation_steps = find_parts(accelerator, task, model)
     learner = Learner(accelerator, task, model)
-    average = learner.average
     train_loader = training_loader(accelerator, recipe, splits.train)
     validation_loader = judging_loader(accelerator, recipe, splits.validation)
-    progress, best_weights = Progress(), None
+    progress, best_weights = Progress(data=identity(splits)), None
     if start is not None:
         progress, tensors = load_checkpoint(accelerator, start)
         best_weights = tensors.get("best")
-        if average is not None and "average" in tensors:
-            average.load_state_dict(tensors["average"])
+        learner.restore(tensors.get("average"))
         accelerator.print(f"continuing from {start}")
     if accelerator.log_with:
         accelerator.init_trackers("perceiver-study", config={key: str(value) for key, value in flatten(recipe).items()})
@@ -55,9 +54,11 @@ def train(
     log = TrainingLog(accelerator, task, output_dir / LOG, steps_per_epoch, progress)
     log.start(progress)
     begin = time.perf_counter() - progress.seconds
+    # Counted from here: what was done before may have been in batches of another size.
+    to_do = train_loader.steps_left(progress.samples) + (settings.epochs - progress.epoch - 1) * steps_per_epoch
     bar = tqdm(
-        total=settings.epochs * steps_per_epoch,
-        initial=progress.epoch * steps_per_epoch + progress.samples // settings.batch_size,
+        total=progress.step + max(0, to_do),
+        initial=progress.step,
         unit="step",
         disable=None if accelerator.is_main_process else True,  # None hides it when output is not a terminal
     )
@@ -68,11 +69,11 @@ def train(
             if progress.step % recipe.logging.every_steps == 0:
                 bar.set_postfix_str(log.step(progress, learner.learning_rate))
             if recipe.checkpoint.every_steps and progress.step % recipe.checkpoint.every_steps == 0:
-                log.check()
+                log.check(progress)
                 progress.seconds = time.perf_counter() - begin
-                tensors = {"best": best_weights, "average": average and average.state_dict()}
+                tensors = {"best": best_weights, "average": learner.average and learner.average.state_dict()}
                 save_checkpoint(accelerator, output_dir, progress, tensors, recipe.checkpoint.keep_last)
-        log.check()
+        log.check(progress)
         scores = evaluate(accelerator, task, learner.judged, validation_loader)
         progress.epoch, progress.samples = progress.epoch + 1, 0
         if task.is_better(scores, progress.best_scores):

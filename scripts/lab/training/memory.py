@@ -9,7 +9,6 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 
 from lab.errors import UserError
-from lab.recipe import Recipe
 from lab.tasks.task import Task
 
 
@@ -23,7 +22,7 @@ def find_parts(accelerator: Accelerator, task: Task, model: nn.Module) -> int:
     """
     settings = task.recipe.optimization
     share = settings.batch_size // accelerator.num_processes
-    fewest = 2 if task.in_pairs else 1  # pairs stay together
+    fewest = _fewest(task)
     most = share // settings.gradient_accumulation_steps
     sizes = [size for size in range(most, 0, -1) if share % size == 0 and size % fewest == 0]
     smaller = iter([*sizes[1:], 0])
@@ -52,19 +51,39 @@ def find_parts(accelerator: Accelerator, task: Task, model: nn.Module) -> int:
 
 
 @contextlib.contextmanager
-def explain_out_of_memory(recipe: Recipe):
+def explain_out_of_memory(accelerator: Accelerator, task: Task):
     """Turn running out of memory into a `UserError` that says what to change."""
     try:
         yield
     except RuntimeError as error:
         if not should_reduce_batch_size(error):
             raise
-        settings = recipe.optimization
-        advice = [f"raise optimization.gradient_accumulation_steps={settings.gradient_accumulation_steps}"]
+        advice = what_saves_memory(task, accelerator.num_processes) or ["make the model of the recipe smaller"]
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"out of memory: {', or '.join(advice)}; with --resume --accept_changes a run goes on from its last "
+            f"checkpoint ({reason})"
+        ) from error
+
+
+def what_saves_memory(task: Task, processes: int) -> list[str]:
+    """Changes of the recipe with which a process holds fewer samples, or less of each; each is possible by itself."""
+    settings, fewest = task.recipe.optimization, _fewest(task)
+    share = settings.batch_size // processes
+    now = settings.gradient_accumulation_steps
+    advice = []
+    if share // now > fewest:
+        more = next(n for n in range(now + 1, share + 1) if share % n == 0 and share // n % fewest == 0)
+        advice.append(f"set optimization.gradient_accumulation_steps={more}")
         if not settings.find_parts:
             advice.append("let optimization.find_parts=true choose it")
-        if not settings.gradient_checkpointing:
-            advice.append("set optimization.gradient_checkpointing=true")
-        advice.append(f"lower optimization.batch_size={settings.batch_size}")
-        reason = str(error).splitlines()[0]
-        raise UserError(f"out of memory: {', or '.join(advice)} ({reason})") from error
+        fewer = share // now // fewest // 2 * fewest
+        advice.append(f"set optimization.batch_size={fewer * now * processes}")
+    if not settings.gradient_checkpointing:
+        advice.append("set optimization.gradient_checkpointing=true")
+    return advice
+
+
+def _fewest(task: Task) -> int:
+    """Samples that must stay together."""
+    return 2 if task.in_pairs else 1

@@ -1,26 +1,69 @@
 """The folder of a run: who may write into it, and the log of metrics."""
 
 import json
+import math
+import platform
 import shutil
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
 
+from lab.changes import refusals
 from lab.errors import UserError
-from lab.looking.curves import draw_curves
 from lab.provenance import describe_hardware
 from lab.recipe import Recipe, differences, load_recipe, recipe_to_yaml
 from lab.scoring.measures import measure_of
 from lab.tasks.pretrained import PRETRAINED
 from lab.tasks.task import Task
-from lab.training.checkpoint import Progress, checkpoints, delete_newer, last_good_checkpoint
+from lab.training.checkpoint import Progress, checkpoints, delete_newer, last_good_checkpoint, read_progress
+from lab.training.curves import draw_curves
 
 RESULTS = "metrics.json"  # written last, so a folder that has it is finished
 LOG = "metrics.jsonl"
 EPOCHS = "train.log"  # a line for each epoch, for people
+_ATTEMPTS, _SECONDS_BETWEEN = 20, 0.5  # to see a file that another machine has written
+
+
+def open_output(accelerator: Accelerator, output_dir: Path):
+    """Make the folder of a run, and see that all processes have the same one. All of them call it together.
+
+    Raises:
+        UserError: it cannot be written to, or the processes of some machine do not see it.
+    """
+    marker = [f"tmp-{uuid.uuid4().hex}", None]
+    if accelerator.is_main_process:
+        try:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            (output_dir / marker[0]).touch()
+        except OSError as error:
+            marker[1] = str(error)
+    broadcast_object_list(marker)
+    name, problem = marker
+    if problem is not None:
+        raise UserError(f"output_dir={output_dir} cannot be written to: {problem}")
+    blind = [] if _appears(output_dir / name) else [f"process {accelerator.process_index} on {platform.node()}"]
+    blind = gather_object(blind)
+    if accelerator.is_main_process:
+        (output_dir / name).unlink()
+    if blind:
+        raise UserError(
+            f"output_dir={output_dir} is not one folder for all processes: what the first one writes there is not seen "
+            f"by {', '.join(blind)}. Checkpoints need a folder that all machines share, by the same absolute path"
+        )
+
+
+def _appears(path: Path) -> bool:
+    # A network's file system may show a new file late.
+    for _ in range(_ATTEMPTS):
+        if path.exists():
+            return True
+        time.sleep(_SECONDS_BETWEEN)
+    return False
 
 
 def find_start(
@@ -42,9 +85,14 @@ def find_start(
     finished = (output_dir / RESULTS).exists()
     way_out = "choose another output_dir, or delete that folder"
     if found or finished:
-        changed = "; ".join(differences(load_recipe(output_dir / "recipe.yaml"), recipe))
-        if changed and not (resume and accept_changes):
-            more = ", or resume nevertheless with --accept_changes" if resume else ""
+        differing = differences(load_recipe(output_dir / "recipe.yaml"), recipe)
+        changed, refused = "; ".join(differing.values()), ", ".join(refusals(differing))
+        if refused or (changed and not (resume and accept_changes)):
+            more = ""
+            if resume and refused:
+                more = f". A run cannot go on with another value of {refused}"
+            elif resume:
+                more = ", or resume nevertheless with --accept_changes"
             raise UserError(f"{output_dir} holds a run of another recipe ({changed}): {way_out}{more}")
         if changed:
             if not found:
@@ -52,10 +100,35 @@ def find_start(
             report(f"the recipe has changed: {changed}")
             finished = False
     if resume:
-        return (None if finished else last_good_checkpoint(output_dir, report)), finished
+        start = None if finished else last_good_checkpoint(output_dir, report)
+        if start is not None:
+            _require_epochs(recipe, start)
+        return start, finished
     if found and not finished:
         raise UserError(f"{output_dir} holds an unfinished run ({found[0].name}): add --resume to continue, {way_out}")
     return None, False
+
+
+def _require_epochs(recipe: Recipe, start: Path):
+    done = read_progress(start).epoch
+    if recipe.optimization.epochs < done:
+        raise UserError(
+            f"optimization.epochs={recipe.optimization.epochs}, but {start} comes after {done} epochs: "
+            f"{done} ends the run there, with the best of them"
+        )
+
+
+def require_same_data(start: Path, data: str):
+    """Refuse to go on from a checkpoint with other data, by what `identity` says of them.
+
+    Raises:
+        UserError: they are not those of the checkpoint.
+    """
+    if read_progress(start).data not in (None, data):
+        raise UserError(
+            f"{start} was made with other data: the samples that data.path or data.name give now, their labels or "
+            "their order are not those that the run began with. Give it that data, or choose another output_dir"
+        )
 
 
 def claim_output(output_dir: Path, recipe: Recipe, start: Path | None):
@@ -77,7 +150,7 @@ def claim_output(output_dir: Path, recipe: Recipe, start: Path | None):
 def write_atomically(path: Path, text: str):
     """Write a file that is the old one or the new one at any moment, never a part."""
     unfinished = path.with_name(f"tmp-{path.name}")
-    unfinished.write_text(text)
+    unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
 
 
@@ -107,17 +180,20 @@ class TrainingLog:
         self.loss += loss
         self.first_bad = torch.where(loss.isfinite(), self.first_bad, self.first_bad.clamp(max=progress.step))
 
-    def check(self):
-        """Refuse to go on from a loss that is no number; called where waiting for the device is cheap.
+    def check(self, progress: Progress):
+        """Refuse to go on from a loss that is not a number; called where waiting for the device is cheap.
 
         Raises:
             UserError: some loss was NaN or infinite; names the step and the batch of the epoch.
         """
         first_bad = self.first_bad.item()
         if first_bad < float("inf"):
-            epoch, batch = divmod(int(first_bad) - 1, self.steps_per_epoch)
+            first_bad = int(first_bad)
+            # Samples of the epoch up to the end of that batch: an epoch ends with a check, so it is still the same one.
+            samples = progress.samples - (progress.step - first_bad) * self.batch_size
+            batch = math.ceil(samples / self.batch_size)
             raise UserError(
-                f"the loss is NaN or infinite at step {int(first_bad)} (batch {batch + 1} of epoch {epoch + 1}); "
+                f"the loss is NaN or infinite at step {first_bad} (batch {batch} of epoch {progress.epoch + 1}); "
                 "checkpoints from before it are kept. Lower optimization.learning_rate, lengthen optimization.warmup, "
                 "or choose another optimization.mixed_precision, then --resume --accept_changes"
             )
@@ -130,11 +206,12 @@ class TrainingLog:
 
     def step(self, progress: Progress, learning_rate: float) -> str:
         """Write the means since the last line; returns them as text. All processes call it together."""
-        self.check()
+        self.check(progress)
         steps = progress.step - self.since_step
         loss = self.accelerator.reduce(self.loss, "mean").item() / steps
         speed = steps * self.batch_size / (time.perf_counter() - self.since)
-        epoch = progress.epoch + progress.samples / (self.steps_per_epoch * self.batch_size)
+        # At most 1: an epoch that began with another batch size may have a few samples more.
+        epoch = progress.epoch + min(1.0, progress.samples / (self.steps_per_epoch * self.batch_size))
         values = {"loss": loss, "learning_rate": learning_rate, "samples_per_second": speed}
         self._write(progress, kind="step", epoch=epoch, **values)
         self.restart(progress)
@@ -151,7 +228,7 @@ class TrainingLog:
             f"loss {scores['loss']:.4f}"
         )
         if self.accelerator.is_main_process:
-            with self.path.with_name(EPOCHS).open("a") as file:
+            with self.path.with_name(EPOCHS).open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
             draw_curves(self.path, self.path.with_name("curves.png"), title=self.path.parent.name, best=best)
         self.restart(progress)
@@ -163,17 +240,17 @@ class TrainingLog:
             self._append(progress, kind, **values)
 
     def _append(self, progress: Progress, kind: str, **values):
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": progress.step, **values}) + "\n")
 
     def _forget_after(self, progress: Progress):
         # An interrupted run has logged more than its last checkpoint knows of, perhaps half a line.
         kept = []
-        for line in self.path.read_text().splitlines():
+        for line in self.path.read_text(encoding="utf-8").splitlines():
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:
                 break
             done = entry["epoch"] <= progress.epoch if entry["kind"] == "epoch" else entry["step"] <= progress.step
             kept += [line + "\n"] if done else []
-        self.path.write_text("".join(kept))
+        self.path.write_text("".join(kept), encoding="utf-8")

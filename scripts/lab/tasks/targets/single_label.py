@@ -25,8 +25,15 @@ class SingleLabel(Target):
     answer_in_code = "model.config.id2label[logits.argmax(dim=-1).item()]"
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Labels are classes `(b,)`, or probabilities `(b, L)` where samples were mixed."""
-        return F.cross_entropy(logits, labels, self._weights(logits), label_smoothing=self.label_smoothing)
+        """Labels are classes `(b,)`, or probabilities `(b, L)` where samples were mixed.
+
+        Weighted losses are divided by the number of samples, not by the sum of their weights, so that a batch that is
+        cut into parts trains the same.
+        """
+        weights, smoothing = self._weights(logits), self.label_smoothing
+        if weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        return F.cross_entropy(logits, labels, weights, reduction="none", label_smoothing=smoothing).mean()
 
     def blendable(self, labels: torch.Tensor, num_labels: int) -> torch.Tensor:
         return F.one_hot(labels, num_labels).float()

@@ -6,6 +6,7 @@ Answers are logits `(n, L)` with `L` the model's `num_labels`. The three problem
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,6 +63,11 @@ class Target(ABC):
             return
         if self.wanted_weights == "balanced":
             self.class_weights = torch.from_numpy(self.balance(labels, len(names))).float()
+        elif not _are_weights(self.wanted_weights):
+            raise UserError(
+                f"optimization.class_weights={self.wanted_weights}: "
+                "expected balanced, a list of numbers from 0 up, or null"
+            )
         elif len(self.wanted_weights) != len(names):
             raise UserError(
                 f"optimization.class_weights has {len(self.wanted_weights)} numbers: expected {len(names)}, one for "
@@ -138,3 +144,7 @@ class Target(ABC):
 
     def _weights(self, like: torch.Tensor) -> torch.Tensor | None:
         return None if self.class_weights is None else self.class_weights.to(like)
+
+
+def _are_weights(wanted: Any) -> bool:
+    return isinstance(wanted, list) and all(isinstance(weight, int | float) and weight >= 0 for weight in wanted)

@@ -3,7 +3,7 @@ import json
 import pytest
 from PIL import Image
 
-from lab.looking.curves import draw_curves, read_metrics
+from lab.training.curves import draw_curves, read_metrics
 
 
 def test_a_picture_of_the_log(tmp_path):

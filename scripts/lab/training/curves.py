@@ -3,26 +3,22 @@
 import json
 from pathlib import Path
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lab.looking.style import BLUE, ORANGE, save, tidy
 from lab.scoring.measures import measure_of
 
-# Okabe and Ito's palette, which colour-blind readers tell apart; markers differ as well.
-BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
-COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, YELLOW)
-MARKERS = "osv^Dx"
 _TRAINING, _VALIDATION = BLUE, ORANGE
 
 
 def read_metrics(path: Path) -> tuple[list[dict], list[dict]]:
-    """The lines of logged steps, and those of epochs."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    """Return the lines of logged steps, and those of epochs."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if line["kind"] == "step"], [line for line in lines if line["kind"] == "epoch"]
 
 
 def draw_curves(metrics: Path, picture: Path, title: str, best: str):
-    """Losses on the left, the score that decides on the right with its best epoch, both against epochs, as a PNG.
+    """Draw losses on the left and the deciding score with its best epoch on the right, against epochs, as a PNG.
 
     Args:
         best: the key of that score, such as `accuracy`.
@@ -33,7 +29,8 @@ def draw_curves(metrics: Path, picture: Path, title: str, best: str):
     left, right = figure.subplots(1, 2)
     _plot(left, steps, "loss", color=_TRAINING, label="training, as optimised")
     _plot(left, epochs, "validation_loss", color=_VALIDATION, marker="o", markersize=3, label="validation")
-    left.set(xlabel="epoch", ylabel="loss", title=title)
+    left.set(xlabel="epoch", ylabel="loss")
+    left.set_title(title, parse_math=False)  # a folder's name may contain dollars
     left.legend(frameon=False)
     scale = 100 if measure.percent else 1
     _plot(right, epochs, key, scale=scale, color=_VALIDATION, marker="o", markersize=3)
@@ -44,15 +41,7 @@ def draw_curves(metrics: Path, picture: Path, title: str, best: str):
     found = f"best: {measure.write(line[key])} after epoch {line['epoch']}"
     right.set(xlabel="epoch", ylabel=f"validation {measure.title}{unit}", title=found)
     tidy(left, right)
-    figure.savefig(picture, dpi=150)
-
-
-def tidy(*panels: Axes):
-    """A light grid behind what is drawn, and no lines at the top and on the right."""
-    for axes in panels:
-        axes.grid(color="0.92")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+    save(figure, picture, dpi=150)
 
 
 def _plot(axes, lines: list[dict], name: str, scale: float = 1, **style):
