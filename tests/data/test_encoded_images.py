@@ -71,7 +71,7 @@ def test_crops_are_those_of_pillow(folder):
     order = np.random.default_rng((0, 3)).permutation(len(train))
     for pixels, label, row in zip(found["pixels"], found["labels"], order, strict=False):
         (encoded,) = train.source.read(train.rows[[row]])["image"]
-        image = train.decoder.open(encoded)
+        image = train.decoder.upright_image(encoded)
         box = random_box(image.size, SCALE, 0, 3, row)
         expected = image.convert("RGB").crop(box).resize((8, 8), Image.Resampling.BICUBIC)
         np.testing.assert_array_equal(pixels.permute(1, 2, 0), np.asarray(expected))
