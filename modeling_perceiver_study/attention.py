@@ -57,8 +57,8 @@ def pad_heads(*heads: torch.Tensor) -> list[torch.Tensor]:
 def is_better_in_float32(query: torch.Tensor) -> bool:
     """Whether to attend in float32 though the layers around are in 16 bits, as on a CPU.
 
-    torch's fused attention is then several times faster, most of all where a CPU has no units for the 16 bits; and
-    logits are not rounded, as products in 16 bits would round them (docs/performance.md).
+    There torch's fused attention is faster in float32, several times so where the CPU has no units for the 16 bits;
+    only wide heads lose, by a quarter, where it has. Products in 16 bits would round logits (docs/performance.md).
     """
     return query.device.type == "cpu" and query.dtype in _HALVES
 
@@ -170,13 +170,14 @@ class MultiHeadAttention(nn.Module):
         implementation, inputs, dtype = self.config._attn_implementation, cast_once(inputs), query.dtype
         key, value = self.split_heads(self.k_proj(inputs)), self.split_heads(self.v_proj(inputs))
         no_autocast = nullcontext()
+        if output_attentions or is_transformed():
+            implementation = "eager"
         if implementation in ("eager", "sdpa") and is_better_in_float32(query):
             query, key, value = query.float(), key.float(), value.float()
             if attention_mask is not None and attention_mask.is_floating_point():
                 attention_mask = attention_mask.float()
             no_autocast = maybe_autocast(query.device.type, enabled=False)  # which would cast them back
-        products = implementation == "sdpa" and products_are_faster(query, inputs.shape[1])
-        if output_attentions or products or is_transformed():
+        if implementation == "sdpa" and products_are_faster(query, inputs.shape[1]):
             implementation = "eager"
         interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         value_width = value.shape[-1]
