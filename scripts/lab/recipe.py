@@ -145,7 +145,7 @@ _RANGES: dict[str, Range] = {
     "logging.every_steps": (1, None),
 }
 # Keys that say where something is.
-_PLACES = ("output_dir", "data.path", "data.cache_dir")
+_PLACES = ("output_dir", "pretrained", "data.path", "data.cache_dir")
 
 # Sections whose keys a task knows.
 _OF_TASKS = ("image_processor.", "augmentation.")

@@ -1,3 +1,5 @@
+import pickle
+
 import datasets
 import numpy as np
 import pytest
@@ -69,7 +71,7 @@ def test_crops_are_those_of_pillow(folder):
     order = np.random.default_rng((0, 3)).permutation(len(train))
     for pixels, label, row in zip(found["pixels"], found["labels"], order, strict=False):
         (encoded,) = train.source.read(train.rows[[row]])["image"]
-        image = train.decoder.open(encoded)
+        image = train.decoder.upright_image(encoded)
         box = random_box(image.size, SCALE, 0, 3, row)
         expected = image.convert("RGB").crop(box).resize((8, 8), Image.Resampling.BICUBIC)
         np.testing.assert_array_equal(pixels.permute(1, 2, 0), np.asarray(expected))
@@ -134,3 +136,9 @@ def test_a_dataset_without_a_usable_image(tmp_path):
     recipe = ["data.on_error=skip", "data.test_split=null", "data.validation_samples=2"]
     with pytest.raises(UserError, match="has no usable image"):
         read(load(tmp_path / "data", *recipe).train)
+
+
+def test_it_can_be_sent_to_a_process_that_is_not_forked(folder):
+    train = load(folder).train.in_epoch(0, 1)
+    content = pickle.dumps(train)
+    assert_equal(pickle.loads(content).__getitems__([0, 1, 2]), train.__getitems__([0, 1, 2]))

@@ -123,7 +123,7 @@ def test_random_crops_are_those_of_pillow_and_of_the_place(tmp_path, kind, proce
     place = {"process": process, "processes": 2, "seed": 3}
     whole = torch.cat([batch["pixels"] for batch in loader(stream, 8, workers=workers, **place).batches(2, 0)])
     for number, row in enumerate(stream.read(3, 2, process, 2)):
-        image = stream.decoder.open(row[stream.split.roles["image"]])
+        image = stream.decoder.upright_image(row[stream.split.roles["image"]])
         box = random_box(image.size, scale, 3, 2, process, number)
         expected = image.crop(box).resize((8, 8), Image.Resampling.BICUBIC)
         np.testing.assert_array_equal(whole[number].permute(1, 2, 0), np.asarray(expected))

@@ -254,7 +254,7 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     save_checkpoint(tmp_path / "mine")
     monkeypatch.setenv("HOME", str(tmp_path))
     task = task_from("~/mine")
-    assert task.build_model().num_parameters() > 0 and task.pretrained.name == "~/mine"
+    assert task.build_model().num_parameters() > 0 and task.pretrained.name == str(tmp_path / "mine")
 
 
 def test_another_kind_of_labels_makes_the_head_anew_too(tmp_path):

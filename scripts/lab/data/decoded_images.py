@@ -169,7 +169,7 @@ class Decoder:
         crops = place and self.crop_scale is not None
         return self.crop_one(inputs[IMAGE.role], *place) if crops else self.decode_one(inputs[IMAGE.role])
 
-    def open(self, encoded) -> Image.Image:
+    def upright_image(self, encoded) -> Image.Image:
         """One image as it is, but upright; raises one of `UNUSABLE` if that fails."""
         if encoded is None or (isinstance(encoded, dict) and encoded["bytes"] is None and not encoded["path"]):
             raise ValueError("there is none")
@@ -181,7 +181,7 @@ class Decoder:
 
     def decode_one(self, encoded) -> np.ndarray:
         """One image as `(C, H, W)` uint8; raises one of `UNUSABLE` if that fails."""
-        image = self.open(encoded)
+        image = self.upright_image(encoded)
         channels, height, width = self.shape
         if self.processor_is_identity and self._is_plain(image) and image.size == (width, height):
             return _channels_first(image, channels)
@@ -196,7 +196,7 @@ class Decoder:
         Args:
             place: what the crop depends on, such as seed, epoch and row.
         """
-        image = self.open(encoded)
+        image = self.upright_image(encoded)
         image = image.crop(random_box(image.size, self.crop_scale, *place))
         channels, height, width = self.shape
         if self._is_plain(image):  # the same, several times faster

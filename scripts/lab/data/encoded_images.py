@@ -1,6 +1,7 @@
 """Images that stay encoded until a batch needs them, and that training crops at random while they have their size."""
 
 import copy
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -20,7 +21,9 @@ class EncodedImages(Dataset):
     """
 
     def __init__(self, of: Rows, decoder: Decoder):
-        self.source, self.rows, self.decoder = of.source, of.rows, decoder
+        # To a process that decodes goes what it needs, not the table that files are listed from.
+        self.source = dataclasses.replace(of.source, list_files=list)
+        self.rows, self.decoder = of.rows, decoder
         self.labels = of.source.labels[of.rows]
         self.epoch: tuple[int, int] | None = None
 

@@ -128,6 +128,11 @@ class OpenSplit:
         """What the row holds for each role."""
         return {role: located(row[column], self.folder) for role, column in self.roles.items()}
 
+    def fetch(self, rows: np.ndarray) -> dict[str, list]:
+        """Rows `(k,)` of a split that is no stream -> for each role k values."""
+        read = self.rows[rows]
+        return {role: [located(value, self.folder) for value in read[name]] for role, name in self.roles.items()}
+
     def source(self, on_error: str) -> Source:
         """The whole split, with its labels read. Errors as those of `LabelReader.fit` and `read_labels`."""
         if isinstance(self.rows, datasets.IterableDataset):
@@ -139,16 +144,12 @@ class OpenSplit:
         values = lists[0] if len(lists) == 1 else [list(row) for row in zip(*lists, strict=True)]
         self.labels.fit(values)
 
-        def fetch(wanted: np.ndarray) -> dict[str, list]:
-            read = self.rows[wanted]
-            return {role: [located(value, self.folder) for value in read[name]] for role, name in self.roles.items()}
-
         def list_files() -> list[list[str | None]]:
             return [paths for name in self.roles.values() if (paths := _paths(columns[name], self.folder)) is not None]
 
         labels, kept = read_labels(self.labels, values, on_error)
         fingerprint = f"{self.rows._fingerprint} {self.roles}"
-        return Source(self.name, fingerprint, labels, list(self.labels.names), kept, fetch, list_files)
+        return Source(self.name, fingerprint, labels, list(self.labels.names), kept, self.fetch, list_files)
 
     def source_of(self, rows: list[dict], on_error: str) -> Source:
         """Rows that were read of a stream, with their labels as `labels` was fitted to read them."""

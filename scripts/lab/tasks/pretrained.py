@@ -8,7 +8,6 @@ of another grid are resampled. Anything else that does not fit is an error.
 import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,7 +114,7 @@ class Pretrained:
     def _read(self, model_class: type[PreTrainedModel], **arguments) -> tuple[PreTrainedModel, dict]:
         with _named_errors(self.name), _quiet():
             return model_class.from_pretrained(
-                os.path.expanduser(self.name),
+                self.name,
                 revision=self.revision or "main",
                 dtype=torch.float32,
                 use_safetensors=True,
@@ -166,20 +165,17 @@ def open_pretrained(recipe: Recipe, processor_class: type, resume: bool = False)
         if found.name == recipe.pretrained:
             return found
     name = recipe.pretrained
-    place = os.path.expanduser(name)
     with _named_errors(name), _quiet():
-        check_checkpoint(place)
-        settings, _ = PerceiverStudyConfig.get_config_dict(place)
+        check_checkpoint(name)
+        settings, _ = PerceiverStudyConfig.get_config_dict(name)
         if settings.get("model_type") != PerceiverStudyConfig.model_type:
             raise UserError(
                 f"it holds a {settings.get('model_type')} model; expected {PerceiverStudyConfig.model_type} "
                 "(scripts/convert.py makes one of transformers' Perceivers)"
             )
-        config = PerceiverStudyConfig.from_pretrained(place)
-        processor = processor_class.from_pretrained(place)
+        config = PerceiverStudyConfig.from_pretrained(name)
+        processor = processor_class.from_pretrained(name)
     architecture = {key: getattr(config, key) for key in architecture_keys()}
-    if config.position_encoding_type == "fourier":
-        architecture["max_frequencies"] = config.axis_max_frequencies
     if config.problem_type is not None:
         architecture["problem_type"] = config.problem_type
     names = [config.id2label[label] for label in range(config.num_labels)]
