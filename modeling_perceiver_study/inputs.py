@@ -253,7 +253,7 @@ class SeveralInputs(nn.Module):
                 raise ValueError(f"{name}: {error}") from error
             parts[name] = with_constant(part, self.padding[name]())
         sizes = {name: part.pixels.shape[0] for name, part in parts.items()}
-        if len(set(sizes.values())) > 1:
+        if any(size != next(iter(sizes.values())) for size in sizes.values()):
             raise ValueError(f"Inputs have batches of different sizes, {sizes}: expected the same number of samples.")
         if attention_mask is not None:
             parts = self._mask_all(parts, attention_mask)

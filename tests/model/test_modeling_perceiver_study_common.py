@@ -132,10 +132,6 @@ class PerceiverStudyKindTester(PerceiverStudyModelTester):
         given = arguments_of(self.get_config(), self.kinds, batch=self.batch_size)
         return {name: value.float() if value.is_floating_point() else value for name, value in given.items()}
 
-    @property
-    def additional_model_inputs(self):
-        return list(self.arguments())[1:]
-
     def prepare_config_and_inputs_for_common(self):
         mask = torch.ones(self.batch_size, self.seq_length, dtype=torch.int64)
         return self.get_config(), {**self.arguments(), "attention_mask": mask}
@@ -148,6 +144,7 @@ class PerceiverStudyPointModelTest(PerceiverStudyModelTest):
     def setUp(self):
         super().setUp()
         self.model_tester = PerceiverStudyKindTester(self, *self.kinds)
+        self.additional_model_inputs = list(self.model_tester.arguments())[1:]
         # They ask the class; a model says by itself what it takes.
         main = PerceiverStudyModel(self.model_tester.get_config()).main_input_name
         patch = mock.patch.object(PerceiverStudyModel, "main_input_name", main)
