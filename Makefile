@@ -1,13 +1,14 @@
-# make train    set up, then train on the embedded digits       (ARGS="--config ... key=value" for anything else)
-# make test     set up, then run all tests                      (ARGS="-k name" for some)
-# make quality  check style;  make style  mend what it finds
+# make train      set up, then train on the embedded digits       (ARGS="--config ... key=value" for anything else)
+# make test       set up, then run all tests                      (ARGS="-k name" for some)
+# make test-fast  those of the tests that take no longer than two minutes together
+# make quality    check style;  make style  mend what it finds
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := modeling_perceiver_study scripts tests
 
-.PHONY: train test quality style
+.PHONY: train test test-fast quality style
 .DELETE_ON_ERROR:
 
 train: $(VENV)/installed
@@ -16,6 +17,9 @@ train: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/python tests/fetch_transformers_tests.py
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+test-fast: $(VENV)/installed
+	$(BIN)/python -m pytest -n auto -m "not slow" $(ARGS)
 
 quality: $(VENV)/installed
 	$(BIN)/ruff check $(SOURCES)
