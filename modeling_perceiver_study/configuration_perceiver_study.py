@@ -154,8 +154,6 @@ class PerceiverStudyConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        # Saved from any of the models, a folder loads as all of them; the code is always saved beside the weights.
-        self.auto_map = dict(_AUTO_MAP)
         for name in _COUNTS:
             self._require(name, _is_count(getattr(self, name), minimum=1), "a whole number of at least 1")
         for name, minimum in (("num_self_attends_per_block", 0), ("num_channels", int(self.input_type != "points"))):
@@ -184,6 +182,10 @@ class PerceiverStudyConfig(PreTrainedConfig):
         )
         self._validate_heads()
         self._validate_start()
+        # Saved from any of the models, a folder loads as all that take its input; the code is always saved beside.
+        self.auto_map = dict(_AUTO_MAP)
+        if self.modalities is None and adapter_class(self.input_type).arguments_of(self)[0] == "pixel_values":
+            self.auto_map |= _IMAGE_AUTO_MAP
 
     def _validate_input(self):
         adapter = adapter_class(self.input_type)
@@ -398,6 +400,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
 _AUTO_MAP = {
     "AutoConfig": "configuration_perceiver_study.PerceiverStudyConfig",
     "AutoModel": "modeling_perceiver_study.PerceiverStudyModel",
+}
+# Of a folder whose model takes `pixel_values`.
+_IMAGE_AUTO_MAP = {
     "AutoModelForImageClassification": "modeling_perceiver_study.PerceiverStudyForImageClassification",
 }
 _PIPELINES = {

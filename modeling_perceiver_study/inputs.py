@@ -202,8 +202,8 @@ class SeveralInputs(nn.Module):
     3.2; transformers' `PerceiverMultimodalPreprocessor`). Modalities come in the order of their names.
 
     The input itself is an argument of the adapter's name; other arguments, and the mask, have the name of the modality
-    before them: `sound_attention_mask`. A modality may be missing: for the batch if its argument is left out, and for
-    a sample if its mask hides all of it.
+    before them: `sound_attention_mask`. A mask without a name is `(B, M)` over the elements of all. A modality may be
+    missing: for the batch if its argument is left out, and for a sample if its mask hides all of it.
     """
 
     def __init__(self, config: "PerceiverStudyConfig"):
@@ -245,9 +245,6 @@ class SeveralInputs(nn.Module):
     def parts(
         self, given: dict[str, torch.Tensor], attention_mask: torch.Tensor | None, dtype: torch.dtype
     ) -> tuple[GridInputs, ...]:
-        if attention_mask is not None:
-            names = ", ".join(map(self._mask, self.adapters))
-            raise ValueError(f"attention_mask is given to a model of several inputs: expected one for each: {names}.")
         parts = {}
         for name, values in self._given(given).items():
             try:
@@ -256,14 +253,28 @@ class SeveralInputs(nn.Module):
                 raise ValueError(f"{name}: {error}") from error
             parts[name] = with_constant(part, self.padding[name]())
         sizes = {name: part.pixels.shape[0] for name, part in parts.items()}
-        if len(set(sizes.values())) > 1:
+        if any(size != next(iter(sizes.values())) for size in sizes.values()):
             raise ValueError(f"Inputs have batches of different sizes, {sizes}: expected the same number of samples.")
+        if attention_mask is not None:
+            parts = self._mask_all(parts, attention_mask)
         if self.training and len(parts) > 1 and self.config.modality_dropout:
             parts = self._drop(parts)
         return tuple(parts.values())
 
     def lengths(self, given: dict[str, torch.Tensor]) -> dict[str, int]:
         return {name: self.adapters[name].length(*values) for name, values in self._given(given).items()}
+
+    def _mask_all(self, parts: dict[str, GridInputs], attention_mask: torch.Tensor) -> dict[str, GridInputs]:
+        """Hide what `attention_mask`, `(B, M)` over the elements of all parts, hides beside their own masks."""
+        lengths = [num_points(part) for part in parts.values()]
+        shape = (len(next(iter(parts.values())).pixels), sum(lengths))
+        masks = check_mask(
+            attention_mask, shape, f"element of {', '.join(parts)}; or give {self._mask('NAME')} of each"
+        )
+        return {
+            name: part._replace(attention_mask=mask if part.attention_mask is None else mask & part.attention_mask)
+            for (name, part), mask in zip(parts.items(), masks.split(lengths, dim=1), strict=True)
+        }
 
     def _drop(self, parts: dict[str, GridInputs]) -> dict[str, GridInputs]:
         """Hide each modality of a sample with the probability that the config says, but never all that there are."""

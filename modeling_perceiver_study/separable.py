@@ -174,18 +174,23 @@ def fold_layer_norm(norm: nn.LayerNorm, projection: nn.Linear, dtype: torch.dtyp
 def split_input_columns(weight: torch.Tensor, num_channels: int, num_axes: int) -> list[torch.Tensor]:
     """`(.., C + P) -> (.., C), (.., F_r), (.., F_w)`: columns for pixels, rows and columns of a `GridInputs`."""
     axes = split_position_columns(weight[..., num_channels:], num_axes)
-    num_leading = max(num_axes - 1, 1)
-    return [weight[..., :num_channels], axes[..., :num_leading, :].flatten(-2), axes[..., num_leading:, :].flatten(-2)]
+    rows = axes[..., : max(num_axes - 1, 1), :].flatten(-2)
+    return [weight[..., :num_channels], rows, axes[..., -1, :] if num_axes > 1 else weight[..., :0]]
 
 
 def _columns_of(weight: torch.Tensor, inputs: GridInputs) -> list[torch.Tensor]:
     """`(.., K) -> (.., C), (.., F_r), (.., F_w)`, the constant as one more feature of the rows."""
-    if inputs.constant is None:
-        return split_input_columns(weight, inputs.pixels.shape[1], inputs.num_axes)
-    own = weight.shape[-1] - inputs.constant.shape[0]
+    own = weight.shape[-1] - (0 if inputs.constant is None else inputs.constant.shape[0])
     pixels, rows, columns = split_input_columns(weight[..., :own], inputs.pixels.shape[1], inputs.num_axes)
-    of_constant = weight[..., own:] @ inputs.constant.to(weight.dtype)
-    return [pixels, torch.cat([rows, of_constant[..., None]], dim=-1), columns]
+    if inputs.constant is not None:
+        of_constant = weight[..., own:] @ inputs.constant.to(weight.dtype)
+        rows = torch.cat([rows, of_constant[..., None]], dim=-1)
+    return [pixels, _not_empty(rows), _not_empty(columns)]
+
+
+def _not_empty(features: torch.Tensor) -> torch.Tensor:
+    """With a feature of zeros where there is none: ONNX has no shapes with a zero in them."""
+    return features if features.shape[-1] else nn.functional.pad(features, (0, 1))
 
 
 def _grid(inputs: GridInputs, eps: float, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -196,7 +201,7 @@ def _grid(inputs: GridInputs, eps: float, dtype: torch.dtype) -> list[torch.Tens
     if variance is None:
         variance = _variance(inputs._replace(pixels=pixels, rows=rows, columns=columns, constant=constant))
     rows = rows if constant is None else nn.functional.pad(rows, (0, 1), value=1.0)
-    return [pixels, rows, columns, (variance + eps).rsqrt()]
+    return [pixels, _not_empty(rows), _not_empty(columns), (variance + eps).rsqrt()]
 
 
 def separable_attention(

@@ -93,6 +93,8 @@ class Logging:
 
     every_steps: int = 50
     log_with: str | None = "auto"  # a tracker known to accelerate, such as wandb; auto is tensorboard where installed
+    project: str = "perceiver-study"  # what trackers call a set of runs
+    run_name: str | None = None  # what they call this one; null leaves it to them
 
 
 @dataclasses.dataclass

@@ -5,16 +5,8 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, List, Value
 
-from lab.data.labels import (
-    MULTI_LABEL,
-    REGRESSION,
-    SINGLE_LABEL,
-    find_labels,
-    label_reader,
-    match_names,
-    read_labels,
-    renumber,
-)
+from lab.data.label_names import match_names, renumber
+from lab.data.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, find_labels, label_reader, read_labels
 from lab.errors import UserError
 
 COLOURS = ClassLabel(names=["red", "green"])

@@ -1,4 +1,4 @@
-"""Output queries, judged by transformers' decoders with the same weights, and asked in part, in groups and in chunks."""
+"""Output queries: judged by transformers' decoders with the same weights; asked in part, in groups and in chunks."""
 
 import re
 
@@ -159,6 +159,7 @@ def test_the_language_decoder():
 
 def test_the_multimodal_decoder():
     config = their_config()
+    shapes = {"video": (7, 6), "audio": (5, 4), "label": (3, 1)}
     decoders = {
         name: theirs.PerceiverBasicDecoder(
             config,
@@ -169,14 +170,14 @@ def test_the_multimodal_decoder():
             project_pos_dim=width,
             out_channels=width,
         )
-        for name, width, count in (("video", 7, 6), ("audio", 5, 4), ("label", 3, 1))
+        for name, (width, count) in shapes.items()
     }
     their = randomized(
         theirs.PerceiverMultimodalDecoder(
             config, modalities=decoders, num_outputs=11, output_num_channels=9, use_query_residual=False
         )
     )
-    queries = {name: PerceiverStudyLatents(count, width) for name, width, count in (("video", 7, 6), ("audio", 5, 4), ("label", 3, 1))}  # fmt: skip
+    queries = {name: PerceiverStudyLatents(count, width) for name, (width, count) in shapes.items()}
     ours = PerceiverStudyOutputs(small_config(), queries, dict.fromkeys(queries, 9), use_query_residual=False).double()
     carry_over(ours.decoder.layer, their.decoder.decoding_cross_attention)
     for name, padded in ours.queries.items():
@@ -276,7 +277,7 @@ def test_the_single_query_of_the_classifier_is_a_case():
         ({"output_queries": torch.zeros(2, 4, 9)}, "(2, 4, 9): expected (1 or 3, queries, 9)"),
         ({"output_queries": torch.zeros(3, 0, 9)}, "at least one query"),
         ({"output_queries": torch.zeros(3, 4, 8)}, "(3, 4, 8)"),
-        ({"output_queries": torch.zeros(3, 4, 9), "output_query_indices": torch.tensor([4])}, "4 to 4: expected 0 to 3"),
+        ({"output_queries": torch.zeros(3, 4, 9), "output_query_indices": torch.tensor([4])}, "4 to 4: expected 0"),
         ({"output_queries": torch.zeros(3, 4, 9), "output_query_indices": torch.tensor([-1])}, "-1 to -1"),
         ({"output_queries": torch.zeros(3, 4, 9), "output_query_indices": torch.ones(4)}, "an integer dtype"),
         ({"output_queries": torch.zeros(3, 4, 9), "output_query_indices": torch.tensor([], dtype=torch.int64)}, "(0,)"),

@@ -212,8 +212,12 @@ def test_nothing_at_all_is_zeros_on_every_path():
             assert gradient.isfinite().all() and (gradient[1] == 0).all() and (gradient[0] != 0).any()
 
 
-@pytest.mark.parametrize("dropout", [0.5, {"points": 1.0}, 1.0], ids=str)
-def test_modality_dropout(dropout):
+@pytest.mark.parametrize(
+    ("dropout", "wanted"),
+    [(0.5, {"both", "image", "points"}), ({"points": 1.0}, {"image"}), (1.0, {"image", "points"})],
+    ids=str,
+)
+def test_modality_dropout(dropout, wanted):
     kinds = ("image", "points")
     model = model_of(*kinds, modality_dropout=dropout)
     given = arguments_of(model.config, kinds)
@@ -240,9 +244,6 @@ def test_modality_dropout(dropout):
             assert found  # never nothing
             seen[sample].update(found)
     assert "points" not in seen[0]  # it has none
-    wanted = {0.5: {"both", "image", "points"}, 1.0: {"image", "points"}}.get(
-        str(dropout) and dropout if not isinstance(dropout, dict) else None, {"image"}
-    )
     assert seen[1] == seen[2] == wanted
 
 
@@ -326,23 +327,42 @@ def test_what_does_not_fit_is_said(kind, given, message):
         model_of(kind)(**given)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda given: given.clear(), "No input is given: expected at least one of pixel_values, points."),
-        (lambda given: given.update(attention_mask=torch.ones(3, 20)), "one for each: image_attention_mask, points_attention_mask"),
-        (lambda given: given.update(points=given["points"][:2], points_point_features=given["points_point_features"][:2]), "{'image': 3, 'points': 2}"),
-        (lambda given: given.update(image_attention_mask=torch.ones(3, 19)), "image: attention_mask has shape (3, 19): expected (3, 20)"),
-        (lambda given: (given.pop("pixel_values"), given.update(image_attention_mask=torch.ones(3, 20))), "image_attention_mask is given without pixel_values"),
-        (lambda given: given.pop("points"), "points: points are missing"),
-    ],
-)  # fmt: skip
-def test_what_does_not_fit_together_is_said(change, message):
+JOINT = "(3, 20): expected (3, 29), one entry per element of image, points; or give NAME_attention_mask of each"
+WRONG_TOGETHER = [
+    (["pixel_values", "points", "points_point_features"], {}, "expected at least one of pixel_values, points."),
+    ([], {"attention_mask": torch.ones(3, 20)}, JOINT),
+    ([], {"points": torch.zeros(2, 9, 3), "points_point_features": torch.zeros(2, 9, 2)}, "{'image': 3, 'points': 2}"),
+    ([], {"image_attention_mask": torch.ones(3, 19)}, "image: attention_mask has shape (3, 19): expected (3, 20)"),
+    (
+        ["pixel_values"],
+        {"image_attention_mask": torch.ones(3, 20)},
+        "image_attention_mask is given without pixel_values",
+    ),
+    (["points"], {}, "points: points are missing"),
+]
+
+
+@pytest.mark.parametrize(("without", "more", "message"), WRONG_TOGETHER)
+def test_what_does_not_fit_together_is_said(without, more, message):
     model = model_of("image", "points")
     given = arguments_of(model.config, ("image", "points"))
-    change(given)
+    given = {name: value for name, value in given.items() if name not in without} | more
     with pytest.raises(ValueError, match=re.escape(message)):
         model(**given)
+
+
+def test_one_mask_for_all():
+    """Over the elements, beside the masks of each."""
+    kinds = ("image", "points")
+    model = model_of(*kinds)
+    given = arguments_of(model.config, kinds)
+    masks = masks_of(model.config, kinds, given)
+    array, shown = joint_array(model, kinds, given, masks)
+    torch.testing.assert_close(model(**given, attention_mask=shown)[0], model(**given, **masks)[0], rtol=0, atol=1e-12)
+    more = torch.rand(shown.shape) > 0.5
+    expected = reference.latents(model, array, shown & more)
+    actual = model(**given, **masks, attention_mask=more.long())[0]
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
 
 
 def test_nan_behind_a_mask():

@@ -13,6 +13,7 @@ from PIL import Image
 
 import modeling_perceiver_study
 from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
+from tests.kinds import arguments_of, model_of
 from tests.models import SMALL
 
 CODE = {path.name for path in Path(modeling_perceiver_study.__file__).parent.glob("*.py")} - {"__init__.py"}
@@ -158,3 +159,38 @@ def test_the_bare_model_saves_a_folder_that_loads(saved, tmp_path):
 def _with_image(folder: Path, image: Image.Image) -> Path:
     image.save(folder / "image.png")
     return folder
+
+
+LOAD_KINDS = (
+    ASSERT_NOT_IMPORTABLE
+    + """
+import torch
+from transformers import AutoModel
+
+results = {}
+for folder in sys.argv[2:]:
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float64)
+    with torch.no_grad():
+        results[folder] = model(**torch.load(f"{folder}/given.pt"))[0]
+torch.save(results, sys.argv[1])
+"""
+)
+
+
+def test_bare_models_of_every_kind_load_without_the_package(tmp_path):
+    folders, expected = [], {}
+    for kinds in (("waveform",), ("points",), ("bytes",), ("array",), ("video", "points")):
+        model = model_of(*kinds)
+        given = arguments_of(model.config, kinds)
+        folder = tmp_path / "+".join(kinds)
+        model.save_pretrained(folder)
+        torch.save(given, folder / "given.pt")
+        auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
+        assert auto_map.keys() == {"AutoConfig", "AutoModel"}
+        folders.append(str(folder))
+        expected[str(folder)] = model(**given)[0].detach()
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    arguments = [sys.executable, "-c", LOAD_KINDS, str(tmp_path / "results.pt"), *folders]
+    subprocess.run(arguments, check=True, cwd=tmp_path, env=environment)
+    for folder, latents in torch.load(tmp_path / "results.pt").items():
+        torch.testing.assert_close(latents, expected[folder], rtol=0, atol=1e-12)

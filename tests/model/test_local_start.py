@@ -66,6 +66,38 @@ def test_each_head_of_each_latent_looks_at_a_spot_of_the_stated_width(grid, fiel
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("kind", ["points", "places", "patches", "stem", "absolute"])
+def test_other_inputs_start_at_spots_too(kind):
+    """Points where those of a grid would be, with and without features; what patches and a stem leave."""
+    torch.manual_seed(0)
+    fields = {
+        "points": {"input_type": "points", "num_channels": 3},
+        "places": {"input_type": "points", "num_channels": 0},
+        "patches": {"image_size": [64, 96], "patch_size": [2, 3]},
+        "stem": {"stem_type": "linear", "stem_channels": 5},
+        "absolute": {"absolute_positions": True},
+    }[kind]
+    config = config_of([32, 32], num_latents=128, **fields)
+    model = PerceiverStudyModel(config).eval()
+    places = torch.cartesian_prod(*[torch.linspace(-1, 1, 32)] * 2)
+    if config.input_type == "points":
+        given = {"points": places.expand(3, -1, -1)}
+        if config.num_channels:
+            given["point_features"] = torch.randn(3, 1024, 3).sign()
+    else:
+        given = {"pixel_values": pixels(config).sign()}
+    if kind == "stem":  # its features would have unit variance in training
+        model.inputs.stem.linear.weight.normal_(std=0.5)
+    weights = model(**given, output_attentions=True).cross_attentions[0]
+    found = weights.to(torch.complex64) @ torch.exp(1j * torch.pi * places)
+    kappa = torch.tensor(1 / (torch.pi * config.local_start_width) ** 2)
+    expected = torch.special.i1(kappa) / torch.special.i0(kappa) * torch.exp(1j * torch.pi * centres(model))
+    assert (found - expected).abs().mean() < 0.14
+    if kind == "places":  # they have nothing else that values could come from
+        assert model.cross_attends[0].attention.v_proj.weight.abs().min() > 0
+
+
+@torch.no_grad()
 def test_most_spots_of_the_cifar_recipe_are_where_they_should_be():
     """Not all: near the grid's middle keys are longest, and draw the attention of spots around."""
     torch.manual_seed(0)
@@ -159,6 +191,8 @@ def test_a_saved_model_keeps_its_weights_and_its_code_starts_alike(tmp_path):
         ({"position_encoding_type": "none"}, "local_start_width=0.2 .* position_encoding_type='fourier'"),
         ({"d_latents": 8, "num_self_attention_heads": 1}, "num_cross_attention_heads=4 .* at most 2"),
         ({"qk_channels": 8, "v_channels": 8}, "num_cross_attention_heads=4 .* at most 2"),
+        ({"input_type": "bytes", "d_model": 64}, "local_start_width=0.2 .* the only input is a grid or points"),
+        ({"modalities": {"one": {"image_size": 8}}}, "local_start_width=0.2 .* the only input is a grid or points"),
         ({"local_start_reach": 0}, "local_start_reach=0 .* between 0 and 1"),
         (
             {"local_start_reach": 0.3, "local_start_width": None},
@@ -169,5 +203,6 @@ def test_a_saved_model_keeps_its_weights_and_its_code_starts_alike(tmp_path):
     ],
 )
 def test_what_does_not_go_together_is_said(fields, message):
+    other = "input_type" in fields or "modalities" in fields
     with pytest.raises(ValueError, match=message):
-        config_of([8, 8], **fields)
+        config_of([8, 8], **fields, **({"image_size": 32} if other else {}))

@@ -8,6 +8,7 @@ from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.tasks import build_task
 from lab.training.checkpoint import Progress, save_checkpoint
 from lab.training.run_folder import LOG, RESULTS, TrainingLog, claim_output, find_start
+from lab.training.utilization import Utilization
 from tests.small_data import fresh_accelerate
 
 
@@ -31,6 +32,13 @@ def add_checkpoint(folder, step=20):
     fresh_accelerate()
     save_checkpoint(Accelerator(cpu=True), folder, Progress(step=step), {}, keep_last=9)
     return folder / "checkpoints" / f"step-{step:08d}"
+
+
+def build_log(task, path, steps_per_epoch, progress):
+    fresh_accelerate()
+    accelerator = Accelerator(cpu=True)
+    utilization = Utilization(accelerator, task, task.build_model())
+    return TrainingLog(accelerator, task, path, steps_per_epoch, progress, utilization)
 
 
 def test_a_new_folder(tmp_path, recipe):
@@ -115,7 +123,6 @@ def test_a_folder_that_cannot_be_written(tmp_path, recipe):
 
 
 def test_the_log_forgets_what_a_resumed_run_repeats(tmp_path, task):
-    fresh_accelerate()
     path = tmp_path / LOG
     lines = [
         {"kind": "step", "step": 10, "epoch": 1.0},
@@ -126,15 +133,13 @@ def test_the_log_forgets_what_a_resumed_run_repeats(tmp_path, task):
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "st')
     # Saved after step 20, before the evaluation that ends its epoch.
-    TrainingLog(Accelerator(cpu=True), task, path, 10, Progress(step=20, epoch=1))
+    build_log(task, path, 10, Progress(step=20, epoch=1))
     assert [json.loads(line) for line in path.read_text().splitlines()] == lines[:3]
 
 
 def test_means_since_the_last_line(tmp_path, task):
-    fresh_accelerate()
-    accelerator = Accelerator(cpu=True)
     progress = Progress()
-    log = TrainingLog(accelerator, task, tmp_path / LOG, steps_per_epoch=4, progress=progress)
+    log = build_log(task, tmp_path / LOG, steps_per_epoch=4, progress=progress)
     for losses in ([1.0, 2.0, 6.0], [4.0]):
         for loss in losses:
             progress.step, progress.samples = progress.step + 1, progress.samples + 8
@@ -143,13 +148,15 @@ def test_means_since_the_last_line(tmp_path, task):
     lines = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
     assert [line["loss"] for line in lines] == [3.0, 4.0]
     assert [line["epoch"] for line in lines] == [0.75, 1.0]
-    assert all(line["samples_per_second"] > 0 for line in lines)
+    for line in lines:
+        assert line["samples_per_second"] > 0
+        assert line["gflops_per_second"] == pytest.approx(log.utilization.flops * line["samples_per_second"] / 1e9)
+        assert "utilization" not in line  # of a CPU nobody says the peak
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path, task, loss):
-    fresh_accelerate()
-    log = TrainingLog(Accelerator(cpu=True), task, tmp_path / LOG, 4, Progress())
+    log = build_log(task, tmp_path / LOG, 4, Progress())
     for step, value in enumerate([1.0, 1.0, 1.0, 1.0, 1.0, loss, 1.0, loss]):
         log.add(log.loss.new_tensor(value), Progress(step=step + 1))
     with pytest.raises(UserError, match=r"at step 6 \(batch 2 of epoch 2\).* Lower optimization\.learning_rate"):

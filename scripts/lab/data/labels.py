@@ -9,7 +9,6 @@ Strings are classes in alphabetical order, and whole numbers count classes from 
 """
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +17,12 @@ import datasets
 import numpy as np
 
 from lab.data.columns import LABEL, describe, describe_all
+from lab.data.label_names import is_missing, listed
 from lab.errors import UserError
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 
 _MOST_CLASSES = 1_000_000  # a larger whole number is not a class
-_SHOWN = 5  # names in a message
 
 
 class BadLabel(Exception):
@@ -177,7 +176,7 @@ class _Classes:
     def fit(self, values: Iterable[Any]):
         if self.declared:
             return
-        present = [value for value in values if not _is_missing(value)]
+        present = [value for value in values if not is_missing(value)]
         if self.kind.element == "string":
             self.names = sorted(set(present))
             self.numbers = {name: number for number, name in enumerate(self.names)}
@@ -209,7 +208,7 @@ class _Classes:
             self.names = [str(number) for number in range(count)]
 
     def number(self, value: Any) -> int:
-        if _is_missing(value):
+        if is_missing(value):
             raise BadLabel("has no label")
         if self.kind.element == "string":
             if value not in self.numbers:
@@ -297,7 +296,7 @@ class _SeveralClasses(LabelReader):
         if len(flags) != len(label):
             raise BadLabel(f"has {len(flags)} labels; expected {len(label)}, as other rows")
         for index, flag in enumerate(flags):
-            if _is_missing(flag):
+            if is_missing(flag):
                 raise BadLabel(f"has no label for {self.names[index]}")
             if flag not in (0, 1):
                 raise BadLabel(f"has label {flag} for {self.names[index]}; expected 0 or 1")
@@ -343,7 +342,7 @@ class _Numbers(LabelReader):
         tables = self.values_of if len(self.values_of) > 1 else self.values_of * len(numbers)
         label = np.empty(len(numbers), np.float32)
         for index, (number, table) in enumerate(zip(numbers, tables, strict=True)):
-            if _is_missing(number):
+            if is_missing(number):
                 raise BadLabel("has no label" if len(numbers) == 1 else f"has no label for {self.names[index]}")
             if table is not None and not 0 <= number < len(table):
                 raise BadLabel(f"has label {number}; expected 0 to {len(table) - 1}")
@@ -396,43 +395,3 @@ def read_labels(reader: LabelReader, values: list, on_error: str) -> tuple[np.nd
     if not labels:
         raise UserError(f"{reader.split} has no samples")
     return np.stack(labels) if isinstance(labels[0], np.ndarray) else np.array(labels, np.int64), np.array(kept)
-
-
-def match_names(of_data: list[str], wanted: list[str], by_number: bool = False) -> np.ndarray:
-    """Return the place among the wanted names of each name of the data, or -1.
-
-    They are matched by name where both have names, otherwise by number: bare numbers of the data, and a model whose
-    classes are called `LABEL_0` and so on.
-    """
-    times = Counter(wanted)
-    place = {name: number for number, name in enumerate(wanted) if times[name] == 1}
-    numbered = [str(number) for number in range(len(of_data))]
-    unnamed = [f"LABEL_{number}" for number in range(len(wanted))]
-    bare = of_data == numbered and not place.keys() >= set(of_data)
-    if by_number or bare or of_data == wanted or wanted == unnamed:
-        numbers = np.arange(len(of_data))
-        return np.where(numbers < len(wanted), numbers, -1)
-    return np.array([place.get(name, -1) for name in of_data], dtype=int)
-
-
-def used_labels(labels: np.ndarray) -> np.ndarray:
-    """Numbers of the classes that some sample has, of labels `(n,)` or `(n, L)`."""
-    return np.unique(labels) if labels.ndim == 1 else np.flatnonzero(labels.any(axis=0))
-
-
-def renumber(labels: np.ndarray, numbers: np.ndarray, count: int) -> np.ndarray:
-    """Labels with class or column `i` at place `numbers[i]` of `count`; those at -1 are dropped."""
-    if labels.ndim == 1:
-        return numbers[labels]
-    placed = np.zeros((len(labels), count), labels.dtype)
-    placed[:, numbers[numbers >= 0]] = labels[:, numbers >= 0]
-    return placed
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or value == "" or value != value  # NaN differs from itself
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names, for a message."""
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
-from lab.data.labels import REGRESSION, listed, match_names, renumber, used_labels
+from lab.data.label_names import listed, match_names, renumber, used_labels
+from lab.data.labels import REGRESSION
 from lab.data.sources import Reading, Source, load_named_sources, load_sources, stratified_order
 from lab.errors import UserError
 from lab.recipe import Data

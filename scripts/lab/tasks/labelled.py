@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import Dataset
 
 from lab.data.columns import Column
-from lab.data.labels import REGRESSION, SINGLE_LABEL, listed, match_names, renumber, used_labels
+from lab.data.label_names import listed, match_names, renumber, used_labels
+from lab.data.labels import REGRESSION, SINGLE_LABEL
 from lab.data.sources import Reading
 from lab.data.splits import Splits
 from lab.errors import UserError

@@ -42,8 +42,12 @@ class Learner:
         if self.average is not None and average is not None:
             self.average.load_state_dict(average)
         elif self.average is not None:
-            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-            self.average.module.load_state_dict(model.state_dict())
+            self.average.module.load_state_dict(self.raw_model.state_dict())
+
+    @property
+    def raw_model(self) -> nn.Module:
+        """The model without what accelerate put around it."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     @property
     def judged(self) -> nn.Module:
@@ -90,7 +94,7 @@ class Learner:
                 optimizer.step()
                 optimizer.zero_grad()
         if accelerator.sync_gradients and self.average is not None:
-            self.average.update_parameters(accelerator.unwrap_model(self.model, keep_torch_compile=False))
+            self.average.update_parameters(self.raw_model)
         return loss.detach()
 
     def _begin_to_learn(self):

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, DistributedType, is_tensorboard_available
+from accelerate.utils import DataLoaderConfiguration, DistributedType
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -17,12 +17,14 @@ from lab.data.streams import Stream, StreamLoader
 from lab.errors import UserError
 from lab.judging.predictions import evaluate
 from lab.machine import use_threads, without_gpu
-from lab.recipe import Recipe, flatten
+from lab.recipe import Recipe
 from lab.tasks.task import Task
 from lab.training.checkpoint import Progress, get_weights, load_checkpoint, save_checkpoint
 from lab.training.learner import Learner
 from lab.training.memory import find_parts
 from lab.training.run_folder import LOG, TrainingLog
+from lab.training.trackers import chosen_tracker, start_trackers
+from lab.training.utilization import Utilization
 
 
 def train(
@@ -48,10 +50,10 @@ def train(
         best_weights = tensors.get("best")
         learner.restore(tensors.get("average"))
         accelerator.print(f"continuing from {start}")
-    if accelerator.log_with:
-        accelerator.init_trackers("perceiver-study", config={key: str(value) for key, value in flatten(recipe).items()})
+    start_trackers(accelerator, recipe)
     steps_per_epoch = train_loader.steps_left(0)
-    log = TrainingLog(accelerator, task, output_dir / LOG, steps_per_epoch, progress)
+    utilization = Utilization(accelerator, task, learner.raw_model)
+    log = TrainingLog(accelerator, task, output_dir / LOG, steps_per_epoch, progress, utilization)
     log.start(progress)
     begin = time.perf_counter() - progress.seconds
     # Counted from here: what was done before may have been in batches of another size.
@@ -115,9 +117,6 @@ def build_accelerator(task: Task) -> Accelerator:
         UserError: something of the recipe does not work on this machine or with these processes.
     """
     recipe, settings = task.recipe, task.recipe.optimization
-    tracker = recipe.logging.log_with
-    if tracker == "auto":
-        tracker = "tensorboard" if is_tensorboard_available() else None
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for on a GPU
     try:
@@ -126,7 +125,7 @@ def build_accelerator(task: Task) -> Accelerator:
             mixed_precision=settings.mixed_precision,
             gradient_accumulation_steps=settings.gradient_accumulation_steps,
             dynamo_backend="inductor" if settings.compile else "no",
-            log_with=tracker,
+            log_with=chosen_tracker(recipe.logging),
             project_dir=recipe.output_dir,
             # A batch of an evaluation is cut among processes.
             dataloader_config=DataLoaderConfiguration(split_batches=True),

@@ -22,6 +22,7 @@ from lab.tasks.pretrained import PRETRAINED
 from lab.tasks.task import Task
 from lab.training.checkpoint import Progress, checkpoints, delete_newer, last_good_checkpoint, read_progress
 from lab.training.curves import draw_curves
+from lab.training.utilization import Utilization
 
 RESULTS = "metrics.json"  # written last, so a folder that has it is finished
 LOG = "metrics.jsonl"
@@ -157,12 +158,21 @@ def write_atomically(path: Path, text: str):
 class TrainingLog:
     """Mean loss and speed, as lines of `metrics.jsonl` and to trackers."""
 
-    def __init__(self, accelerator: Accelerator, task: Task, path: Path, steps_per_epoch: int, progress: Progress):
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        task: Task,
+        path: Path,
+        steps_per_epoch: int,
+        progress: Progress,
+        utilization: Utilization,
+    ):
         self.accelerator = accelerator
         self.task = task
         self.path = path
         self.batch_size = task.recipe.optimization.batch_size
         self.steps_per_epoch = steps_per_epoch
+        self.utilization = utilization
         # A sum on the device: reading it at every step would wait for the device at every step.
         self.loss = torch.zeros((), device=accelerator.device)
         self.first_bad = torch.full((), float("inf"), device=accelerator.device)
@@ -213,6 +223,7 @@ class TrainingLog:
         # At most 1: an epoch that began with another batch size may have a few samples more.
         epoch = progress.epoch + min(1.0, progress.samples / (self.steps_per_epoch * self.batch_size))
         values = {"loss": loss, "learning_rate": learning_rate, "samples_per_second": speed}
+        values |= self.utilization.of(speed)
         self._write(progress, kind="step", epoch=epoch, **values)
         self.restart(progress)
         return f"loss {loss:.3f}, rate {learning_rate:.2g}, {speed:.0f} {self.task.samples}/s"
