@@ -270,6 +270,42 @@ def test_several_seeds(run, tmp_path, monkeypatch):
         staging.read_other_seed(run, run)
 
 
+@pytest.mark.parametrize(
+    ("name", "revision", "told"),
+    [
+        ("org/base", "c0ffee", "[org/base](https://huggingface.co/org/base/tree/c0ffee)"),
+        ("/home/me/secret-place/base", None, "a local checkpoint, base"),
+    ],
+)
+def test_what_was_fine_tuned_says_so(run, tmp_path, monkeypatch, name, revision, told):
+    monkeypatch.setattr(staging, "check_loads", lambda *arguments: None)
+    copy = shutil.copytree(run, tmp_path / "copy")
+    origin = {"name": name, "revision": revision, "made_anew": ["classifier.bias"], "resampled": []}
+    metrics = json.loads((copy / "metrics.json").read_text()) | {"pretrained": origin}
+    (copy / "metrics.json").write_text(json.dumps(metrics))
+    recipe = (copy / "recipe.yaml").read_text().replace("\npretrained: null\n", f"\npretrained: {name}\n")
+    recipe = recipe.replace("\n  freeze: []\n", "\n  freeze: [perceiver.*]\n")
+    (copy / "recipe.yaml").write_text(recipe)
+    with staging.stage(copy, "org/tiny") as folder:
+        text = (folder / "README.md").read_text()
+        published = load_recipe(folder / "recipe.yaml")
+        found = json.loads((folder / "metrics.json").read_text())["pretrained"]
+    assert f"It was fine-tuned from {told}; made anew: classifier.bias. Frozen: perceiver.*.\n" in text
+    header = ModelCard(text).data.to_dict()
+    assert header["co2_eq_emissions"]["training_type"] == "fine-tuning"
+    assert header.get("base_model") == (name if revision else None)
+    assert published.pretrained == found["name"] == (name if revision else "base")
+    assert "secret-place" not in text and "local_start" not in text
+    command = "train.py --config recipe.yaml data.path=FOLDER"
+    assert f"{command}{'' if revision else ' pretrained=FOLDER'}\n" in text
+
+
+def test_what_was_trained_from_scratch_says_so(staged):
+    text = (staged / "README.md").read_text()
+    assert ModelCard(text).data.to_dict()["co2_eq_emissions"]["training_type"] == "from scratch"
+    assert "fine-tuned" not in text and "alone\nand carries what biases that has" in text
+
+
 def test_metrics_of_other_weights_are_refused(run, tmp_path, monkeypatch):
     monkeypatch.setattr(staging, "check_loads", lambda *arguments: None)
     copy = shutil.copytree(run, tmp_path / "copy")
