@@ -1,6 +1,6 @@
 """Attention, MLP and the layer they form."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -13,7 +13,7 @@ from transformers.utils.generic import maybe_autocast
 
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .paths import is_transformed, takes_separable_path
-from .separable import GridInputs, byte_array, separable_attention
+from .separable import GridInputs, byte_array, is_separable, joint_mask, separable_attention
 
 _HALVES = (torch.bfloat16, torch.float16)
 _MOST_IN_A_SMALL_MAP = 2**20
@@ -57,8 +57,8 @@ def pad_heads(*heads: torch.Tensor) -> list[torch.Tensor]:
 def is_better_in_float32(query: torch.Tensor) -> bool:
     """Whether to attend in float32 though the layers around are in 16 bits, as on a CPU.
 
-    torch's fused attention is then faster by up to 6 times, and by most where a CPU has no units for the 16 bits; and
-    logits are not rounded, which two products in 16 bits would do to them (docs/performance.md).
+    There torch's fused attention is faster in float32, several times so where the CPU has no units for the 16 bits;
+    only wide heads lose, by a quarter, where it has. Products in 16 bits would round logits (docs/performance.md).
     """
     return query.device.type == "cpu" and query.dtype in _HALVES
 
@@ -170,13 +170,14 @@ class MultiHeadAttention(nn.Module):
         implementation, inputs, dtype = self.config._attn_implementation, cast_once(inputs), query.dtype
         key, value = self.split_heads(self.k_proj(inputs)), self.split_heads(self.v_proj(inputs))
         no_autocast = nullcontext()
+        if output_attentions or is_transformed():
+            implementation = "eager"
         if implementation in ("eager", "sdpa") and is_better_in_float32(query):
             query, key, value = query.float(), key.float(), value.float()
             if attention_mask is not None and attention_mask.is_floating_point():
                 attention_mask = attention_mask.float()
             no_autocast = maybe_autocast(query.device.type, enabled=False)  # which would cast them back
-        products = implementation == "sdpa" and products_are_faster(query, inputs.shape[1])
-        if output_attentions or products or is_transformed():
+        if implementation == "sdpa" and products_are_faster(query, inputs.shape[1]):
             implementation = "eager"
         interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         value_width = value.shape[-1]
@@ -216,12 +217,12 @@ class SelfAttention(MultiHeadAttention):
 class CrossAttention(MultiHeadAttention):
     """`(1 or B, N, D), (B, M, K) or GridInputs -> (B, N, D), (B, h, N, M) or None`: latents attend to inputs.
 
-    A byte array goes through transformers' attention interface: the general path. Inputs on a grid take the separable
-    path, which gives the same numbers, wherever weights can be read. Latents of batch 1 are the same for all samples,
-    as the first cross-attend's are.
+    An array goes through transformers' attention interface: the general path. Inputs with positions in separable form
+    take the separable path, which gives the same numbers, wherever weights can be read; others beside them go with
+    them. Latents of batch 1 are the same for all samples, as the first cross-attend's are.
 
-    A query from which the mask hides everything has weights of 0 and a sum of values of 0, so `o_proj` makes its bias
-    of it, on either path and with every attention implementation.
+    A query from which masks hide everything has weights of 0 and a sum of values of 0, so `o_proj` makes its bias of
+    it, on either path and with every attention implementation.
     """
 
     def __init__(
@@ -233,7 +234,7 @@ class CrossAttention(MultiHeadAttention):
     def forward(
         self,
         latents: torch.Tensor,
-        inputs: torch.Tensor | GridInputs,
+        inputs: torch.Tensor | GridInputs | Sequence[GridInputs],
         attention_mask: torch.Tensor | None = None,
         output_attentions: bool = False,
         path: str = "auto",
@@ -241,27 +242,27 @@ class CrossAttention(MultiHeadAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
-            attention_mask: `(B, M)`, True where attended; None attends everywhere. For a byte array also
-                `(1 or B, 1 or h, 1 or N, M)`, which may be numbers to add to logits, the lowest or -inf to hide.
+            inputs: a byte array, or one or several inputs whose points are attended to under one softmax.
+            attention_mask: for a byte array `(B, M)`, True where attended, or `(1 or B, 1 or h, 1 or N, M)`, which may
+                be numbers to add to logits, the lowest or -inf to hide; None attends everywhere. For one input on a
+                grid `(B, M)`, instead of its own.
             path: one of `paths.PATHS`, for inputs on a grid.
         """
         query, empty = self.split_heads(self.q_proj(self.layernorm(latents))), None
+        if isinstance(inputs, GridInputs):
+            inputs = (inputs if attention_mask is None else inputs._replace(attention_mask=attention_mask.bool()),)
+        if not isinstance(inputs, torch.Tensor):
+            attention_mask = joint_mask(inputs)
         if attention_mask is not None:
             attention_mask, empty = open_empty_rows(attention_mask)
         if self._takes_separable_path(inputs, path):
             attended, weights = separable_attention(
-                query,
-                inputs,
-                self.layernorm_inputs,
-                self.k_proj,
-                self.v_proj,
-                attention_mask,
-                self.dropout,
-                output_attentions,
+                query, inputs, self.layernorm_inputs, self.k_proj, self.v_proj, self.dropout, output_attentions
             )
         else:
-            if isinstance(inputs, GridInputs):
-                inputs = byte_array(inputs).to(self.layernorm.weight.dtype)
+            if not isinstance(inputs, torch.Tensor):
+                arrays = [byte_array(part).to(self.layernorm.weight.dtype) for part in inputs]
+                inputs = torch.cat(arrays, dim=1) if len(arrays) > 1 else arrays[0]
             if attention_mask is not None:
                 attention_mask = create_bidirectional_mask(
                     config=self.config,
@@ -278,14 +279,14 @@ class CrossAttention(MultiHeadAttention):
             weights = None if weights is None else weights.masked_fill(empty, 0.0)
         return self.o_proj(attended.flatten(2).to(query.dtype)), weights
 
-    def _takes_separable_path(self, inputs: torch.Tensor | GridInputs, path: str) -> bool:
-        if isinstance(inputs, GridInputs):
+    def _takes_separable_path(self, inputs: torch.Tensor | Sequence[GridInputs], path: str) -> bool:
+        if not isinstance(inputs, torch.Tensor) and any(is_separable(part) for part in inputs):
             layers = {"layernorm_inputs": self.layernorm_inputs, "k_proj": self.k_proj, "v_proj": self.v_proj}
             return takes_separable_path(path, **layers)
         if path == "separable":
             raise ValueError(
                 "cross_attend_path='separable' is for positions in separable form: expected 'auto' or 'general' for a "
-                "byte array, which `inputs`, learned positions and no positions end in."
+                "byte array, which all inputs but grids with Fourier positions end in."
             )
         return False
 
@@ -306,7 +307,8 @@ class PerceiverStudyMLP(nn.Module):
 class PerceiverStudyLayer(GradientCheckpointingLayer):
     """`(B, N, D), what the attention takes -> (B, N, D)`: attention, then MLP, each after a LayerNorm (as in GPT-2).
 
-    The parts of a `GridInputs` come one by one, since gradient checkpointing sees only tensors that are arguments.
+    Gradient checkpointing sees only tensors that are arguments. So what the attention takes beside latents comes as
+    arguments one by one, and `join` makes of them what it takes: nothing, an array, or inputs on grids.
 
     Args:
         attention: a `SelfAttention` or `CrossAttention` whose result has `dim` channels.
@@ -327,8 +329,8 @@ class PerceiverStudyLayer(GradientCheckpointingLayer):
         self.layernorm = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         self.mlp = PerceiverStudyMLP(dim, widening_factor, config.hidden_act)
 
-    def forward(self, latents: torch.Tensor, *inputs, **kwargs) -> torch.Tensor:
-        inputs = (GridInputs(*inputs),) if len(inputs) > 1 else inputs
+    def forward(self, latents: torch.Tensor, *inputs, join: Callable | None = None, **kwargs) -> torch.Tensor:
+        inputs = inputs if join is None else (join(*inputs),)
         attended, _ = self.attention(latents, *inputs, **kwargs)
         latents = latents + attended if self.use_query_residual else attended
         return latents + self.mlp(self.layernorm(latents))

@@ -1,9 +1,17 @@
 """Configuration of the Perceiver study models."""
 
+import math
+from collections.abc import Sequence
+
+from torch.nn import ModuleDict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .bytes import BytesAdapter  # noqa: F401 - for the kind that it registers
+from .grid import SMALLEST_CONV_STEM_SIZE
+from .inputs import adapter_class
 from .paths import PATHS
+from .points import PointsAdapter  # noqa: F401
 from .position import count_axis_features, resolve_max_frequencies
 
 
@@ -43,24 +51,47 @@ class PerceiverStudyConfig(PreTrainedConfig):
             wide: as much narrower as the deviation of the latents is below 1. With `local_start_width`; None starts
             from random weights.
         layer_norm_eps: added to variances before the square root, above 0.
+        input_type: kind of the only input: `"grid"`, `"points"`, `"bytes"`, `"array"` (elements as they are given), or
+            a name that `inputs.register_input_adapter` was called with. The fields from here to `d_model` describe an
+            input; those that a kind does not read must be left alone.
+        input_name: what the argument of `forward` with the input is called; None is `pixel_values`, `points`,
+            `input_ids` or `inputs`. `input_values` is for waveforms.
         image_size: points along each axis of the grid the model is made for: a number for all axes or one per axis
-            (`[H, W]`). Other sizes are accepted at run time and span the same coordinates.
-        num_channels: `C`, numbers at each grid point.
+            (`[H, W]`). Other sizes are accepted at run time and span the same coordinates, unless positions are
+            absolute. For points in space, how many a range of 2 in each coordinate should tell apart.
+        num_channels: `C`, numbers at each grid point; of points in space, beside coordinates, where it may be 0; of an
+            array, all.
+        channel_axis: where the channels are in what is given for a grid: 1 before all axes, 2 behind the first, as in
+            transformers' video models.
+        patch_size: grid points along each axis that become one element together, a number or one per axis; None is 1.
+            The last patch of an axis is filled with zeros.
         stem_type: what the points of a grid go through before they get positions: `"none"`; `"linear"`, the same linear
             map at each (a 1x1 convolution); or `"conv"`, for images of at least 5 pixels a side: a 7x7 convolution of
             stride 2, batch norm, ReLU and 3x3 max-pooling of stride 2, which leave `(S - 1) // 4` points of `S`
             (Perceiver IO's "2D conv + maxpool"). Latents, masks and positions know only the grid after the stem.
         stem_channels: what a stem makes of `C`.
-        num_axes: `A`, axes of the grid: 2 for images, 1 for waveforms, 3 for video.
+        num_axes: `A`, axes of the grid: 2 for images, 1 for waveforms, 3 for video; coordinates of a point in space.
         num_frequency_bands: `K`, Fourier bands per axis.
         max_frequencies: highest band, a number or one per axis, above 0; None becomes the Nyquist frequencies of
             `image_size`, or of the grid that a stem leaves of it, so that a later change of size leaves them as they
             were trained. Bands are equally spaced from 1 to it.
         concat_positions: give the coordinates themselves beside sines and cosines.
+        absolute_positions: count the points of a grid from its start in the units of `image_size`, so that padding at
+            the end changes nothing, and learned positions are cut rather than resampled; None is True for inputs of
+            the name `input_values`. Otherwise every grid spans the same coordinates.
         position_encoding_type: `"fourier"`; `"learned"`, a table with a row per point (resampled for other grids); or
             `"none"`.
         learned_position_channels: width of that table; None is as many channels as the Fourier features have.
         project_learned_positions: pass its rows through a linear map of the same width.
+        vocab_size: ids that bytes may have.
+        max_position_embeddings: bytes that an input may have at most.
+        d_model: width of the embedding of a byte.
+        modalities: several inputs instead of the only one: a dict of names, each with a dict of the fields that
+            describe an input. Names have the form of Python's identifiers, and `input_name` differs between them.
+        modality_channels: learned channels that the widest modality gets, at least 1, to say which it is; the others
+            are brought to the same width by as many as that takes (transformers' `min_padding_size`).
+        modality_dropout: probability in [0, 1] with which a modality of a sample is hidden in training, though never
+            all that it has; a number for each, or a dict by name, in which those left out are not hidden.
         decoder_type: `"mean"` classifies the mean of the latents (Perceiver); `"query"` lets a learned output query
             attend to them (Perceiver IO).
         cross_attend_path: how cross-attends compute: `"separable"` reads the weights of its layers and never builds the
@@ -96,17 +127,28 @@ class PerceiverStudyConfig(PreTrainedConfig):
     local_start_width: float | None = None
     local_start_reach: float | None = None
     layer_norm_eps: float = 1e-5
+    input_type: str = "grid"
+    input_name: str | None = None
     image_size: int | list[int] | tuple[int, ...] = 32
     num_channels: int = 3
+    channel_axis: int = 1
     num_axes: int = 2
+    patch_size: int | list[int] | tuple[int, ...] | None = None
     stem_type: str = "none"
     stem_channels: int = 64
     num_frequency_bands: int = 16
     max_frequencies: float | int | list[float] | tuple[float, ...] | None = None
     concat_positions: bool = True
+    absolute_positions: bool | None = None
     position_encoding_type: str = "fourier"
     learned_position_channels: int | None = None
     project_learned_positions: bool = False
+    vocab_size: int = 262
+    max_position_embeddings: int = 2048
+    d_model: int = 768
+    modalities: dict[str, dict] | None = None
+    modality_channels: int = 4
+    modality_dropout: float | int | dict[str, float] = 0.0
     decoder_type: str = "mean"
     cross_attend_path: str = "auto"
 
@@ -116,11 +158,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
         self.auto_map = dict(_AUTO_MAP)
         for name in _COUNTS:
             self._require(name, _is_count(getattr(self, name), minimum=1), "a whole number of at least 1")
-        self._require(
-            "num_self_attends_per_block",
-            _is_count(self.num_self_attends_per_block, minimum=0),
-            "a whole number of at least 0",
-        )
+        for name, minimum in (("num_self_attends_per_block", 0), ("num_channels", int(self.input_type != "points"))):
+            fits = _is_count(getattr(self, name), minimum)
+            self._require(name, fits, f"a whole number of at least {minimum}")
         for name in ("qk_channels", "v_channels", "learned_position_channels"):
             value = getattr(self, name)
             self._require(name, value is None or _is_count(value, minimum=1), "None or a whole number of at least 1")
@@ -133,8 +173,10 @@ class PerceiverStudyConfig(PreTrainedConfig):
             self._require(name, _is_number(getattr(self, name)) and getattr(self, name) > 0, "a number above 0")
         dropout = self.attention_probs_dropout_prob
         self._require("attention_probs_dropout_prob", _is_number(dropout) and 0 <= dropout < 1, "a number in [0, 1)")
-        self._validate_grid()
-        self._validate_positions()
+        if self.modalities is None:
+            self._validate_input()
+        else:
+            self._validate_modalities()
         self._require(
             "num_cross_attends",
             self.num_cross_attends <= self.num_blocks,
@@ -142,8 +184,61 @@ class PerceiverStudyConfig(PreTrainedConfig):
         )
         self._validate_heads()
         self._validate_start()
-        if self.position_encoding_type == "fourier" and self.max_frequencies is None:
+
+    def _validate_input(self):
+        adapter = adapter_class(self.input_type)
+        for name in _INPUT_FIELDS[2:]:
+            fits = name in adapter.config_fields or getattr(self, name) == getattr(type(self), name)
+            self._require(name, fits, f"{getattr(type(self), name)!r} with input_type={self.input_type!r}")
+        name = self.input_name
+        fits = name is None or (isinstance(name, str) and name.isidentifier())
+        self._require("input_name", fits, "None or the name of an argument")
+        self._validate_grid()
+        self._validate_positions()
+        adapter.check_config(self)
+        # Resolved once, so that a later change of size leaves a model as it was trained.
+        fourier = "max_frequencies" in adapter.config_fields and self.position_encoding_type == "fourier"
+        if fourier and self.max_frequencies is None:
             self.max_frequencies = self.axis_max_frequencies
+        if "absolute_positions" in adapter.config_fields and self.absolute_positions is None:
+            self.absolute_positions = self.input_name == "input_values"
+
+    def _validate_modalities(self):
+        named = isinstance(self.modalities, dict) and len(self.modalities) > 0
+        named = named and all(isinstance(fields, dict) for fields in self.modalities.values())
+        self._require("modalities", named, "a dict of at least one name, each with a dict of fields")
+        for name in self.modalities:
+            fits = isinstance(name, str) and name.isidentifier() and not hasattr(ModuleDict, name)
+            self._require("modalities", fits, f"another name than {name!r}, a letter and then letters, digits and _")
+        for name in _INPUT_FIELDS:
+            fits = getattr(self, name) == getattr(type(self), name)
+            self._require(name, fits, "to be in `modalities`, where it says of which input")
+        resolved, inputs = {}, {}
+        for name, fields in self.modalities.items():
+            own = self.modality_config(name)
+            inputs.setdefault(adapter_class(own.input_type).arguments_of(own)[0], []).append(name)
+            kept = ("max_frequencies", "absolute_positions")
+            resolved[name] = fields | {key: getattr(own, key) for key in kept if getattr(own, key) is not None}
+        for argument, names in inputs.items():
+            self._require("modalities", len(names) == 1, f"an input_name for each of {names}, now all {argument!r}")
+        self.modalities = resolved
+        dropout = self.modality_dropout
+        chances = dropout.values() if isinstance(dropout, dict) else [dropout]
+        fits = all(_is_number(chance) and 0 <= chance <= 1 for chance in chances)
+        fits = fits and (not isinstance(dropout, dict) or dropout.keys() <= self.modalities.keys())
+        self._require("modality_dropout", fits, f"a number in [0, 1], or some by name of {list(self.modalities)}")
+
+    def modality_config(self, name: str) -> "PerceiverStudyConfig":
+        """A config of the only input that `modalities[name]` describes."""
+        fields = self.modalities[name]
+        try:
+            known = {*_INPUT_FIELDS, *adapter_class(fields.get("input_type", "grid")).config_fields}
+            unknown = sorted(fields.keys() - known)
+            if unknown:
+                raise ValueError(f"{unknown[0]!r} describes no input: expected some of {', '.join(sorted(known))}.")
+            return type(self)(initializer_range=self.initializer_range, **fields)
+        except ValueError as error:
+            raise ValueError(f"modalities[{name!r}]: {error}") from error
 
     def _validate_grid(self):
         per_axis = f"one number per axis (num_axes={self.num_axes})"
@@ -155,6 +250,15 @@ class PerceiverStudyConfig(PreTrainedConfig):
         self._require("stem_type", not convolved or self.num_axes == 2, "another for other than images (num_axes=2)")
         fits = not convolved or min(sizes) >= SMALLEST_CONV_STEM_SIZE
         self._require("image_size", fits, f"at least {SMALLEST_CONV_STEM_SIZE} for each axis with stem_type='conv'")
+        patch = self.patch_size
+        patches = patch if isinstance(patch, (list, tuple)) else [1 if patch is None else patch] * self.num_axes
+        fits = len(patches) == self.num_axes and all(_is_count(points, minimum=1) for points in patches)
+        self._require("patch_size", fits, f"None, a whole number of at least 1, or {per_axis}")
+        self._require("patch_size", not convolved or patch is None, "None with stem_type='conv', which makes its own")
+        fits = _is_count(self.channel_axis, minimum=1) and self.channel_axis <= self.num_axes + 1
+        self._require("channel_axis", fits, f"1 to {self.num_axes + 1}")
+        absolute = self.absolute_positions
+        self._require("absolute_positions", absolute is None or isinstance(absolute, bool), "None, True or False")
         frequency = self.max_frequencies
         if frequency is not None:
             frequencies = frequency if isinstance(frequency, (list, tuple)) else [frequency] * self.num_axes
@@ -179,10 +283,11 @@ class PerceiverStudyConfig(PreTrainedConfig):
                 self._require(heads_name, width % heads == 0, f"a divisor of {width}, the width of {what} in {kind}")
 
     def _validate_start(self):
-        fourier = self.position_encoding_type == "fourier"
+        positions = self.modalities is None and adapter_class(self.input_type).supports_local_start
+        fourier = positions and self.position_encoding_type == "fourier"
         spots_last = self.local_start_width is not None and self.use_query_residual
         for name, fits, needed in (
-            ("local_start_width", fourier, "position_encoding_type='fourier'"),
+            ("local_start_width", fourier, "position_encoding_type='fourier', and the only input is a grid or points"),
             ("local_start_reach", spots_last, "there is a local_start_width and a query residual"),
         ):
             value = getattr(self, name)
@@ -222,9 +327,21 @@ class PerceiverStudyConfig(PreTrainedConfig):
         return list(size) if isinstance(size, (list, tuple)) else [size] * self.num_axes
 
     @property
+    def patch(self) -> list[int]:
+        """Points of a patch along each axis."""
+        size = self.patch_size
+        return list(size) if isinstance(size, (list, tuple)) else [size or 1] * self.num_axes
+
+    @property
     def attended_grid(self) -> list[int]:
-        """Points along each axis of what the latents attend to: `grid`, or what a stem leaves of it."""
-        return [(points - 1) // 4 for points in self.grid] if self.stem_type == "conv" else self.grid
+        """Points along each axis of what the latents attend to: `grid`, or what patches or a stem leave of it."""
+        return self.attended_sizes(self.grid)
+
+    def attended_sizes(self, grid: Sequence[int]) -> list[int]:
+        """Points along each axis of what the latents attend to, if this grid is given."""
+        if self.stem_type == "conv":
+            return [(points - 1) // 4 for points in grid]
+        return [-(-points // step) for points, step in zip(grid, self.patch, strict=True)]
 
     @property
     def axis_max_frequencies(self) -> list[float]:
@@ -245,13 +362,16 @@ class PerceiverStudyConfig(PreTrainedConfig):
 
     @property
     def num_attended_channels(self) -> int:
-        """Channels of each input without its position: `C`, or what a stem makes of it."""
-        return self.num_channels if self.stem_type == "none" else self.stem_channels
+        """Channels of each element without its position: `C` for each point of a patch, or what a stem makes of it."""
+        return self.num_channels * math.prod(self.patch) if self.stem_type == "none" else self.stem_channels
 
     @property
     def num_input_channels(self) -> int:
-        """`C + P`, the width of the byte array, with a stem's channels for `C` where there is one."""
-        return self.num_attended_channels + self.num_position_channels
+        """`K`, the width of the byte array: `C + P` of a grid, and of several inputs what they are brought to."""
+        if self.modalities is None:
+            return adapter_class(self.input_type).width_of(self)
+        configs = [self.modality_config(name) for name in self.modalities]
+        return max(own.num_input_channels for own in configs) + self.modality_channels
 
     @property
     def cross_attend_widths(self) -> tuple[int, int]:
@@ -275,9 +395,6 @@ class PerceiverStudyConfig(PreTrainedConfig):
         return self.num_cross_attends + self.num_blocks * self.num_self_attends_per_block
 
 
-# Of fewer pixels a convolutional stem would leave nothing.
-SMALLEST_CONV_STEM_SIZE = 5
-
 _AUTO_MAP = {
     "AutoConfig": "configuration_perceiver_study.PerceiverStudyConfig",
     "AutoModel": "modeling_perceiver_study.PerceiverStudyModel",
@@ -296,10 +413,35 @@ _COUNTS = (
     "num_self_attention_heads",
     "self_attention_widening_factor",
     "cross_attention_widening_factor",
-    "num_channels",
     "num_axes",
     "stem_channels",
     "num_frequency_bands",
+    "vocab_size",
+    "max_position_embeddings",
+    "d_model",
+    "modality_channels",
+)
+# Those that describe an input: flat the only one, and in `modalities` each.
+_INPUT_FIELDS = (
+    "input_type",
+    "input_name",
+    "image_size",
+    "num_channels",
+    "channel_axis",
+    "num_axes",
+    "patch_size",
+    "stem_type",
+    "stem_channels",
+    "num_frequency_bands",
+    "max_frequencies",
+    "concat_positions",
+    "absolute_positions",
+    "position_encoding_type",
+    "learned_position_channels",
+    "project_learned_positions",
+    "vocab_size",
+    "max_position_embeddings",
+    "d_model",
 )
 _SWITCHES = (
     "share_cross_attend_weights",

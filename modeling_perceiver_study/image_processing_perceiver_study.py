@@ -315,7 +315,7 @@ def _flatten(images):
     elif images.ndim == 4:
         yield from images
     else:
-        raise ValueError(f"An array of shape {tuple(images.shape)} is no image and no batch of images.")
+        raise ValueError(f"An array of shape {tuple(images.shape)} is not an image and no batch of images.")
 
 
 def _tensor_pixels(image: torch.Tensor) -> np.ndarray:

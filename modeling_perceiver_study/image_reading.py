@@ -56,7 +56,7 @@ def open_image(source, timeout: float | None = None):
             content = base64.b64decode(encoded, validate=not source.startswith("data:image/"))
         except ValueError:
             raise ValueError(
-                f"{source!r} is no image: expected the path of an existing file, a URL that begins with http:// or "
+                f"{source!r} is not an image: expected the path of an existing file, a URL that begins with http:// or "
                 "https://, or a base64 string."
             ) from None
     return Image.open(BytesIO(content))

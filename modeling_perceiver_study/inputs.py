@@ -1,191 +1,306 @@
-"""From what the caller gives to what the cross-attends take: a byte array, or inputs on a grid."""
+"""From what the caller gives to the elements that latents attend to: adapters, one class for each kind of input.
 
-import functools
-import math
+An adapter says which arguments of `forward` it takes, how wide and how many its elements are and which of them a mask
+shows, and makes them: a `GridInputs`, with positions in separable form where it can, or an array `(B, M, K)` in that
+form. Nothing behind it knows what the input was. `register_input_adapter` adds a kind, from outside this package too.
+"""
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from .configuration_perceiver_study import SMALLEST_CONV_STEM_SIZE, PerceiverStudyConfig
-from .paths import is_traced, is_transformed
-from .position import fourier_axis_features
-from .separable import GridInputs, grid_inputs
+from .paths import has_values
+from .separable import GridInputs, array_inputs, num_points, with_constant
 
-_INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
-
-
-class LinearStem(nn.Module):
-    """`(B, C, S_1, .., S_A) -> (B, C', S_1, .., S_A)`: the same linear map at each point."""
-
-    def __init__(self, num_channels: int, stem_channels: int):
-        super().__init__()
-        self.linear = nn.Linear(num_channels, stem_channels)
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.linear(pixels.movedim(1, -1)).movedim(-1, 1)
+if TYPE_CHECKING:
+    from .configuration_perceiver_study import PerceiverStudyConfig
 
 
-class ConvStem(nn.Module):
-    """`(B, C, H, W) -> (B, C', (H - 1) // 4, (W - 1) // 4)`: as in transformers' `Conv2DDownsample`."""
+class InputAdapter(nn.Module):
+    """`arguments of forward -> GridInputs`: the base of all kinds.
 
-    def __init__(self, num_channels: int, stem_channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(num_channels, stem_channels, kernel_size=7, stride=2, padding=3, bias=False)
-        self.batchnorm = nn.BatchNorm2d(stem_channels)
-        self.pool = nn.MaxPool2d(kernel_size=3, stride=2)
+    A kind sets the class attributes, and defines `width_of`, `length` and `forward`.
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.pool(self.batchnorm(self.conv(pixels)).relu())
+    Attributes:
+        input_name: what the argument with the input itself is called, unless the config's `input_name` says otherwise.
+        more_arguments: names of further arguments.
+        config_fields: fields of the config that the kind reads; the others that describe an input must be left alone.
+        supports_local_start: whether elements end in Fourier positions, as those of a grid of `num_axes` axes do.
+        arguments: names of all arguments, in the order in which `forward` takes them.
+        width: `K`, channels of an element.
+    """
 
+    input_name: str = "inputs"
+    more_arguments: tuple[str, ...] = ()
+    config_fields: tuple[str, ...] = ()
+    supports_local_start: bool = False
 
-class LearnedPositions(nn.Module):
-    """`(S_1, .., S_A) -> (1, M, P)`: a table with a row per point, resampled linearly for grids of other sizes."""
-
-    def __init__(self, grid: list[int], num_channels: int, project: bool):
-        super().__init__()
-        self.grid = grid
-        self.weight = nn.Parameter(torch.empty(math.prod(grid), num_channels))
-        self.projection = nn.Linear(num_channels, num_channels) if project else None
-
-    def forward(self, grid: list[int]) -> torch.Tensor:
-        table = self.weight[None] if grid == self.grid else self._resample(grid)
-        return table if self.projection is None else self.projection(table)
-
-    def _resample(self, grid: list[int]) -> torch.Tensor:
-        table = self.weight.T.unflatten(-1, self.grid)[None]
-        # Corners stay corners: positions span [-1, 1] on every grid.
-        if len(grid) not in _INTERPOLATION:
-            raise ValueError(
-                f"Learned positions of {len(grid)} axes cannot be resampled from grid {self.grid} to {grid}: expected "
-                f"{self.grid}, or at most 3 axes."
-            )
-        mode = _INTERPOLATION[len(grid)]
-        return nn.functional.interpolate(table, size=grid, mode=mode, align_corners=True).flatten(2).transpose(1, 2)
-
-
-class PerceiverStudyInputs(nn.Module):
-    """`(B, C, S_1, .., S_A)` or `(B, M, C + P)` -> `GridInputs` or `(B, M, C + P)`, checked against the config."""
-
-    def __init__(self, config: PerceiverStudyConfig):
+    def __init__(self, config: "PerceiverStudyConfig"):
         super().__init__()
         self.config = config
-        stem = {"none": None, "linear": LinearStem, "conv": ConvStem}[config.stem_type]
-        self.stem = stem and stem(config.num_channels, config.stem_channels)
-        if config.position_encoding_type == "learned":
-            self.learned_positions = LearnedPositions(
-                config.attended_grid, config.num_position_channels, config.project_learned_positions
-            )
+        self.arguments = self.arguments_of(config)
+        self.width = self.width_of(config)
 
-    def forward(
-        self,
-        pixel_values: torch.Tensor | None,
-        position_features: torch.Tensor | None,
-        inputs: torch.Tensor | None,
-        dtype: torch.dtype,
-    ) -> torch.Tensor | GridInputs:
-        """A byte array in `dtype`, or `GridInputs` in float32 or better.
+    @classmethod
+    def arguments_of(cls, config: "PerceiverStudyConfig") -> tuple[str, ...]:
+        """Names of arguments of `forward`, first that of the input itself."""
+        return (config.input_name or cls.input_name, *cls.more_arguments)
+
+    @classmethod
+    def width_of(cls, config: "PerceiverStudyConfig") -> int:
+        """`K`, channels of an element."""
+        raise NotImplementedError
+
+    @classmethod
+    def check_config(cls, config: "PerceiverStudyConfig"):
+        """Raise a ValueError where fields of the config do not fit this kind."""
+
+    def length(self, *arguments: torch.Tensor | None) -> int:
+        """`M`, elements that these arguments become."""
+        raise NotImplementedError
+
+    def forward(self, *arguments, dtype: torch.dtype, attention_mask: torch.Tensor | None = None) -> GridInputs:
+        """Elements, in separable form in float32 or better, and otherwise in `dtype`, the model's.
+
+        Args:
+            attention_mask: 1 where latents may attend; its shape is for the kind to say.
 
         Raises:
-            ValueError: not exactly one of `pixel_values` and `inputs` is given, or a shape does not fit the config.
+            ValueError: an argument does not fit; names it, what was given and what was expected.
         """
-        if (pixel_values is None) == (inputs is None):
-            raise ValueError(
-                f"Give either pixel_values or inputs: got {'neither' if inputs is None else 'both'}. pixel_values are "
-                "for a grid such as an image, inputs for any array that already holds its positions."
-            )
-        if inputs is not None:
-            self._check_inputs(inputs, position_features)
-            return inputs.to(dtype)
-        self._check_pixels(pixel_values)
-        if self.stem is not None:
-            pixel_values = self.stem(pixel_values.to(dtype))
-        grid = list(pixel_values.shape[2:])
-        if position_features is not None:
-            self._check_position_features(position_features, pixel_values.shape[0], grid)
-        if self.config.position_encoding_type == "fourier":
-            exact = torch.promote_types(torch.float32, dtype)
-            if position_features is None:
-                axis_features = self.fourier_features(grid, exact, pixel_values.device)
-            else:
-                axis_features = position_features.to(exact).split(grid, dim=1)
-            return grid_inputs(pixel_values.to(exact), axis_features)
-        pixels = pixel_values.flatten(2).transpose(1, 2).to(dtype)
-        if self.config.position_encoding_type == "none":
-            return pixels
-        positions = self.learned_positions(grid).to(dtype)
-        return torch.cat([pixels, positions.expand(pixels.shape[0], -1, -1)], dim=-1)
+        raise NotImplementedError
 
-    def fourier_features(self, grid: list[int], dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """`(1, S_a, F)` for each axis, of the config's bands."""
-        config = self.config
-        make = _fourier_features if _keeps_nothing() else _kept_fourier_features
-        return make(
-            tuple(int(size) for size in grid),  # of a trace they are tensors
-            config.num_frequency_bands,
-            tuple(config.axis_max_frequencies),
-            config.concat_positions,
-            dtype,
-            device,
+    def parts(
+        self, given: dict[str, torch.Tensor], attention_mask: torch.Tensor | None, dtype: torch.dtype
+    ) -> tuple[GridInputs, ...]:
+        """The input of a model with only this one, from its arguments by name."""
+        arguments = [given.get(name) for name in self.arguments]
+        return (self(*arguments, dtype=dtype, attention_mask=attention_mask),)
+
+    def lengths(self, given: dict[str, torch.Tensor]) -> dict[str, int]:
+        """`M` by name of the input, in the order of `parts`."""
+        return {self.arguments[0]: self.length(*(given.get(name) for name in self.arguments))}
+
+
+def check_mask(mask: torch.Tensor | None, shape: tuple[int, ...], points: str = "input") -> torch.Tensor | None:
+    """A mask of this shape in bool, or None.
+
+    Raises:
+        ValueError: it has another shape, or holds other numbers than 0 and 1, as one to add to logits does.
+    """
+    if mask is None:
+        return None
+    if tuple(mask.shape) != tuple(shape):
+        raise ValueError(
+            f"attention_mask has shape {tuple(mask.shape)}: expected {tuple(shape)}, one entry per {points}."
+        )
+    if mask.dtype != torch.bool and has_values(mask) and not ((mask == 0) | (mask == 1)).all():
+        raise ValueError(
+            f"attention_mask of dtype {mask.dtype} holds other numbers than 0 and 1: expected 1 where latents may "
+            "attend, and 0 elsewhere."
+        )
+    return mask.bool()
+
+
+def check_floating(name: str, value: torch.Tensor):
+    """Raise a ValueError unless the argument `name` holds real numbers."""
+    if not value.is_floating_point():
+        raise ValueError(f"{name} have dtype {value.dtype}: expected a floating-point dtype such as torch.float32.")
+
+
+def check_given(name: str, value: torch.Tensor | None):
+    """Raise a ValueError if the argument `name` is missing."""
+    if value is None:
+        raise ValueError(f"{name} are missing: expected {name}, which this model was made for.")
+
+
+def without_hidden_end(inputs: GridInputs) -> GridInputs:
+    """Without the last rows of the grid, if masks hide them of all samples: computing follows real lengths.
+
+    As the length of the result depends on values, programs and transforms keep everything.
+    """
+    mask = inputs.attention_mask
+    if mask is None or not has_values(mask):
+        return inputs
+    rows = mask.unflatten(1, inputs.pixels.shape[2:]).any(dim=2).any(dim=0).nonzero()
+    count = int(rows.max()) + 1 if len(rows) else 1
+    if count == inputs.pixels.shape[2]:
+        return inputs
+    return inputs._replace(
+        pixels=inputs.pixels[:, :, :count],
+        rows=inputs.rows[:, :count],
+        variance=None if inputs.variance is None else inputs.variance[:, :count],
+        attention_mask=mask[:, : count * inputs.pixels.shape[3]],
+    )
+
+
+class ArrayAdapter(InputAdapter):
+    """`(B, M, K)`: elements as they are given, positions included."""
+
+    config_fields = ("num_channels",)
+
+    @classmethod
+    def width_of(cls, config: "PerceiverStudyConfig") -> int:
+        return config.num_channels
+
+    def length(self, inputs: torch.Tensor) -> int:
+        return inputs.shape[1]
+
+    def forward(
+        self, inputs: torch.Tensor | None, dtype: torch.dtype, attention_mask: torch.Tensor | None = None
+    ) -> GridInputs:
+        (name,) = self.arguments
+        check_given(name, inputs)
+        if inputs.ndim != 3 or inputs.shape[-1] != self.width or inputs.shape[1] == 0:
+            raise ValueError(
+                f"{name} have shape {tuple(inputs.shape)}: expected (batch, elements, {self.width}) with at least one "
+                f"element and num_channels={self.width}."
+            )
+        check_floating(name, inputs)
+        return array_inputs(inputs.to(dtype), check_mask(attention_mask, inputs.shape[:2]))
+
+
+_ADAPTERS: dict[str, type[InputAdapter]] = {}
+
+
+def register_input_adapter(input_type: str, adapter: type[InputAdapter]):
+    """Make `adapter` the kind of input that a config's `input_type` calls by this name."""
+    _ADAPTERS[input_type] = adapter
+
+
+def adapter_class(input_type: str) -> type[InputAdapter]:
+    """The class that is registered as `input_type`; raises a ValueError that names those that are."""
+    if input_type not in _ADAPTERS:
+        raise ValueError(
+            f"input_type={input_type!r}: expected one of {', '.join(map(repr, sorted(_ADAPTERS)))}, or a kind that "
+            "register_input_adapter was called for."
+        )
+    return _ADAPTERS[input_type]
+
+
+def input_adapter(config: "PerceiverStudyConfig") -> nn.Module:
+    """What turns arguments of `forward` into elements: an adapter of the only input, or of several."""
+    return SeveralInputs(config) if config.modalities else adapter_class(config.input_type)(config)
+
+
+class LearnedPadding(nn.Module):
+    """`() -> (count,)`: channels that bring a modality to the common width, and say which modality it is."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(count))
+
+    def forward(self) -> torch.Tensor:
+        return self.weight
+
+
+class SeveralInputs(nn.Module):
+    """`arguments of forward -> GridInputs` for each modality that is given, all of one width `K`.
+
+    The channels of a modality come first, then learned ones up to `K`, the same for all its elements (paper, section
+    3.2; transformers' `PerceiverMultimodalPreprocessor`). Modalities come in the order of their names.
+
+    The input itself is an argument of the adapter's name; other arguments, and the mask, have the name of the modality
+    before them: `sound_attention_mask`. A mask without a name is `(B, M)` over the elements of all. A modality may be
+    missing: for the batch if its argument is left out, and for a sample if its mask hides all of it.
+    """
+
+    def __init__(self, config: "PerceiverStudyConfig"):
+        super().__init__()
+        self.config = config
+        configs = {name: config.modality_config(name) for name in sorted(config.modalities)}
+        self.adapters = nn.ModuleDict({name: adapter_class(own.input_type)(own) for name, own in configs.items()})
+        self.width = config.num_input_channels
+        self.padding = nn.ModuleDict(
+            {name: LearnedPadding(self.width - adapter.width) for name, adapter in self.adapters.items()}
+        )
+        self.arguments = tuple(
+            argument for name in self.adapters for argument in (*self._arguments(name), self._mask(name))
         )
 
-    def _check_inputs(self, inputs: torch.Tensor, position_features: torch.Tensor | None):
-        config, width = self.config, self.config.num_input_channels
-        if position_features is not None:
-            raise ValueError("position_features go with pixel_values; inputs already hold their positions.")
-        if inputs.ndim != 3 or inputs.shape[-1] != width or inputs.shape[1] == 0:
-            raise ValueError(
-                f"inputs have shape {tuple(inputs.shape)}: expected (batch, points, {width}), the last being "
-                f"{config.num_attended_channels} channels and {config.num_position_channels} position features. "
-                "Pixels, which have no positions yet, are to be given as pixel_values."
-            )
+    def _arguments(self, name: str) -> tuple[str, ...]:
+        first, *others = self.adapters[name].arguments
+        return (first, *(f"{name}_{other}" for other in others))
 
-    def _check_pixels(self, pixel_values: torch.Tensor):
-        config = self.config
-        if pixel_values.ndim != config.num_axes + 2 or pixel_values.shape[1] != config.num_channels:
-            axes = {1: "length", 2: "height, width", 3: "frames, height, width"}.get(config.num_axes, "sizes of axes")
-            raise ValueError(
-                f"pixel_values have shape {tuple(pixel_values.shape)}: expected (batch, channels, {axes}) with "
-                f"num_channels={config.num_channels} and num_axes={config.num_axes} axes."
-            )
-        if config.stem_type == "conv" and min(pixel_values.shape[2:]) < SMALLEST_CONV_STEM_SIZE:
-            raise ValueError(
-                f"pixel_values have shape {tuple(pixel_values.shape)}: stem_type='conv' needs at least "
-                f"{SMALLEST_CONV_STEM_SIZE} pixels a side."
-            )
+    def _mask(self, name: str) -> str:
+        return f"{name}_attention_mask"
 
-    def _check_position_features(self, position_features: torch.Tensor, batch: int, grid: list[int]):
-        config = self.config
-        if config.position_encoding_type != "fourier":
-            raise ValueError(
-                "position_features were given to a model that does not use them, with "
-                f"position_encoding_type={config.position_encoding_type!r}: call the image processor with "
-                "do_fourier_encode=False."
-            )
-        rows, width = sum(grid), config.num_axis_features
-        if position_features.shape[1:] != (rows, width) or position_features.shape[0] not in (1, batch):
-            what = "pixel_values"
-            advice = "Do num_frequency_bands and concat_positions of image processor and model agree?"
-            if config.stem_type == "conv":
-                what = "the grid that the stem leaves"
-                advice = "The image processor does not know that grid: call it with do_fourier_encode=False."
-            raise ValueError(
-                f"position_features have shape {tuple(position_features.shape)}: expected (1 or {batch}, {rows}, "
-                f"{width}), i.e. {width} features for each of the {' + '.join(map(str, grid))} coordinates of {what}. "
-                f"{advice}"
-            )
+    def _given(self, given: dict[str, torch.Tensor]) -> dict[str, list[torch.Tensor | None]]:
+        """Arguments of each modality of which there are any."""
+        found = {}
+        for name in self.adapters:
+            values = [given.get(argument) for argument in self._arguments(name)]
+            if any(value is not None for value in values):
+                found[name] = values
+            elif given.get(self._mask(name)) is not None:
+                raise ValueError(
+                    f"{self._mask(name)} is given without {self._arguments(name)[0]}: expected both or neither."
+                )
+        if not found:
+            inputs = ", ".join(self._arguments(name)[0] for name in self.adapters)
+            raise ValueError(f"No input is given: expected at least one of {inputs}.")
+        return found
+
+    def parts(
+        self, given: dict[str, torch.Tensor], attention_mask: torch.Tensor | None, dtype: torch.dtype
+    ) -> tuple[GridInputs, ...]:
+        parts = {}
+        for name, values in self._given(given).items():
+            try:
+                part = self.adapters[name](*values, dtype=dtype, attention_mask=given.get(self._mask(name)))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            parts[name] = with_constant(part, self.padding[name]())
+        sizes = {name: part.pixels.shape[0] for name, part in parts.items()}
+        if any(size != next(iter(sizes.values())) for size in sizes.values()):
+            raise ValueError(f"Inputs have batches of different sizes, {sizes}: expected the same number of samples.")
+        if attention_mask is not None:
+            parts = self._mask_all(parts, attention_mask)
+        if self.training and len(parts) > 1 and self.config.modality_dropout:
+            parts = self._drop(parts)
+        return tuple(parts.values())
+
+    def lengths(self, given: dict[str, torch.Tensor]) -> dict[str, int]:
+        return {name: self.adapters[name].length(*values) for name, values in self._given(given).items()}
+
+    def _mask_all(self, parts: dict[str, GridInputs], attention_mask: torch.Tensor) -> dict[str, GridInputs]:
+        """Hide what `attention_mask`, `(B, M)` over the elements of all parts, hides beside their own masks."""
+        lengths = [num_points(part) for part in parts.values()]
+        shape = (len(next(iter(parts.values())).pixels), sum(lengths))
+        masks = check_mask(
+            attention_mask, shape, f"element of {', '.join(parts)}; or give {self._mask('NAME')} of each"
+        )
+        return {
+            name: part._replace(attention_mask=mask if part.attention_mask is None else mask & part.attention_mask)
+            for (name, part), mask in zip(parts.items(), masks.split(lengths, dim=1), strict=True)
+        }
+
+    def _drop(self, parts: dict[str, GridInputs]) -> dict[str, GridInputs]:
+        """Hide each modality of a sample with the probability that the config says, but never all that there are."""
+        dropout = self.config.modality_dropout
+        first = next(iter(parts.values())).pixels
+        chances = [dropout.get(name, 0.0) if isinstance(dropout, dict) else dropout for name in parts]
+        there = torch.stack(
+            [
+                first.new_ones(len(first), dtype=torch.bool)
+                if part.attention_mask is None
+                else part.attention_mask.any(dim=1)
+                for part in parts.values()
+            ],
+            dim=1,
+        )
+        draws = torch.rand(there.shape, device=first.device)
+        kept = there & (draws >= draws.new_tensor(chances))
+        # Where none is left, the one that was nearest to being kept: its draw is the highest of those that are there.
+        last = nn.functional.one_hot(draws.masked_fill(~there, -1.0).argmax(dim=1), there.shape[1]).bool()
+        kept = kept | (last & there & ~kept.any(dim=1, keepdim=True))
+        dropped = {}
+        for index, (name, part) in enumerate(parts.items()):
+            shown = kept[:, index : index + 1].expand(-1, num_points(part))
+            mask = shown if part.attention_mask is None else part.attention_mask & shown
+            dropped[name] = part._replace(attention_mask=mask)
+        return dropped
 
 
-def _fourier_features(*arguments) -> tuple[torch.Tensor, ...]:
-    with torch.inference_mode(False):  # an inference tensor that is kept would break a later training step
-        return tuple(axis[None] for axis in fourier_axis_features(*arguments))
-
-
-# Most batches have one grid. No buffers: casting the model must not round features, nor the meta device lose them.
-_kept_fourier_features = functools.lru_cache(maxsize=8)(_fourier_features)
-
-
-def _keeps_nothing() -> bool:
-    """Whether tensors made now belong to a program that is being compiled or traced, to a transform, or are fake."""
-    if torch.compiler.is_compiling() or is_traced() or is_transformed():
-        return True
-    return type(torch.empty(0)) is not torch.Tensor
+register_input_adapter("array", ArrayAdapter)

@@ -92,6 +92,8 @@ def _cross_keys(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Ten
 def _pixel_values(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
     """`(h V, C + P)`: rows of about unit length, from pixels alone."""
     num_channels = config.num_attended_channels
+    if num_channels == 0:  # points that are nothing but a place
+        return weight
     pixels = torch.randn_like(weight[:, :num_channels]) / math.sqrt(num_channels)
     return torch.cat([pixels, torch.zeros_like(weight[:, num_channels:])], dim=1)
 

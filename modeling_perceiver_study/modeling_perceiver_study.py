@@ -7,6 +7,7 @@ latents (B, N, D)
 latents (B, N, D)  ->  mean, or a learned output query  ->  logits
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,14 +21,18 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import CrossAttention, MultiHeadAttention, PerceiverStudyLayer, SelfAttention
+from .bytes import BytesAdapter  # noqa: F401 - see below
 from .configuration_perceiver_study import PerceiverStudyConfig
+from .decoder import PerceiverStudyDecoder, PerceiverStudyLatents
+from .grid import LearnedPositions
 from .image_reading import open_image  # noqa: F401 - see below
-from .inputs import LearnedPositions, PerceiverStudyInputs
+from .inputs import LearnedPadding, input_adapter, without_hidden_end
 from .local_start import start_locally
 from .paths import PATHS
 from .pipeline_perceiver_study import PerceiverStudyImageClassificationPipeline  # noqa: F401 - see below
-from .position import byte_array  # noqa: F401 - see below
-from .separable import GridInputs
+from .points import PointsAdapter  # noqa: F401 - see below
+from .position import fourier_features  # noqa: F401 - see below
+from .separable import byte_array, join_parts
 from .streaming import GridAttention  # noqa: F401 - see below
 
 # transformers' loader of remote code fetches what this file imports, then what that imports. A download that breaks off
@@ -52,17 +57,6 @@ class PerceiverStudyClassifierOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-class PerceiverStudyLatents(nn.Module):
-    """`() -> (1, N, D)`: a learned array, of latents or of output queries."""
-
-    def __init__(self, num_latents: int, d_latents: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_latents, d_latents))
-
-    def forward(self) -> torch.Tensor:
-        return self.weight[None]
 
 
 class PerceiverStudyPreTrainedModel(PreTrainedModel):
@@ -102,7 +96,7 @@ class PerceiverStudyPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, (PerceiverStudyLatents, LearnedPositions)):
+        if isinstance(module, (PerceiverStudyLatents, LearnedPositions, LearnedPadding)):
             # The paper's appendix cuts at the values -2 and 2, a hundred standard deviations away.
             init.trunc_normal_(module.weight, std=self.config.initializer_range, a=-2.0, b=2.0)
         if hasattr(module, "local_start") and not getattr(module.weight, "_is_hf_initialized", False):
@@ -117,7 +111,8 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
 
     def __init__(self, config: PerceiverStudyConfig):
         super().__init__(config)
-        self.inputs = PerceiverStudyInputs(config)
+        self.inputs = input_adapter(config)
+        self.main_input_name = self.inputs.arguments[0]
         self.latents = PerceiverStudyLatents(config.num_latents, config.d_latents)
         # The first cross-attend sees untouched latents and keeps its own weights (paper, section 3.1 and appendix).
         num_cross_attends = min(config.num_cross_attends, 2 if config.share_cross_attend_weights else config.num_blocks)
@@ -141,22 +136,36 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
         inputs: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         cross_attend_path: str | None = None,
+        input_values: torch.Tensor | None = None,
+        points: torch.Tensor | None = None,
+        point_features: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithCrossAttentions:
-        """`(B, C, S_1, .., S_A)` or `(B, M, C + P) -> (B, N, D)`
+        """What the config's input or inputs are, `-> (B, N, D)`
 
         Args:
-            pixel_values: normalised pixels, or whatever lies on a grid of the config's `num_axes` axes.
+            pixel_values: `(B, C, S_1, .., S_A)`, normalised pixels, or whatever lies on a grid of the config's
+                `num_axes` axes.
             position_features: `(1 or B, S_1 + .. + S_A, F)`, features of each axis in turn, as the image processor's
                 Fourier encoding gives them. Left out, the model makes the same ones for the grid it sees.
-            inputs: the byte array itself, positions included, for what is not a grid; instead of `pixel_values`.
+                Other features are used as they are, with two exceptions. Numbers in 16 bits that may be the model's
+                own, rounded by a pipeline, are taken for those, unless they require a gradient. Fourier features of
+                the whole grid with another highest band than the model's are an error, unless it is compiled or traced.
+            inputs: `(B, M, K)`, the byte array itself, positions included; for a grid instead of `pixel_values`.
             attention_mask: `(B, M)`, 1 where latents may attend, points of a grid in row-major order; of the grid that
-                a stem leaves, where there is one.
+                a convolutional stem leaves, where there is one, and of the points before they become patches.
             cross_attend_path: instead of the config's, see there.
+            input_values: `(B, L)` or `(B, C, L)`, waveforms.
+            points: `(B, M, A)`, coordinates.
+            point_features: `(B, M, C)`, what is known of the points beside where they are.
+            input_ids: `(B, M)`, bytes.
+            kwargs: other arguments of input adapters, such as `sound_attention_mask`, the mask of the modality `sound`
+                where there are several (docs/inputs.md); and those of transformers.
 
         Raises:
-            ValueError: neither or both of `pixel_values` and `inputs` are given, a shape does not fit the config, or
-                the path cannot be taken.
+            ValueError: an argument is missing, is one that the model does not take, or does not fit the config; or the
+                path cannot be taken.
         """
         path = self.config.cross_attend_path if cross_attend_path is None else cross_attend_path
         if path not in PATHS:
@@ -164,38 +173,59 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
         output_attentions = kwargs.pop("output_attentions", None)
         if output_attentions is None:
             output_attentions = self.config.output_attentions
-        embedded = self.inputs(pixel_values, position_features, inputs, self.dtype)
-        parts = embedded if isinstance(embedded, GridInputs) else (embedded,)
+        given = {
+            "pixel_values": pixel_values,
+            "position_features": position_features,
+            "inputs": inputs,
+            "input_values": input_values,
+            "points": points,
+            "point_features": point_features,
+            "input_ids": input_ids,
+            **{name: kwargs.pop(name) for name in self.inputs.arguments if name in kwargs},
+        }
+        parts = self.inputs.parts(self._taken(given), attention_mask, self.dtype)
+        if not output_attentions:  # maps are as wide as the input
+            parts = [without_hidden_end(part) for part in parts]
+        fields = [field for part in parts for field in part]
         latents = self.latents()
         if kwargs.get("output_hidden_states", self.config.output_hidden_states):
-            latents = latents.repeat(parts[0].shape[0], 1, 1)  # the first of them; otherwise one for all is enough
-        attention_mask = self._mask(attention_mask, embedded)
+            latents = latents.repeat(len(parts[0].pixels), 1, 1)  # the first of them; otherwise one for all is enough
         for index in range(self.config.num_blocks):
             if index < self.config.num_cross_attends:
                 cross_attend = self.cross_attends[min(index, len(self.cross_attends) - 1)]
                 latents = cross_attend(
-                    latents,
-                    *parts,
-                    attention_mask=attention_mask,
-                    output_attentions=output_attentions,
-                    path=path,
-                    **kwargs,
+                    latents, *fields, join=join_parts, output_attentions=output_attentions, path=path, **kwargs
                 )
             for self_attend in self.blocks[min(index, len(self.blocks) - 1)]:
                 latents = self_attend(latents, output_attentions=output_attentions, **kwargs)
         return BaseModelOutputWithCrossAttentions(last_hidden_state=latents)
 
-    def _mask(self, attention_mask: torch.Tensor | None, embedded: torch.Tensor | GridInputs) -> torch.Tensor | None:
-        if attention_mask is None:
-            return None
-        on_grid = isinstance(embedded, GridInputs)
-        expected = tuple(embedded.variance.flatten(1).shape if on_grid else embedded.shape[:2])
-        if tuple(attention_mask.shape) != expected:
-            points = "input" if self.config.stem_type != "conv" else "point that the stem leaves of the image"
-            raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}: expected {expected}, one entry per {points}."
-            )
-        return attention_mask.bool()
+    def split_cross_attentions(
+        self, cross_attentions: Sequence[torch.Tensor], **given: torch.Tensor
+    ) -> dict[str, tuple[torch.Tensor, ...]]:
+        """`[(B, h, N, M)] -> {name of the input: ((B, h, N, M of the input), ..)}`, maps split by modality.
+
+        Args:
+            cross_attentions: what `forward` returned with `output_attentions=True`.
+            given: what `forward` was called with.
+        """
+        lengths = self.inputs.lengths({name: value for name, value in given.items() if value is not None})
+        pieces = [weights.split(list(lengths.values()), dim=-1) for weights in cross_attentions]
+        return {name: tuple(piece[index] for piece in pieces) for index, name in enumerate(lengths)}
+
+    def elements(self, attention_mask: torch.Tensor | None = None, **given: torch.Tensor) -> torch.Tensor:
+        """What `forward` takes `-> (B, M, K)`: the byte array of all inputs, for output queries that are made of it."""
+        parts = self.inputs.parts(self._taken(given), attention_mask, self.dtype)
+        return torch.cat([byte_array(part).to(self.dtype) for part in parts], dim=1)
+
+    def _taken(self, given: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:
+        """Without those that are None; a ValueError if the model takes no such argument."""
+        given = {name: value for name, value in given.items() if value is not None}
+        for name in given:
+            if name not in self.inputs.arguments:
+                taken = ", ".join(self.inputs.arguments)
+                raise ValueError(f"{name} are given to a model that does not take them: expected some of {taken}.")
+        return given
 
 
 class PerceiverStudyForImageClassification(PerceiverStudyPreTrainedModel):
@@ -204,7 +234,8 @@ class PerceiverStudyForImageClassification(PerceiverStudyPreTrainedModel):
     def __init__(self, config: PerceiverStudyConfig):
         super().__init__(config)
         self.perceiver = PerceiverStudyModel(config)
-        self.decoder = PerceiverStudyDecoder(config) if config.decoder_type == "query" else None
+        query = PerceiverStudyLatents(1, config.d_latents) if config.decoder_type == "query" else None
+        self.decoder = None if query is None else PerceiverStudyDecoder(config, query)
         self.classifier = nn.Linear(config.d_latents, config.num_labels) if config.num_labels > 0 else nn.Identity()
         self.post_init()
 
@@ -234,7 +265,7 @@ class PerceiverStudyForImageClassification(PerceiverStudyPreTrainedModel):
             pixel_values, position_features, inputs, attention_mask, cross_attend_path, return_dict=True, **kwargs
         )
         latents = outputs.last_hidden_state
-        pooled = latents.mean(dim=1) if self.decoder is None else self.decoder(latents)
+        pooled = latents.mean(dim=1) if self.decoder is None else self.decoder(latents).squeeze(1)
         logits = self.classifier(pooled)
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
         return PerceiverStudyClassifierOutput(
@@ -244,22 +275,6 @@ class PerceiverStudyForImageClassification(PerceiverStudyPreTrainedModel):
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
         )
-
-
-class PerceiverStudyDecoder(nn.Module):
-    """`(B, N, D) -> (B, D)`: one learned output query attends to the latents (Perceiver IO, section 3.2).
-
-    One head and an MLP of width `D`, as in transformers' `PerceiverClassificationDecoder`.
-    """
-
-    def __init__(self, config: PerceiverStudyConfig):
-        super().__init__()
-        dim = config.d_latents
-        self.query = PerceiverStudyLatents(1, dim)
-        self.layer = PerceiverStudyLayer(config, CrossAttention(config, dim, dim, dim, dim, 1), dim, 1)
-
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.layer(self.query(), latents).squeeze(1)
 
 
 def _cross_attend(config: PerceiverStudyConfig) -> PerceiverStudyLayer:

@@ -45,6 +45,18 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def keeps_nothing() -> bool:
+    """Whether tensors made now belong to a program that is being compiled or traced, to a transform, or are fake."""
+    if torch.compiler.is_compiling() or is_traced() or is_transformed():
+        return True
+    return type(torch.empty(0)) is not torch.Tensor
+
+
+def has_values(tensor: torch.Tensor) -> bool:
+    """Whether a decision may depend on what a tensor holds: not in a program, a transform or on the meta device."""
+    return not (keeps_nothing() or isinstance(tensor, FakeTensor) or tensor.is_meta)
+
+
 def is_traced() -> bool:
     """Whether `torch.jit.trace` looks on, also for `torch.onnx.export(dynamo=False)`."""
     return torch.jit.is_tracing()

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 
 import torch
 
+# Features that differ by less are the same but for rounding; another highest band soon makes a difference of 1.
+SAME_FEATURES = 0.1
+
 
 def resolve_max_frequencies(max_frequencies: float | Sequence[float] | None, grid: Sequence[int]) -> list[float]:
     """The highest frequency of each axis: the given one, or the axis's Nyquist frequency `size / 2`.
@@ -37,6 +40,7 @@ def fourier_axis_features(
     concat_positions: bool = True,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
+    counted_on: Sequence[int] | None = None,
 ) -> list[torch.Tensor]:
     """`(S_1, .., S_A) -> [(S_1, F), .., (S_A, F)]`, each row `[coordinate, K sines, K cosines]`.
 
@@ -47,16 +51,68 @@ def fourier_axis_features(
         num_frequency_bands: `K`, at least 0.
         max_frequencies: highest frequency of each axis (see `resolve_max_frequencies`).
         concat_positions: put the coordinate itself first.
+        counted_on: a grid whose coordinates span [-1, 1], and on which points are counted from its first on. None is
+            `grid` itself, so that every grid spans the same coordinates.
     """
     exact = dtype if dtype == torch.float64 else torch.float32
     features = []
-    for size, max_frequency in zip(grid, max_frequencies, strict=True):
-        coordinate = torch.linspace(-1.0, 1.0, size, dtype=exact, device=device)[:, None]
-        frequency = torch.linspace(1.0, max_frequency, num_frequency_bands, dtype=exact, device=device)
-        angle = torch.pi * (coordinate * frequency)
-        parts = [coordinate] if concat_positions else []
-        features.append(torch.cat([*parts, angle.sin(), angle.cos()], dim=-1).to(dtype))
+    for axis, (size, max_frequency) in enumerate(zip(grid, max_frequencies, strict=True)):
+        if counted_on is None:
+            coordinate = torch.linspace(-1.0, 1.0, size, dtype=exact, device=device)
+        else:
+            step = 2 / max(counted_on[axis] - 1, 1)
+            coordinate = torch.arange(size, dtype=exact, device=device) * step - 1
+        features.append(_waves(coordinate, num_frequency_bands, max_frequency, concat_positions).to(dtype))
     return features
+
+
+def fourier_features(
+    coordinates: torch.Tensor,
+    num_frequency_bands: int,
+    max_frequencies: Sequence[float],
+    concat_positions: bool = True,
+) -> torch.Tensor:
+    """`(.., A) -> (.., P)`, of any coordinates, in float32 or better, in the order of `join_axis_features`."""
+    exact = coordinates.to(torch.promote_types(torch.float32, coordinates.dtype))
+    axes = [
+        _waves(axis, num_frequency_bands, max_frequency, concat_positions)
+        for axis, max_frequency in zip(exact.unbind(-1), max_frequencies, strict=True)
+    ]
+    return join_position_columns(torch.stack(axes, dim=-2))
+
+
+def _waves(
+    coordinate: torch.Tensor, num_frequency_bands: int, max_frequency: float, concat_positions: bool
+) -> torch.Tensor:
+    """`(..) -> (.., F)`: `[coordinate, K sines, K cosines]`, of one axis."""
+    coordinate = coordinate[..., None]
+    frequency = torch.linspace(
+        1.0, max_frequency, num_frequency_bands, dtype=coordinate.dtype, device=coordinate.device
+    )
+    angle = torch.pi * (coordinate * frequency)
+    parts = [coordinate] if concat_positions else []
+    return torch.cat([*parts, angle.sin(), angle.cos()], dim=-1)
+
+
+def find_max_frequency(axis_features: torch.Tensor) -> float | None:
+    """`(S, F)` -> the `max_frequency` from which `fourier_axis_features` makes them, nearly; also rounded to 16 bits.
+
+    Returns:
+        None if it makes them from none, or too little tells which: fewer than 3 points or 2 bands.
+    """
+    size, num_features = axis_features.shape
+    num_bands = num_features // 2
+    if size < 3 or num_bands < 2:
+        return None
+    features = axis_features.detach().to("cpu", torch.float64)
+    sines, cosines = features[:, -2 * num_bands : -num_bands], features[:, -num_bands:]
+    waves = torch.complex(cosines, sines)  # exp(i pi f x)
+    turns = waves[:, 1:] * waves[:, :-1].conj()  # exp(i pi d x), for bands at distances d
+    steps = turns[1:] * turns[:-1].conj()  # exp(2 i pi d / (S - 1))
+    distance = steps.mean().angle().item() / (2 * torch.pi) * (size - 1)
+    max_frequency = 1 + (num_bands - 1) * distance
+    (made,) = fourier_axis_features([size], num_bands, [max_frequency], num_features % 2 == 1, torch.float64)
+    return max_frequency if (made - features).abs().max() < SAME_FEATURES else None
 
 
 def split_position_columns(columns: torch.Tensor, num_axes: int) -> torch.Tensor:

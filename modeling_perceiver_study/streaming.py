@@ -8,6 +8,10 @@ features of its row and of its column, over a standard deviation. With `u` what 
 A block holds all points for a few latents, so that an ordinary softmax sees whole rows of the map and one block, which
 fits the caches, is all that exists of it. Backward computes the weights again: with `g` the gradient of the sums, the
 gradient of a logit is `a_rw (g . z_rw - g . sums)`, and `g . z_rw` has the same form as the logit itself.
+
+Several inputs under one softmax are attended to one by one: with `l` the logarithm of the sum of the exponentials of
+the logits of an input, its share in the whole is the softmax of `l` over the inputs. To the gradient of a logit comes
+`a_rw` times the gradient of `l`.
 """
 
 import math
@@ -33,31 +37,50 @@ class GridAttention(torch.autograd.Function):
     `Q` counts what asks: latents, or heads times latents. A leading 1 stands for "the same for all samples":
         asked_pixels `(1 or B, Q, C)`, asked_rows `(1 or B, Q, F_r)`, asked_columns `(1 or B, Q, F_w)`,
         pixels `(B, C, R, W)`, rows `(1 or B, R, F_r)`, columns `(1 or B, W, F_w)`, inverse_deviation `(B, R, W)`,
-        attention_mask `(B, R, W)`, True where attended, at least once a sample, or None
-        -> `(B, Q, C)`, `(B, Q, F_r)`, `(B, Q, F_w)`
+        attention_mask `(B, R, W)`, True where attended, or None; of a sample that shows nothing this is a mean
+        returns_log_sum: whether to return also the logarithm of the sum of exponentials of logits, the lowest number
+            where nothing is shown
+        -> `(B, Q, C)`, `(B, Q, F_r)`, `(B, Q, F_w)`, and if asked for `(B, Q)`
     """
 
     @staticmethod
-    def forward(ctx, asked_pixels, asked_rows, asked_columns, pixels, rows, columns, inverse_deviation, attention_mask):
+    def forward(
+        ctx,
+        asked_pixels,
+        asked_rows,
+        asked_columns,
+        pixels,
+        rows,
+        columns,
+        inverse_deviation,
+        attention_mask,
+        returns_log_sum=False,
+    ):
         asked, grid = (asked_pixels, asked_rows, asked_columns), (pixels, rows, columns, inverse_deviation)
         sums = tuple(part.new_empty(pixels.shape[0], *part.shape[1:]) for part in asked)
+        log_sums = (asked_pixels.new_empty(sums[0].shape[:2]),) if returns_log_sum else ()
         memory = {}
         for samples, blocks in _blocks(asked_pixels, pixels):
             points = _Points(grid, attention_mask, samples, memory)
             for block in blocks:
                 weights = points.attend(_some(asked, samples, block))
+                for of_all in log_sums:
+                    of_all[samples, block] = points.log_sum(weights)
                 for of_all, part in zip(sums, points.sum(weights), strict=True):
                     of_all[samples, block] = part
         ctx.save_for_backward(*asked, *grid, attention_mask, *sums)
-        return sums
+        return sums + log_sums
 
     @staticmethod
-    def backward(ctx, *grad_sums):
+    def backward(ctx, *grads):
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # asked for with create_graph=True
-            return *_grads_with_a_graph(ctx, grad_sums), None
+            return *_grads_with_a_graph(ctx, grads), None, None
         saved = ctx.saved_tensors
         asked, grid, attention_mask, sums = saved[:3], saved[3:7], saved[7], saved[8:]
-        mean_grad = sum((grad * part).sum(dim=-1, keepdim=True) for grad, part in zip(grad_sums, sums, strict=True))
+        grad_sums, grad_log_sums = grads[:3], grads[3:]
+        offset = -sum((grad * part).sum(dim=-1, keepdim=True) for grad, part in zip(grad_sums, sums, strict=True))
+        for grad in grad_log_sums:
+            offset = offset + grad[..., None]
         grad_asked = [torch.zeros_like(part) for part in asked]
         grad_grid = [torch.zeros_like(part) for part in grid] if any(ctx.needs_input_grad[3:7]) else None
         memory = {}
@@ -66,14 +89,14 @@ class GridAttention(torch.autograd.Function):
             for block in blocks:
                 question, pull = _some(asked, samples, block), _some(grad_sums, samples, block)
                 weights = points.attend(question)
-                grad_logits = points.score(pull, -mean_grad[samples, block]).mul_(weights)
+                grad_logits = points.score(pull, offset[samples, block]).mul_(weights)
                 if points.hidden is not None:
                     grad_logits.masked_fill_(points.hidden, 0.0)
                 if grad_grid is not None:
                     points.add_grid_grads(grad_grid, (grad_logits, question), (weights, pull))
                 for of_all, part in zip(grad_asked, points.sum(grad_logits), strict=True):
                     _add(of_all[:, block], samples, part)
-        return *grad_asked, *(grad_grid or [None] * 4), None
+        return *grad_asked, *(grad_grid or [None] * 4), None, None
 
 
 class _Points:
@@ -107,7 +130,15 @@ class _Points:
         logits = self.score(asked)
         if self.hidden is not None:
             logits.masked_fill_(self.hidden, torch.finfo(logits.dtype).min)
+        self.logits = logits
         return torch.softmax(logits, dim=-1, out=self._memory("weights", *logits.shape))
+
+    def log_sum(self, weights: torch.Tensor) -> torch.Tensor:
+        """`(b, q, M) -> (b, q)`: logarithm of the sum of exponentials of the logits that these weights were made of.
+
+        The highest weight is the exponential of the highest logit over that sum: no further exponentials.
+        """
+        return self.logits.amax(dim=-1) - weights.amax(dim=-1).log()
 
     def sum(self, weights: torch.Tensor) -> _Parts:
         """`(b, q, M) -> (b, q, C), (b, q, F_r), (b, q, F_w)`: sums of `[x, f, g] / s`; spoils the weights."""
@@ -188,24 +219,40 @@ def attend_with_map(
     dropout: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """What `GridAttention` computes, and the map `(B, h, N, M)`, step by step; with `h, N` for its `Q` questions."""
-    shape, flat = pixels.shape[2:], pixels.flatten(2)[:, None]
-    positions = (asked_rows @ rows[:, None].mT)[..., None] + (asked_columns @ columns[:, None].mT)[..., None, :]
-    inverse_deviation = inverse_deviation.flatten(1)[:, None, None]
-    logits = (asked_pixels @ flat + positions.flatten(-2)) * inverse_deviation
+    grid = pixels, rows, columns, inverse_deviation
+    logits = logits_with_map((asked_pixels, asked_rows, asked_columns), grid, attention_mask)
+    weights = nn.functional.dropout(logits.softmax(dim=-1), dropout)
+    return *sums_with_map(weights, grid), weights
+
+
+def logits_with_map(asked: _Parts, grid: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """`-> (B, h, N, M)`, the lowest number where hidden."""
+    pixels, rows, columns, inverse_deviation = grid
+    positions = (asked[1] @ rows[:, None].mT)[..., None] + (asked[2] @ columns[:, None].mT)[..., None, :]
+    logits = asked[0] @ pixels.flatten(2)[:, None] + positions.flatten(-2)
+    logits = logits * inverse_deviation.flatten(1)[:, None, None]
     if attention_mask is not None:
         logits = logits.masked_fill(~attention_mask.flatten(1)[:, None, None], torch.finfo(logits.dtype).min)
-    weights = nn.functional.dropout(logits.softmax(dim=-1), dropout)
-    scaled = weights * inverse_deviation
-    on_grid = scaled.unflatten(-1, shape)
-    return scaled @ flat.mT, on_grid.sum(dim=-1) @ rows[:, None], on_grid.sum(dim=-2) @ columns[:, None], weights
+    return logits
 
 
-def _grads_with_a_graph(ctx, grad_sums: _Parts) -> list[torch.Tensor | None]:
+def sums_with_map(weights: torch.Tensor, grid: tuple[torch.Tensor, ...]) -> _Parts:
+    """`(B, h, N, M) -> (B, h, N, C), (B, h, N, F_r), (B, h, N, F_w)`"""
+    pixels, rows, columns, inverse_deviation = grid
+    scaled = weights * inverse_deviation.flatten(1)[:, None, None]
+    on_grid = scaled.unflatten(-1, pixels.shape[2:])
+    of_pixels = scaled @ pixels.flatten(2)[:, None].mT
+    return of_pixels, on_grid.sum(dim=-1) @ rows[:, None], on_grid.sum(dim=-2) @ columns[:, None]
+
+
+def _grads_with_a_graph(ctx, grad_results: tuple[torch.Tensor, ...]) -> list[torch.Tensor | None]:
     """Of all arguments but the mask: through a stored map, so that the gradients have gradients themselves."""
     *arguments, attention_mask = ctx.saved_tensors[:8]
     arguments = [argument.view_as(argument) for argument in arguments]  # apart, even if one was given twice
-    asked, grid = arguments[:3], arguments[3:]
-    sums = attend_with_map(*(part[:, None] for part in asked), *grid, attention_mask, 0.0)[:3]
+    asked, grid = tuple(part[:, None] for part in arguments[:3]), tuple(arguments[3:])
+    logits = logits_with_map(asked, grid, attention_mask)
+    results = [*sums_with_map(logits.softmax(dim=-1), grid), logits.logsumexp(dim=-1)][: len(grad_results)]
     needed = [argument for argument, need in zip(arguments, ctx.needs_input_grad, strict=False) if need]
-    grads = iter(torch.autograd.grad([part.squeeze(1) for part in sums], needed, grad_sums, create_graph=True))
+    results = [part.squeeze(1) for part in results]
+    grads = iter(torch.autograd.grad(results, needed, grad_results, create_graph=True))
     return [next(grads) if need else None for need in ctx.needs_input_grad[:7]]

@@ -29,7 +29,7 @@ _MEAN = "mean of all"
 # Images of a few pixels are shown large.
 _STYLE = "#image img { width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated }"
 
-# Image inputs hand over the uploaded file itself, so that what is no image gets our words for it. Not a subclass, since
+# Image inputs hand over the uploaded file itself, so that other files get a message of ours. Not a subclass, since
 # Gradio writes a stub file beside the source of each; not one component, since Gradio makes it anew for every visitor.
 gr.Image.preprocess = lambda self, upload: upload and upload.path
 
@@ -124,7 +124,7 @@ def _open(path: str) -> Image.Image:
     try:
         return open_image(Path(path))
     except UserError:
-        raise gr.Error("That file is no image that can be read. Try a PNG or JPEG file.") from None
+        raise gr.Error("That file is not an image that can be read. Try a PNG or JPEG file.") from None
 
 
 if __name__ == "__main__":

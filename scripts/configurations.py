@@ -22,8 +22,11 @@ MAIN_README = CONFIGURATION_FOLDER.parent / "README.md"
 ARCHITECTURE = MAIN_README.parent / "docs" / "architecture.png"
 PERFORMANCE = MAIN_README.parent / "docs" / "performance.md"
 BENCHMARK = MAIN_README.parent / "docs" / "benchmark"
-CIFAR10 = MAIN_README.parent / "docs" / "cifar10.md"
-LADDERS = MAIN_README.parent / "docs" / "cifar10"
+# Pages that show ladders, and where the ladders lie.
+LADDERS = {
+    MAIN_README.parent / "docs" / page: MAIN_README.parent / "docs" / folder
+    for page, folder in {"cifar10.md": "cifar10", "training.md": "finetuning"}.items()
+}
 # Of scripts/benchmark.py.
 _TABLES = ("float32", "bf16", "float32-compiled", "bf16-compiled", "float32-medium", "float32-kept", "bf16-kept")
 _HEADER_FIELDS = ("Paper", "Command", "Score", "Time")
@@ -58,7 +61,7 @@ def count_parameters(preset: Path) -> int:
     """Return the number of parameters of the preset's model, without allocating them."""
     task = build_task(load_recipe(preset))
     with torch.device("meta"):
-        return task.build_model().num_parameters()
+        return task.new_model().num_parameters()
 
 
 def read_header(preset: Path) -> dict[str, str]:
@@ -98,19 +101,23 @@ def pages() -> dict[Path, str]:
     others = ", ".join(_link(preset, MAIN_README) for preset in not_run())
     results = f"{table(presets(), MAIN_README)}\nRecipes that have not been run: {others}.\n"
     readme = _between(MAIN_README.read_text(encoding="utf-8"), "results", results)
-    cifar10 = CIFAR10.read_text(encoding="utf-8")
-    for ladder in sorted(LADDERS.glob("*.md")):
-        cifar10 = _between(cifar10, ladder.stem, ladder.read_text(encoding="utf-8"))
     return {
         README: _INTRODUCTION + table(presets(), README) + _NOT_RUN + table(not_run(), README),
         MAIN_README: _between(readme, "benchmark", benchmarks[0]),
         PERFORMANCE: _between(PERFORMANCE.read_text(encoding="utf-8"), "benchmark", "\n".join(benchmarks)),
-        CIFAR10: cifar10,
+        **{page: _with_ladders(page, folder) for page, folder in LADDERS.items()},
     }
 
 
 def _measured(name: str) -> dict:
     return json.loads((BENCHMARK / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _with_ladders(page: Path, folder: Path) -> str:
+    text = page.read_text(encoding="utf-8")
+    for ladder in sorted(folder.glob("*.md")):
+        text = _between(text, ladder.stem, ladder.read_text(encoding="utf-8"))
+    return text
 
 
 def _between(page: str, name: str, content: str) -> str:

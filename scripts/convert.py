@@ -123,7 +123,7 @@ def fetch(source: str) -> Path:
     except HFValidationError:
         raise UserError(f"{source}: no such folder, and no name on the Hub either") from None
     except (OSError, HTTPError) as error:
-        raise UserError(f"{source} is no folder, and cannot be downloaded: {one_line(error)}") from None
+        raise UserError(f"{source} is not a folder, and cannot be downloaded: {one_line(error)}") from None
     return folder
 
 
@@ -229,7 +229,7 @@ def _read_json(path: Path) -> dict:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {one_line(error)}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} is no JSON object")
+        raise UserError(f"{path} is not a JSON object")
     return content
 
 
@@ -244,7 +244,7 @@ def _config(folder: Path, config_class: type[PreTrainedConfig]) -> PreTrainedCon
     try:
         return config_class.from_dict(_read_json(folder / "config.json"))
     except (TypeError, ValueError, StrictDataclassError) as error:
-        raise UserError(f"{folder / 'config.json'} is no valid {config_class.__name__}: {one_line(error)}") from None
+        raise UserError(f"{folder / 'config.json'} is not a valid {config_class.__name__}: {one_line(error)}") from None
 
 
 def _processor(folder: Path, processor_class: type, names: tuple[str, ...]):
@@ -256,7 +256,7 @@ def _processor(folder: Path, processor_class: type, names: tuple[str, ...]):
     try:
         return processor_class.from_dict(fields)
     except (TypeError, ValueError, StrictDataclassError) as error:
-        raise UserError(f"{path} is no valid {processor_class.__name__}: {one_line(error)}") from None
+        raise UserError(f"{path} is not a valid {processor_class.__name__}: {one_line(error)}") from None
 
 
 def _empty(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS, help="default: all")
     options = parser.parse_args(arguments)
     if options.output is None and not Path(options.checkpoint).is_dir():
-        raise UserError(f"{options.checkpoint} is no folder: say with --output where to write")
+        raise UserError(f"{options.checkpoint} is not a folder: say with --output where to write")
     output = options.output or Path(options.checkpoint) / "export"
     model = load_classifier(options.checkpoint).model.float().cpu().eval()
     output.mkdir(parents=True, exist_ok=True)

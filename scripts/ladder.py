@@ -2,13 +2,15 @@
 
     python scripts/ladder.py docs/cifar10/ladder.yaml data.path=/data/cifar10
 
-Rungs are trained by scripts/train.py, without a look at the test images, into `output/ladder/`; finished ones are not
-trained again, interrupted ones go on. The table, and all figures as JSON, come to lie beside the ladder's file.
+Rungs are trained by scripts/train.py into `output/ladder/`, without a look at the test images unless the ladder's file
+says `test: true`; finished ones are not trained again, interrupted ones go on. With `seeds: [0, 1, 2]` each rung is
+trained that often. The table, and all figures as JSON, come to lie beside the ladder's file.
 """
 
 import argparse
 import json
 import re
+import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -23,16 +25,18 @@ from lab.recipe import load_recipe
 from lab.training.run_folder import RESULTS, write_atomically
 
 TRAIN = Path(__file__).with_name("train.py")
-_KEPT = ("validation_accuracy", "train_seconds", "parameters", "steps", "hardware", "git_commit", "versions", "data")
+_SCORES = {"validation_accuracy": "validation accuracy", "test_accuracy": "test accuracy"}
+_KEPT = (*_SCORES, "train_seconds", "parameters", "steps", "hardware", "git_commit", "versions", "data")
 
 
 def main(arguments: list[str] | None = None):
     options = parse(arguments)
     ladder = load_ladder(options.ladder, options.overrides)
-    with ThreadPoolExecutor(options.jobs) as pool, tqdm(total=len(ladder["rungs"]), unit="rung") as bar:
+    all_runs = [(name, seed) for name in ladder["rungs"] for seed in ladder.get("seeds", [None])]
+    with ThreadPoolExecutor(options.jobs) as pool, tqdm(total=len(all_runs), unit="run") as bar:
         runs = [
-            pool.submit(climb, ladder, name, options.overrides, options.output, options.jobs)
-            for name in ladder["rungs"]
+            pool.submit(climb, ladder, name, seed, options.overrides, options.output, options.jobs)
+            for name, seed in all_runs
         ]
         for run in runs:
             run.add_done_callback(lambda _: bar.update())
@@ -59,7 +63,7 @@ def load_ladder(path: Path, overrides: list[str]) -> dict:
     """What a ladder's file says, all its recipes checked.
 
     `config` is the recipe to start from, `common` are overrides for all `rungs`. Those go by name; each has `overrides`
-    of its own and, but for the first, the rung to compare it with as `beside`.
+    of its own and, but for the first, the rung to compare it with as `beside`. `seeds` and `test` may be there.
 
     Raises:
         UserError: it cannot be read, lacks a part, or a recipe would not work.
@@ -81,17 +85,22 @@ def load_ladder(path: Path, overrides: list[str]) -> dict:
     return ladder
 
 
-def climb(ladder: dict, name: str, overrides: list[str], output: Path, jobs: int) -> dict:
+def climb(ladder: dict, name: str, seed: int | None, overrides: list[str], output: Path, jobs: int) -> dict:
     """Train a rung, if that is not done; returns what the table needs.
+
+    Args:
+        seed: None takes that of the recipe.
 
     Raises:
         UserError: training failed.
     """
-    folder = output / _folder(name)
+    folder = output / _folder(name if seed is None else f"{name} seed {seed}")
     own = [*ladder["common"], *ladder["rungs"][name]["overrides"]]
     threads = ["optimization.cpu_threads=1"] if jobs > 1 else []
     command = ["accelerate.commands.launch", "--num_processes", "1", str(TRAIN), "--config", ladder["config"]]
-    command += [*own, *overrides, *threads, f"output_dir={folder}", "data.test_split=null", "--resume"]
+    command += [*own, *overrides, *threads, f"output_dir={folder}", "--resume"]
+    command += [] if seed is None else [f"seed={seed}"]
+    command += [] if ladder.get("test") else ["data.test_split=null"]
     done = subprocess.run([sys.executable, "-m", *command], capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         reason = next((line for line in done.stderr.splitlines() if line.startswith("error:")), done.stderr[-300:])
@@ -107,32 +116,53 @@ def climb(ladder: dict, name: str, overrides: list[str], output: Path, jobs: int
 
 
 def table(results: dict) -> str:
-    """Markdown: accuracy of every rung and the difference to another, with what all have in common."""
+    """Markdown: accuracy of every rung and the difference to another, with what all have in common.
+
+    Of several seeds it is the mean and the standard deviation; the difference is that of the last kind of accuracy.
+    """
     rungs = results["rungs"]
-    accuracies = {rung["name"]: 100 * rung["validation_accuracy"] for rung in rungs}
-    rows = [
-        "| | validation accuracy | change | parameters | training time | overrides |",
-        "|---|---:|---|---:|---:|---|",
-    ]
+    runs: dict[str, list[dict]] = {}
     for rung in rungs:
-        accuracy, beside = accuracies[rung["name"]], rung.get("beside")
-        change = "" if beside is None else f"{round(accuracy - accuracies[beside], 1) + 0.0:+.1f} against {beside}"
+        runs.setdefault(rung["name"], []).append(rung)
+    scores = {key: title for key, title in _SCORES.items() if key in rungs[0]}
+    rows = [
+        f"| | {' | '.join(scores.values())} | change | parameters | training time | overrides |",
+        f"|---|{'---:|' * len(scores)}---|---:|---:|---|",
+    ]
+    for name, of_rung in runs.items():
+        rung, beside = of_rung[0], of_rung[0].get("beside")
+        key, cells = list(scores)[-1], [_accuracy(of_rung, key) for key in scores]
+        change = ""
+        if beside is not None:
+            difference = round(_mean(of_rung, key) - _mean(runs[beside], key), 1) + 0.0
+            change = f"{difference:+.1f} against {beside}"
         keys = " ".join(f"`{text}`" for text in rung["overrides"])
-        rows.append(
-            f"| {rung['name']} | {accuracy:.1f} % | {change} | {rung['parameters']:,} | "
-            f"{rung['train_seconds']:.0f} s | {keys} |"
-        )
-    common = " ".join(results["common"])
+        seconds = statistics.mean(run["train_seconds"] for run in of_rung)
+        rows.append(f"| {name} | {' | '.join(cells)} | {change} | {rung['parameters']:,} | {seconds:.0f} s | {keys} |")
+    seeds = f"seed {_all(rungs, 'seed')}"
+    if len(rungs) > len(runs):
+        seeds = "mean ± standard deviation over seeds " + ", ".join(str(run["seed"]) for run in runs[rungs[0]["name"]])
+    common = f" with `{' '.join(results['common'])}`" if results["common"] else ""
     return "\n".join(
         [
-            f"{_all(rungs, 'data')}, `{results['config']}` with `{common}`, {_all(rungs, 'steps')} steps, "
-            f"seed {_all(rungs, 'seed')}, on {_all(rungs, 'hardware')} each, torch "
+            f"{_all(rungs, 'data')}, `{results['config']}`{common}, {_all(rungs, 'steps')} steps, "
+            f"{seeds}, on {_all(rungs, 'hardware')} each, torch "
             f"{_all([rung['versions'] for rung in rungs], 'torch')}, commit {_all(rungs, 'git_commit')}.",
             "",
             *rows,
             "",
         ]
     )
+
+
+def _mean(runs: list[dict], key: str) -> float:
+    """In percent."""
+    return 100 * statistics.mean(run[key] for run in runs)
+
+
+def _accuracy(runs: list[dict], key: str) -> str:
+    spread = f" ± {100 * statistics.stdev(run[key] for run in runs):.1f}" if len(runs) > 1 else ""
+    return f"{_mean(runs, key):.1f}{spread} %"
 
 
 def _all(rungs: list[dict], fact: str) -> str:

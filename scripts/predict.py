@@ -3,7 +3,7 @@
     python scripts/predict.py output/digits three.png seven.png
     python scripts/predict.py org/perceiver-cifar10 cat.jpg --top_k 3
 
-Every image is followed by its likeliest classes and their probabilities.
+Every image is followed by its likeliest classes and their probabilities, or by all numbers that a regression answers.
 """
 
 import argparse
@@ -26,11 +26,14 @@ def main(arguments: list[str] | None = None):
         raise UserError(f"--top_k {options.top_k}: expected at least 1")
     images = [open_image(path) for path in options.images]
     classify = load_classifier(options.checkpoint)
-    for path, predictions in zip(options.images, classify(images, top_k=options.top_k), strict=True):
+    numbers = classify.model.config.problem_type == "regression"
+    top_k = classify.model.config.num_labels if numbers else options.top_k
+    for path, predictions in zip(options.images, classify(images, top_k=top_k), strict=True):
         width = max(len(prediction["label"]) for prediction in predictions)
         print(path)
         for prediction in predictions:
-            print(f"  {prediction['label']:<{width}}  {100 * prediction['score']:5.1f} %")
+            score = f"{prediction['score']:.4g}" if numbers else f"{100 * prediction['score']:5.1f} %"
+            print(f"  {prediction['label']:<{width}}  {score}")
 
 
 if __name__ == "__main__":

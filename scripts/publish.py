@@ -57,7 +57,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=place, metavar="FOLDER", help="write everything to this new folder; send nothing"
     )
-    parser.add_argument("--dtype", choices=["bfloat16", "float16"], help="round the weights (default: as trained)")
+    parser.add_argument(
+        "--dtype", choices=["bfloat16", "float16"], help="round the weights (default: float32, as trained)"
+    )
     parser.add_argument("--license", default="apache-2.0", help="of the weights (default: apache-2.0)")
     parser.add_argument("--seeds", nargs="+", default=[], type=place, metavar="FOLDER", help="runs of other seeds")
     parser.add_argument("--without_samples", action="store_true", help="show no test sample, where the data forbids it")

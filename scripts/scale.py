@@ -28,8 +28,8 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optimization.epochs=5")
     options = parser.parse_intermixed_args(arguments)
     recipe = load_recipe(options.config, options.overrides)
-    images = options.train_samples or recipe.data.train_samples
-    if images is None:
+    samples = options.train_samples or recipe.data.train_samples
+    if samples is None:
         raise UserError("how long is an epoch? give --train_samples NUMBER, or data.train_samples=NUMBER")
     cut = options.processes * recipe.optimization.gradient_accumulation_steps
     if options.processes < 1 or recipe.optimization.batch_size % cut:
@@ -39,31 +39,31 @@ def main(arguments: list[str] | None = None):
         )
     cost = measure(build_task(recipe))
     print(memory_table(cost, recipe, options.processes))
-    print(time_table(cost, recipe, images, options.processes, options.samples_per_second))
+    print(time_table(cost, recipe, samples, options.processes, options.samples_per_second))
 
 
 def memory_table(cost: Cost, recipe: Recipe, processes: int) -> str:
     """Gigabytes (1e9 bytes) on each GPU, as Markdown."""
     settings = recipe.optimization
-    images = settings.batch_size // processes // settings.gradient_accumulation_steps
+    samples = settings.batch_size // processes // settings.gradient_accumulation_steps
     rows = [
         (name, f"{cost.parameters:,} x {size} bytes", cost.parameters * size) for name, size in _TRAINING_STATE.items()
     ]
     rows.append(("kept, for any number of samples", "", cost.fixed_bytes))
-    activations = cost.activation_bytes * images
-    rows.append(("activations", f"{images} samples x {cost.activation_bytes / 1e6:,.0f} MB", activations))
+    activations = cost.activation_bytes * samples
+    rows.append(("activations", f"{samples} samples x {cost.activation_bytes / 1e6:,.0f} MB", activations))
     rows.append(("**sum**", "", sum(size for *_, size in rows)))
     lines = ["| what | | GB on each GPU |", "|---|---:|---:|"]
     lines += [f"| {name} | {terms} | {size / 1e9:.2f} |" for name, terms, size in rows]
     return "\n".join(lines) + "\n"
 
 
-def time_table(cost: Cost, recipe: Recipe, images: int, processes: int, measured: float | None = None) -> str:
+def time_table(cost: Cost, recipe: Recipe, samples: int, processes: int, measured: float | None = None) -> str:
     """Days of training against sustained speed, as Markdown: assumed ones, or that of a measured throughput."""
-    total = recipe.optimization.epochs * images
+    total = recipe.optimization.epochs * samples
     lines = [
         f"{cost.forward_flops / 1e9:,.0f} GFLOP a sample forward, {cost.step_flops / 1e9:,.0f} for a training step; "
-        f"{recipe.optimization.epochs} epochs of {images:,} images are {total * cost.step_flops:.2e} FLOP.",
+        f"{recipe.optimization.epochs} epochs of {samples:,} samples are {total * cost.step_flops:.2e} FLOP.",
         "",
         f"| TFLOP/s sustained by each of {processes} GPUs | samples/s over all | days |",
         "|---:|---:|---:|",

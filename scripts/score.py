@@ -21,9 +21,9 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 from tqdm.auto import tqdm
 
+from lab.checkpoint_names import check_checkpoint
 from lab.data.loaders import evaluation_loader
 from lab.errors import UserError, run_command
-from lab.judging.checkpoints import check_checkpoint
 from lab.judging.evaluation import open_checkpoint
 from lab.judging.predictions import predict
 from lab.machine import finish, use_threads, without_gpu

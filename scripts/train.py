@@ -25,6 +25,7 @@ from lab.recipe import parse_command_line
 from lab.release.hub import require_repo_id, require_token
 from lab.release.staging import publish
 from lab.tasks import build_task
+from lab.tasks.pretrained import PRETRAINED
 from lab.training.checkpoint import set_weights
 from lab.training.loop import build_accelerator, judging_loader, train
 from lab.training.memory import explain_out_of_memory
@@ -42,7 +43,7 @@ from lab.training.run_folder import (
 def main(arguments: list[str] | None = None):
     transformers.utils.logging.disable_progress_bar()  # the one of training is enough
     recipe, options = parse_command_line("Train a Perceiver.", arguments)
-    task = build_task(settle_precision(recipe, Path(recipe.output_dir), print))
+    task = build_task(settle_precision(recipe, Path(recipe.output_dir), print), options.resume)
     recipe = task.recipe
     accelerator = build_accelerator(task)
     output_dir = Path(recipe.output_dir)
@@ -64,7 +65,10 @@ def main(arguments: list[str] | None = None):
     if accelerator.is_main_process:
         claim_output(output_dir, recipe, start)
     set_seed(recipe.seed, deterministic=recipe.optimization.deterministic)
-    model = task.build_model()
+    model = task.build_model() if start is None else task.new_model()  # a run that goes on has its own weights
+    if task.pretrained is not None and start is None and accelerator.is_main_process:
+        print(task.pretrained.describe(task.config))
+        write_atomically(output_dir / PRETRAINED, task.pretrained.to_json())
     if recipe.optimization.gradient_checkpointing:
         model.activation_checkpointing_enable()
 
@@ -82,6 +86,7 @@ def main(arguments: list[str] | None = None):
         results = {
             "task": task.name,
             "data": recipe.data.called,
+            **({"pretrained": task.pretrained.origin} if task.pretrained else {}),
             **({"test_samples": len(splits.test)} if splits.test else {}),
             **{f"test_{name}": score for name, score in test_scores.items()},
             **{f"validation_{name}": score for name, score in progress.best_scores.items()},

@@ -21,6 +21,12 @@ torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("PYTE
 VERBOSITY, PRECISION, THREADS = logging.get_verbosity(), torch.get_float32_matmul_precision(), torch.get_num_threads()
 
 
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """A GPU where there is one, so that the tests that ask for it run there unchanged; otherwise the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @pytest.fixture(autouse=True)
 def settings_of_the_process():
     """After each test they are as they were before all tests, also if a fixture of its module ran a command."""

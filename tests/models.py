@@ -44,10 +44,12 @@ def small_config(**fields) -> PerceiverStudyConfig:
     return PerceiverStudyConfig(**{**SMALL, **fields})
 
 
-def small_model(seed: int = 0, **fields) -> PerceiverStudyForImageClassification:
+def small_model(
+    seed: int = 0, model_class: type = PerceiverStudyForImageClassification, **fields
+) -> PerceiverStudyForImageClassification:
     """In evaluation mode, with LayerNorms and biases that are not the identity."""
     torch.manual_seed(seed)
-    model = PerceiverStudyForImageClassification(small_config(**fields)).eval()
+    model = model_class(small_config(**fields)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyForImageClassification
+from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyForImageClassification, PerceiverStudyModel
 from modeling_perceiver_study.attention import CrossAttention, MultiHeadAttention, PerceiverStudyLayer, SelfAttention
 
 
@@ -79,23 +79,28 @@ def run_layer(layer: PerceiverStudyLayer, latents, inputs=None, mask=None) -> to
     return latents + project(layer.mlp.fc2, F.gelu(hidden))
 
 
-def logits(
-    model: PerceiverStudyForImageClassification, inputs: torch.Tensor, mask: torch.Tensor | None = None
-) -> torch.Tensor:
-    """`(B, M, C + P) -> (B, num_labels)`"""
-    config, perceiver = model.config, model.perceiver
-    latents = perceiver.latents.weight.double().expand(len(inputs), -1, -1)
+def latents(perceiver: PerceiverStudyModel, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """`(B, M, K) -> (B, N, D)`"""
+    config, states = perceiver.config, perceiver.latents.weight.double().expand(len(inputs), -1, -1)
     for block in range(config.num_blocks):
         if block < config.num_cross_attends:
             shared = config.share_cross_attend_weights
             layer = perceiver.cross_attends[min(block, 1) if shared else block]
-            latents = run_layer(layer, latents, inputs, mask)
+            states = run_layer(layer, states, inputs, mask)
         for layer in perceiver.blocks[0 if config.share_block_weights else block]:
             assert isinstance(layer.attention, SelfAttention)
-            latents = run_layer(layer, latents)
-    if config.decoder_type == "query":
+            states = run_layer(layer, states)
+    return states
+
+
+def logits(
+    model: PerceiverStudyForImageClassification, inputs: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`(B, M, C + P) -> (B, num_labels)`"""
+    states = latents(model.perceiver, inputs, mask)
+    if model.config.decoder_type == "query":
         query = model.decoder.query.weight.double().expand(len(inputs), -1, -1)
-        pooled = run_layer(model.decoder.layer, query, latents)[:, 0]
+        pooled = run_layer(model.decoder.layer, query, states)[:, 0]
     else:
-        pooled = latents.mean(1)
+        pooled = states.mean(1)
     return project(model.classifier, pooled)

@@ -14,12 +14,14 @@ ACCEPTED = "accepted"
 _OTHER_MODEL = "the weights that the run has are those of another model"
 _OTHER_SAMPLES = "it decides which samples are learned and judged, so scores of epochs would not compare"
 _OTHER_ORDER = "it decides in which order samples come, so an epoch would have some twice and others not at all"
+_OTHER_GROUPS = "the state of the optimiser is that of other groups of weights"
 
 # Keys and their verdicts; `*` is any key of a section, and the first line that fits a key counts.
 _VERDICTS = {
     "task": _OTHER_MODEL,
     "output_dir": FREE,
     "seed": _OTHER_ORDER,
+    "pretrained": "the run has left that checkpoint behind",
     "model.attention_probs_dropout_prob": ACCEPTED,
     "model.cross_attend_path": ACCEPTED,  # the same numbers
     "model.initializer_range": "it is for fresh weights, and the run has its own",
@@ -51,6 +53,8 @@ _VERDICTS = {
     "optimization.weight_decay": ACCEPTED,
     "optimization.warmup": ACCEPTED,
     "optimization.max_gradient_norm": ACCEPTED,
+    "optimization.freeze": _OTHER_GROUPS,
+    "optimization.layer_decay": _OTHER_GROUPS,
     "optimization.label_smoothing": ACCEPTED,
     "optimization.class_weights": ACCEPTED,
     "optimization.ema_decay": ACCEPTED,

@@ -28,14 +28,15 @@ DEFAULT_RECIPE = CONFIGURATION_FOLDER / "digits.yaml"
 
 @dataclasses.dataclass
 class Data:
-    """Images with labels, and how they are split."""
+    """Samples, and how they are split."""
 
     name: str | None = None  # `digits`, or the name of a dataset on the Hub
     path: str | None = None  # a local folder; wins over the name
     title: str | None = None  # what reports and cards call the data; null is its name
     train_split: str = "train"
     test_split: str | None = "test"  # read once, after training; null while choosing between recipes: never
-    label_column: str | None = None  # null is the only column of class labels
+    label_column: str | None = None  # null is the only column of class labels; or `data.columns.label`
+    columns: dict[str, Any] = dataclasses.field(default_factory=dict)  # such as image: photo, label: [width, height]
     validation_samples: int = 1000  # carved from the train split, stratified
     train_samples: int | None = None  # train on so many of the remaining images, stratified; null is all
     split_seed: int = 0  # not `seed`, so that runs with several seeds share their splits
@@ -43,8 +44,8 @@ class Data:
     cache_dir: str | None = None  # null is a folder inside the cache of `datasets`
     on_error: str = "raise"  # at a broken image or a label out of range; `skip` leaves them out and says how many
     streaming: bool = False  # read training images from shards as they are needed; needs train_samples
-    workers: int = 0  # processes that read samples ahead, where those are not in memory; 0 reads between steps
-    shuffle_buffer: int = 10000  # images, still encoded, from which a streaming process draws
+    workers: int = 0  # processes that read and decode samples ahead, where those are not in memory; 0 is threads
+    shuffle_buffer: int = 10000  # samples, still encoded, from which a streaming process draws
 
     @property
     def called(self) -> str:
@@ -63,7 +64,9 @@ class Optimization:
     learning_rate: float = 1e-3
     weight_decay: float = 0.05  # on the weights of linear layers alone
     warmup: float = 0.05  # share of all steps
-    max_gradient_norm: float | None = 1.0  # null is no clipping
+    max_gradient_norm: float | None = 1.0  # null does not clip
+    freeze: list[str] = dataclasses.field(default_factory=list)  # patterns of names of weights that stay, `perceiver.*`
+    layer_decay: float | None = None  # each layer learns at so many times the rate of the one after it; null is 1
     label_smoothing: float = 0.0
     class_weights: Any = None  # `balanced`, or a number for each class, that its samples count in the loss; null is 1
     ema_decay: float | None = None  # judge and keep a moving average of the weights, such as 0.999; null keeps them
@@ -101,6 +104,7 @@ class Recipe:
     task: str = "image-classification"  # lab/tasks has all
     output_dir: str = "output"
     seed: int = 0
+    pretrained: str | None = None  # a folder or a name on the Hub to start from; `model:` then only says what differs
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     image_processor: dict[str, Any] = dataclasses.field(default_factory=dict)
     data: Data = dataclasses.field(default_factory=Data)
@@ -110,7 +114,7 @@ class Recipe:
     logging: Logging = dataclasses.field(default_factory=Logging)
 
 
-_SECTIONS = [field.name for field in dataclasses.fields(Recipe) if field.name not in ("task", "output_dir", "seed")]
+_SECTIONS = [field.name for field in dataclasses.fields(Recipe) if field.default_factory is not dataclasses.MISSING]
 
 _TEXT = (str, str | None)
 _NULL = ("", "null", "Null", "NULL", "~")  # as YAML has it
@@ -134,6 +138,7 @@ _RANGES: dict[str, Range] = {
     "optimization.weight_decay": (0, None),
     "optimization.warmup": (0, 1),
     "optimization.max_gradient_norm": (0, None),
+    "optimization.layer_decay": (0, 1),
     "optimization.label_smoothing": (0, 1),
     "optimization.ema_decay": (0, 1),
     "optimization.cpu_threads": (1, None),
@@ -142,7 +147,7 @@ _RANGES: dict[str, Range] = {
     "logging.every_steps": (1, None),
 }
 # Keys that say where something is.
-_PLACES = ("output_dir", "data.path", "data.cache_dir")
+_PLACES = ("output_dir", "pretrained", "data.path", "data.cache_dir")
 
 # Sections whose keys a task knows.
 _OF_TASKS = ("image_processor.", "augmentation.")
@@ -262,6 +267,12 @@ def require_keys(section: str, settings: dict[str, Any], known: Sequence[str]):
             raise UserError(f"unknown key {name!r}; the nearest is {_nearest(name, [*own, *_known_keys()])!r}")
 
 
+def architecture_keys() -> list[str]:
+    """The fields of the model's configuration that are its own and not of all models."""
+    inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    return [field.name for field in dataclasses.fields(PerceiverStudyConfig) if field.name not in inherited]
+
+
 def _read_file(path: str | Path) -> dict:
     try:
         layer = OmegaConf.to_container(OmegaConf.load(path))
@@ -317,9 +328,7 @@ def _check_keys(layer: dict, source: str):
 
 def _known_keys() -> list[str]:
     """Every dotted key, those of the free sections included."""
-    inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
-    own = [field.name for field in dataclasses.fields(PerceiverStudyConfig) if field.name not in inherited]
-    free = {"model": ["num_labels", "problem_type", *own]}
+    free = {"model": ["num_labels", "problem_type", *architecture_keys()]}
     keys = []
     for field in dataclasses.fields(Recipe):
         keys.append(field.name)

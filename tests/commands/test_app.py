@@ -92,7 +92,7 @@ def test_a_file_that_is_no_image_gets_a_friendly_message(browser_page, tmp_path,
     coloured_images(1, seed=2, size=64)[0][0].save(path)
     path.write_bytes(b"not an image" if name == "text.png" else path.read_bytes()[:500])
     browser_page.set_input_files("#image input[type=file]", path)
-    browser_page.wait_for_selector("text=That file is no image that can be read")
+    browser_page.wait_for_selector("text=That file is not an image that can be read")
 
 
 def _wait_for(url: str, app: subprocess.Popen, log: Path):

@@ -9,6 +9,7 @@ PARAMETERS = {
     "cifar10-long": 6_817_694,
     "cifar10-study": 3_888_532,
     "digits": 239_408,
+    "digits-finetune": 3_888_532,
     "imagenet-8gpus": 44_912_254,
     "imagenet-fourier": 44_912_254,  # the paper's table 7 says 44.9 M
     "study-digits": 95_856,

@@ -69,5 +69,5 @@ def test_a_wrong_program_is_refused(tmp_path):
 
 
 def test_a_name_on_the_hub_needs_an_output():
-    with pytest.raises(UserError, match=r"org/name is no folder: say with --output where to write"):
+    with pytest.raises(UserError, match=r"org/name is not a folder: say with --output where to write"):
         export.main(["org/name"])

@@ -7,6 +7,7 @@ from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.tasks import build_task
 from modeling_perceiver_study import PerceiverStudyForImageClassification
+from tests.checkpoints import save_checkpoint
 from tests.small_data import CLASSES, TINY_RUN, coloured_images
 
 
@@ -57,7 +58,7 @@ def test_missing_image(checkpoint):
 def test_a_file_that_is_no_image(checkpoint, tmp_path):
     path = tmp_path / "text.png"
     path.write_text("not an image")
-    with pytest.raises(UserError, match=r"text.png is no readable image: cannot identify"):
+    with pytest.raises(UserError, match=r"text.png is not a readable image: cannot identify"):
         predict.main([str(checkpoint), str(path)])
 
 
@@ -65,7 +66,7 @@ def test_a_truncated_image(checkpoint, tmp_path):
     path = tmp_path / "half.png"
     Image.effect_noise((64, 64), 50).save(path)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"half.png is no readable image"):
+    with pytest.raises(UserError, match=r"half.png is not a readable image"):
         predict.main([str(checkpoint), str(path)])
 
 
@@ -76,12 +77,14 @@ def test_missing_checkpoint(images, tmp_path, name):
 
 
 def test_a_folder_without_a_model(images, tmp_path):
-    with pytest.raises(UserError, match=r"holds no finished checkpoint"):
+    with pytest.raises(UserError, match=r"does not hold a finished checkpoint"):
         predict.main([str(tmp_path), *images])
 
 
-def test_a_folder_that_cannot_be_loaded(images, tmp_path):
-    (tmp_path / "config.json").write_text("{}")
+@pytest.mark.parametrize("damaged", ["config.json", "model.safetensors"])
+def test_a_folder_that_cannot_be_loaded(images, tmp_path, damaged):
+    save_checkpoint(tmp_path)
+    (tmp_path / damaged).write_text("{}")
     with pytest.raises(UserError, match=r"cannot be loaded: .") as caught:
         predict.main([str(tmp_path), *images])
     assert "\n" not in str(caught.value)

@@ -51,17 +51,17 @@ def test_half_precision_keeps_less():
 def test_memory():
     table = scale.memory_table(COST, recipe("optimization.batch_size=64"), processes=8)
     assert "| weights | 1,000,000 x 4 bytes | 0.00 |" in table
-    assert "| activations | 8 images x 500 MB | 4.00 |" in table
+    assert "| activations | 8 samples x 500 MB | 4.00 |" in table
     assert "| **sum** |  | 4.03 |" in table
     halved = recipe("optimization.batch_size=64", "optimization.gradient_accumulation_steps=2")
-    assert "| activations | 4 images x 500 MB | 2.00 |" in scale.memory_table(COST, halved, processes=8)
+    assert "| activations | 4 samples x 500 MB | 2.00 |" in scale.memory_table(COST, halved, processes=8)
 
 
 def test_days():
-    table = scale.time_table(COST, recipe("optimization.epochs=120"), images=1_000_000, processes=8)
+    table = scale.time_table(COST, recipe("optimization.epochs=120"), samples=1_000_000, processes=8)
     # 120e6 images x 1.2e12 FLOP / (8 x 100e12 FLOP/s) = 180,000 s
     assert "| 100, an assumption | 667 | 2.1 |" in table
-    table = scale.time_table(COST, recipe("optimization.epochs=120"), images=1_000_000, processes=8, measured=500.0)
+    table = scale.time_table(COST, recipe("optimization.epochs=120"), samples=1_000_000, processes=8, measured=500.0)
     assert "| 75.0, from the measured throughput | 500 | 2.8 |" in table and "assumption" not in table
 
 
@@ -69,7 +69,7 @@ def test_the_command(tmp_path, capsys):
     path = tmp_path / "recipe.yaml"
     path.write_text("data: {name: digits, train_samples: 48}\n")
     scale.main(["--config", str(path), "--processes", "2", *TINY_RUN])
-    assert "2 epochs of 48 images" in capsys.readouterr().out
+    assert "2 epochs of 48 samples" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

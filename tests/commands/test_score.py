@@ -253,6 +253,13 @@ def test_no_pickle_is_loaded(data, tmp_path):
         evaluate(folder, output=tmp_path / "out")
 
 
+def test_damaged_weights(data, tmp_path):
+    folder = save_checkpoint(tmp_path / "checkpoint", f"data.path={data}")
+    (folder / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"checkpoint cannot be loaded: "):
+        evaluate(folder, output=tmp_path / "out")
+
+
 @pytest.mark.parametrize("count", [21, 1])
 def test_two_processes_count_each_image_once(data, tmp_path, count):
     """Neither count divides by two processes of two images at a time. Launched as a command, which finds `evaluate`."""

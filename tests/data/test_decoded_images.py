@@ -9,7 +9,7 @@ from lab.data.decoded_images import ImageDataset
 from lab.errors import UserError
 from lab.recipe import CONFIGURATION_FOLDER, DEFAULT_RECIPE, load_recipe
 from lab.tasks import build_task
-from tests.small_data import CIFAR10, TINY_RUN, coloured_images, make_image_folder, make_parquet
+from tests.small_data import CIFAR10, CLASSES, TINY_RUN, coloured_images, make_image_folder, make_parquet
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +121,7 @@ def test_a_corrupt_file_is_named(tmp_path):
     folder = make_image_folder(tmp_path / "data")
     broken = sorted((folder / "test" / "green").iterdir())[0]
     broken.write_bytes(broken.read_bytes()[:60])
-    with pytest.raises(UserError, match=rf"row 2 of split test of .* \(.*{broken.name}\) is no usable image"):
+    with pytest.raises(UserError, match=rf"row 2 of split test of .* \(.*{broken.name}\) is not a usable image"):
         load(folder, "data.validation_samples=3")
 
 
@@ -130,7 +130,7 @@ def test_a_corrupt_file_is_named(tmp_path):
 def test_a_corrupt_row_is_named_or_left_out(tmp_path, memory, content, capsys):
     make_parquet(tmp_path / "data")
     images, labels = coloured_images(21, seed=1)
-    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["r", "g", "b"])})
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
     rows = datasets.Dataset.from_dict({"img": images, "label": labels}, features=features)
     encoded = [row["img"] for row in rows.cast_column("img", datasets.Image(decode=False))]
     encoded[17] = None if content is None else {"bytes": content, "path": None}
@@ -138,7 +138,7 @@ def test_a_corrupt_row_is_named_or_left_out(tmp_path, memory, content, capsys):
     rows.to_parquet(tmp_path / "data" / "test.parquet")
     overrides = [f"data.max_memory_gb={memory}", f"data.cache_dir={tmp_path / 'decoded'}"]
     reason = "(cannot identify|there is none)"
-    with pytest.raises(UserError, match=rf"row 17 of split test of .* is no usable image: {reason}"):
+    with pytest.raises(UserError, match=rf"row 17 of split test of .* is not a usable image: {reason}"):
         load(tmp_path / "data", *overrides)
     assert not list(tmp_path.glob("decoded/*.tmp"))
 

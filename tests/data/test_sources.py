@@ -2,10 +2,13 @@ import io
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lab.data.sources import DIGITS_TEST_IMAGES, load_sources, stratified_order
+from lab.data.decoded_images import IMAGE
+from lab.data.sources import DIGITS_TEST_IMAGES, Reading, Source, load_sources, stratified_order
 from lab.errors import UserError
 from lab.recipe import Data
 from tests.small_data import CLASSES, coloured_images, make_image_folder, make_parquet
@@ -14,6 +17,14 @@ from tests.small_data import CLASSES, coloured_images, make_image_folder, make_p
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def load(settings: Data) -> list[Source]:
+    return load_sources(Reading(settings, (IMAGE,)))
+
+
+def pictures(source: Source, samples) -> list[Image.Image]:
+    return [Image.open(io.BytesIO(value["bytes"])) for value in source.read(np.array(samples))["image"]]
 
 
 def write_parquet(folder, columns, features, split="train"):
@@ -34,35 +45,35 @@ def test_every_stretch_of_the_order_is_stratified():
 
 
 def test_digits():
-    train, test = load_sources(Data(name="digits"))
+    train, test = load(Data(name="digits"))
     assert len(test.labels) == DIGITS_TEST_IMAGES
     assert len(train.labels) == 1797 - DIGITS_TEST_IMAGES
     assert train.label_names == [str(digit) for digit in range(10)]
     assert np.bincount(test.labels).min() >= 34
-    images = [np.asarray(image) for image in train.read(np.arange(len(train.labels)))]
+    images = [np.asarray(image) for image in pictures(train, range(len(train.labels)))]
     assert {image.shape for image in images} == {(8, 8)}
     assert max(image.max() for image in images) == 255
     # All 1797 images are different, so none of the test images may be among the others.
     seen = {image.tobytes() for image in images}
-    assert not any(np.asarray(image).tobytes() in seen for image in test.read(np.arange(DIGITS_TEST_IMAGES)))
+    assert not any(np.asarray(image).tobytes() in seen for image in pictures(test, range(DIGITS_TEST_IMAGES)))
 
 
 def test_a_local_folder_wins_over_the_name(tmp_path):
     make_parquet(tmp_path / "data", names=("picture", "kind"))
-    train, test = load_sources(Data(name="digits", path=str(tmp_path / "data")))
+    train, test = load(Data(name="digits", path=str(tmp_path / "data")))
     assert train.label_names == CLASSES
     assert (len(train.labels), len(test.labels)) == (60, 21)
     assert train.labels[:4].tolist() == [0, 1, 2, 0]
-    assert set(train.read(np.array([5]))[0]) == {"bytes", "path"}
+    assert set(train.read(np.array([5]))["image"][0]) == {"bytes", "path"}
     assert train.fingerprint != test.fingerprint
 
 
 def test_a_folder_of_images(tmp_path):
-    train, test = load_sources(Data(path=str(make_image_folder(tmp_path / "data"))))
+    train, test = load(Data(path=str(make_image_folder(tmp_path / "data"))))
     assert train.label_names == sorted(CLASSES)
     assert np.bincount(train.labels).tolist() == [4, 4, 4]
     assert len(test.labels) == 6
-    assert "train" in train.read(np.array([0]))[0]["path"]
+    assert "train" in train.read(np.array([0]))["image"][0]["path"]
 
 
 def test_labels_may_be_bare_numbers(tmp_path):
@@ -70,17 +81,17 @@ def test_labels_may_be_bare_numbers(tmp_path):
     for split in ("train", "test"):
         features = {"image": datasets.Image(), "label": datasets.Value("int64")}
         write_parquet(tmp_path / "data", {"image": images, "label": labels}, features, split)
-    assert load_sources(Data(path=str(tmp_path / "data")))[0].label_names == ["0", "1", "2"]
+    assert load(Data(path=str(tmp_path / "data")))[0].label_names == ["0", "1", "2"]
 
 
 def test_missing_folder(tmp_path):
     with pytest.raises(UserError, match=r"data.path=.*nowhere: no such folder"):
-        load_sources(Data(path=str(tmp_path / "nowhere")))
+        load(Data(path=str(tmp_path / "nowhere")))
 
 
 def test_folder_without_data(tmp_path):
     with pytest.raises(UserError, match=r"data.path=.* cannot be loaded .*expected parquet files"):
-        load_sources(Data(path=str(tmp_path)))
+        load(Data(path=str(tmp_path)))
 
 
 def test_name_that_cannot_be_loaded(monkeypatch):
@@ -89,26 +100,26 @@ def test_name_that_cannot_be_loaded(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(UserError, match=r"data.name=some/where .*no network.*data.path"):
-        load_sources(Data(name="some/where"))
+        load(Data(name="some/where"))
 
 
 @pytest.mark.parametrize("key", ["train_split", "test_split"])
 def test_missing_split(key):
     with pytest.raises(UserError, match=f"data.{key}=holdout: no such split in digits; there are train, test"):
-        load_sources(Data(name="digits", **{key: "holdout"}))
+        load(Data(name="digits", **{key: "holdout"}))
 
 
 def test_empty_split(tmp_path):
     make_parquet(tmp_path / "data", test=0)
     with pytest.raises(UserError, match=r"data.path=.* cannot be loaded .*\"test\" corresponds to no data"):
-        load_sources(Data(path=str(tmp_path / "data")))
+        load(Data(path=str(tmp_path / "data")))
 
 
 def test_no_image_column(tmp_path):
     for split in ("train", "test"):
         write_parquet(tmp_path / "data", {"label": [0]}, {"label": datasets.ClassLabel(names=["a"])}, split)
     with pytest.raises(UserError, match=r"has 0 image columns; expected one among label \(ClassLabel\)"):
-        load_sources(Data(path=str(tmp_path / "data")))
+        load(Data(path=str(tmp_path / "data")))
 
 
 def test_two_label_columns_need_a_choice(tmp_path):
@@ -118,12 +129,12 @@ def test_two_label_columns_need_a_choice(tmp_path):
         write_parquet(tmp_path / "data", columns, {"img": datasets.Image(), "fine": fine, "coarse": coarse}, split)
     settings = Data(path=str(tmp_path / "data"))
     with pytest.raises(UserError, match=r"2 columns of class labels.*Name the right one as data.label_column"):
-        load_sources(settings)
+        load(settings)
     settings.label_column = "coarse"
-    assert load_sources(settings)[0].label_names == ["warm", "cold"]
+    assert load(settings)[0].label_names == ["warm", "cold"]
     settings.label_column = "other"
     with pytest.raises(UserError, match=r"data.label_column=other: .* has columns img, fine, coarse"):
-        load_sources(settings)
+        load(settings)
 
 
 @pytest.mark.parametrize(("label", "message"), [(-1, "has label -1; expected 0 to 2"), (None, "has no label")])
@@ -134,18 +145,21 @@ def test_label_out_of_range_is_named_or_left_out(tmp_path, capsys, label, messag
     features = {"img": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)}
     write_parquet(tmp_path / "data", {"img": images, "label": labels}, features, "test")
     with pytest.raises(UserError, match=f"row 4 of split test of .* {message}"):
-        load_sources(Data(path=str(tmp_path / "data")))
+        load(Data(path=str(tmp_path / "data")))
 
-    test = load_sources(Data(path=str(tmp_path / "data"), on_error="skip"))[1]
+    test = load(Data(path=str(tmp_path / "data"), on_error="skip"))[1]
     assert test.labels.tolist() == labels[:4] + labels[5:]
-    assert Image.open(io.BytesIO(test.read(np.array([4]))[0]["bytes"])).tobytes() == images[5].tobytes()
-    assert "left out 1 of 6 images of split test" in capsys.readouterr().out
+    assert pictures(test, [4])[0].tobytes() == images[5].tobytes()
+    assert "left out 1 of 6 samples of split test" in capsys.readouterr().out
 
 
-def test_label_above_the_range_names_the_row(monkeypatch):
+def test_label_above_the_range_names_the_row(tmp_path):
     # `datasets` refuses to write such a file, but other programs do write them.
-    train, test = load_sources(Data(name="digits"))
-    test.labels[7] = 10
-    monkeypatch.setattr("lab.data.sources._digits", lambda: {"train": train, "test": test})
-    with pytest.raises(UserError, match="row 7 of split test of digits has label 10; expected 0 to 9"):
-        load_sources(Data(name="digits"))
+    file = make_parquet(tmp_path / "data") / "test.parquet"
+    table = pq.read_table(file)
+    labels = table["label"].to_pylist()
+    labels[7] = 3
+    table = table.set_column(table.column_names.index("label"), table.field("label"), pa.array(labels))
+    pq.write_table(table, file)
+    with pytest.raises(UserError, match=r"row 7 of split test of .* has label 3; expected 0 to 2"):
+        load(Data(path=str(tmp_path / "data")))

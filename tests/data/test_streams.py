@@ -8,10 +8,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import score
 import train
+from lab.augment.crops import random_box
 from lab.data.loaders import Place
 from lab.data.streams import StreamLoader
 from lab.errors import UserError
@@ -41,9 +43,9 @@ def load(folder, *overrides):
     return build_task(recipe).load_splits()
 
 
-def loader(stream, size, process=0, processes=1, seed=0, parts=1):
+def loader(stream, size, process=0, processes=1, seed=0, parts=1, workers=0):
     """Batches of `size` samples over all processes."""
-    return StreamLoader(stream, size, parts, seed, Place(process, processes, torch.device("cpu")))
+    return StreamLoader(stream, size, parts, seed, Place(process, processes, torch.device("cpu")), workers)
 
 
 def as_bytes(images):
@@ -111,6 +113,25 @@ def test_going_on_in_the_middle_of_an_epoch(tmp_path, kind, done):
         assert all(torch.equal(expected[name], batch[name]) for name in ("pixels", "labels"))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("process", [0, 1])
+def test_random_crops_are_those_of_pillow_and_of_the_place(tmp_path, kind, process, workers):
+    """The n-th image of a process's share of an epoch is cropped alike, wherever the epoch is begun."""
+    scale = [0.3, 0.9]
+    folder = make_shards(tmp_path / "data", kind, [6, 8, 8, 8, 8], size=20)
+    stream = load(folder, "data.train_samples=32", f"augmentation.random_resized_crop={scale}").train
+    place = {"process": process, "processes": 2, "seed": 3}
+    whole = torch.cat([batch["pixels"] for batch in loader(stream, 8, workers=workers, **place).batches(2, 0)])
+    for number, row in enumerate(stream.read(3, 2, process, 2)):
+        image = stream.decoder.upright_image(row[stream.split.roles["image"]])
+        box = random_box(image.size, scale, 3, 2, process, number)
+        expected = image.crop(box).resize((8, 8), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(whole[number].permute(1, 2, 0), np.asarray(expected))
+    assert number == len(whole) - 1 == 15
+    rest = loader(stream, 16, parts=2, workers=workers, **place).batches(2, 16)
+    assert torch.equal(torch.cat([batch["pixels"] for batch in rest]), whole[8:])
+
+
 def test_shards_of_different_sizes_fill_equal_shares(tmp_path, kind):
     splits = load(make_shards(tmp_path / "data", kind, [6, 9, 7, 9, 7]), "data.train_samples=32")
     loaders = [loader(splits.train, 16, process, 2).batches(0, 0) for process in range(2)]
@@ -171,20 +192,100 @@ def test_a_label_out_of_range_is_named(tmp_path, spoil, message):
         list(loader(load(folder, "data.train_samples=8").train, 4).batches(0, 0))
 
 
-def test_a_broken_image_is_named_or_left_out(tmp_path, capsys):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_named_or_left_out(tmp_path, capsys, workers):
     class Broken:
         def save(self, file, _):
             file.write(b"no image")
 
     folder = make_shards(tmp_path / "data", "tar", [6, 8])
     write_tar(folder / "train-00001.tar", [*coloured_images(2, seed=2)[0], Broken()], [0, 1, 2])
-    with pytest.raises(UserError, match=r"train-00001-00002.png of split train of .* is no usable image: cannot iden"):
-        list(loader(load(folder, "data.train_samples=3").train, 3).batches(0, 0))
+    with pytest.raises(UserError, match=r"train-00001-00002.png of split train of .* is not a usable image: can"):
+        list(loader(load(folder, "data.train_samples=3").train, 3, workers=workers).batches(0, 0))
 
-    (batch,) = loader(load(folder, "data.train_samples=3", "data.on_error=skip").train, 3).batches(0, 0)
+    skipping = load(folder, "data.train_samples=3", "data.on_error=skip").train
+    (batch,) = loader(skipping, 3, workers=workers).batches(0, 0)
     labels = batch["labels"].tolist()
     assert set(labels) == {0, 1} and labels[2] == labels[0]
     assert "(1 so far)" in capsys.readouterr().out
+
+
+def make_labelled(folder, feature, values):
+    """Two training shards and a test shard of six pictures, each with these labels."""
+    folder.mkdir()
+    features = datasets.Features({"image": datasets.Image(), "label": feature})
+    rows = datasets.Dataset.from_dict({"image": coloured_images(6, seed=0)[0], "label": values}, features=features)
+    for name in ("train-0", "train-1", "test-0"):
+        rows.to_parquet(folder / f"{name}.parquet")
+    return folder
+
+
+MULTI = ["model.problem_type=multi_label_classification"]
+NUMBERS = ["model.problem_type=regression"]
+SMOOTHED = "optimization.label_smoothing=0"  # the default recipe has some
+
+
+@pytest.mark.parametrize(
+    ("feature", "values", "overrides", "labels", "names"),
+    [
+        (datasets.Value("uint8"), [0, 1, 0, 1, 0, 1], [], [0, 1, 0, 1, 0, 1], ["0", "1", "2"]),
+        (datasets.Value("float64"), [0, 1, 2, 1, 0, 1], [], [0, 1, 2, 1, 0, 1], ["0", "1", "2"]),
+        (
+            datasets.List(datasets.ClassLabel(names=["a", "b", "c"])),
+            [[0], [], [2, 0]] * 2,
+            MULTI,
+            [[1, 0, 0], [0, 0, 0], [1, 0, 1]] * 2,
+            ["a", "b", "c"],
+        ),
+        (datasets.List(datasets.Value("bool")), [[True, False, True]] * 6, MULTI, [[1, 0, 1]] * 6, "label_0 1 2"),
+        (datasets.List(datasets.Value("float32")), [[0.5, 2, 3]] * 6, NUMBERS, [[0.5, 2, 3]] * 6, "label_0 1 2"),
+    ],
+)
+def test_labels_of_any_kind(tmp_path, feature, values, overrides, labels, names):
+    """What the columns do not declare is seen on the validation samples; classes are as many as the model has."""
+    names = [f"label_{index}" for index in range(3)] if isinstance(names, str) else names
+    splits = load(make_labelled(tmp_path / "data", feature, values), "data.train_samples=6", SMOOTHED, *overrides)
+    assert splits.label_names == names
+    assert splits.validation.labels.tolist() == splits.test.labels.tolist() == labels
+    batch = next(loader(splits.train, 6).batches(0, 0))
+    assert batch["labels"].dtype == (torch.float32 if overrides else torch.int64)
+    assert sorted(batch["labels"].tolist()) == sorted(labels)
+
+
+@pytest.mark.parametrize(
+    ("feature", "values", "overrides", "message"),
+    [
+        (
+            datasets.Value("string"),
+            ["a", "b", "c"] * 2,
+            [],
+            r"holds strings; expected numbers or ClassLabel where data.st",
+        ),
+        (datasets.Value("int64"), [0, 1, 5] * 2, [], r"row 2 of split train of .* has label 5; expected 0 to 2"),
+        (datasets.Value("float32"), [0.5] * 6, [], r"holds 0.5; expected whole numbers .*problem_type=regression"),
+        (
+            datasets.Value("int64"),
+            [0, 1, 2] * 2,
+            ["optimization.class_weights=balanced"],
+            r"balanced: labels of a stream",
+        ),
+    ],
+)
+def test_labels_of_a_stream_that_do_not_fit_are_named(tmp_path, feature, values, overrides, message):
+    with pytest.raises(UserError, match=message):
+        load(make_labelled(tmp_path / "data", feature, values), "data.train_samples=6", *overrides)
+
+
+@pytest.mark.parametrize("weights", ["null", "[1,2,3]"])
+def test_a_regression_on_a_stream_takes_units_from_its_beginning(tmp_path, weights):
+    values = [[float(index), 100.0 * index, 7.0] for index in range(6)]
+    data = make_labelled(tmp_path / "data", datasets.List(datasets.Value("float32")), values)
+    overrides = [*TINY_RUN, *STREAM, *NUMBERS, f"data.path={data}", "data.train_samples=6"]
+    more = [f"optimization.class_weights={weights}", SMOOTHED]
+    task = build_task(load_recipe(DEFAULT_RECIPE, [*overrides, *more]))
+    task.load_splits()
+    assert task.target.label_mean.tolist() == pytest.approx([2.5, 250, 7])
+    assert task.target.label_deviation.tolist() == pytest.approx([np.std(range(6)), 100 * np.std(range(6)), 1])
 
 
 def run(folder, data, *overrides):

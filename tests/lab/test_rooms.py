@@ -18,6 +18,7 @@ ROOMS = [
     "machine",
     "provenance",
     "places",
+    "checkpoint_names",
     "changes",
     "recipe",
     "augment",

@@ -46,6 +46,7 @@ class PerceiverStudyConfigTest(unittest.TestCase):
             learned_position_channels=11,
             project_learned_positions=True,
             decoder_type="query",
+            cross_attend_path="general",
         )
         # It goes with Fourier positions and query residuals, which are the defaults.
         self.local_start_tester = common.ConfigTester(

@@ -14,7 +14,6 @@ from tests.models import pixels, small_model
 CHANGES = [
     {"max_frequencies": 2.0},
     {"max_frequencies": [1.0, 9.0]},
-    {"image_size": [14, 10]},
     {"num_frequency_bands": 6},
     {"concat_positions": False},
 ]

@@ -13,6 +13,7 @@ from modeling_perceiver_study import (
     PerceiverStudyForImageClassification,
     PerceiverStudyModel,
 )
+from tests.kinds import arguments_of, fields_of, joint_array
 from tests.transformers_mixins import load
 
 common = load("test_modeling_common")
@@ -106,3 +107,62 @@ class PerceiverStudyByteArrayModelTest(PerceiverStudyModelTest):
         "share_block_weights": False,
         "decoder_type": "query",
     }
+
+
+class PerceiverStudyKindTester(PerceiverStudyModelTester):
+    """A bare model of other inputs than an image, with masks."""
+
+    def __init__(self, parent, *kinds):
+        self.parent, self.kinds = parent, kinds
+        self.seq_length = joint_array(PerceiverStudyModel(self.get_config()), kinds, self.arguments())[0].shape[1]
+
+    def get_config(self):
+        return PerceiverStudyConfig(
+            num_latents=self.encoder_seq_length,
+            d_latents=self.hidden_size,
+            num_cross_attends=2,
+            num_blocks=2,
+            num_self_attends_per_block=1,
+            num_self_attention_heads=self.num_attention_heads,
+            num_labels=4,
+            **fields_of(*self.kinds),
+        )
+
+    def arguments(self):
+        given = arguments_of(self.get_config(), self.kinds, batch=self.batch_size)
+        return {name: value.float() if value.is_floating_point() else value for name, value in given.items()}
+
+    def prepare_config_and_inputs_for_common(self):
+        mask = torch.ones(self.batch_size, self.seq_length, dtype=torch.int64)
+        return self.get_config(), {**self.arguments(), "attention_mask": mask}
+
+
+class PerceiverStudyPointModelTest(PerceiverStudyModelTest):
+    all_model_classes = (PerceiverStudyModel,)
+    kinds = ("points",)
+
+    def setUp(self):
+        super().setUp()
+        self.model_tester = PerceiverStudyKindTester(self, *self.kinds)
+        self.additional_model_inputs = list(self.model_tester.arguments())[1:]
+        # They ask the class; a model says by itself what it takes.
+        main = PerceiverStudyModel(self.model_tester.get_config()).main_input_name
+        patch = mock.patch.object(PerceiverStudyModel, "main_input_name", main)
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def test_model_main_input_name(self):
+        """As theirs, but of many kinds one is the first argument; a model knows which is its own."""
+        model = PerceiverStudyModel(self.model_tester.get_config())
+        self.assertEqual(model.main_input_name, next(iter(self.model_tester.arguments())))
+        self.assertIn(model.main_input_name, model.inputs.arguments)
+
+
+class PerceiverStudyByteModelTest(PerceiverStudyPointModelTest):
+    kinds = ("bytes",)
+
+
+class PerceiverStudyMultimodalModelTest(PerceiverStudyPointModelTest):
+    """Two grids that stay separable, in patches, and an array."""
+
+    kinds = ("video", "waveform", "points")

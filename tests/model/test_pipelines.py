@@ -1,11 +1,21 @@
 """What the Hub's inference widget does with a checkpoint, through transformers' pipelines."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    ImageClassificationPipeline,
+    pipeline,
+)
 
 from tests.checkpoints import save_checkpoint
 from tests.small_data import CLASSES, coloured_images
+
+RELEASED = Path(__file__).parents[2] / "model_cards"
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +89,24 @@ def test_half_precision(checkpoint, images, expected, dtype):
     classify = pipeline("image-classification", model=str(checkpoint[0]), trust_remote_code=True, dtype=dtype)
     assert classify.model.dtype == dtype
     assert_same(classify(images, batch_size=2), expected, tolerance=0.03 if dtype == torch.bfloat16 else 0.005)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_positions_stay_exact_in_half_precision(images, dtype):
+    """transformers' pipeline casts the processor's features like pixels; the released model still has its own."""
+    classify = pipeline(
+        "image-classification",
+        model=str(RELEASED / "perceiver-cifar10"),
+        trust_remote_code=True,
+        dtype=dtype,
+        pipeline_class=ImageClassificationPipeline,
+    )
+    inputs = classify.image_processor(images)
+    with torch.no_grad():
+        logits = classify.model(inputs["pixel_values"].to(dtype), inputs["position_features"]).logits
+    names = classify.model.config.id2label.values()
+    expected = [dict(zip(names, row, strict=True)) for row in logits.float().softmax(dim=-1).tolist()]
+    assert_same(classify(images, batch_size=len(images), top_k=10), expected)
 
 
 @pytest.mark.parametrize("auto_class", [AutoModel, AutoModelForImageClassification])

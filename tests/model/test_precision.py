@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tests.models import pixels, small_model
 
@@ -17,14 +18,15 @@ def root_mean_square(values: torch.Tensor) -> float:
 @pytest.mark.parametrize("masked", [None, torch.bool, torch.float32], ids=["all points", "bool", "additive"])
 @pytest.mark.parametrize("autocast", [False, True], ids=["16-bit model", "autocast"])
 @pytest.mark.parametrize("output_attentions", [False, True], ids=["sums", "maps"])
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("implementation", ["eager", "sdpa", "users_own"])
 @pytest.mark.parametrize("precision", ["highest", "medium"])
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_attention_in_16_bits_errs_at_most_twice_as_much_as_torchs(
-    dtype, precision, implementation, output_attentions, autocast, masked, sharpness
+    monkeypatch, dtype, precision, implementation, output_attentions, autocast, masked, sharpness
 ):
     """Against float64, for the same queries, keys and values; forward, and the gradients of all three."""
     torch.set_float32_matmul_precision(precision)
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "users_own", ALL_ATTENTION_FUNCTIONS["sdpa"])
     model = small_model(d_latents=64, num_latents=32, num_cross_attention_heads=2)
     model.set_attn_implementation(implementation)
     attention = model.perceiver.cross_attends[0].attention

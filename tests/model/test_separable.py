@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from modeling_perceiver_study.inputs import PerceiverStudyInputs
+from modeling_perceiver_study.inputs import input_adapter
 from modeling_perceiver_study.separable import grid_inputs
 from tests import reference
 from tests.models import mask, pixels, small_model
@@ -177,7 +177,7 @@ def test_grid_inputs_hold_no_position_of_each_point():
 
 def test_fourier_features_survive_inference_mode():
     """They are kept between calls; kept from inference mode, they would break training."""
-    inputs = PerceiverStudyInputs(small_model().config)
+    inputs = input_adapter(small_model().config)
     with torch.inference_mode():
         inputs(pixels(inputs.config), None, None, torch.float32)
     images = pixels(inputs.config).requires_grad_()

@@ -79,3 +79,38 @@ def test_nothing_of_the_size_of_the_map_is_kept(monkeypatch):
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda x: x):
         GridAttention.apply(*arguments, None)
     assert max(kept) <= 2 * 2 * 64 * 64 < 6 * 64 * 64  # the pixels themselves, not the map
+
+
+@pytest.mark.parametrize("elements", [1, 40, 10**6])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_logarithm_of_the_sum(monkeypatch, elements, masked):
+    """Its value, its gradients against finite differences, and theirs."""
+    monkeypatch.setattr(streaming, "_FEWEST_ROWS", 1)
+    monkeypatch.setitem(streaming._BLOCK_ELEMENTS, "cpu", elements)
+    mask = random_mask() if masked else None
+    arguments = random_arguments(grid=(2, 3))
+    mask = None if mask is None else mask[:, -2:]
+    asked, grid = tuple(part[:, None] for part in arguments[:3]), arguments[3:]
+    expected = streaming.logits_with_map(asked, grid, mask).logsumexp(dim=-1).squeeze(1)
+    *sums, actual = GridAttention.apply(*arguments, mask, True)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+    for one, other in zip(sums, GridAttention.apply(*arguments, mask), strict=True):
+        assert torch.equal(one, other)
+    assert torch.autograd.gradcheck(lambda *parts: GridAttention.apply(*parts, mask, True), arguments)
+    if elements == 40:
+        assert torch.autograd.gradgradcheck(lambda *parts: GridAttention.apply(*parts, mask, True), arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_shows_nothing_has_the_lowest_sum_and_no_nan(dtype):
+    arguments = random_arguments(dtype=dtype)
+    mask = torch.zeros(2, 4, 3, dtype=torch.bool)
+    mask[0] = True
+    *sums, log_sum = GridAttention.apply(*arguments, mask, True)
+    assert (log_sum[1] == torch.finfo(dtype).min).all() and log_sum[0].abs().max() < 1e3
+    share = torch.stack([log_sum, torch.zeros_like(log_sum)]).softmax(dim=0)
+    assert (share[0, 1] == 0).all()
+    (share[0][..., None] * sums[0]).sum().backward()
+    for argument in arguments:
+        assert argument.grad.isfinite().all()
+    assert (arguments[3].grad[1] == 0).all() and (arguments[6].grad[1] == 0).all()

@@ -135,7 +135,7 @@ def test_a_hub_out_of_reach(tmp_path, monkeypatch):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(convert, "snapshot_download", fail)
-    with pytest.raises(UserError, match="org/perceiver is no folder, and cannot be downloaded: no route to host"):
+    with pytest.raises(UserError, match="org/perceiver is not a folder, and cannot be downloaded: no route to host"):
         convert.main(["org/perceiver", str(tmp_path / "dest")])
     assert not list(tmp_path.iterdir())
 

@@ -181,7 +181,7 @@ def test_the_card(staged, run):
     )
     (accuracy,) = (result for result in card.data.eval_results if result.metric_type == "accuracy")
     assert accuracy.metric_value == metrics["test_accuracy"]
-    assert "datasets" not in data  # a local folder is no dataset of the Hub
+    assert "datasets" not in data  # a local folder is not a dataset of the Hub
     assert {entry["src"] for entry in data["widget"]} == {f"examples/{number}.png" for number in range(3)}
     assert {entry["example_title"] for entry in data["widget"]} <= set(CLASSES)
     assert f"| test accuracy | {100 * metrics['test_accuracy']:.2f} % |" in card.text
@@ -285,8 +285,8 @@ def test_metrics_of_other_weights_are_refused(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "model.safetensors").unlink(), r"no finished run: model.safetensors missing"),
-        (lambda folder: (folder / "metrics.json").unlink(), r"no finished run: metrics.json missing; finish it with"),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"not a finished run: model.safetensors missing"),
+        (lambda folder: (folder / "metrics.json").unlink(), r"not a finished run: metrics.json missing; finish"),
         (lambda folder: (folder / "pytorch_model.bin").touch(), r"holds pickled files \(pytorch_model.bin\)"),
         (shutil.rmtree, r"no such folder"),
     ],

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.calibration import calibration_curve
 
 from lab.scoring.scores import TopKAccuracy, calibrate, class_table, confusions
 
@@ -17,6 +18,17 @@ def test_calibration_error_by_the_definition():
     assert calibration.error == pytest.approx(expected, abs=1e-12)
     assert calibration.counts.sum() == 500
     assert np.isnan(calibration.accuracies[0]) and calibration.counts[0] == 0
+
+
+def test_bins_are_those_of_scikit_learn():
+    """Which leaves out empty bins and tells no counts, so that the error cannot be computed from it."""
+    rng = np.random.default_rng(0)
+    confidence, right = rng.uniform(0.1, 1, 500), rng.random(500) < 0.6
+    calibration = calibrate(confidence, right)
+    accuracies, confidences = calibration_curve(right, confidence, n_bins=15)
+    there = calibration.counts > 0
+    assert calibration.accuracies[there] == pytest.approx(accuracies)
+    assert calibration.confidences[there] == pytest.approx(confidences)
 
 
 def test_bins_include_their_upper_edge():

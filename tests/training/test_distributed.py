@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from lab.errors import UserError
 from lab.training.curves import read_metrics
+from tests.checkpoints import save_checkpoint
 from tests.models import pixels, small_model
 from tests.paths import ROOT
 from tests.processes import run_together, start, train_tiny
@@ -124,6 +125,24 @@ def refuses_output(folder: str, *arguments: str):
     run_folder._ATTEMPTS = 1
     with pytest.raises(UserError, match=r"output_dir=output is not one folder for all .* by process 1 on "):
         on_a_machine(folder, *arguments)
+
+
+def test_two_processes_fine_tune_as_one(folder, arguments, tmp_path):
+    """From a checkpoint, with frozen weights, rates of their own for layers, and crops that are decoded in workers."""
+    checkpoint = tmp_path / "checkpoint"
+    save_checkpoint(checkpoint)
+    more = [f"pretrained={checkpoint}", "optimization.freeze=[perceiver.blocks.*]", "optimization.layer_decay=0.7"]
+    more += ["optimization.ema_decay=0.5", "augmentation.random_resized_crop=[0.3,1.0]"]
+    process = start(train_tiny, *arguments, *more, f"output_dir={tmp_path / 'alone'}")
+    process.join(timeout=240)
+    assert process.exitcode == 0
+    together = [*arguments, *more, "data.workers=1", f"output_dir={tmp_path / 'together'}"]
+    assert run_together(2, train_tiny, *together) == [0, 0]
+    assert_same_training(tmp_path / "together", tmp_path / "alone")
+    before, after = (load_file(path / "model.safetensors") for path in (checkpoint, tmp_path / "together"))
+    for name in before:
+        if not name.endswith("k_proj.bias"):  # never trained
+            assert torch.equal(before[name], after[name]) == name.startswith("perceiver.blocks."), name
 
 
 def test_a_failing_process_ends_the_others(folder, arguments, tmp_path):

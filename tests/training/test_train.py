@@ -23,6 +23,7 @@ RESUMABLE = [
     "optimization.epochs=3",
     "checkpoint.every_steps=1",
     "checkpoint.keep_last=1",
+    "augmentation.random_resized_crop=[0.3,1.0]",
     "augmentation.crop_padding=2",
     "augmentation.horizontal_flip=true",
     "model.attention_probs_dropout_prob=0.2",

@@ -1,4 +1,4 @@
-"""From uint8 pixels to what the model sees: random changes and normalisation, on whole batches and their device."""
+"""Random changes and normalisation of uint8 pixels, for whole batches on their device."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -16,12 +16,15 @@ from modeling_perceiver_study import PerceiverStudyImageProcessor
 class Augmentation:
     """What happens to each training image."""
 
-    crop_padding: int = 0  # pixels of black around the image before a random crop of its own size
+    # Crop a random share of the area, evenly from [lowest, highest], and resize it, before other changes. Images keep
+    # their size and are read from disk for each batch. null resizes and crops the centre, as in evaluation.
+    random_resized_crop: list[float] | None = None
+    crop_padding: int = 0  # black pixels around the image before a random crop of its own size
     horizontal_flip: bool = False
-    trivial_augment: bool = False  # then one of 14 operations, such as a shear or another contrast, of random strength
-    random_erasing: float = 0.0  # share of the images that lose a random rectangle; it gets the mean colour
-    mixup_alpha: float = 0.0  # blend with another image, its share from Beta(alpha, alpha); 0 does not
-    cutmix_alpha: float = 0.0  # paste a rectangle of another image, likewise; with both, half of the images get either
+    trivial_augment: bool = False  # one of 14 operations, such as a shear or another contrast, of random strength
+    random_erasing: float = 0.0  # share of the images in which a random rectangle gets the mean colour
+    mixup_alpha: float = 0.0  # blend with another image, its share from Beta(alpha, alpha); 0 is off
+    cutmix_alpha: float = 0.0  # paste a rectangle of another image, likewise; with both, half of the images get each
 
     @property
     def mixes(self) -> bool:
@@ -35,16 +38,16 @@ RANGES = {"crop_padding": (0, None), "random_erasing": (0, 1), "mixup_alpha": (0
 
 @dataclass
 class Draws:
-    """The random choices for `n` images; None for what is off.
+    """The random choices for `n` images; None for changes that are off.
 
     Attributes:
-        shift: `(2, n)`, how far down and right the crop of each begins, from 0 to `2 * crop_padding`.
+        shift: `(2, n)`, row and column at which the crop of each begins, from 0 to `2 * crop_padding`.
         flip: `(n,)` bool.
-        operation: `(n,)`, of trivial_augment.py; stays on the CPU.
-        strength: `(n,)`, of that operation; likewise.
-        erased: `(4, n)`, rectangles of mixing.py.
-        mixed: `(4, n)`, likewise.
-        opacity: `(n,)`, of the neighbour in `mixed`.
+        operation: `(n,)`, numbers from trivial_augment.py, which stay on the CPU.
+        strength: `(n,)`, of that operation, also on the CPU.
+        erased: `(4, n)`, rectangles as in mixing.py.
+        mixed: `(4, n)`, rectangles as in mixing.py.
+        opacity: `(n,)`, of the neighbour in `mixed`, from 0 to 1.
     """
 
     shift: torch.Tensor
@@ -56,7 +59,7 @@ class Draws:
     opacity: torch.Tensor | None = None
 
     def rows(self, start: int, stop: int, device: torch.device) -> "Draws":
-        """The choices for images `start` to `stop`."""
+        """Return the choices for images `start` to `stop`."""
         chosen = {}
         for field in fields(self):
             values = getattr(self, field.name)
@@ -67,7 +70,7 @@ class Draws:
 
 
 def draw(settings: Augmentation, count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
-    """Choices for `count` images of `size` `(H, W)`, made on the CPU, so that all devices draw alike."""
+    """Draw choices for `count` images of `size` `(H, W)` on the CPU, so that they are the same for all devices."""
     shift = torch.randint(0, 2 * settings.crop_padding + 1, (2, count), generator=generator)
     flip = torch.rand(count, generator=generator) < 0.5
     draws = Draws(shift, flip & settings.horizontal_flip)
@@ -83,7 +86,7 @@ def draw(settings: Augmentation, count: int, size: tuple[int, int], generator: t
 
 
 def augment(pixels: torch.Tensor, settings: Augmentation, draws: Draws) -> torch.Tensor:
-    """`(n, C, H, W) -> (n, C, H, W)`, uint8: crop and flip, then an operation of TrivialAugment."""
+    """`(n, C, H, W) -> (n, C, H, W)`, uint8: crop and flip, then apply an operation of TrivialAugment."""
     pixels = crop_and_flip(pixels, settings, draws)
     if settings.trivial_augment:
         from lab.augment.trivial_augment import trivial_augment
@@ -93,7 +96,7 @@ def augment(pixels: torch.Tensor, settings: Augmentation, draws: Draws) -> torch
 
 
 def crop_and_flip(pixels: torch.Tensor, settings: Augmentation, draws: Draws) -> torch.Tensor:
-    """`(n, C, H, W) -> (n, C, H, W)`: a random crop of each padded image, mirrored or not."""
+    """`(n, C, H, W) -> (n, C, H, W)`: take a random crop of each padded image, and mirror some."""
     if not (settings.crop_padding or settings.horizontal_flip):
         return pixels
     count, channels, height, width = pixels.shape
@@ -108,8 +111,10 @@ def crop_and_flip(pixels: torch.Tensor, settings: Augmentation, draws: Draws) ->
 
 
 def describe_augmentation(settings: Augmentation) -> str:
-    """What happens to each training image, to end a list with; nothing where nothing does."""
+    """Return what happens to each training image, as the end of a list; empty if nothing does."""
+    low, high = settings.random_resized_crop or (0, 0)
     kinds = {
+        f"random crops of {100 * low:g} to {100 * high:g} % of the area": high,
         f"random crops of images padded by {settings.crop_padding}": settings.crop_padding,
         "mirrored images": settings.horizontal_flip,
         "TrivialAugment": settings.trivial_augment,
@@ -122,13 +127,13 @@ def describe_augmentation(settings: Augmentation) -> str:
 
 
 class TrainingInputs:
-    """A training batch -> what the model sees and what it is to say, with random choices that a resumed run repeats.
+    """Turn a training batch into the model's inputs and targets, with random choices that a resumed run repeats.
 
-    They depend on seed, step and place in the batch alone. Every process and accumulated part draws for the whole
-    batch and takes its rows, so that cutting the batch differently changes nothing.
+    The choices depend only on seed, step and place in the batch. Every process and accumulated part draws them for the
+    whole batch and takes its rows, so the result does not depend on how the batch is divided.
 
     Raises:
-        UserError: TrivialAugment is to work on other than grey or colour images.
+        UserError: TrivialAugment is on, and images have neither 1 nor 3 channels.
     """
 
     def __init__(
@@ -141,7 +146,7 @@ class TrainingInputs:
     ):
         """
         Args:
-            blendable: makes floats of labels, of which a mean makes sense; called where images mix.
+            blendable: turns labels into floats that can be averaged; called if images are mixed.
         """
         self.settings = settings
         self.normalize = normalize
@@ -158,10 +163,12 @@ class TrainingInputs:
     def __call__(
         self, pixels: torch.Tensor, labels: torch.Tensor, step: int, first: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`(n, C, H, W)` uint8, `(n,)` -> float32, and the labels, or `(n, classes)` probabilities where images mix.
+        """Return images as float32, and the labels, or `(n, classes)` probabilities if images are mixed.
 
         Args:
-            first: `pixels` are rows `first` to `first + n` of the batch of `step`; both even where images mix.
+            pixels: `(n, C, H, W)` uint8.
+            labels: `(n,)`.
+            first: `pixels` are rows `first` to `first + n` of the batch of `step`; both are even if images are mixed.
         """
         self.generator.manual_seed(fold_seed(self.seed, step))
         draws = draw(self.settings, self.batch_size, pixels.shape[-2:], self.generator)
@@ -175,7 +182,7 @@ class TrainingInputs:
 
 
 class Normalization:
-    """`(n, C, H, W)` uint8 -> float32: the image processor's rescaling and normalisation in one multiply and add."""
+    """`(n, C, H, W)` uint8 -> float32: rescale and normalise as the image processor does, in one multiply and add."""
 
     def __init__(self, processor: PerceiverStudyImageProcessor):
         rescale = processor.rescale_factor if processor.do_rescale else 1.0

@@ -1,11 +1,11 @@
-"""Rectangles of training images that lose their pixels or show their neighbour's: random erasing, mixup and CutMix.
+"""Random erasing, mixup and CutMix: rectangles of training images are erased or show another image, their neighbour.
 
 Mixup (Zhang et al. 2018, https://arxiv.org/abs/1710.09412) blends two whole images, CutMix (Yun et al. 2019,
 https://arxiv.org/abs/1905.04899) pastes a rectangle of one into the other; labels are blended by the same share. Both
-are a rectangle and how much of the neighbour shows in it, so a batch may hold both.
+are a rectangle and the opacity of the neighbour in it, so a batch can have both.
 
-Who is neighbour to whom does not depend on how a batch is cut into parts, as long as parts are of even size: images 0
-and 1 of a batch, 2 and 3, and so on. The order of the images is random anyway.
+Images 0 and 1 of a batch are neighbours, 2 and 3, and so on. So the pairs do not depend on how a batch is divided, as
+long as parts have an even size. The order of the images is random anyway.
 """
 
 import numpy as np
@@ -17,12 +17,12 @@ _ERASED_RATIOS = (0.3, 3.3)  # height to width
 
 
 def draw_erased(share: float, count: int, size: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
-    """`(4, n)`, rectangles to erase from images of `size` `(H, W)`; empty for all but a `share` of them."""
+    """Draw rectangles `(4, n)` to erase from images of `size` `(H, W)`; only a `share` of them is not empty."""
     area = torch.empty(count).uniform_(*_ERASED_SHARES, generator=generator)
     ratio = torch.empty(count).uniform_(*np.log(_ERASED_RATIOS), generator=generator).exp()
     sides = []
     for length, side in zip(size, ((area * ratio).sqrt(), (area / ratio).sqrt()), strict=True):
-        # Shares of a side, so that rectangles are stretched with the image.
+        # In shares of a side, so rectangles are stretched with the image.
         side = (side * length).round().clamp(max=length)
         first = (torch.rand(count, generator=generator) * (length - side + 1)).floor()
         sides += [first, first + side]
@@ -32,14 +32,15 @@ def draw_erased(share: float, count: int, size: tuple[int, int], generator: torc
 def draw_mixed(
     mixup_alpha: float, cutmix_alpha: float, count: int, size: tuple[int, int], generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(4, n), (n,)`: rectangles that show the neighbour, and how much of it, from 0 to 1.
+    """Draw rectangles `(4, n)` that show the neighbour, and its opacity `(n,)` in them, from 0 to 1.
 
     Args:
-        mixup_alpha: the neighbour's share of a blend is from Beta(alpha, alpha); 0 is no mixup.
-        cutmix_alpha: likewise for the area of a pasted rectangle. With both, half of the images get either.
+        mixup_alpha: the opacity of a blend is from Beta(alpha, alpha); 0 turns mixup off.
+        cutmix_alpha: the area of a pasted rectangle is from Beta(alpha, alpha); 0 turns CutMix off. With both, half of
+            the images get each.
     """
     cut = torch.rand(count, generator=generator) < (0.5 if mixup_alpha and cutmix_alpha else float(cutmix_alpha > 0))
-    # torch draws from a Beta distribution without a generator only.
+    # torch cannot draw from a Beta distribution with a generator.
     rng = np.random.default_rng(torch.randint(2**62, (), generator=generator).item())
     opacity, area = (
         torch.from_numpy(rng.beta(alpha or 1.0, alpha or 1.0, count)).float() for alpha in (mixup_alpha, cutmix_alpha)
@@ -54,14 +55,14 @@ def draw_mixed(
 
 
 def erase(images: torch.Tensor, rectangles: torch.Tensor) -> torch.Tensor:
-    """`(n, C, H, W)`, `(4, n)` -> the images with 0 in their rectangles."""
+    """`(n, C, H, W), (4, n) -> (n, C, H, W)`: set the pixels in rectangles to 0."""
     return images.masked_fill(_inside(rectangles, images), 0)
 
 
 def mix(
     images: torch.Tensor, targets: torch.Tensor, rectangles: torch.Tensor, opacity: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images and targets, each mixed with its neighbour's as `draw_mixed` says.
+    """Mix images and targets with those of their neighbours, by what `draw_mixed` drew.
 
     Args:
         images: `(n, C, H, W)`; `n` is even.
@@ -77,7 +78,7 @@ def _neighbours(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _inside(rectangles: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """`(n, 1, H, W)` bool"""
+    """Return `(n, 1, H, W)` bool: which pixels are in the rectangles."""
     inside = []
     for axis, (first, end) in zip((-2, -1), rectangles.view(2, 2, -1, 1), strict=True):
         place = torch.arange(images.shape[axis], device=images.device)

@@ -4,5 +4,5 @@ import numpy as np
 
 
 def fold_seed(*numbers: int) -> int:
-    """One seed from several numbers of at least 0, unrelated for all that differ."""
+    """Return one seed for several numbers of at least 0; different numbers give unrelated seeds."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

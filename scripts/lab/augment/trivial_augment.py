@@ -1,7 +1,7 @@
-"""TrivialAugment (Müller and Hutter 2021, https://arxiv.org/abs/2103.10158): one operation per image, however strong.
+"""TrivialAugment (Müller and Hutter 2021, https://arxiv.org/abs/2103.10158): one operation per image, of any strength.
 
-Operations and ranges are those of the paper's wide space, which torchvision's `TrivialAugmentWide` has too; kornia and
-torch do the work. Images of a batch that drew the same operation go through it together, each with its own strength.
+Operations and ranges are those of the paper's wide space, as in torchvision's `TrivialAugmentWide`. kornia and torch
+compute them, for all images of a batch with the same operation together, each with its own strength.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import kornia.enhance as enhance
 import torch
 import torch.nn.functional as F
 
-STRENGTHS = 31  # including none
+STRENGTHS = 31  # including zero
 _FARTHEST = 32  # pixels, whatever the size of the image
 _LARGEST_ANGLE = 135  # degrees
 _LARGEST_CHANGE = 0.99  # of a factor, or of a shear
@@ -21,7 +21,7 @@ Operation = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def draw_operations(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """For `count` images the number of an operation `(n,)` and its strength `(n,)`, from -1 to 1 in even steps."""
+    """Draw for `count` images the number of an operation `(n,)` and its strength `(n,)`, from -1 to 1 in even steps."""
     operation = torch.randint(len(OPERATIONS), (count,), generator=generator)
     strength = torch.randint(STRENGTHS, (count,), generator=generator) / (STRENGTHS - 1)
     sign = 1 - 2 * torch.randint(2, (count,), generator=generator)
@@ -29,11 +29,12 @@ def draw_operations(count: int, generator: torch.Generator) -> tuple[torch.Tenso
 
 
 def trivial_augment(pixels: torch.Tensor, operation: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
-    """`(n, C, H, W)` uint8 -> the same, each image changed by its operation.
+    """`(n, C, H, W) -> (n, C, H, W)`, uint8: change each image by its operation.
 
     Args:
         pixels: grey or colour.
-        operation: `(n,)`, as `strength` from `draw_operations`, and on the CPU, which asks for the images of each.
+        operation: `(n,)` from `draw_operations`, on the CPU, where images are sorted by operation.
+        strength: `(n,)` from `draw_operations`, on the CPU.
     """
     changed = pixels.clone()
     for number, apply in enumerate(OPERATIONS.values()):
@@ -46,10 +47,10 @@ def trivial_augment(pixels: torch.Tensor, operation: torch.Tensor, strength: tor
 
 
 def _warp(images: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """The pixel nearest to `matrix @ [x, y, 1]` for each `(x, y)`, black outside.
+    """Return for each `(x, y)` the pixel nearest to `matrix @ [x, y, 1]`, black outside of the image.
 
     Args:
-        matrix: `(n, 2, 3)`, in pixels, the corner of the image at 0.
+        matrix: `(n, 2, 3)`, in pixels from the corner of the image.
     """
     height, width = images.shape[-2:]
     # torch's coordinates run from -1 to 1: p = size * (c + 1) / 2.
@@ -61,7 +62,7 @@ def _warp(images: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
 
 
 def _matrix(strength: torch.Tensor, entries: list[list]) -> torch.Tensor:
-    """`(n, 2, 3)` of `entries`, numbers or `(n,)`."""
+    """Return `(n, 2, 3)` from `entries`, which are numbers or `(n,)`."""
     return torch.stack([torch.stack([e + 0 * strength for e in row], dim=-1) for row in entries], dim=-2)
 
 
@@ -85,7 +86,7 @@ def _rotate(images: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
     angle = torch.deg2rad(_LARGEST_ANGLE * strength)
     cos, sin = angle.cos(), angle.sin()
     height, width = images.shape[-2:]
-    x, y = width / 2, height / 2  # stays where it is
+    x, y = width / 2, height / 2  # the fixed point
     return _warp(images, _matrix(strength, [[cos, -sin, x - x * cos + y * sin], [sin, cos, y - x * sin - y * cos]]))
 
 
@@ -104,7 +105,7 @@ def _equalize(images: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _sums_in_any_order():
-    """Let torch sum whole numbers as floats in deterministic mode: on CUDA it refuses, though the order is all one."""
+    """Let torch sum whole numbers as floats in deterministic mode; it refuses on CUDA, though order is irrelevant."""
     refused = torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(False)
@@ -115,7 +116,7 @@ def _sums_in_any_order():
 
 
 def _by_factor(change: Operation) -> Operation:
-    """An operation of kornia's that takes a factor, 1 for no change."""
+    """Return an operation by a function of kornia's that takes a factor, where 1 is no change."""
     return lambda images, strength: change(images, 1 + _LARGEST_CHANGE * strength)
 
 

@@ -13,6 +13,8 @@ class ArrayDataset(Dataset):
         arrays: what else a batch has, by name.
     """
 
+    in_memory = True  # so that no processes read ahead
+
     def __init__(self, labels: np.ndarray, **arrays: np.ndarray):
         self.labels, self.arrays = labels, arrays
 

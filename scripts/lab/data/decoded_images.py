@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import datasets
 import fsspec
@@ -15,6 +16,8 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from lab.augment.crops import random_box
+from lab.data.columns import media_column
 from lab.data.images import UNUSABLE, seen_pixels
 from lab.data.sources import Source
 from lab.data.splits import Rows
@@ -31,7 +34,7 @@ _READING_VERSION = 2
 
 
 class ImageDataset(torch.utils.data.Dataset):
-    """Images `(n, C, H, W)` uint8, in memory or memory-mapped, with labels `(n,)` int64.
+    """Images `(n, C, H, W)` uint8, in memory or memory-mapped, with labels `(n,)` int64 or `(n, L)` float32.
 
     Args:
         broken: `(n,)` bool, images to leave out.
@@ -42,11 +45,16 @@ class ImageDataset(torch.utils.data.Dataset):
         self.rows = None if broken is None or not broken.any() else np.flatnonzero(~broken)
         self.labels = labels if self.rows is None else labels[self.rows]
 
+    @property
+    def in_memory(self) -> bool:
+        """Not memory-mapped, so that no processes need to read ahead."""
+        return not isinstance(self.pixels, np.memmap)
+
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """A whole batch: `pixels` `(b, C, H, W)` uint8, `labels` `(b,)`.
+        """A whole batch: `pixels` `(b, C, H, W)` uint8, `labels` `(b,)` or `(b, L)`.
 
         It comes assembled, so a data loader takes `default_convert` to collate.
         """
@@ -57,11 +65,31 @@ class ImageDataset(torch.utils.data.Dataset):
         }
 
 
-class Decoder:
-    """Encoded images -> pixels as the processor resizes and crops them, uint8."""
+IMAGE = media_column("image", datasets.Image)
 
-    def __init__(self, settings: Data, config: PerceiverStudyConfig, processor: PerceiverStudyImageProcessor):
-        self.settings = settings
+
+class Decoder:
+    """Encoded images -> pixels as the processor resizes and crops them, uint8.
+
+    Attributes:
+        sample: what messages call a row that cannot be decoded.
+        unusable: what such a row raises.
+    """
+
+    sample, unusable = "image", UNUSABLE
+
+    def __init__(
+        self,
+        settings: Data,
+        config: PerceiverStudyConfig,
+        processor: PerceiverStudyImageProcessor,
+        crop_scale: tuple[float, float] | None = None,
+    ):
+        """
+        Args:
+            crop_scale: shares of an image's area that random crops have, for `crop_one`; None is no such crops.
+        """
+        self.settings, self.crop_scale = settings, crop_scale
         self.processor = processor
         self.shape = (config.num_channels, *config.grid)
         self.plain_mode = {1: "L", 3: "RGB"}.get(config.num_channels)
@@ -103,6 +131,7 @@ class Decoder:
         folder = self.settings.cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "decoded"
         settings = [getattr(self.processor, name) for name in _READING]
         content = f"{_READING_VERSION} {source.fingerprint} {self.shape} {settings} {self.settings.on_error}"
+        rows = source.rows[rows]
         return Path(folder) / f"{hashlib.sha256(content.encode() + rows.tobytes()).hexdigest()[:32]}.npy"
 
     def _fill(self, pixels: np.ndarray, source: Source, rows: np.ndarray) -> np.ndarray:
@@ -111,18 +140,12 @@ class Decoder:
 
         def fill_from(start: int) -> int:
             chunk = rows[start : start + _CHUNK]
-            for offset, (row, encoded) in enumerate(zip(chunk, source.read(chunk), strict=True)):
+            for offset, encoded in enumerate(source.read(chunk)[IMAGE.role]):
                 try:
                     pixels[start + offset] = self.decode_one(encoded)
                 except UNUSABLE as error:
-                    path = encoded["path"] if isinstance(encoded, dict) else None
-                    where = f"row {row} of {source.name}" + (f" ({path})" if path else "")
-                    if self.settings.on_error == "raise":
-                        raise UserError(
-                            f"{where} is no usable image: {error}; data.on_error=skip leaves such out"
-                        ) from None
+                    self.leave_out(source, chunk[offset], encoded, error)
                     broken[start + offset] = True
-                    tqdm.write(f"left out: {where} is no usable image: {error}")
             return len(chunk)
 
         # Threads are enough: Pillow lets others run while it decodes and resizes.
@@ -133,27 +156,64 @@ class Decoder:
             tqdm.write(f"left out {broken.sum()} of {len(rows)} images of {source.name}")
         return broken
 
-    def decode_one(self, encoded) -> np.ndarray:
-        """One image as `(C, H, W)` uint8; raises one of `UNUSABLE` if that fails."""
+    def leave_out(self, source: Source, sample: int, encoded, error: Exception):
+        """Say that an image is not usable; a `UserError` unless the recipe says to skip such."""
+        path = encoded["path"] if isinstance(encoded, dict) else None
+        where = f"row {source.rows[sample]} of {source.name}" + (f" ({path})" if path else "")
+        if self.settings.on_error == "raise":
+            raise UserError(f"{where} is not a usable image: {error}; data.on_error=skip leaves such out") from None
+        tqdm.write(f"left out: {where} is not a usable image: {error}")
+
+    def decode_row(self, inputs: dict[str, Any], *place: int) -> np.ndarray:
+        """The image of a row, given by role; cropped at random if there is a `place` and the recipe says so."""
+        crops = place and self.crop_scale is not None
+        return self.crop_one(inputs[IMAGE.role], *place) if crops else self.decode_one(inputs[IMAGE.role])
+
+    def upright_image(self, encoded) -> Image.Image:
+        """One image as it is, but upright; raises one of `UNUSABLE` if that fails."""
         if encoded is None or (isinstance(encoded, dict) and encoded["bytes"] is None and not encoded["path"]):
             raise ValueError("there is none")
         if isinstance(encoded, dict) and encoded["bytes"] is None:
             with fsspec.open(encoded["path"], "rb") as file:  # also inside an archive, or on the Hub
                 encoded = {"bytes": file.read(), "path": None}
         image = Image.open(io.BytesIO(encoded["bytes"])) if isinstance(encoded, dict) else encoded
-        image = upright(image)
+        return upright(image)
+
+    def decode_one(self, encoded) -> np.ndarray:
+        """One image as `(C, H, W)` uint8; raises one of `UNUSABLE` if that fails."""
+        image = self.upright_image(encoded)
         channels, height, width = self.shape
-        plain = image.mode == self.plain_mode and not image.has_transparency_data
-        if self.processor_is_identity and plain and image.size == (width, height):
-            return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
+        if self.processor_is_identity and self._is_plain(image) and image.size == (width, height):
+            return _channels_first(image, channels)
         pixels = seen_pixels(self.processor, image)
         if pixels.shape != self.shape:
             raise ValueError(f"its pixels are {pixels.shape} after resize and crop, expected {self.shape}")
         return pixels
 
+    def crop_one(self, encoded, *place: int) -> np.ndarray:
+        """A random crop of one image, resized to `(C, H, W)` uint8; raises one of `UNUSABLE` if that fails.
+
+        Args:
+            place: what the crop depends on, such as seed, epoch and row.
+        """
+        image = self.upright_image(encoded)
+        image = image.crop(random_box(image.size, self.crop_scale, *place))
+        channels, height, width = self.shape
+        if self._is_plain(image):  # the same, several times faster
+            return _channels_first(image.resize((width, height), self.processor.resample), channels)
+        size = {"height": height, "width": width}
+        return seen_pixels(self.processor, image, do_resize=True, size=size, do_center_crop=False)
+
+    def _is_plain(self, image: Image.Image) -> bool:
+        return image.mode == self.plain_mode and not image.has_transparency_data
+
     def batch(self, images: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """Decoded images as a batch: `pixels` `(b, C, H, W)` uint8."""
         return {"pixels": torch.from_numpy(np.stack(images))}
+
+
+def _channels_first(image: Image.Image, channels: int) -> np.ndarray:
+    return np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
 
 
 def _progress(source: Source, total: int) -> tqdm:

@@ -33,13 +33,17 @@ def open_image(path: Path) -> Image.Image:
         image = Image.open(io.BytesIO(path.read_bytes()))
         image.load()
     except UNUSABLE as error:
-        raise UserError(f"{path} is no readable image: {error}") from None
+        raise UserError(f"{path} is not a readable image: {error}") from None
     return image
 
 
-def seen_pixels(processor: BaseImageProcessor, image: Image.Image | np.ndarray) -> np.ndarray:
-    """`(C, H, W)` uint8: the image as the model sees it, resized and cropped, but not rescaled."""
-    plain = {"do_normalize": False, "do_fourier_encode": False}
+def seen_pixels(processor: BaseImageProcessor, image: Image.Image | np.ndarray, **settings) -> np.ndarray:
+    """`(C, H, W)` uint8: the image as the model sees it, resized and cropped, but not rescaled.
+
+    Args:
+        settings: in place of those of the processor.
+    """
+    plain = {"do_normalize": False, "do_fourier_encode": False, **settings}
     pixels = processor(image, **plain, return_tensors="np")["pixel_values"][0]
     if processor.do_rescale:  # undone rather than left out, as it says which values are black and white
         pixels = pixels / processor.rescale_factor

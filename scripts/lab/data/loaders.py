@@ -1,12 +1,14 @@
 """Batches on a device: those of an epoch of training from any sample on, and those of an evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset, default_convert
+
+from lab.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class EpochLoader:
         Args:
             batch_size: samples of an optimiser step, over all processes and parts.
             parts: how many a process cuts its share of a batch into.
-            workers: processes that read ahead; 0 reads in this one.
+            workers: processes that read ahead samples that are not in memory; 0 reads in this one.
         """
         self.dataset, self.batch_size, self.parts, self.seed = dataset, batch_size, parts, seed
         self.place, self.workers = place, workers
@@ -54,24 +56,43 @@ class EpochLoader:
         return (len(self.dataset) - done) // self.batch_size
 
     def batches(self, epoch: int, done: int) -> Iterator[dict[str, torch.Tensor]]:
-        """The parts of all batches of the epoch after `done` of its samples."""
+        """The parts of all batches of the epoch after `done` of its samples.
+
+        A dataset that changes samples at random while it reads them has `in_epoch(seed, epoch)`, see `Splits`.
+        """
+        in_epoch = getattr(self.dataset, "in_epoch", None)
+        dataset = in_epoch(self.seed, epoch) if in_epoch else self.dataset
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.dataset))
         steps = self.steps_left(done)
         # Part after part of a batch, and in each part process after process, so that neither number changes a batch.
         shape = (steps * self.parts, self.place.processes, -1)
         share = order[done : done + steps * self.batch_size].reshape(shape)[:, self.place.process] if steps else []
         loader = DataLoader(
-            self.dataset,
+            dataset,
             batch_sampler=[rows.tolist() for rows in share],
             collate_fn=default_convert,
-            num_workers=self.workers,
+            num_workers=_workers(self.dataset, self.workers),
             pin_memory=self.place.pins_memory,
         )
-        return map(self.place.move, loader)
+        return map(self.place.move, plainly(loader))
+
+
+def plainly(batches: Iterable) -> Iterator:
+    """The batches; a `UserError` of a worker without the traceback that torch puts in front of it."""
+    try:
+        yield from batches
+    except UserError as error:
+        raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
 
 
 def evaluation_loader(accelerator: Accelerator, dataset: Dataset, batch_size: int, workers: int = 0) -> DataLoader:
     """All samples in order, prepared by `accelerator`, in batches of `batch_size` over all processes."""
     pin = accelerator.device.type == "cuda"
+    workers = _workers(dataset, workers)
     loader = DataLoader(dataset, batch_size, collate_fn=default_convert, num_workers=workers, pin_memory=pin)
     return accelerator.prepare(loader)
+
+
+def _workers(dataset: Dataset, wanted: int) -> int:
+    """Processes that read ahead: none for samples in memory, where copying between processes takes longer."""
+    return 0 if getattr(dataset, "in_memory", False) else wanted

@@ -1,66 +1,217 @@
-"""Where labelled images come from: scikit-learn's digits, the Hub, or a local folder. Nothing is decoded here."""
+"""Where samples come from: scikit-learn's digits, the Hub, or a local folder. Nothing is decoded here."""
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.compute as pc
 from PIL import Image
 
+from lab.data.columns import LABEL, Column, file_of, find_column, located
+from lab.data.folders import find_splits
+from lab.data.labels import SINGLE_LABEL, LabelReader, find_labels, label_reader, read_labels
 from lab.errors import UserError, one_line
 from lab.recipe import Data
 
 DIGITS_TEST_IMAGES = 360  # a fifth of the 1797
+_SHARDS = 64  # into which a saved dataset is cut to be streamed
 
 
 @dataclass
 class Source:
-    """One split of a dataset, images still encoded.
+    """Samples of one split of a dataset, still encoded.
 
     Attributes:
-        name: what error messages call it.
+        name: what error messages call the split.
         fingerprint: equal for equal content, for cached arrays.
-        labels: `(n,)` int64, from 0 to `len(label_names) - 1`.
-        label_names: names of the classes, in the order of their labels.
-        read: rows `(k,)` -> k things that hold an image each: a `PIL.Image`, or a dict of `bytes` and `path`.
+        labels: `(n,)` int64, or `(n, L)` float32.
+        label_names: names of the classes or numbers, in the order of the model's logits.
+        rows: `(n,)`, where the samples are in the split.
+        fetch: rows `(k,)` -> for each role k values.
+        list_files: for each row of the split the path of a file that it refers to, or None, for each role.
     """
 
     name: str
     fingerprint: str
     labels: np.ndarray
     label_names: list[str]
-    read: Callable[[np.ndarray], list]
+    rows: np.ndarray
+    fetch: Callable[[np.ndarray], dict[str, list]]
+    list_files: Callable[[], list[list[str | None]]]
+
+    def read(self, samples: np.ndarray) -> dict[str, list]:
+        """`(k,)` -> for each role k values, such as a dict of `bytes` and `path`."""
+        return self.fetch(self.rows[samples])
+
+    def take(self, samples: np.ndarray) -> "Source":
+        """Some of the samples."""
+        return dataclasses.replace(self, labels=self.labels[samples], rows=self.rows[samples])
+
+    def files(self) -> list[tuple[int, str]]:
+        """Sample and path, of all samples whose rows refer to files."""
+        lists = self.list_files()
+        return [(sample, path[row]) for path in lists for sample, row in enumerate(self.rows) if path[row] is not None]
 
 
-def load_sources(settings: Data) -> list[Source]:
+@dataclass(frozen=True)
+class Reading:
+    """What to read, and where from.
+
+    Attributes:
+        inputs: what a task reads of each row beside its label.
+        problem_type: what labels are for, as transformers' `config.problem_type` calls it.
+
+    Raises:
+        UserError: the recipe names a column for what the task does not read, or two sets of columns for labels.
+    """
+
+    settings: Data
+    inputs: Sequence[Column]
+    problem_type: str = SINGLE_LABEL
+
+    def __post_init__(self):
+        roles = [*(column.role for column in self.inputs), LABEL]
+        for role, chosen in self.settings.columns.items():
+            if role not in roles:
+                raise UserError(f"data.columns.{role}: this task reads {', '.join(roles)}")
+            names = chosen if role == LABEL and isinstance(chosen, list) else [chosen]
+            if not names or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
+                several = ", or a list of different ones" if role == LABEL else ""
+                raise UserError(f"data.columns.{role}={chosen}: expected the name of a column{several}")
+        if self.settings.label_column is not None and LABEL in self.settings.columns:
+            raise UserError(
+                f"data.label_column={self.settings.label_column} and data.columns.{LABEL}="
+                f"{self.settings.columns[LABEL]}: keep one of them"
+            )
+
+    @property
+    def chosen_labels(self) -> tuple[str, list[str]] | None:
+        """The columns of labels that the recipe names, and the key that names them."""
+        key, chosen = "data.label_column", self.settings.label_column
+        if chosen is None:
+            key, chosen = f"data.columns.{LABEL}", self.settings.columns.get(LABEL)
+        return chosen and (key, [chosen] if isinstance(chosen, str) else list(chosen))
+
+    def describe(self, split: str) -> str:
+        """What error messages call a split."""
+        return f"split {split} of {self.where}"
+
+    @property
+    def where(self) -> str:
+        """The folder, or the name."""
+        return self.settings.path or self.settings.name
+
+
+@dataclass
+class OpenSplit:
+    """One split with the columns that are read.
+
+    Attributes:
+        name: what error messages call it.
+        rows: the split, of these columns alone, encoded.
+        roles: names of the columns of inputs by role.
+        labels: reads the columns of labels.
+    """
+
+    name: str
+    rows: datasets.Dataset | datasets.IterableDataset
+    roles: dict[str, str]
+    labels: LabelReader
+    folder: str | None
+
+    def inputs_of(self, row: dict[str, Any]) -> dict[str, Any]:
+        """What the row holds for each role."""
+        return {role: located(row[column], self.folder) for role, column in self.roles.items()}
+
+    def fetch(self, rows: np.ndarray) -> dict[str, list]:
+        """Rows `(k,)` of a split that is no stream -> for each role k values."""
+        read = self.rows[rows]
+        return {role: [located(value, self.folder) for value in read[name]] for role, name in self.roles.items()}
+
+    def source(self, on_error: str) -> Source:
+        """The whole split, with its labels read. Errors as those of `LabelReader.fit` and `read_labels`."""
+        if isinstance(self.rows, datasets.IterableDataset):
+            rows = list(self.rows)
+            self.labels.fit([self.labels.of_row(row) for row in rows])
+            return self.source_of(rows, on_error)
+        columns = self.rows.with_format("arrow")[:]
+        lists = [columns[name].to_pylist() for name in self.labels.columns]
+        values = lists[0] if len(lists) == 1 else [list(row) for row in zip(*lists, strict=True)]
+        self.labels.fit(values)
+
+        def list_files() -> list[list[str | None]]:
+            return [paths for name in self.roles.values() if (paths := _paths(columns[name], self.folder)) is not None]
+
+        labels, kept = read_labels(self.labels, values, on_error)
+        fingerprint = f"{self.rows._fingerprint} {self.roles}"
+        return Source(self.name, fingerprint, labels, list(self.labels.names), kept, self.fetch, list_files)
+
+    def source_of(self, rows: list[dict], on_error: str) -> Source:
+        """Rows that were read of a stream, with their labels as `labels` was fitted to read them."""
+        values = [self.labels.of_row(row) for row in rows]
+        inputs = [self.inputs_of(row) for row in rows]
+        content = hashlib.sha256(repr(values).encode())
+        for value in (value for row in inputs for value in row.values()):
+            content.update(value["bytes"] if isinstance(value, dict) and value.get("bytes") else repr(value).encode())
+
+        def fetch(wanted: np.ndarray) -> dict[str, list]:
+            return {role: [inputs[row][role] for row in wanted] for role in self.roles}
+
+        def list_files() -> list[list[str | None]]:
+            return [[file_of(row[role]) for row in inputs] for role in self.roles]
+
+        labels, kept = read_labels(self.labels, values, on_error)
+        return Source(self.name, content.hexdigest(), labels, list(self.labels.names), kept, fetch, list_files)
+
+
+def _paths(column: Any, folder: str | None) -> list[str | None] | None:
+    """Paths of files that a column `(n,)` of Arrow refers to; None where it holds something else."""
+    if not hasattr(column.type, "names") or {*column.type.names} != {"bytes", "path"}:
+        return None
+    paths = pc.if_else(pc.is_null(pc.struct_field(column, "bytes")), pc.struct_field(column, "path"), None)
+    return [file_of(located({"bytes": None, "path": path}, folder)) for path in paths.to_pylist()]
+
+
+def load_sources(reading: Reading) -> list[Source]:
     """The split to train on and, where wanted, that to test on.
 
     Raises:
         UserError: there is no such dataset, split or column, it is empty, or a label is out of range (names the row).
     """
+    settings = reading.settings
     wanted = {"data.train_split": settings.train_split, "data.test_split": settings.test_split}
-    return load_named_sources(settings, {key: split for key, split in wanted.items() if split is not None})
+    return load_named_sources(reading, {key: split for key, split in wanted.items() if split is not None})
 
 
-def load_named_sources(settings: Data, wanted: dict[str, str]) -> list[Source]:
+def load_named_sources(reading: Reading, wanted: dict[str, str]) -> list[Source]:
     """The splits that `wanted` names; its keys are what a user calls the choice. Errors as those of `load_sources`."""
-    sources = []
-    for split, dataset in zip(wanted.values(), open_splits(settings, wanted), strict=True):
-        sources.append(dataset if isinstance(dataset, Source) else _source(dataset, split, settings))
-    return [with_good_labels(source, settings.on_error) for source in sources]
+    return [split.source(reading.settings.on_error) for split in open_splits(reading, wanted)]
 
 
-def open_splits(settings: Data, wanted: dict[str, str]) -> list[Source | datasets.Dataset | datasets.IterableDataset]:
-    """The splits that `wanted` names, as they come: the digits as sources, streams where the settings ask for them."""
-    splits = _digits() if settings.path is None and settings.name == "digits" else _load_dataset(settings)
-    for key, split in wanted.items():
-        if split not in splits:
-            found = ", ".join(splits)
-            raise UserError(f"{key}={split}: no such split in {_where(settings)}; there are {found}")
-    return [splits[split] for split in wanted.values()]
+def open_splits(reading: Reading, wanted: dict[str, str]) -> list[OpenSplit]:
+    """The splits that `wanted` names, with their columns found: streams where the settings ask for them."""
+    opened = _open(reading, wanted)
+    return [_with_columns(opened[split], split, reading) for split in wanted.values()]
+
+
+def _with_columns(dataset: datasets.Dataset | datasets.IterableDataset, split: str, reading: Reading) -> OpenSplit:
+    name, settings = reading.describe(split), reading.settings
+    if dataset.features is None:  # a stream of files that do not say what they hold
+        dataset = dataset._resolve_features()
+    features = dataset.features
+    roles = {column.role: find_column(column, features, settings.columns, name) for column in reading.inputs}
+    labels = find_labels(features, reading.chosen_labels, roles.values(), reading.problem_type, name)
+    reader = label_reader({label: features[label] for label in labels}, reading.problem_type, name)
+    rows = dataset.select_columns(list(dict.fromkeys([*roles.values(), *labels])))
+    for column in reading.inputs:
+        if column.stored_as is not None:
+            rows = rows.cast_column(roles[column.role], column.stored_as)
+    return OpenSplit(name, rows, roles, reader, settings.path)
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -78,7 +229,7 @@ def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
     return order[np.argsort(position, kind="stable")]
 
 
-def _digits() -> dict[str, Source]:
+def _digits() -> dict[str, datasets.Dataset]:
     from sklearn.datasets import load_digits  # here, since it takes seconds and no other data needs it
 
     bunch = load_digits()
@@ -87,121 +238,67 @@ def _digits() -> dict[str, Source]:
     # A seed of its own: the test images stay the same whatever a recipe says.
     order = stratified_order(labels, seed=0)
     rows_of = {"train": np.sort(order[DIGITS_TEST_IMAGES:]), "test": np.sort(order[:DIGITS_TEST_IMAGES])}
+    names = [str(name) for name in bunch.target_names]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
     return {
-        split: Source(
-            name=f"split {split} of digits",
-            fingerprint=f"digits-{split}",
-            labels=labels[rows],
-            label_names=[str(name) for name in bunch.target_names],
-            read=lambda wanted, rows=rows: [Image.fromarray(pixels[row]) for row in rows[wanted]],
+        split: datasets.Dataset.from_dict(
+            {"image": [Image.fromarray(pixels[row]) for row in rows], "label": labels[rows]}, features=features
         )
         for split, rows in rows_of.items()
     }
 
 
-def _where(settings: Data) -> str:
-    return settings.path or settings.name
-
-
-def _load_dataset(settings: Data) -> datasets.DatasetDict:
-    if settings.path is not None and not Path(settings.path).is_dir():
-        raise UserError(f"data.path={settings.path}: no such folder")
-    try:
-        return datasets.load_dataset(_where(settings), streaming=settings.streaming)
-    except Exception as error:  # the loaders of `datasets` raise nearly anything for a bad folder or name
-        reason = one_line(error)
-        if settings.path is None:
+def _open(reading: Reading, wanted: dict[str, str]) -> dict[str, Any]:
+    """The splits of a dataset by name, those that `wanted` names among them."""
+    settings = reading.settings
+    if settings.path is None and settings.name == "digits":
+        if settings.streaming:
+            raise UserError("data.streaming=true: digits has no shards to stream; set it to false")
+        return _require_splits(_digits(), wanted, reading)
+    if settings.path is None:
+        try:
+            return _require_splits(datasets.load_dataset(settings.name, streaming=settings.streaming), wanted, reading)
+        except UserError:
+            raise
+        except Exception as error:  # the loaders of `datasets` raise nearly anything for a bad name or folder
             raise UserError(
-                f"data.name={settings.name} cannot be loaded from the Hub ({reason}); "
+                f"data.name={settings.name} cannot be loaded from the Hub ({one_line(error)}); "
                 "check name and connection, or give a local folder as data.path"
             ) from error
+    if not Path(settings.path).is_dir():
+        raise UserError(f"data.path={settings.path}: no such folder")
+    try:
+        return _open_folder(Path(settings.path), reading, wanted)
+    except UserError:
+        raise
+    except Exception as error:
         raise UserError(
-            f"data.path={settings.path} cannot be loaded ({reason}); expected parquet files named after their split, "
-            "or folders train/CLASS and test/CLASS of images"
+            f"data.path={settings.path} cannot be loaded ({one_line(error)}); expected parquet files named after their "
+            "split, or folders train/CLASS and test/CLASS of images"
         ) from error
 
 
-def find_columns(features: datasets.Features, settings: Data, name: str) -> tuple[str, str]:
-    """The names of the columns of images and of labels; a `UserError` that says `name` where they are not clear."""
-    image_column = _image_column(features, name)
-    label_column = settings.label_column or _label_column(features, name)
-    if label_column not in features:
-        raise UserError(f"data.label_column={label_column}: {name} has columns {', '.join(features)}")
-    return image_column, label_column
+def _open_folder(folder: Path, reading: Reading, wanted: dict[str, str]) -> dict[str, Any]:
+    streaming = reading.settings.streaming
+    if (folder / "dataset_dict.json").exists():  # what `save_to_disk` of `datasets` wrote
+        saved = datasets.load_from_disk(str(folder))
+        _require_splits(saved, wanted, reading)
+        if not streaming:
+            return saved
+        return {name: split.to_iterable_dataset(min(_SHARDS, len(split))) for name, split in saved.items()}
+    has_paths = bool(reading.settings.columns.keys() & {column.role for column in reading.inputs})
+    arguments = find_splits(folder, set(wanted.values()), has_paths)
+    if arguments is None:
+        return _require_splits(datasets.load_dataset(str(folder), streaming=streaming), wanted, reading)
+    _require_splits(arguments, wanted, reading)
+    # One by one, so that the classes of each are those that its own files declare.
+    return {
+        split: datasets.load_dataset(**arguments[split], streaming=streaming)[split] for split in set(wanted.values())
+    }
 
 
-def describe_split(split: str, settings: Data) -> str:
-    """What error messages call it."""
-    return f"split {split} of {_where(settings)}"
-
-
-def source_from_rows(rows: list[dict], columns: tuple[str, str], label_names: list[str] | None, name: str) -> Source:
-    """A source of what was read from a stream, in memory and still encoded; without names classes are numbers."""
-    image_column, label_column = columns
-    labels = [row[label_column] for row in rows]
-    if None in labels:
-        raise UserError(f"row {labels.index(None)} of {name} has no label in column {label_column}")
-    if not rows:
-        raise UserError(f"{name} has no images")
-    images = [row[image_column] for row in rows]
-    content = hashlib.sha256(np.asarray(labels, dtype=np.int64).tobytes())
-    for image in images:
-        content.update(image["bytes"] or (image["path"] or "").encode() if image else b"")
-    labels = np.asarray(labels, dtype=np.int64)
-    label_names = label_names or [str(label) for label in range(labels.max() + 1)]
-    return Source(name, content.hexdigest(), labels, label_names, read=lambda rows: [images[row] for row in rows])
-
-
-def _source(dataset: datasets.Dataset | datasets.IterableDataset, split: str, settings: Data) -> Source:
-    name = describe_split(split, settings)
-    image_column, label_column = columns = find_columns(dataset.features, settings, name)
-    label_names = getattr(dataset.features[label_column], "names", None)
-    encoded = dataset.select_columns([image_column, label_column])
-    encoded = encoded.cast_column(image_column, datasets.Image(decode=False))
-    if isinstance(dataset, datasets.IterableDataset):
-        return source_from_rows(list(encoded), columns, label_names, name)
-    labels = dataset.with_format("arrow")[label_column]
-    if labels.null_count and settings.on_error == "raise":
-        row = labels.is_null().to_pylist().index(True)
-        raise UserError(f"row {row} of {name} has no label in column {label_column}")
-    labels = np.asarray(labels.fill_null(-1).to_numpy(), dtype=np.int64)
-    label_names = label_names or [str(label) for label in range(labels.max() + 1)]
-    return Source(name, dataset._fingerprint, labels, label_names, read=lambda rows: encoded[rows][image_column])
-
-
-def _image_column(features: datasets.Features, name: str) -> str:
-    found = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
-    if len(found) != 1:
-        raise UserError(f"{name} has {len(found)} image columns; expected one among {_describe(features)}")
-    return found[0]
-
-
-def _label_column(features: datasets.Features, name: str) -> str:
-    classes = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    integers = [column for column, feature in features.items() if str(getattr(feature, "dtype", "")).startswith("int")]
-    found = classes or integers
-    if len(found) != 1:
-        raise UserError(
-            f"{name} has {len(found)} columns of class labels; expected one among {_describe(features)}. "
-            "Name the right one as data.label_column"
-        )
-    return found[0]
-
-
-def _describe(features: datasets.Features) -> str:
-    return ", ".join(f"{column} ({type(feature).__name__})" for column, feature in features.items())
-
-
-def with_good_labels(source: Source, on_error: str) -> Source:
-    """The source, or what is left of it where `on_error` is `skip`; else a `UserError` names a label out of range."""
-    highest = len(source.label_names) - 1
-    good = (source.labels >= 0) & (source.labels <= highest)
-    if good.all():
-        return source
-    row = np.flatnonzero(~good)[0]
-    found = f"row {row} of {source.name} has label {source.labels[row]}; expected 0 to {highest}"
-    if on_error == "raise":
-        raise UserError(f"{found}; data.on_error=skip leaves such out")
-    print(f"left out {(~good).sum()} of {len(good)} images of {source.name}: {found}")
-    kept = np.flatnonzero(good)
-    return dataclasses.replace(source, labels=source.labels[kept], read=lambda rows: source.read(kept[rows]))
+def _require_splits(found: Any, wanted: dict[str, str], reading: Reading) -> Any:
+    for key, split in wanted.items():
+        if split not in found:
+            raise UserError(f"{key}={split}: no such split in {reading.where}; there are {', '.join(found)}")
+    return found

@@ -1,13 +1,21 @@
 """Which rows are for training, for validation and for testing."""
 
+import dataclasses
+import hashlib
+import os
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from lab.data.sources import Source, load_named_sources, load_sources, stratified_order
+from lab.data.labels import REGRESSION, listed, match_names, renumber, used_labels
+from lab.data.sources import Reading, Source, load_named_sources, load_sources, stratified_order
 from lab.errors import UserError
 from lab.recipe import Data
+
+_MOST_FILES = 20_000  # of both splits together, whose links and content are looked at
 
 
 @dataclass
@@ -15,7 +23,8 @@ class Splits:
     """What training needs: disjoint sets of samples, those for testing where wanted, and what labels are called.
 
     Each set has a length, `labels` with a row a sample, and `__getitems__(rows)`, which returns a batch: a dict of
-    tensors with a row a sample.
+    tensors with a row a sample. One whose samples are changed at random while they are read has `in_epoch(seed, epoch)`
+    too, the same samples as an epoch of training is to have them.
     """
 
     train: Dataset
@@ -26,24 +35,25 @@ class Splits:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a source, still encoded."""
+    """Samples of a source, still encoded."""
 
     source: Source
     rows: np.ndarray
 
 
-def choose_splits(settings: Data) -> tuple[Rows, Rows, Rows | None]:
+def choose_splits(reading: Reading) -> tuple[Rows, Rows, Rows | None]:
     """Rows to train on, to validate on, and to test on where wanted.
 
     Raises:
-        UserError: see `load_sources`; also too few samples for the split.
+        UserError: see `load_sources` and `fit_test`; also too few samples for the split.
     """
-    train_source, *test_sources = load_sources(settings)
-    train, validation = _carve(train_source, settings)
-    return train, validation, next(map(all_rows, test_sources), None)
+    train_source, *test_sources = load_sources(reading)
+    train, validation = _carve(train_source, reading.settings)
+    test = next((fit_test(test, train_source, reading) for test in test_sources), None)
+    return train, validation, test and all_rows(test)
 
 
-def choose_split(settings: Data, split: str) -> Rows:
+def choose_split(reading: Reading, split: str) -> Rows:
     """One set of rows; reads nothing else.
 
     Args:
@@ -52,12 +62,99 @@ def choose_split(settings: Data, split: str) -> Rows:
     Raises:
         UserError: as `choose_splits`.
     """
+    settings = reading.settings
     if split in ("train", "validation"):
-        (source,) = load_named_sources(settings, {"data.train_split": settings.train_split})
+        (source,) = load_named_sources(reading, {"data.train_split": settings.train_split})
         return _carve(source, settings)[split == "validation"]
     wanted = {"data.test_split": settings.test_split or "test"} if split == "test" else {"--split": split}
-    (source,) = load_named_sources(settings, wanted)
+    (source,) = load_named_sources(reading, wanted)
     return all_rows(source)
+
+
+def fit_test(test: Source, train: Source, reading: Reading) -> Source:
+    """The samples to test on with labels as those to train on have them, matched by name.
+
+    Raises:
+        UserError: they have labels that no sample to train on has, or share a file with those; `data.on_error=skip`
+            leaves out such samples instead, and says how many.
+    """
+    test = name_alike(test, train.label_names, train.name, reading)
+    if test.labels.ndim == 1:
+        known = np.isin(test.labels, used_labels(train.labels))
+        names = [test.label_names[label] for label in np.unique(test.labels[~known])]
+        test = _keep(test, known, f"{test.name} has labels that {train.name} lacks: {listed(names)}", reading.settings)
+    shared, example = _shared_files(test, train)
+    return _keep(test, ~shared, f"{test.name} shares files with {train.name}, such as {example}", reading.settings)
+
+
+def name_alike(test: Source, names: list[str], train_name: str, reading: Reading) -> Source:
+    """A source with its labels numbered as `names` are.
+
+    Raises:
+        UserError: a sample has a label that is none of them, unless the recipe says to skip such.
+    """
+    numbers = match_names(test.label_names, names)
+    unknown = [test.label_names[label] for label in used_labels(test.labels) if numbers[label] < 0]
+    if reading.problem_type == REGRESSION:
+        if sorted(numbers) != list(range(len(names))):
+            raise UserError(
+                f"{test.name} has the numbers {listed(test.label_names)}, but {train_name} has {listed(names)}: "
+                "name the same columns in both"
+            )
+    elif unknown:
+        has_unknown = numbers[test.labels] < 0 if test.labels.ndim == 1 else test.labels[:, numbers < 0].any(axis=1)
+        reason = f"{test.name} has labels that {train_name} lacks: {listed(unknown)}"
+        test = _keep(test, ~has_unknown, reason, reading.settings)
+    return dataclasses.replace(test, labels=renumber(test.labels, numbers, len(names)), label_names=names)
+
+
+def _keep(source: Source, good: np.ndarray, reason: str, settings: Data) -> Source:
+    """The samples that are good; a `UserError` with the reason for others, unless the recipe says to skip such."""
+    if good.all():
+        return source
+    bad = f"{(~good).sum()} of {len(good)} samples"
+    if settings.on_error == "raise":
+        raise UserError(f"{reason} ({bad}): correct the data, or leave such samples out with data.on_error=skip")
+    print(f"left out {bad}: {reason}")
+    if not good.any():
+        raise UserError(f"{source.name} has no samples left")
+    return source.take(np.flatnonzero(good))
+
+
+def _shared_files(test: Source, train: Source) -> tuple[np.ndarray, str | None]:
+    """Which test samples `(n,)` are a file of the train split as well, and an example.
+
+    Files are the same if their paths are; if there are not too many on this machine, also if links lead to the same
+    file or if their content is the same.
+    """
+    shared, example = np.zeros(len(test.labels), bool), None
+    trained, tested = ({path: None for _, path in source.files()} for source in (train, test))
+    if not (trained and tested):
+        return shared, example
+    keys = _identities(set(trained) | set(tested))
+    known = {keys[path]: path for path in trained}
+    for sample, path in test.files():
+        if keys[path] in known:
+            shared[sample] = True
+            example = example or (path if known[keys[path]] == path else f"{path} (in training {known[keys[path]]})")
+    return shared, example
+
+
+def _identities(paths: set[str]) -> dict[str, str]:
+    """What is equal for equal files."""
+    if len(paths) > _MOST_FILES or any("://" in path for path in paths):
+        return {path: path for path in paths}
+    real = {path: os.path.realpath(path) for path in paths}
+    sizes = {path: os.stat(file).st_size if os.path.isfile(file) else -1 for path, file in real.items()}
+    times = Counter(sizes.values())
+    return {path: _checksum(file) if times[sizes[path]] > 1 else file for path, file in real.items()}
+
+
+def _checksum(file: str) -> str:
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError:  # whoever decodes it says what is wrong
+        return file
 
 
 def _carve(source: Source, settings: Data) -> tuple[Rows, Rows]:

@@ -1,7 +1,7 @@
 """Training images that are read as they are needed, from shards (parquet or WebDataset tar files), local or on the Hub.
 
 `datasets` streams them: in each epoch the shards are shuffled and dealt out to the processes, each process shuffles its
-images with a buffer, and every image comes once. Validation images are those of the first shards, which are not
+samples with a buffer, and every image comes once. Validation images are those of the first shards, which are not
 trained on; they and the test images are decoded beforehand, as without streaming.
 
 All processes read equally many batches. Where the shards of one hold fewer images than its share of
@@ -9,10 +9,12 @@ All processes read equally many batches. Where the shards of one hold fewer imag
 otherwise. Where all get equally many images, an epoch has every image once.
 """
 
+import copy
 import dataclasses
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import cycle, islice
 from typing import Any
 
@@ -23,18 +25,10 @@ from datasets.distributed import split_dataset_by_node
 from tqdm.auto import tqdm
 
 from lab.data.decoded_images import Decoder
-from lab.data.images import UNUSABLE
+from lab.data.labels import BadLabel
 from lab.data.loaders import Place
-from lab.data.sources import (
-    Source,
-    describe_split,
-    find_columns,
-    load_named_sources,
-    open_splits,
-    source_from_rows,
-    with_good_labels,
-)
-from lab.data.splits import Rows, all_rows, choose_split
+from lab.data.sources import OpenSplit, Reading, load_named_sources, open_splits
+from lab.data.splits import Rows, all_rows, choose_split, name_alike
 from lab.errors import UserError
 from lab.recipe import Data
 
@@ -44,19 +38,13 @@ _AHEAD = 3  # batches that threads decode while the model is at work
 class Stream:
     """The samples to train on, `len(stream)` of them an epoch."""
 
-    def __init__(
-        self,
-        shards: datasets.IterableDataset,
-        columns: tuple[str, str],
-        label_names: list[str],
-        decoder: Decoder,
-        settings: Data,
-    ):
-        self.shards = shards
-        self.image_column, self.label_column = columns
-        self.label_names = label_names
-        self.decoder = decoder
-        self.settings = settings
+    def __init__(self, shards: datasets.IterableDataset, split: OpenSplit, decoder: Decoder, settings: Data):
+        """
+        Args:
+            shards: those of the split that are trained on.
+            split: reads their rows.
+        """
+        self.shards, self.split, self.decoder, self.settings = shards, split, decoder, settings
         self.left_out = 0
 
     def __len__(self) -> int:
@@ -70,44 +58,67 @@ class Stream:
         """
         if self.shards.num_shards < processes:
             raise UserError(
-                f"{describe_split(self.settings.train_split, self.settings)} leaves {self.shards.num_shards} shards to "
-                f"train on, fewer than the {processes} processes: cut the data into more files, best a multiple of "
-                f"{processes}, or use fewer processes"
+                f"{self.split.name} leaves {self.shards.num_shards} shards to train on, fewer than the {processes} "
+                f"processes: cut the data into more files, best a multiple of {processes}, or use fewer processes"
             )
         shuffled = self.shards.shuffle(seed=seed, buffer_size=self.settings.shuffle_buffer)
         share = split_dataset_by_node(shuffled, process, processes, strategy="shards")
         share.set_epoch(epoch)  # of the share: it does not take over that of the whole
         return share
 
-    def decode(self, row: dict) -> tuple[Any, int] | None:
-        """The decoded sample and the label of a row; a `UserError` for one that is not usable, or None to skip it."""
-        encoded, label = row[self.image_column], row[self.label_column]
-        path = encoded and encoded["path"]
-        where = f"{path or 'an image'} of {describe_split(self.settings.train_split, self.settings)}"
-        if not isinstance(label, int) or not 0 <= label < len(self.label_names):
-            return self._refuse(f"{where} has label {label}; expected 0 to {len(self.label_names) - 1}")
-        try:
-            return self.decoder.decode_one(encoded), label
-        except UNUSABLE as error:
-            return self._refuse(f"{where} is no usable image: {error}")
+    def decode(self, row: dict, *place: int) -> tuple[Any, Any] | str:
+        """The decoded sample and the label of a row, or why it is to be skipped.
 
-    def _refuse(self, reason: str):
+        Args:
+            place: what random changes depend on, where the decoder makes such; none is the sample as in evaluation.
+
+        Raises:
+            UserError: it is not usable, and the recipe does not say to skip such.
+        """
+        inputs = self.split.inputs_of(row)
+        where = f"{next(filter(None, map(_path, inputs.values())), 'a row')} of {self.split.name}"
+        try:
+            label = self.split.labels.read(self.split.labels.of_row(row))
+            return self.decoder.decode_row(inputs, *place), label
+        except BadLabel as error:
+            return self._refuse(f"{where} {error}")
+        except self.decoder.unusable as error:
+            return self._refuse(f"{where} is not a usable {self.decoder.sample}: {error}")
+
+    def _refuse(self, reason: str) -> str:
         if self.settings.on_error == "raise":
             raise UserError(f"{reason}; data.on_error=skip leaves such out")
-        self.left_out += 1
-        tqdm.write(f"left out: {reason} ({self.left_out} so far)")
+        return reason
+
+    def usable(self, samples: Iterable[tuple[Any, Any] | str]) -> list[tuple[Any, Any]]:
+        """What `decode` returned, without the skipped rows; says why each was."""
+        samples = list(samples)
+        for reason in samples:
+            if isinstance(reason, str):
+                self.left_out += 1
+                tqdm.write(f"left out: {reason} ({self.left_out} so far)")
+        return [sample for sample in samples if not isinstance(sample, str)]
+
+    def without_shards(self) -> "Stream":
+        """What can decode but not read, to send to another process."""
+        stream = copy.copy(self)
+        stream.shards = None
+        stream.split = dataclasses.replace(self.split, rows=None)
+        return stream
 
 
 class StreamLoader:
     """A process's share of a stream as parts of batches on its device; what `EpochLoader` is for other samples."""
 
-    def __init__(self, stream: Stream, batch_size: int, parts: int, seed: int, place: Place):
+    def __init__(self, stream: Stream, batch_size: int, parts: int, seed: int, place: Place, workers: int = 0):
         """
         Args:
             batch_size: samples of an optimiser step, over all processes and parts.
             parts: how many a process cuts its share of a batch into.
+            workers: processes that decode; 0 decodes in threads of this one.
         """
         self.stream, self.batch_size, self.parts, self.seed, self.place = stream, batch_size, parts, seed, place
+        self.workers = workers
 
     def steps_left(self, done: int) -> int:
         """How many batches an epoch still has after `done` of its samples."""
@@ -121,17 +132,18 @@ class StreamLoader:
         """
         size = self.batch_size // self.place.processes // self.parts
         count = self.steps_left(done) * self.parts
-        rows = self._rows(epoch)
+        rows = enumerate(self._rows(epoch))
         for _ in islice(rows, done // self.place.processes):
             pass
-        with ThreadPoolExecutor() as pool:  # Pillow lets other threads run while it decodes and resizes
+        with self._pool() as (pool, decode):
 
             def start() -> list:
-                return [pool.submit(self.stream.decode, row) for row in islice(rows, size)]
+                place = self.seed, epoch, self.place.process
+                return [pool.submit(decode, row, *place, number) for number, row in islice(rows, size)]
 
             started = deque(start() for _ in range(min(_AHEAD, count)))
             for number in range(count):
-                samples = [sample for sample in (sample.result() for sample in started.popleft()) if sample is not None]
+                samples = self.stream.usable(sample.result() for sample in started.popleft())
                 if not samples:
                     raise UserError("all samples of a batch had to be left out: the data is not usable")
                 # Others of the batch stand in for those left out, so that a resumed run finds its place by counting.
@@ -141,6 +153,16 @@ class StreamLoader:
                 decoded, labels = zip(*samples, strict=True)
                 batch = {**self.stream.decoder.batch(decoded), "labels": torch.from_numpy(np.array(labels))}
                 yield self.place.move(batch)
+
+    @contextmanager
+    def _pool(self) -> Iterator[tuple[Executor, Callable]]:
+        """What decodes, and the function to give to it."""
+        if self.workers:
+            with ProcessPoolExecutor(self.workers, initializer=_take, initargs=(self.stream.without_shards(),)) as pool:
+                yield pool, _decode
+        else:
+            with ThreadPoolExecutor() as pool:  # Pillow lets other threads run while it decodes and resizes
+                yield pool, self.stream.decode
 
     def _rows(self, epoch: int) -> Iterator[dict]:
         process, processes = self.place.process, self.place.processes
@@ -160,65 +182,71 @@ class StreamLoader:
                 )
 
 
+_OF_WORKER: list[Stream] = []  # what a process that decodes was given
+
+
+def _take(stream: Stream):
+    _OF_WORKER[:] = [stream]
+
+
+def _decode(row: dict, *place: int) -> tuple[Any, Any] | str:
+    return _OF_WORKER[0].decode(row, *place)
+
+
 def choose_stream_splits(
-    settings: Data, decoder: Decoder, num_labels: int
+    reading: Reading, decoder: Decoder, num_labels: int
 ) -> tuple[Stream, Rows, Rows | None, list[str]]:
-    """What to train on, validate on and test on, as `choose_splits` gives it, and the names of the classes.
+    """What to train on, validate on and test on, as `choose_splits` gives it, and the names of the labels.
 
     Raises:
         UserError: as there; also without `data.train_samples`, and for too few shards.
     """
+    settings = reading.settings
     if settings.train_samples is None:
         raise UserError("data.streaming=true needs data.train_samples, the number of samples that make an epoch")
-    dataset, columns, names = _open_train(settings, num_labels)
-    validation, used = _read_validation(dataset, columns, names, settings)
-    test = None
+    (split,) = open_splits(reading, {"data.train_split": settings.train_split})
+    validation, used = _read_validation(split, num_labels, settings)
+    test, names = None, validation.source.label_names
     if settings.test_split is not None:
-        (source,) = load_named_sources(settings, {"data.test_split": settings.test_split})
-        test = all_rows(with_good_labels(dataclasses.replace(source, label_names=names), settings.on_error))
+        (source,) = load_named_sources(reading, {"data.test_split": settings.test_split})
+        test = all_rows(name_alike(source, names, split.name, reading))
     shards = datasets.concatenate_datasets(
-        [dataset.shard(dataset.num_shards, index) for index in range(used, dataset.num_shards)]
+        [split.rows.shard(split.rows.num_shards, index) for index in range(used, split.rows.num_shards)]
     )
-    return Stream(shards, columns, names, decoder, settings), validation, test, names
+    return Stream(shards, split, decoder, settings), validation, test, names
 
 
-def choose_stream_split(settings: Data, split: str, num_labels: int) -> Rows:
+def choose_stream_split(reading: Reading, split: str, num_labels: int) -> Rows:
     """As `choose_split`, with the validation samples of `choose_stream_splits`."""
     if split == "train":
         raise UserError(
             "--split train: with data.streaming=true training samples are not kept; add data.streaming=false"
         )
     if split != "validation":
-        return choose_split(settings, split)
-    dataset, columns, names = _open_train(settings, num_labels)
-    return _read_validation(dataset, columns, names, settings)[0]
+        return choose_split(reading, split)
+    (train,) = open_splits(reading, {"data.train_split": reading.settings.train_split})
+    return _read_validation(train, num_labels, reading.settings)[0]
 
 
-def _open_train(settings: Data, num_labels: int) -> tuple[datasets.IterableDataset, tuple[str, str], list[str]]:
-    """The encoded rows of the train split, their columns of images and of labels, and the names of the classes."""
-    (dataset,) = open_splits(settings, {"data.train_split": settings.train_split})
-    if isinstance(dataset, Source):
-        raise UserError(f"data.streaming=true: {settings.name} has no shards to stream; set it to false")
-    columns = find_columns(dataset.features, settings, describe_split(settings.train_split, settings))
-    # Bare numbers do not say how many there are.
-    names = getattr(dataset.features[columns[1]], "names", None) or [str(label) for label in range(num_labels)]
-    encoded = dataset.select_columns(list(columns)).cast_column(columns[0], datasets.Image(decode=False))
-    return encoded, columns, names
+def _read_validation(split: OpenSplit, num_labels: int, settings: Data) -> tuple[Rows, int]:
+    """The first `data.validation_samples` samples, and in how many shards they are.
 
-
-def _read_validation(
-    dataset: datasets.IterableDataset, columns: tuple[str, str], names: list[str], settings: Data
-) -> tuple[Rows, int]:
-    """The first `data.validation_samples` samples, and in how many shards they are."""
-    name = describe_split(settings.train_split, settings)
-    rows = []
+    What the columns of labels do not declare is taken from these samples, and from the number of labels of the model.
+    """
+    dataset, rows = split.rows, []
     for used in range(1, dataset.num_shards):
         missing = settings.validation_samples - len(rows)
         rows += islice(dataset.shard(dataset.num_shards, used - 1), missing)
         if len(rows) == settings.validation_samples:
-            source = source_from_rows(rows, columns, names, name)
-            return all_rows(with_good_labels(source, settings.on_error)), used
+            split.labels.fit([split.labels.of_row(row) for row in rows])
+            split.labels.number_names(num_labels)
+            return all_rows(split.source_of(rows, settings.on_error)), used
     raise UserError(
         f"data.validation_samples={settings.validation_samples} leaves none of the {dataset.num_shards} shards of "
-        f"{name} to train on: lower it, or cut the data into more files"
+        f"{split.name} to train on: lower it, or cut the data into more files"
     )
+
+
+def _path(value: Any) -> str | None:
+    """Where a value comes from, also if the row holds its content."""
+    return value.get("path") if isinstance(value, dict) else None

@@ -1,5 +1,6 @@
-"""A checkpoint with its task, to judge it on samples that have labels."""
+"""Loading a checkpoint with its task, for evaluation on labelled samples."""
 
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from lab.errors import UserError, one_line
@@ -10,10 +11,10 @@ from modeling_perceiver_study import PerceiverStudyConfig
 
 
 def open_checkpoint(checkpoint: str, recipe: Recipe, dtype: str = "auto") -> tuple[Task, PreTrainedModel]:
-    """The task of a recipe for the model in a checkpoint, and that model, from safetensors alone.
+    """Return the task of a recipe for the model in a checkpoint, and that model, from safetensors only.
 
     Args:
-        recipe: says which task, and which data.
+        recipe: gives the task and the data.
         dtype: of the model; `auto` is as it is stored.
 
     Raises:
@@ -28,7 +29,7 @@ def open_checkpoint(checkpoint: str, recipe: Recipe, dtype: str = "auto") -> tup
         model, report = kind.model_class.from_pretrained(
             checkpoint, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{checkpoint} cannot be loaded: {one_line(error)}") from None
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])

@@ -1,4 +1,4 @@
-"""Pictures of images with answers, and of where latents look on them, for model cards."""
+"""Pictures of images with answers, and of attention maps on them, for model cards."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,11 +16,11 @@ _COLUMNS = 8
 
 
 def draw_predictions(pixels: np.ndarray, answers: Sequence[tuple[str, bool]], picture: Path):
-    """A grid of images, each under its answer.
+    """Draw a grid of images, each below its answer.
 
     Args:
         pixels: `(n, C, H, W)` uint8.
-        answers: what to write over each, and whether it is right.
+        answers: the text above each image, and whether the answer is right.
     """
     rows = -(-len(pixels) // _COLUMNS)
     figure = Figure(figsize=(1.5 * _COLUMNS, 1.75 * rows), layout="constrained")
@@ -36,7 +36,7 @@ def draw_predictions(pixels: np.ndarray, answers: Sequence[tuple[str, bool]], pi
 def draw_attention(
     model: PreTrainedModel, normalize: Callable[[torch.Tensor], torch.Tensor], pixels: np.ndarray, picture: Path
 ):
-    """The map of the last cross-attend over images `(n, C, H, W)`: the mean of latents, then some, heads averaged."""
+    """Draw maps of the last cross-attend on images `(n, C, H, W)`: the mean over latents, then some, heads averaged."""
     maps = cross_attention_maps(model, normalize(torch.from_numpy(pixels).to(model.device)))
     last = maps[-1].mean(dim=1).numpy()
     latents = evenly_chosen(last.shape[1])

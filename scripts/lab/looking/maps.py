@@ -14,14 +14,14 @@ from lab.errors import UserError
 _WORDS = {"first": 1, "second": 2}
 
 
-_FEW = 6  # latents to show where nobody chose
+_FEW = 6  # latents to show by default
 
 
 @torch.no_grad()
 def cross_attention_maps(model: PreTrainedModel, pixel_values: torch.Tensor, **inputs) -> list[torch.Tensor]:
-    """`(B, C, H, W) -> [(B, h, N, H', W')]`, one for each cross-attend, in float32 on the CPU.
+    """`(B, C, H, W) -> [(B, h, N, H', W')]`: return the maps of each cross-attend, in float32 on the CPU.
 
-    Weights of a latent add up to 1. `H', W'` are `H, W`, or what a stem leaves of them.
+    The weights of a latent sum to 1. `H', W'` are `H, W`, or the size of the grid after a stem.
     """
     maps = model(pixel_values=pixel_values, **inputs, output_attentions=True).cross_attentions
     height, width = pixel_values.shape[-2:]
@@ -31,9 +31,9 @@ def cross_attention_maps(model: PreTrainedModel, pixel_values: torch.Tensor, **i
 
 
 def map_logits(maps: torch.Tensor) -> torch.Tensor:
-    """`(.., H, W) -> (.., H, W)`: attention weights to what the softmax made them of, with a mean of 0 over pixels.
+    """`(.., H, W) -> (.., H, W)`: recover logits from attention weights, with a mean of 0 over pixels.
 
-    The softmax forgets a constant and nothing else, down to the smallest number of the dtype.
+    The softmax loses only a constant, as long as weights are not below the smallest number of the dtype.
     """
     logits = maps.clamp_min(torch.finfo(maps.dtype).tiny).log()
     return logits - logits.mean(dim=(-2, -1), keepdim=True)
@@ -48,14 +48,14 @@ def draw_attention_maps(
     latents: Sequence[int] | None = None,
     logits: bool = False,
 ) -> Figure:
-    """The maps of some cross-attends over one image, a line for each head: the mean of all latents, then single ones.
+    """Draw maps of some cross-attends on one image, a line for each head: the mean over latents, then single latents.
 
     Args:
         model: in evaluation mode.
         cross_attends: numbers from 1, or `"first"`, `"second"` and `"last"`; None is these three.
         heads: numbers from 1; None is all.
-        latents: numbers from 1; None is a few that are spread evenly.
-        logits: show what goes into the softmax, as figure 3 of the paper does, since weights may be very sparse.
+        latents: numbers from 1; None is a few at even distances.
+        logits: show the logits before the softmax, as figure 3 of the paper does, since weights may be very sparse.
 
     Raises:
         UserError: the model has no such cross-attend, head or latent.
@@ -82,13 +82,13 @@ def draw_map_lines(
     logits: bool = False,
     into: FigureBase | None = None,
 ) -> FigureBase:
-    """A grid of pictures: in each line an image, the mean of its maps over all latents, and the maps of some.
+    """Draw a grid of pictures; each line is an image, the mean of its maps over all latents, and the maps of some.
 
     Args:
-        lines: label, image `(C, H, W)` uint8, and maps of each: `(1 + k, H', W')`, the mean and those of the latents.
+        lines: label, image `(C, H, W)` uint8, and maps `(1 + k, H', W')` of each: the mean, then those of the latents.
         latents: `k` numbers from 1.
-        logits: maps have both signs; otherwise the darkest colour is 0.
-        into: draw into this figure or part of one; None makes a figure.
+        logits: the maps have both signs; otherwise the darkest colour is 0.
+        into: a figure or a part of one to draw into; None makes a figure.
     """
     size = (1.5 * (2 + len(latents)), 1.5 * len(lines) + 0.4)
     figure = Figure(figsize=size, layout="constrained") if into is None else into
@@ -96,7 +96,7 @@ def draw_map_lines(
     for axes, (label, pixels, maps) in zip(grid, lines, strict=True):
         show_pixels(axes[0], pixels)
         for panel, values in zip(axes[1:], maps, strict=True):
-            # Each from 0, or from its lowest logit, to its own largest: latents differ in how sharply they look.
+            # Each map has its own scale, from 0 or its lowest logit to its largest value.
             panel.imshow(values, cmap="cividis", vmin=None if logits else 0)
         for panel in axes:
             panel.set(xticks=[], yticks=[])
@@ -109,27 +109,27 @@ def draw_map_lines(
 
 
 def mean_and_single(maps: np.ndarray, latents: Sequence[int]) -> np.ndarray:
-    """`(N, H, W) -> (1 + k, H, W)`: the mean of all maps, then those of `k` latents, numbered from 1."""
+    """`(N, H, W) -> (1 + k, H, W)`: return the mean of all maps, then those of `k` latents, numbered from 1."""
     return np.stack([maps.mean(axis=0), *maps[np.array(latents) - 1]])
 
 
 def evenly_chosen(count: int) -> list[int]:
-    """A few numbers from 1 to `count`, both ends among them."""
+    """Return a few numbers from 1 to `count`, including both."""
     return [int(number) for number in np.linspace(1, count, min(_FEW, count))]
 
 
 def displayed(pixels: np.ndarray) -> np.ndarray:
-    """`(C, H, W) -> (H, W)` or `(H, W, 3)`: of other than 1 or 3 channels the first is shown."""
+    """`(C, H, W) -> (H, W)` or `(H, W, 3)`: arrange pixels for a picture; without 3 channels take the first."""
     return pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0]
 
 
 def show_pixels(axes, pixels: np.ndarray):
-    """`(C, H, W)` uint8 on matplotlib axes."""
+    """Draw `(C, H, W)` uint8 on matplotlib axes."""
     axes.imshow(displayed(pixels), cmap="gray", vmin=0, vmax=255)
 
 
 def _choose(what: str, wanted: Iterable[int | str], count: int) -> list[int]:
-    """Numbers from 1, each once."""
+    """Return the chosen numbers, from 1, each once."""
     numbers = []
     for name in wanted:
         number = {**_WORDS, "last": count}.get(name, name)

@@ -1,4 +1,4 @@
-"""What the benchmark compares: the same work, built from this repository and from others."""
+"""The models that the benchmark compares: the same work, by this repository and by others."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from transformers.models.perceiver import modeling_perceiver as theirs
 
 from lab.peers.deepmind import their_name
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyForImageClassification
-from modeling_perceiver_study.inputs import PerceiverStudyInputs
+from modeling_perceiver_study.inputs import input_adapter
 from modeling_perceiver_study.position import byte_array
 
 OURS, GENERAL = "this repository", "its general path"
@@ -38,7 +38,7 @@ class Case:
     num_labels: int = 10
 
     def config(self) -> PerceiverStudyConfig:
-        """With the output query that transformers' Perceiver classifies by, so that all its weights fit."""
+        """Return a configuration with an output query as in transformers' Perceiver, so that all its weights fit."""
         return PerceiverStudyConfig(
             image_size=self.image_size,
             num_latents=self.num_latents,
@@ -64,7 +64,7 @@ class Ours(nn.Module):
         if case.part == "model":
             self.model = model
         else:
-            self.inputs, self.latents = PerceiverStudyInputs(model.config), model.perceiver.latents
+            self.inputs, self.latents = input_adapter(model.config), model.perceiver.latents
             self.attention = model.perceiver.cross_attends[0].attention
         self.fourier_features = model.perceiver.inputs.fourier_features
 
@@ -81,7 +81,7 @@ class Ours(nn.Module):
 
 
 class Transformers(nn.Module):
-    """The modules of `PerceiverForImageClassificationFourier`, whose class fixes 224 by 224 pixels, at any size."""
+    """The modules of `PerceiverForImageClassificationFourier`, which has 224 × 224 built in, for any size of images."""
 
     def __init__(self, case: Case):
         super().__init__()
@@ -126,7 +126,7 @@ class Transformers(nn.Module):
 
 
 class PerceiverPytorch(nn.Module):
-    """perceiver-pytorch with layers of the same widths; its MLPs are gated, so weights do not carry over."""
+    """perceiver-pytorch with layers of the same widths; its MLPs are gated, so weights cannot be copied."""
 
     def __init__(self, case: Case):
         super().__init__()
@@ -152,7 +152,7 @@ class PerceiverPytorch(nn.Module):
 
 
 def contenders(case: Case) -> dict[str, Callable[[], nn.Module]]:
-    """By name, what builds each contender that can do the case, ours first."""
+    """Return functions that build the contenders for a case, by name, ours first."""
     found = {OURS: lambda: Ours(case), GENERAL: lambda: Ours(case, general_path=True)}
     if case.num_cross_attends == 1:  # transformers has no other number
         found["transformers"] = lambda: Transformers(case)
@@ -162,6 +162,6 @@ def contenders(case: Case) -> dict[str, Callable[[], nn.Module]]:
 
 
 def copy_weights(ours: Ours, transformers: Transformers):
-    """Give ours the weights of transformers' contender."""
+    """Copy the weights of transformers' contender into ours."""
     state, own = transformers.state_dict(), ours.model.state_dict()
     ours.model.load_state_dict({name: state[their_name(name)].view_as(tensor) for name, tensor in own.items()})

@@ -1,4 +1,4 @@
-"""What of a model here is what of transformers' Perceiver for images: configurations, names of weights, processors."""
+"""Translation between models here and transformers' Perceiver for images: configurations, weights, processors."""
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PerceiverConfig, PerceiverImageProcessorPil
@@ -6,13 +6,13 @@ from transformers import PerceiverConfig, PerceiverImageProcessorPil
 from lab.errors import UserError
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyImageProcessor
 
-# What transformers' classes fix, in our fields.
+# What is built into transformers' classes, as fields of ours.
 _FIXED = {
     "num_axes": 2,
     "num_channels": 3,
     "num_cross_attends": 1,
     "decoder_type": "query",
-    "layer_norm_eps": 1e-5,  # the default of torch: their layers do not read config.layer_norm_eps
+    "layer_norm_eps": 1e-5,  # the default of torch, since their layers ignore config.layer_norm_eps
 }
 ARCHITECTURES = {
     "PerceiverForImageClassificationFourier": {
@@ -77,7 +77,7 @@ _NAMES = {
     "decoder.layer": "perceiver.decoder.decoder.decoding_cross_attention",
     "classifier": "perceiver.decoder.decoder.final_layer",
 }
-# Inside a layer; its last norm is `layernorm` in both.
+# Inside a layer: our name, theirs. The last norm is `layernorm` in both.
 _NAMES_IN_LAYERS = {
     ".attention.layernorm.": ".attention.self.layernorm1.",
     ".attention.layernorm_inputs.": ".attention.self.layernorm2.",
@@ -102,7 +102,7 @@ _PROCESSOR_FIELDS = (
 
 
 def their_name(name: str) -> str:
-    """Of a weight in the state dict of our classifier, the name in that of transformers'."""
+    """Return the name that a weight of our classifier has in transformers' state dict."""
     for ours, theirs in _NAMES.items():
         if name == ours or name.startswith(ours + "."):
             name = theirs + name.removeprefix(ours)
@@ -113,11 +113,11 @@ def their_name(name: str) -> str:
 
 
 def our_config(theirs: PerceiverConfig, architecture: str, image_size: list[int]) -> PerceiverStudyConfig:
-    """The same shape as a configuration of ours.
+    """Return our configuration for a configuration of transformers.
 
     Args:
         architecture: a key of `ARCHITECTURES`.
-        image_size: `[H, W]` that the processor makes. Where positions are learned, the configuration's own counts.
+        image_size: `[H, W]` that the processor makes. With learned positions the size in the configuration is used.
 
     Raises:
         UserError: transformers accepts the configuration, but its model could not run.
@@ -135,10 +135,10 @@ def our_config(theirs: PerceiverConfig, architecture: str, image_size: list[int]
 
 
 def their_config(ours: PerceiverStudyConfig) -> PerceiverConfig:
-    """The same shape as a configuration of transformers, with the class that it is for in `architectures`.
+    """Return the configuration of transformers for ours, with the class that it belongs to in `architectures`.
 
     Raises:
-        UserError: none of transformers' classes has that shape; lists what stands in the way.
+        UserError: none of transformers' classes fits; the message lists all obstacles.
     """
     by_inputs = {(fixed["stem_type"], fixed["position_encoding_type"]): name for name, fixed in ARCHITECTURES.items()}
     architecture = by_inputs.get((ours.stem_type, ours.position_encoding_type))
@@ -154,13 +154,14 @@ def their_config(ours: PerceiverStudyConfig) -> PerceiverConfig:
 
 
 def our_processor(theirs: PerceiverImageProcessorPil, config: PerceiverStudyConfig) -> PerceiverStudyImageProcessor:
-    """One that gives the same pixels, and Fourier features where the model can use them."""
+    """Return an image processor that gives the same pixels, and Fourier features if the model can use them."""
     return PerceiverStudyImageProcessor(
         **{name: getattr(theirs, name) for name in _PROCESSOR_FIELDS},
         size=dict(theirs.size),
         crop_size=dict(theirs.crop_size),
         crop_first=True,
-        do_fourier_encode=config.stem_type == "none",  # learned positions, and the grid after a stem, are the model's
+        do_fourier_encode=config.stem_type
+        == "none",  # the model itself has learned positions, and those of the grid after a stem
         num_frequency_bands=config.num_frequency_bands,
         max_frequencies=config.max_frequencies,
         concat_positions=config.concat_positions,
@@ -168,10 +169,10 @@ def our_processor(theirs: PerceiverImageProcessorPil, config: PerceiverStudyConf
 
 
 def their_processor(ours: PerceiverStudyImageProcessor) -> tuple[PerceiverImageProcessorPil, str | None]:
-    """The nearest one that transformers has, and what differs, if anything does.
+    """Return the nearest image processor of transformers, and a note on what differs, or None.
 
     Raises:
-        UserError: it has none that is near.
+        UserError: transformers has none that is near.
     """
     size, crop_size, note = dict(ours.size), dict(ours.crop_size), None
     if ours.do_center_crop and not ours.crop_first:
@@ -180,7 +181,7 @@ def their_processor(ours: PerceiverStudyImageProcessor) -> tuple[PerceiverImageP
                 f"the image processor crops to {crop_size} after resizing to {size if ours.do_resize else 'nothing'}: "
                 "transformers' Perceiver crops first, and can follow only where size is a shortest_edge"
             )
-        # A crop of C after resizing the shorter edge to S is C / S of that edge, resized to C.
+        # A crop of C after resizing the shorter edge to S is the part C / S of that edge, resized to C.
         edge = size["shortest_edge"]
         size, crop_size = crop_size, {"height": edge, "width": edge}
         note = "transformers' image processor crops before it resizes, so pixels differ a little from those here"

@@ -1,4 +1,4 @@
-"""Tables and pictures of a benchmark, made from nothing but its JSON file."""
+"""Tables and pictures of a benchmark, made from its JSON file only."""
 
 from pathlib import Path
 

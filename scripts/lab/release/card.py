@@ -15,11 +15,11 @@ from lab.tasks.task import Judged, Task
 
 TEMPLATE = Path(__file__).resolve().parents[3] / "model_cards" / "template.md"
 
-# Nominal power in watts of one accelerator, by what its name contains; the makers' data sheets.
+# Nominal power in watts of one accelerator, by a part of its name, from the makers' data sheets.
 _WATTS = {"H100": 700, "H200": 700, "A100": 400, "L40S": 350, "V100": 300, "L4": 72, "T4": 70}
 _WATTS_OF_OTHER_GPU = 300
 _WATTS_PER_THREAD = 10
-_GRAMS_PER_KWH = 475  # CO2 equivalent, the world's average as the International Energy Agency gave it for 2018
+_GRAMS_PER_KWH = 475  # CO2 equivalent, the world's average in 2018 by the International Energy Agency
 
 
 def render_card(
@@ -32,17 +32,17 @@ def render_card(
     pictures: list[tuple[str, str]],
     examples: dict[str, str],
 ) -> ModelCard:
-    """The card of a published run, its metadata checked.
+    """Return the card of a published run, with checked metadata.
 
     Args:
-        recipe: of a local path in it no more is told than that there was one.
+        recipe: if it has a local path, the card says that there was one, but not which.
         runs: `metrics.json` of this run first, then those of other seeds.
-        judged: what the model says of the test samples.
+        judged: the model's answers to the test samples.
         pictures: captions and files of what `task.illustrate` drew.
-        examples: titles of samples for the Hub's widget, by path in the repository; empty where none may be shown.
+        examples: titles of samples for the Hub's widget, by path in the repository; empty if none may be shown.
 
     Raises:
-        UserError: the metadata would not survive the Hub.
+        UserError: the Hub would change or refuse the metadata.
     """
     metrics, config = runs[0], task.config
     cost = energy(metrics["train_seconds"], metrics["hardware"])
@@ -63,6 +63,7 @@ def render_card(
         optimizer={"adamw": "AdamW", "muon": "Muon (AdamW for all but matrices between layers)"}[
             recipe.optimization.optimizer
         ],
+        pretrained=metrics.get("pretrained"),
         best=measure_of(task.best),
         results=_results(runs, task),
         seeds=len(runs),
@@ -75,7 +76,11 @@ def render_card(
 
 
 def check_card(card: ModelCard):
-    """Raises a `UserError` for metadata that would not come back as it went, or that the Hub would refuse."""
+    """Check the metadata of a card.
+
+    Raises:
+        UserError: it cannot be read back unchanged, or the Hub would refuse it.
+    """
     text = str(card)
     try:
         header = yaml.safe_load(text.split("---\n")[1])  # safe: no pickled numpy numbers
@@ -91,11 +96,15 @@ def check_card(card: ModelCard):
         try:
             validate_repo_id(name)
         except HFValidationError as error:
-            raise UserError(f"data.name={name} is no name on the Hub: {error}") from None
+            raise UserError(f"data.name={name} is not a name on the Hub: {error}") from None
 
 
 def energy(seconds: float, hardware: str) -> dict:
-    """What a run of that many seconds costs, on hardware as `provenance.describe_hardware` writes it."""
+    """Estimate the energy and emissions of a run from its seconds and its hardware.
+
+    Args:
+        hardware: as `provenance.describe_hardware` writes it.
+    """
     gpus, threads = re.match(r"(\d+) x (.*)", hardware), re.search(r"(\d+) threads?$", hardware)
     if gpus:
         each = next((watts for name, watts in _WATTS.items() if name in gpus[2]), _WATTS_OF_OTHER_GPU)
@@ -127,6 +136,7 @@ def _card_data(
     examples: dict[str, str],
 ) -> ModelCardData:
     on_hub = recipe.data.path is None and "/" in recipe.data.name
+    pretrained = runs[0].get("pretrained")
     results = [
         EvalResult(
             task_type=task.name,
@@ -147,20 +157,21 @@ def _card_data(
         tags=parts["tags"],
         datasets=[recipe.data.name] if on_hub else None,
         metrics=[parts["metric"]],
+        base_model=pretrained["name"] if pretrained and pretrained["revision"] else None,
         model_name=repo_id.split("/")[-1],
         eval_results=results,
         widget=[{"src": path, "example_title": title} for path, title in examples.items()] or None,
         co2_eq_emissions={
             "emissions": cost["grams"],
             "source": f"measured time, {cost['basis']}, {cost['intensity']} g/kWh",
-            "training_type": "from scratch",
+            "training_type": "fine-tuning" if pretrained else "from scratch",
             "hardware_used": runs[0]["hardware"],
         },
     )
 
 
 def _measures(metrics: dict, kind: str) -> dict[str, Measure]:
-    """The scores of a kind, such as `test_`, that a run has."""
+    """Return the scores of a run whose names begin with a prefix such as `test_`."""
     names = [key.removeprefix(kind) for key in metrics if key.startswith(kind)]
     return {name: measure_of(name) for name in names if is_score(name)}
 

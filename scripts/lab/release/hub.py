@@ -1,4 +1,4 @@
-"""Talking to the Hugging Face Hub: who this is, and all files of a folder in one commit."""
+"""Requests to the Hugging Face Hub: checking a token, and publishing all files of a folder in one commit."""
 
 import json
 import sys
@@ -24,12 +24,12 @@ _ATTEMPTS = 3
 
 
 def staged_files(folder: Path) -> list[Path]:
-    """All files in a folder and its folders, by name."""
+    """Return all files in a folder and its subfolders, by name."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def require_repo_id(repo_id: str):
-    """Raises a `UserError` for what is no OWNER/NAME."""
+    """Raise a `UserError` unless the name is of the form OWNER/NAME."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -39,7 +39,7 @@ def require_repo_id(repo_id: str):
 
 
 def require_token():
-    """Ask the Hub who this is: better before minutes or days of work than after. A `UserError` if it does not know."""
+    """Check the token with the Hub before the work begins; raise a `UserError` if the Hub does not accept it."""
     if huggingface_hub.get_token() is None:
         raise UserError("no token: run `hf auth login`, or set HF_TOKEN, with a token that may write")
     with _named_errors("your account"):
@@ -47,21 +47,21 @@ def require_token():
 
 
 def push(folder: Path, repo_id: str, private: bool = False) -> CommitInfo:
-    """All files of a folder in one commit, which is there as a whole or not at all; the repository is made if need be.
+    """Publish all files of a folder in one atomic commit; create the repository if it does not exist.
 
     Raises:
-        UserError: no rights, no network, or the Hub refuses; nothing is published then, unless the message says so.
+        UserError: no rights, no network, or the Hub refuses. Nothing is published then, unless the message says so.
     """
-    huggingface_hub.utils.enable_progress_bars()  # transformers' switch is the same
+    huggingface_hub.utils.enable_progress_bars()  # transformers has switched them off
     api = HfApi()
 
     def commit() -> CommitInfo:
-        # Not upload_folder, which may take several commits. Repeating it is safe: files that arrived are skipped.
+        # upload_folder may take several commits. Repeating this one is safe: files that have arrived are skipped.
         additions = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in staged_files(folder)]
         return api.create_commit(repo_id, additions, commit_message=f"Publish {folder.name}")
 
     with _named_errors(repo_id):
-        # None is the owner's default; an existing repository stays as visible as it is.
+        # None is the owner's default; an existing repository keeps its visibility.
         _persistently(lambda: api.create_repo(repo_id, private=private or None, exist_ok=True))
         done = _persistently(commit)
     print(f"{done.repo_url} at revision {done.oid}")
@@ -69,11 +69,14 @@ def push(folder: Path, repo_id: str, private: bool = False) -> CommitInfo:
 
 
 def _persistently(call: Callable):
-    """The client repeats uploads by itself, but not these requests."""
+    """Repeat a call after short failures.
+
+    huggingface_hub repeats uploads and single HTTP requests (`http_backoff`), but not these methods of its API.
+    """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return call()
-        except (HTTPError, json.JSONDecodeError) as error:  # the latter for a proxy's page in place of an answer
+        except (HTTPError, json.JSONDecodeError) as error:  # a proxy may answer with a page
             response = getattr(error, "response", None)
             if attempt == _ATTEMPTS or (response is not None and response.status_code < 500):
                 raise
@@ -94,7 +97,7 @@ def _named_errors(what: str) -> Iterator[None]:
 
 
 def _explain(error: Exception, what: str) -> str:
-    if isinstance(error, RuntimeError) and isinstance(error.__cause__, HTTPError):  # as uploads of files wrap theirs
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, HTTPError):  # uploads of files wrap their errors
         error = error.__cause__
     if isinstance(error, RuntimeError):
         raise error

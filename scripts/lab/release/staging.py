@@ -33,7 +33,7 @@ from lab.training.run_folder import LOG, RESULTS
 _PICKLED = (".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth")
 
 
-# Weights of another run have another score; another device or precision moves it by less than this, or this share.
+# Another device or precision changes a score by less than this, or by less than this share; other weights by more.
 _SAME_SCORE = 0.01
 
 
@@ -54,7 +54,7 @@ for name in names:
 
 
 def publish(checkpoint: Path, repo_id: str, private: bool):
-    """What the command does, for train.py. A `UserError` says how to try again."""
+    """Publish a finished run, for train.py; a `UserError` says how to try again."""
     try:
         with stage(checkpoint, repo_id) as folder:
             push(folder, repo_id, private)
@@ -73,11 +73,11 @@ def stage(
     show_samples: bool = True,
     dtype: str | None = None,
 ) -> Iterator[Path]:
-    """A temporary folder with exactly what is to be published, checked to load in a clean process.
+    """Yield a temporary folder with exactly the files to publish, after a test that it loads in a clean process.
 
     Args:
         show_samples: pictures may show samples of the test data.
-        dtype: what weights are rounded to; the score that they have then is measured and added to the metrics.
+        dtype: the weights are rounded to it; their score is then measured and added to the metrics.
 
     Raises:
         UserError: the checkpoint is not complete, holds pickled weights, is not what its metrics say, or does not load.
@@ -113,7 +113,7 @@ def stage(
 
 
 def find_weights(checkpoint: Path, kind: type[Task]) -> list[Path]:
-    """The safetensors files of a finished run, with their index if there are several."""
+    """Return the safetensors files of a finished run, with their index if there are several."""
     if not checkpoint.is_dir():
         raise UserError(f"{checkpoint}: no such folder; expected one that train.py wrote")
     pickled = sorted(path.name for path in checkpoint.iterdir() if path.suffix in _PICKLED)
@@ -130,13 +130,13 @@ def find_weights(checkpoint: Path, kind: type[Task]) -> list[Path]:
         missing.append("the model's code")
     if missing:
         raise UserError(
-            f"{checkpoint} is no finished run: {', '.join(missing)} missing; finish it with train.py --resume"
+            f"{checkpoint} is not a finished run: {', '.join(missing)} missing; finish it with train.py --resume"
         )
     return sorted(weights)
 
 
 def read_metrics(checkpoint: Path) -> dict:
-    """What train.py found out at the end, on test images too."""
+    """Return the final scores of train.py."""
     try:
         metrics = json.loads((checkpoint / RESULTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -150,7 +150,7 @@ def read_metrics(checkpoint: Path) -> dict:
 
 
 def read_other_seed(other: Path, checkpoint: Path) -> dict:
-    """Metrics of a run that differs from `checkpoint` in its seed alone."""
+    """Return the metrics of a run that differs from `checkpoint` in its seed only."""
     metrics = read_metrics(other)
     changed = differences(load_recipe(checkpoint / "recipe.yaml"), load_recipe(other / "recipe.yaml"))
     if list(changed) != ["seed"]:
@@ -160,14 +160,19 @@ def read_other_seed(other: Path, checkpoint: Path) -> dict:
 
 
 def without_paths(recipe: Recipe, metrics: dict, name: str) -> tuple[Recipe, dict]:
-    """Both without a word of where things are on this machine."""
+    """Return recipe and metrics without any path of this machine."""
     local = recipe.data.path is not None
     stands_for = recipe.data.name or "local-data"
     data = dataclasses.replace(recipe.data, path=None, name=stands_for, cache_dir=None)
     metrics = {key: value for key, value in metrics.items() if key != "command"}
     if local:
         metrics["data"] = recipe.data.title or "a local folder"
-    return dataclasses.replace(recipe, data=data, output_dir=f"output/{name}"), metrics
+    recipe = dataclasses.replace(recipe, data=data, output_dir=f"output/{name}")
+    origin = metrics.get("pretrained")
+    if origin and origin["revision"] is None:  # a folder, of which the name may be told
+        recipe = dataclasses.replace(recipe, pretrained=Path(origin["name"]).name)
+        metrics["pretrained"] = origin | {"name": recipe.pretrained}
+    return recipe, metrics
 
 
 def _copied(kind: type[Task]) -> tuple[str, ...]:
@@ -175,7 +180,7 @@ def _copied(kind: type[Task]) -> tuple[str, ...]:
 
 
 def check_loads(folder: Path, kind: type[Task]):
-    """Load a folder as a stranger would: another process, an empty cache, no network, none of this repository."""
+    """Load a folder as a stranger would: in another process, with an empty cache, offline, without this repository."""
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "HF_HOME": cache, "HF_HUB_OFFLINE": "1"}
         environment.pop("PYTHONPATH", None)
@@ -191,7 +196,7 @@ def check_loads(folder: Path, kind: type[Task]):
 def predict_test(
     folder: Path, checkpoint: Path, overrides: list[str] | tuple[str, ...], metrics: dict
 ) -> tuple[Task, PreTrainedModel, Dataset, Judged]:
-    """The model in a folder, and what it says of its recipe's test samples; it must be as good as its metrics say."""
+    """Return the model in a folder and its answers to the test samples; its score must be the one in its metrics."""
     recipe = load_recipe(checkpoint / "recipe.yaml", overrides)
     task, model = open_checkpoint(str(folder), recipe)
     dataset = task.load_split("test")

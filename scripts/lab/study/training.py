@@ -1,4 +1,4 @@
-"""Small trainings in memory, side by side, that are remembered."""
+"""Small trainings in memory, side by side, with a cache of their results."""
 
 import dataclasses
 import hashlib
@@ -28,9 +28,9 @@ from lab.training.learner import Learner
 from lab.training.loop import build_accelerator, judging_loader, training_loader
 from lab.training.run_folder import write_atomically
 
-# Part of the name of a remembered run: another one forgets what was trained before training, or a default, changed.
+# Part of the key of a cached run. Raise it when training or a default changes, so that runs are trained again.
 VERSION = 1
-_WATCHED = 8  # moments at which `watch` is called after the one before training
+_WATCHED = 8  # calls of `watch` after the one before training
 
 Alter = Callable[[Arguments], Arguments]
 Watch = Callable[[int, nn.Module], None]
@@ -39,14 +39,14 @@ Build = Callable[[Task], nn.Module]
 
 @dataclass
 class Run:
-    """A trained model and how well it does at the end of training.
+    """A trained model and its scores at the end of training.
 
     Attributes:
-        model: in evaluation mode, on the device it was trained on; a moving average where the recipe asks for one.
-        best: the score that decides, such as `accuracy`.
-        validation: scores of validation samples.
-        train: the score that decides, of training samples as they are, without random changes.
-        parameters: how many.
+        model: in evaluation mode, on the device it was trained on; a moving average if the recipe has one.
+        best: the name of the deciding score, such as `accuracy`.
+        validation: scores on validation samples.
+        train: the deciding score on training samples without random changes.
+        parameters: their number.
         seconds: of training, without evaluation.
     """
 
@@ -58,7 +58,7 @@ class Run:
     seconds: float
 
     def scores(self) -> dict[str, float]:
-        """All that goes into JSON."""
+        """Return what goes into JSON."""
         return {
             f"validation_{self.best}": self.validation[self.best],
             "validation_loss": self.validation["loss"],
@@ -69,7 +69,7 @@ class Run:
 
 
 class Altered:
-    """A task whose samples are changed before the model sees them, in training and in evaluation alike."""
+    """A task whose samples are changed before the model sees them, both in training and in evaluation."""
 
     def __init__(self, task: Task, alter: Alter):
         self._task, self._alter = task, alter
@@ -78,12 +78,12 @@ class Altered:
         return getattr(self._task, name)
 
     def training_inputs(self, batch: Batch, step: int, first: int):
-        """As `Task.training_inputs`."""
+        """Do as `Task.training_inputs`, then change the arguments."""
         arguments, targets = self._task.training_inputs(batch, step, first)
         return self._alter(arguments), targets
 
     def inputs(self, batch: Batch):
-        """As `Task.inputs`."""
+        """Do as `Task.inputs`, then change the arguments."""
         arguments, targets = self._task.inputs(batch)
         return self._alter(arguments), targets
 
@@ -91,13 +91,13 @@ class Altered:
 def train_small(
     recipe: Recipe, alter: Alter | None = None, watch: Watch | None = None, build: Build | None = None
 ) -> Run:
-    """Train as scripts/train.py does, without files. The last weights are judged, and test samples are never read.
+    """Train as scripts/train.py does, without files. Evaluate the last weights, and never read test samples.
 
     Args:
-        alter: changes the model's arguments, after random changes and in evaluation.
-        watch: called with the number of steps done and the model in evaluation mode: before the first step, and then 8
-            times evenly up to the last.
-        build: makes the model of a task; None is the task's own.
+        alter: changes the model's arguments, after random changes in training, and in evaluation.
+        watch: called with the number of steps done and the model in evaluation mode, before the first step and then 8
+            times at even distances up to the last.
+        build: makes the model of a task; None builds the task's own model.
 
     Raises:
         UserError: fewer training samples than a batch has, a stream, other labels than the data has, or a loss that is
@@ -132,7 +132,7 @@ def train_small(
 
 @dataclass(frozen=True)
 class Samples:
-    """What trainings of a study see, and the task that says how."""
+    """The samples of a study's trainings, and their task."""
 
     train: Dataset
     validation: Dataset
@@ -140,7 +140,7 @@ class Samples:
 
 
 def load_samples(recipe: Recipe) -> Samples:
-    """Training and validation samples of a recipe; the process remembers the last ones that it loaded.
+    """Return training and validation samples of a recipe; the process keeps the last ones that it loaded.
 
     Raises:
         UserError: a stream, other labels than the model has, or what `Task.load_splits` raises.
@@ -149,7 +149,8 @@ def load_samples(recipe: Recipe) -> Samples:
         raise UserError("data.streaming=true: a study compares trainings on the same samples; set it to false")
     data = dataclasses.replace(recipe.data, test_split=None)
     task = build_task(dataclasses.replace(recipe, data=data))
-    key = json.dumps([recipe.task, dataclasses.asdict(data), task.processor.to_json_string()])
+    # Some random changes happen while samples are read.
+    key = json.dumps([recipe.task, dataclasses.asdict(data), task.recipe.augmentation, task.processor.to_json_string()])
     if key not in _LOADED:
         _LOADED.clear()
         _LOADED[key] = task.load_splits()
@@ -169,7 +170,7 @@ def _call(watch: Watch, step: int, model: nn.Module) -> float:
 
 
 def train_and_score(recipe: Recipe) -> dict[str, float]:
-    """The scores of a run as the recipe says."""
+    """Train by a recipe, and return the scores."""
     return train_small(recipe).scores()
 
 
@@ -178,10 +179,10 @@ class Job:
     """A training run among others.
 
     Attributes:
-        names: what tells this run from the others of its experiment, such as `{"bands": 4, "seed": 0}`.
+        names: what distinguishes this run in its experiment, such as `{"bands": 4, "seed": 0}`.
         recipe: of the run.
-        work: a function of a module, called with the recipe and `arguments`; what it returns goes into JSON.
-        arguments: more of what `work` takes, for JSON as well.
+        work: a function at the top level of a module. It is called with the recipe and `arguments`, and returns JSON.
+        arguments: further arguments of `work`, as JSON.
     """
 
     names: dict

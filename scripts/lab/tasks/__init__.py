@@ -5,6 +5,7 @@ import importlib
 from lab.errors import UserError, one_line
 from lab.recipe import Recipe
 from lab.tasks.image_classification import ImageClassification
+from lab.tasks.pretrained import open_pretrained
 from lab.tasks.task import Task
 
 TASKS: dict[str, type[Task]] = {task.name: task for task in (ImageClassification,)}
@@ -32,10 +33,14 @@ def find_task(recipe: Recipe) -> type[Task]:
     return task
 
 
-def build_task(recipe: Recipe) -> Task:
+def build_task(recipe: Recipe, resume: bool = False) -> Task:
     """Return the task of a recipe, for the model that it describes.
 
+    Args:
+        resume: where the recipe starts from a checkpoint, settings are those that the run in `output_dir` began with.
+
     Raises:
-        UserError: there is no such task, or the recipe does not fit it.
+        UserError: there is no such task, the recipe does not fit it, or the checkpoint to start from cannot be read.
     """
-    return find_task(recipe)(recipe)
+    kind = find_task(recipe)
+    return kind(recipe, pretrained=open_pretrained(recipe, kind.processor_class, resume))

@@ -1,5 +1,6 @@
 """Pictures with labels."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +8,18 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lab.augment.crops import require_scale
 from lab.augment.images import RANGES, Augmentation, Normalization, TrainingInputs, describe_augmentation
-from lab.data.decoded_images import Decoder, ImageDataset
-from lab.data.splits import Splits, choose_split, choose_splits
+from lab.data.decoded_images import IMAGE, Decoder, ImageDataset
+from lab.data.encoded_images import EncodedImages
+from lab.data.splits import Rows, Splits, choose_split, choose_splits
 from lab.data.streams import choose_stream_split, choose_stream_splits
 from lab.errors import UserError
 from lab.looking.image_pictures import draw_attention, draw_predictions
 from lab.looking.maps import displayed
-from lab.recipe import build, require_keys
+from lab.recipe import Recipe, build, require_keys
 from lab.tasks.labelled import LabelledTask
+from lab.tasks.targets import Target
 from lab.tasks.task import Arguments, Batch, Judged
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
@@ -27,16 +31,20 @@ _EXAMPLES = 3
 
 # What a recipe may say about the image processor; all else follows from the model, so that the two agree.
 _PROCESSOR_KEYS = (
+    "do_convert_rgb",
     "do_resize",
     "size",
     "resample",
     "do_center_crop",
+    "crop_size",
+    "crop_first",
     "do_rescale",
     "rescale_factor",
     "do_normalize",
     "image_mean",
     "image_std",
 )
+_SIZES = ("size", "crop_size", "crop_first")
 
 
 class ImageClassification(LabelledTask):
@@ -46,11 +54,13 @@ class ImageClassification(LabelledTask):
     samples = "images"
     model_class = PerceiverStudyForImageClassification
     processor_class = PerceiverStudyImageProcessor
+    columns = (IMAGE,)
     augmentation_class = Augmentation
     augmentation_ranges = RANGES
 
-    def __init__(self, recipe, config=None, processor=None):
-        super().__init__(recipe, config, processor)
+    def __init__(self, recipe, config=None, processor=None, pretrained=None):
+        super().__init__(recipe, config, processor, pretrained)
+        require_scale(self.augmentation.random_resized_crop)
         self.normalize = Normalization(self.processor)
         self.in_pairs = self.augmentation.mixes
         self._changed = TrainingInputs(
@@ -61,8 +71,17 @@ class ImageClassification(LabelledTask):
             lambda labels: self.target.blendable(labels, self.config.num_labels),
         )
 
+    def inherit(self, recipe: Recipe) -> Recipe:
+        recipe, found = super().inherit(recipe), self.pretrained.processor
+        settings = {key: found[key] for key in _PROCESSOR_KEYS if key in found}
+        settings = resized(settings, self.pretrained.config.grid, self._read_config(recipe).grid)
+        return dataclasses.replace(recipe, image_processor=settings | recipe.image_processor)
+
     def build_config(self) -> PerceiverStudyConfig:
-        config = build("model", PerceiverStudyConfig, self.recipe.model)
+        return self._read_config(self.recipe)
+
+    def _read_config(self, recipe: Recipe) -> PerceiverStudyConfig:
+        config = build("model", PerceiverStudyConfig, recipe.model)
         if config.num_axes != 2:
             raise UserError(f"model.num_axes={config.num_axes}: images have 2 axes")
         return config
@@ -87,15 +106,16 @@ class ImageClassification(LabelledTask):
         return build(section, self.processor_class, settings | self.recipe.image_processor)
 
     def load_splits(self) -> Splits:
-        data, decoder = self.recipe.data, self._decoder()
-        if data.streaming:
-            train, validation, test, names = choose_stream_splits(data, decoder, self.config.num_labels)
+        reading, decoder, streaming = self.reading, self._decoder(), self.recipe.data.streaming
+        if streaming:
+            train, validation, test, names = choose_stream_splits(reading, decoder, self.config.num_labels)
         else:
-            train, validation, test = choose_splits(data)
+            train, validation, test = choose_splits(reading)
             names = train.source.label_names
+        self.require_labels(names)
         splits = Splits(
             validation=decoder.decode(validation),
-            train=train if data.streaming else decoder.decode(train),
+            train=train if streaming else self._images_to_train_on(train, decoder),
             test=test and decoder.decode(test),
             label_names=names,
         )
@@ -103,12 +123,17 @@ class ImageClassification(LabelledTask):
         return splits
 
     def read_split(self, split: str) -> tuple[ImageDataset, list[str]]:
-        data = self.recipe.data
-        rows = choose_stream_split(data, split, self.config.num_labels) if data.streaming else choose_split(data, split)
+        if self.recipe.data.streaming:
+            rows = choose_stream_split(self.reading, split, self.config.num_labels)
+        else:
+            rows = choose_split(self.reading, split)
         return self._decoder().decode(rows), rows.source.label_names
 
     def _decoder(self) -> Decoder:
-        return Decoder(self.recipe.data, self.config, self.processor)
+        return Decoder(self.recipe.data, self.config, self.processor, self.augmentation.random_resized_crop)
+
+    def _images_to_train_on(self, rows: Rows, decoder: Decoder) -> ImageDataset | EncodedImages:
+        return decoder.decode(rows) if decoder.crop_scale is None else EncodedImages(rows, decoder)
 
     def training_inputs(self, batch: Batch, step: int, first: int) -> tuple[Arguments, Any]:
         pixels, targets = self._changed(batch["pixels"], batch["labels"], step, first)
@@ -132,10 +157,7 @@ class ImageClassification(LabelledTask):
             chosen = sample(dataset, 32)
             draw_predictions(
                 _pixels(dataset, chosen),
-                [
-                    self.target.describe(judged["logits"][row], judged["labels"][row], self.label_names)
-                    for row in chosen
-                ],
+                self.target.describe(judged["logits"], judged["labels"], chosen, self.label_names),
                 folder / "predictions.png",
             )
             chosen = sample(dataset, 4)
@@ -161,7 +183,7 @@ class ImageClassification(LabelledTask):
             "purpose": self.target.purpose(f"images of {grid} pixels", self.config.num_labels),
             "elements": "single pixels",
             "augmentation": describe_augmentation(self.augmentation),
-            "usage": _USAGE,
+            "usage": _usage(self.target),
             "limits": "Other cameras, crops or image sizes are untested.",
         }
 
@@ -173,21 +195,36 @@ assert pipeline("image-classification", model=folder, trust_remote_code=True)(Im
 """
 
 
-_USAGE = [
-    """from transformers import pipeline
+def _usage(target: Target) -> list[str]:
+    """Programs that classify a file, with `{repo_id}` for the name of the model."""
+    return [
+        f"""from transformers import pipeline
 
-classify = pipeline("image-classification", model="{repo_id}", trust_remote_code=True)
-print(classify("image.png", top_k=3))""",
-    """import torch
+classify = pipeline("image-classification", model="{{repo_id}}", trust_remote_code=True)
+print(classify("image.png", top_k={target.shown_answers}))""",
+        f"""import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-processor = AutoImageProcessor.from_pretrained("{repo_id}", trust_remote_code=True)
-model = AutoModelForImageClassification.from_pretrained("{repo_id}", trust_remote_code=True)
+processor = AutoImageProcessor.from_pretrained("{{repo_id}}", trust_remote_code=True)
+model = AutoModelForImageClassification.from_pretrained("{{repo_id}}", trust_remote_code=True)
 with torch.no_grad():
     logits = model(**processor(Image.open("image.png"))).logits
-print(model.config.id2label[logits.argmax(dim=-1).item()])""",
-]
+print({target.answer_in_code})""",
+    ]
+
+
+def resized(settings: dict[str, Any], old: list[int], new: list[int]) -> dict[str, Any]:
+    """An image processor's settings for images of `new` size `[H, W]` instead of `old`.
+
+    Sizes change in proportion. For images of another shape they are left out, and so follow from the model.
+    """
+    if old[0] * new[1] != old[1] * new[0]:
+        return {key: value for key, value in settings.items() if key not in _SIZES}
+    sizes = {key: settings[key] for key in ("size", "crop_size") if settings.get(key)}
+    return settings | {
+        key: {edge: round(pixels * new[0] / old[0]) for edge, pixels in size.items()} for key, size in sizes.items()
+    }
 
 
 def sample(dataset: ImageDataset, count: int) -> np.ndarray:

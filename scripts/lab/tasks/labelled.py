@@ -1,20 +1,23 @@
 """What all tasks share whose samples carry labels: classes, several classes, or numbers."""
 
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from lab.data.columns import Column
+from lab.data.labels import REGRESSION, SINGLE_LABEL, listed, match_names, renumber, used_labels
+from lab.data.sources import Reading
 from lab.data.splits import Splits
 from lab.errors import UserError
 from lab.recipe import Recipe
 from lab.scoring.measures import measure_of
 from lab.scoring.report import write_evaluation
+from lab.tasks.pretrained import Pretrained
 from lab.tasks.targets import TARGETS
 from lab.tasks.task import Judged, Scores, Task
 
@@ -23,14 +26,37 @@ class LabelledTask(Task):
     """A task whose model gives logits `(b, num_labels)`, with labels as `config.problem_type` says.
 
     Attributes:
+        columns: what it reads of each row of a dataset beside the label.
         target: what labels are and how answers are scored.
     """
 
-    def __init__(self, recipe: Recipe, config: Any = None, processor: Any = None):
-        super().__init__(recipe, config, processor)
-        problem_type = self.config.problem_type or "single_label_classification"
-        self.target = TARGETS[problem_type](recipe)
+    columns: ClassVar[tuple[Column, ...]] = ()
+
+    def __init__(self, recipe: Recipe, config: Any = None, processor: Any = None, pretrained: Pretrained | None = None):
+        super().__init__(recipe, config, processor, pretrained)
+        # Of a head to make anew the data knows the size, unless the recipe says it.
+        self.takes_labels = pretrained is not None and "num_labels" not in recipe.model
+        if self.takes_labels:
+            self._name_labels(pretrained.label_names)
+        self.target = TARGETS[self.problem_type](recipe)
         self.best = self.target.best
+
+    @property
+    def problem_type(self) -> str:
+        """What labels are for: the model's `problem_type`, one class if it has none.
+
+        Raises:
+            UserError: it is unknown.
+        """
+        problem_type = self.config.problem_type or SINGLE_LABEL
+        if problem_type not in TARGETS:
+            raise UserError(f"model.problem_type={problem_type}: expected one of {', '.join(TARGETS)}, or null")
+        return problem_type
+
+    @property
+    def reading(self) -> Reading:
+        """What is read of datasets."""
+        return Reading(self.recipe.data, self.columns, self.problem_type)
 
     @property
     def label_names(self) -> list[str]:
@@ -43,16 +69,37 @@ class LabelledTask(Task):
         Raises:
             UserError: the model has another number of labels, or class weights do not fit.
         """
-        name_labels(self.config, splits.label_names)
+        self.require_labels(splits.label_names)
+        self._name_labels(splits.label_names)
         if hasattr(splits.train, "labels"):
             self.target.fit(splits.train.labels, splits.label_names)
-        elif self.recipe.optimization.class_weights is not None:
-            raise UserError("optimization.class_weights: labels of a stream are not known before; set it to null")
+            return
+        if self.recipe.optimization.class_weights == "balanced":
+            raise UserError(
+                "optimization.class_weights=balanced: labels of a stream are not known before; give a number for each "
+                "class, or null"
+            )
+        self.target.fit(splits.validation.labels, splits.label_names)  # the beginning of the stream stands for it
+
+    def _name_labels(self, names: list[str]):
+        numbered = dict(enumerate(names))
+        self.config.id2label, self.config.label2id = numbered, {name: label for label, name in numbered.items()}
+
+    def require_labels(self, names: list[str]):
+        """Raise a `UserError` where the data's labels are more or fewer than the model's."""
+        if not self.takes_labels and self.config.num_labels != len(names):
+            raise UserError(
+                f"model.num_labels={self.config.num_labels}, but the data has {len(names)} labels ({listed(names)}): "
+                f"set it to {len(names)}"
+            )
 
     def load_split(self, split: str, by_number: bool = False) -> Dataset:
         dataset, names = self.read_split(split)
-        numbers = match_labels(names, self.label_names, by_number)
-        dataset.labels = self.target.renumber(dataset.labels, numbers, self.config.num_labels)
+        used = names if self.problem_type == REGRESSION else [names[label] for label in used_labels(dataset.labels)]
+        numbers = match_labels(names, self.label_names, by_number, used)
+        if self.problem_type == REGRESSION and len(names) != self.config.num_labels:
+            raise UserError(f"the data has {len(names)} numbers, but the model gives {self.config.num_labels}")
+        dataset.labels = renumber(dataset.labels, numbers, self.config.num_labels)
         return dataset
 
     @abstractmethod
@@ -82,6 +129,10 @@ class LabelledTask(Task):
                 "--dtype, such as float32, or lower optimization.learning_rate"
             )
 
+    def keeps_head(self) -> bool:
+        names = self.pretrained.label_names
+        return names in (self.label_names, [f"LABEL_{number}" for number in range(len(names))])
+
     def begin(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return self.target.begin(weights, self.head)
 
@@ -108,27 +159,29 @@ class LabelledTask(Task):
         }
 
 
-def match_labels(of_data: list[str], of_model: list[str], by_number: bool) -> np.ndarray:
-    """`(len(of_data),)` int64: the model's number for each class of the data, found by name where both have names.
+def match_labels(
+    of_data: list[str], of_model: list[str], by_number: bool, used: Collection[str] | None = None
+) -> np.ndarray:
+    """`(len(of_data),)` int64: the model's number for each class of the data, or -1 for unused ones that it has not.
+
+    Args:
+        used: names that some sample has; None is all.
 
     Raises:
-        UserError: the data has a class that the model has not.
+        UserError: the data uses a class that the model has not.
     """
-    numbered = [str(number) for number in range(len(of_data))]
-    unnamed = [f"LABEL_{number}" for number in range(len(of_model))]
-    if by_number or of_data in (of_model, numbered) or of_model == unnamed:
-        if len(of_data) > len(of_model):
-            raise UserError(f"the data has {len(of_data)} classes, but the model knows {len(of_model)}")
-        return np.arange(len(of_data))
-    times = Counter(of_model)
-    known = {name: number for number, name in enumerate(of_model) if times[name] == 1}
-    unknown = [name for name in of_data if name not in known]
+    numbers = match_names(of_data, of_model, by_number)
+    unknown = [
+        name for name, number in zip(of_data, numbers, strict=True) if number < 0 and (used is None or name in used)
+    ]
+    if unknown and by_number:
+        raise UserError(f"the data has {len(of_data)} classes, but the model knows {len(of_model)}")
     if unknown:
         raise UserError(
             f"{unknown[0]!r} and {len(unknown) - 1} more classes of the data are not among those of the model "
             f"({', '.join(of_model[:3])}, ...): choose other --data, or --match_by_number if only the names differ"
         )
-    return np.array([known[name] for name in of_data])
+    return numbers
 
 
 _MOST_NAMES = 20
@@ -136,18 +189,3 @@ _MOST_NAMES = 20
 
 def _both(judged: Judged) -> tuple[np.ndarray, np.ndarray]:
     return judged["logits"], judged["labels"]
-
-
-def name_labels(config: Any, names: list[str]):
-    """Write the names of the data's labels into a model's configuration.
-
-    Raises:
-        UserError: it has another number of labels.
-    """
-    if config.num_labels != len(names):
-        raise UserError(
-            f"model.num_labels={config.num_labels}, but the data has {len(names)} labels "
-            f"({', '.join(names[:5])}{', …' if len(names) > 5 else ''}): set it to {len(names)}"
-        )
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: label for label, name in config.id2label.items()}

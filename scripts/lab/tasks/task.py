@@ -21,6 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from lab.data.splits import Splits
 from lab.recipe import Range, Recipe, typed
 from lab.scoring.measures import measure_of
+from lab.tasks.pretrained import Pretrained
 
 Batch = dict[str, torch.Tensor]
 Arguments = dict[str, Any]
@@ -50,6 +51,7 @@ class Task(ABC):
         recipe: what the task was made from, with the defaults of its own section filled in.
         config: of the model.
         processor: what turns a file into the model's arguments, saved beside the model.
+        pretrained: the checkpoint that training starts from, or None.
     """
 
     name: ClassVar[str]
@@ -64,15 +66,25 @@ class Task(ABC):
     in_pairs: bool = False
     best: str
 
-    def __init__(self, recipe: Recipe, config: PreTrainedConfig | None = None, processor: Any = None):
+    def __init__(
+        self,
+        recipe: Recipe,
+        config: PreTrainedConfig | None = None,
+        processor: Any = None,
+        pretrained: Pretrained | None = None,
+    ):
         """
         Args:
             config: of a model that is there already; None makes the one that the recipe describes.
             processor: likewise.
+            pretrained: what the recipe starts from.
 
         Raises:
             UserError: the recipe does not fit the task.
         """
+        self.pretrained = pretrained
+        if pretrained is not None:
+            recipe = self.inherit(recipe)
         self.augmentation = typed(
             "augmentation", self.augmentation_class, recipe.augmentation, self.augmentation_ranges
         )
@@ -89,9 +101,37 @@ class Task(ABC):
     def build_processor(self) -> ProcessorMixin:
         """The processor, from its section of the recipe and what the model needs."""
 
-    def build_model(self) -> PreTrainedModel:
+    def inherit(self, recipe: Recipe) -> Recipe:
+        """The recipe, with settings of the checkpoint that it starts from where it says nothing."""
+        return dataclasses.replace(recipe, model=self.pretrained.architecture | recipe.model)
+
+    def new_model(self) -> PreTrainedModel:
         """The model with fresh weights from torch's present seed."""
         return self.model_class(self.config)
+
+    def build_model(self) -> PreTrainedModel:
+        """The model to train: a new one, or the checkpoint's with a new head where the old one does not fit.
+
+        Raises:
+            UserError: the checkpoint cannot be read, or does not fit the recipe's model.
+        """
+        if self.pretrained is None:
+            return self.new_model()
+        model = self.pretrained.load(self.model_class, self.config)
+        head = model.get_submodule(self.head)
+        own = {f"{self.head}.{name}" for name in head.state_dict()}
+        if own & set(self.pretrained.made_anew):
+            return model
+        if self.keeps_head():
+            model.load_state_dict(self.begin(model.state_dict()))
+        else:
+            head.load_state_dict(self.new_model().get_submodule(self.head).state_dict())
+            self.pretrained.made_anew = sorted({*self.pretrained.made_anew, *own})
+        return model
+
+    def keeps_head(self) -> bool:
+        """Whether the head of the checkpoint, where it has the right size, means what this task asks for."""
+        return True
 
     # Data
 

@@ -35,7 +35,7 @@ class Cost:
 
 def measure(task: Task) -> Cost:
     """The cost of one sample, by doing a training step of it on the CPU."""
-    model = task.build_model()
+    model = task.new_model()
     # The counter puts hooks on all layers, so they would be called: count the path that training takes.
     if model.config.position_encoding_type == "fourier":
         model.config.cross_attend_path = "separable"

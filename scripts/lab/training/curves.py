@@ -12,13 +12,13 @@ _TRAINING, _VALIDATION = BLUE, ORANGE
 
 
 def read_metrics(path: Path) -> tuple[list[dict], list[dict]]:
-    """The lines of logged steps, and those of epochs."""
+    """Return the lines of logged steps, and those of epochs."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if line["kind"] == "step"], [line for line in lines if line["kind"] == "epoch"]
 
 
 def draw_curves(metrics: Path, picture: Path, title: str, best: str):
-    """Losses on the left, the score that decides on the right with its best epoch, both against epochs, as a PNG.
+    """Draw losses on the left and the deciding score with its best epoch on the right, against epochs, as a PNG.
 
     Args:
         best: the key of that score, such as `accuracy`.

@@ -12,7 +12,7 @@ from lab.data.loaders import EpochLoader
 from lab.data.streams import StreamLoader
 from lab.tasks.task import Batch, Task, batch_size
 from lab.training.checkpoint import Progress
-from lab.training.optimization import build_optimizers, moving_average
+from lab.training.optimization import build_optimizers, freeze, frozen_norms, moving_average
 
 
 class Learner:
@@ -28,6 +28,8 @@ class Learner:
         self.accelerator, self.task = accelerator, task
         self.settings, self.seed = task.recipe.optimization, task.recipe.seed
         torch.set_float32_matmul_precision(self.settings.matmul_precision)
+        freeze(model, self.settings.freeze)
+        self.frozen_norms = frozen_norms(model) if self.settings.freeze else []
         self.average = moving_average(model, self.settings.ema_decay, accelerator.device)
         optimizers = build_optimizers(model, self.settings, task.head)
         # A checkpoint brings its own learning rates and decays. What counts is the recipe, which may have changed.
@@ -68,7 +70,7 @@ class Learner:
         for number, batch in enumerate(loader.batches(progress.epoch, progress.samples)):
             part = number % parts
             if part == 0:
-                self.model.train()
+                self._begin_to_learn()
                 self._set_rates((progress.epoch + progress.samples / in_epoch) / self.settings.epochs)
                 loss = torch.zeros_like(loss)
             loss += self._learn(batch, progress.step, part) / parts
@@ -94,6 +96,11 @@ class Learner:
         if accelerator.sync_gradients and self.average is not None:
             self.average.update_parameters(self.raw_model)
         return loss.detach()
+
+    def _begin_to_learn(self):
+        self.model.train()
+        for norm in self.frozen_norms:
+            norm.eval()
 
     def _set_rates(self, share: float):
         factor = schedule(share, self.settings.warmup)

@@ -100,7 +100,7 @@ def training_loader(accelerator: Accelerator, recipe: Recipe, samples: Dataset |
         raise UserError(f"optimization.batch_size={size} is more than the {len(samples)} samples to train on")
     parts, place = accelerator.gradient_accumulation_steps, Place.of(accelerator)
     if isinstance(samples, Stream):
-        return StreamLoader(samples, size, parts, recipe.seed, place)
+        return StreamLoader(samples, size, parts, recipe.seed, place, recipe.data.workers)
     return EpochLoader(samples, size, parts, recipe.seed, place, recipe.data.workers)
 
 

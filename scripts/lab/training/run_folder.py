@@ -18,6 +18,7 @@ from lab.errors import UserError
 from lab.provenance import describe_hardware
 from lab.recipe import Recipe, differences, load_recipe, recipe_to_yaml
 from lab.scoring.measures import measure_of
+from lab.tasks.pretrained import PRETRAINED
 from lab.tasks.task import Task
 from lab.training.checkpoint import Progress, checkpoints, delete_newer, last_good_checkpoint, read_progress
 from lab.training.curves import draw_curves
@@ -138,7 +139,7 @@ def claim_output(output_dir: Path, recipe: Recipe, start: Path | None):
         (output_dir / RESULTS).unlink(missing_ok=True)
         if start is None:
             shutil.rmtree(output_dir / "checkpoints", ignore_errors=True)
-            for name in (LOG, EPOCHS):
+            for name in (LOG, EPOCHS, PRETRAINED):
                 (output_dir / name).unlink(missing_ok=True)
         else:
             delete_newer(output_dir, start)

@@ -22,6 +22,8 @@ class MultiLabel(Target):
 
     best = "mean_average_precision"
     kind = "Classes, of which a sample may have several"
+    shown_answers = "classify.model.config.num_labels"
+    answer_in_code = "[model.config.id2label[label] for label in (logits[0] > 0).nonzero().flatten().tolist()]"
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         smooth = labels.float() * (1 - self.label_smoothing) + self.label_smoothing / 2
@@ -56,9 +58,14 @@ class MultiLabel(Target):
         draw_precision_recall(labels, logits, names, folder / "precision_recall.png")
         return [("Precision against recall on the test samples", "precision_recall.png")]
 
-    def describe(self, logits: np.ndarray, label: np.ndarray, names: list[str]) -> tuple[str, bool]:
-        text, right = self.title(logits > 0, names), bool(((logits > 0) == (label > 0)).all())
-        return (text if right else f"{text}\nis {self.title(label, names)}"), right
+    def describe(
+        self, logits: np.ndarray, labels: np.ndarray, chosen: np.ndarray, names: list[str]
+    ) -> list[tuple[str, bool]]:
+        described = []
+        for answer, label in zip(logits[chosen] > 0, labels[chosen] > 0, strict=True):
+            text, right = self.title(answer, names), bool((answer == label).all())
+            described.append((text if right else f"{text}\nis {self.title(label, names)}", right))
+        return described
 
     def purpose(self, inputs: str, num_labels: int) -> str:
         return f"tells which of {num_labels} classes {inputs} have"

@@ -19,43 +19,50 @@ from lab.tasks.targets.target import Scores, Target, Weights
 
 
 class Regression(Target):
-    """`(n, L)` floats: numbers to come near. Mean squared error decides.
+    """`(n, L)` floats: numbers to come near. Mean squared error; R² decides, in which each number counts alike.
 
     A recipe must not depend on the units of the labels. While it trains, the model therefore answers in deviations from
     the mean of the training labels, in units of their standard deviation. At the end both move into its last layer
     (`finish`), so that a saved model answers in the labels' own units.
     """
 
-    best = "mean_squared_error"
+    best = "r2"
     kind = "Numbers"
+    shown_answers = "classify.model.config.num_labels"
+    answer_in_code = "dict(zip(model.config.id2label.values(), logits[0].tolist()))"
 
     def __init__(self, recipe: Recipe):
         super().__init__(recipe)
-        self.mean, self.deviation = torch.zeros(()), torch.ones(())  # of the labels; a finished model has them inside
+        self.label_mean, self.label_deviation = torch.zeros(()), torch.ones(())  # a finished model has them inside
 
     def fit(self, labels: np.ndarray, names: list[str]):
         super().fit(labels, names)
+        if self.label_smoothing:
+            raise UserError(
+                f"optimization.label_smoothing={self.label_smoothing}: a regression has no classes to smooth; "
+                "set it to 0"
+            )
         mean, deviation = labels.mean(axis=0), labels.std(axis=0)
-        self.mean = torch.from_numpy(mean).float()
-        self.deviation = torch.from_numpy(np.where(deviation > 0, deviation, 1.0)).float()
+        self.label_mean = torch.from_numpy(mean).float()
+        self.label_deviation = torch.from_numpy(np.where(deviation > 0, deviation, 1.0)).float()
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        errors = (logits - (labels.to(logits) - self.mean.to(logits)) / self.deviation.to(logits)).square()
+        errors = (logits - (labels.to(logits) - self.label_mean.to(logits)) / self.label_deviation.to(logits)).square()
         weights = self._weights(logits)
         return (errors if weights is None else errors * weights).mean()
 
     def in_units(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits * self.deviation.to(logits) + self.mean.to(logits)
+        return logits * self.label_deviation.to(logits) + self.label_mean.to(logits)
 
     def begin(self, weights: Weights, head: str) -> Weights:
         weight, bias = weights[f"{head}.weight"], weights[f"{head}.bias"]
-        mean, deviation = self.mean.to(bias), self.deviation.to(bias)
+        mean, deviation = self.label_mean.to(bias), self.label_deviation.to(bias)
         return weights | {f"{head}.weight": weight / deviation[:, None], f"{head}.bias": (bias - mean) / deviation}
 
     def finish(self, weights: Weights, head: str) -> Weights:
         weight, bias = weights[f"{head}.weight"], weights[f"{head}.bias"]
         return weights | {
-            f"{head}.weight": weight * self.deviation[:, None].to(bias),
+            f"{head}.weight": weight * self.label_deviation[:, None].to(bias),
             f"{head}.bias": self.in_units(bias),
         }
 
@@ -81,9 +88,13 @@ class Regression(Target):
         draw_answers(labels, logits, names, folder / "answers.png")
         return [("Answers against labels of the test samples", "answers.png")]
 
-    def describe(self, logits: np.ndarray, label: np.ndarray, names: list[str]) -> tuple[str, bool]:
-        near = bool((np.abs(logits - label) <= self.deviation.numpy()).all())
-        return f"{self.title(logits, names)}\nis {self.title(label, names)}", near
+    def describe(
+        self, logits: np.ndarray, labels: np.ndarray, chosen: np.ndarray, names: list[str]
+    ) -> list[tuple[str, bool]]:
+        """An answer is right if each number is nearer to its label than one standard deviation of the labels."""
+        near = (np.abs(logits - labels) <= labels.std(axis=0)).all(axis=1)
+        texts = [f"{self.title(logits[row], names)}\nis {self.title(labels[row], names)}" for row in chosen]
+        return list(zip(texts, near[chosen].tolist(), strict=True))
 
     def purpose(self, inputs: str, num_labels: int) -> str:
         return f"answers {inputs} with {num_labels} numbers"

@@ -21,10 +21,19 @@ class SingleLabel(Target):
 
     best = "accuracy"
     kind = "Classes"
+    shown_answers = "3"
+    answer_in_code = "model.config.id2label[logits.argmax(dim=-1).item()]"
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Labels are classes `(b,)`, or probabilities `(b, L)` where samples were mixed."""
-        return F.cross_entropy(logits, labels, self._weights(logits), label_smoothing=self.label_smoothing)
+        """Labels are classes `(b,)`, or probabilities `(b, L)` where samples were mixed.
+
+        Weighted losses are divided by the number of samples, not by the sum of their weights, so that a batch that is
+        cut into parts trains the same.
+        """
+        weights, smoothing = self._weights(logits), self.label_smoothing
+        if weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        return F.cross_entropy(logits, labels, weights, reduction="none", label_smoothing=smoothing).mean()
 
     def blendable(self, labels: torch.Tensor, num_labels: int) -> torch.Tensor:
         return F.one_hot(labels, num_labels).float()
@@ -38,9 +47,6 @@ class SingleLabel(Target):
             **TopKAccuracy(k=likeliest.shape[1]).compute(predictions=likeliest, references=labels),
             "loss": loss.item(),
         }
-
-    def renumber(self, labels: np.ndarray, numbers: np.ndarray, num_labels: int) -> np.ndarray:
-        return numbers[labels]
 
     def mean(self, logits: list[torch.Tensor]) -> torch.Tensor:
         """Logarithms of mean probabilities."""
@@ -62,10 +68,15 @@ class SingleLabel(Target):
         draw_confusions(confusions(labels, logits.argmax(axis=1), len(names)), names, folder / "confusions.png")
         return [("Confusion matrix of the test samples", "confusions.png")]
 
-    def describe(self, logits: np.ndarray, label: np.ndarray, names: list[str]) -> tuple[str, bool]:
-        answer, right = logits.argmax(), logits.argmax() == label
-        text = f"{names[answer]}, {100 * softmax(logits)[answer]:.0f} %"
-        return (text if right else f"{text}\nis {names[label]}"), bool(right)
+    def describe(
+        self, logits: np.ndarray, labels: np.ndarray, chosen: np.ndarray, names: list[str]
+    ) -> list[tuple[str, bool]]:
+        described = []
+        for probabilities, label in zip(softmax(logits[chosen]), labels[chosen], strict=True):
+            answer = probabilities.argmax()
+            text, right = f"{names[answer]}, {100 * probabilities[answer]:.0f} %", bool(answer == label)
+            described.append((text if right else f"{text}\nis {names[label]}", right))
+        return described
 
     def purpose(self, inputs: str, num_labels: int) -> str:
         return f"classifies {inputs} into {num_labels} classes"

@@ -6,10 +6,12 @@ Answers are logits `(n, L)` with `L` the model's `num_labels`. The three problem
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from lab.data.labels import listed
 from lab.errors import UserError
 from lab.recipe import Recipe
 from lab.scoring.report import Details
@@ -24,11 +26,15 @@ class Target(ABC):
     Attributes:
         best: the score by which the best epoch is chosen; between equal ones the lower loss decides.
         kind: what labels are, to begin a list of their names with.
+        shown_answers: how many answers of a pipeline a model card's program prints, in Python.
+        answer_in_code: Python that turns `logits` `(1, L)` of `model` into an answer, for the same programs.
         class_weights: `(L,)`, what each class counts in the loss; None counts all alike.
     """
 
     best: str
     kind: str
+    shown_answers: str
+    answer_in_code: str
 
     def __init__(self, recipe: Recipe):
         self.label_smoothing = recipe.optimization.label_smoothing
@@ -57,19 +63,18 @@ class Target(ABC):
             return
         if self.wanted_weights == "balanced":
             self.class_weights = torch.from_numpy(self.balance(labels, len(names))).float()
+        elif not _are_weights(self.wanted_weights):
+            raise UserError(
+                f"optimization.class_weights={self.wanted_weights}: "
+                "expected balanced, a list of numbers from 0 up, or null"
+            )
         elif len(self.wanted_weights) != len(names):
             raise UserError(
                 f"optimization.class_weights has {len(self.wanted_weights)} numbers: expected {len(names)}, one for "
-                f"each of {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+                f"each of {listed(names)}"
             )
         else:
             self.class_weights = torch.tensor(self.wanted_weights, dtype=torch.float32)
-
-    def renumber(self, labels: np.ndarray, numbers: np.ndarray, num_labels: int) -> np.ndarray:
-        """Labels of data as those of a model, whose number for label `i` of the data is `numbers[i]`."""
-        if len(numbers) != num_labels:  # a column of labels that are not there would count as absent
-            raise UserError(f"the data has {len(numbers)} labels, but the model gives {num_labels}")
-        return labels[:, np.argsort(numbers)]
 
     @abstractmethod
     def mean(self, logits: list[torch.Tensor]) -> torch.Tensor:
@@ -90,8 +95,16 @@ class Target(ABC):
         """Draw into `folder` what a model card shows of answers; returns caption and file of each picture."""
 
     @abstractmethod
-    def describe(self, logits: np.ndarray, label: np.ndarray, names: list[str]) -> tuple[str, bool]:
-        """The answer `(L,)` to one sample in words, with what is right where it is wrong, and whether it is right."""
+    def describe(
+        self, logits: np.ndarray, labels: np.ndarray, chosen: np.ndarray, names: list[str]
+    ) -> list[tuple[str, bool]]:
+        """The answers to some samples in words, each with what is right where it is wrong, and whether it is right.
+
+        Args:
+            logits: `(n, L)`, of all samples of a split.
+            labels: theirs.
+            chosen: `(k,)`, which samples.
+        """
 
     @abstractmethod
     def purpose(self, inputs: str, num_labels: int) -> str:
@@ -131,3 +144,7 @@ class Target(ABC):
 
     def _weights(self, like: torch.Tensor) -> torch.Tensor | None:
         return None if self.class_weights is None else self.class_weights.to(like)
+
+
+def _are_weights(wanted: Any) -> bool:
+    return isinstance(wanted, list) and all(isinstance(weight, int | float) and weight >= 0 for weight in wanted)

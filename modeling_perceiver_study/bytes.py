@@ -1,0 +1,59 @@
+"""Bytes, or any other ids of a small vocabulary: an embedding plus learned positions, as in Perceiver IO."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from .inputs import InputAdapter, check_given, check_mask, register_input_adapter
+from .paths import has_values
+from .separable import GridInputs, array_inputs
+
+if TYPE_CHECKING:
+    from .configuration_perceiver_study import PerceiverStudyConfig
+
+
+class BytesAdapter(InputAdapter):
+    """`(B, M) -> (B, M, d_model)`: as transformers' `PerceiverTextPreprocessor`. The mask is `(B, M)`."""
+
+    input_name = "input_ids"
+    config_fields = ("vocab_size", "max_position_embeddings", "d_model")
+
+    def __init__(self, config: "PerceiverStudyConfig"):
+        super().__init__(config)
+        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.d_model)
+
+    @classmethod
+    def width_of(cls, config: "PerceiverStudyConfig") -> int:
+        return config.d_model
+
+    def length(self, input_ids: torch.Tensor) -> int:
+        return input_ids.shape[1]
+
+    def forward(
+        self, input_ids: torch.Tensor | None, dtype: torch.dtype, attention_mask: torch.Tensor | None = None
+    ) -> GridInputs:
+        (name,) = self.arguments
+        check_given(name, input_ids)
+        most, vocabulary = self.position_embeddings.num_embeddings, self.embeddings.num_embeddings
+        if input_ids.ndim != 2 or not 1 <= input_ids.shape[1] <= most:
+            raise ValueError(
+                f"{name} have shape {tuple(input_ids.shape)}: expected (batch, length) with a length of 1 to "
+                f"max_position_embeddings={most}. Cut longer ones, as a tokenizer does with truncation=True."
+            )
+        if input_ids.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"{name} have dtype {input_ids.dtype}: expected torch.int64 or torch.int32.")
+        if has_values(input_ids) and input_ids.numel():
+            lowest, highest = (int(bound) for bound in input_ids.aminmax())
+            if lowest < 0 or highest >= vocabulary:
+                raise ValueError(
+                    f"{name} hold ids from {lowest} to {highest}: expected 0 to {vocabulary - 1}, as "
+                    f"vocab_size={vocabulary}."
+                )
+        mask = check_mask(attention_mask, input_ids.shape)
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        return array_inputs((self.embeddings(input_ids) + self.position_embeddings(positions)).to(dtype), mask)
+
+
+register_input_adapter("bytes", BytesAdapter)

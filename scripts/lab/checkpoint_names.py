@@ -1,0 +1,19 @@
+"""Names of checkpoints: folders, and repositories on the Hub.
+
+Apart from `judging`, since tasks start from checkpoints too, and from `data`, since the page (app.py) has no data sets.
+"""
+
+from pathlib import Path
+
+from lab.errors import UserError
+
+
+def check_checkpoint(checkpoint: str):
+    """Raise a `UserError` unless this is a folder with a model, or may be the name of one on the Hub."""
+    folder = Path(checkpoint)
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise UserError(f"{checkpoint} does not hold a finished checkpoint: there is no config.json in it")
+    elif checkpoint.count("/") != 1 or folder.parent.is_dir():
+        # The answer of the Hub to a mistyped folder would be slow and misleading.
+        raise UserError(f"{checkpoint}: no such folder, and no OWNER/NAME of a model on the Hub")

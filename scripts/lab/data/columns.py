@@ -1,0 +1,105 @@
+"""Which columns of a dataset hold what a task reads."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from lab.errors import UserError
+
+_FILES = ("binary", "large_binary", "string", "large_string")  # types of files' bytes and of their paths
+
+LABEL = "label"  # the role of labels, beside those of a task's inputs
+
+
+@dataclass(frozen=True)
+class Column:
+    """An input that a task reads from each row.
+
+    Attributes:
+        role: its key in `data.columns`, and in what `Source.read` returns.
+        holds: what its values are, for messages.
+        is_certain: whether a column of this feature holds it beyond doubt, so that nobody has to name it.
+        is_possible: whether a column of this feature holds it if somebody says so.
+        stored_as: the feature that the column is read as; None leaves it as it is.
+    """
+
+    role: str
+    holds: str
+    is_certain: Callable[[Any], bool]
+    is_possible: Callable[[Any], bool]
+    stored_as: Any = None
+
+
+def media_column(role: str, feature: type) -> Column:
+    """A column of files, given by their bytes or their paths, which are read without decoding them.
+
+    Args:
+        feature: the type of such columns in `datasets`, such as `datasets.Image`.
+    """
+
+    def is_certain(found: Any) -> bool:
+        return isinstance(found, feature)
+
+    def is_possible(found: Any) -> bool:
+        if isinstance(found, dict):
+            return found.keys() <= {"bytes", "path"} and "bytes" in found
+        return is_certain(found) or (isinstance(found, datasets.Value) and found.dtype in _FILES)
+
+    return Column(role, f"{role}s, bytes of files, or paths", is_certain, is_possible, feature(decode=False))
+
+
+def find_column(column: Column, features: datasets.Features, chosen: dict[str, Any], split: str) -> str:
+    """Return the name of the column that holds an input.
+
+    Args:
+        chosen: the recipe's `data.columns`.
+        split: what messages call the data.
+
+    Raises:
+        UserError: the chosen one is not there or holds something else; or none was chosen and it is not clear which.
+    """
+    key = f"data.columns.{column.role}"
+    if (name := chosen.get(column.role)) is not None:
+        if name not in features:
+            raise UserError(f"{key}={name}: {split} has columns {', '.join(features)}")
+        if not column.is_possible(features[name]):
+            raise UserError(f"{key}={name}: that column holds {describe(features[name])}; expected {column.holds}")
+        return name
+    found = [name for name, feature in features.items() if column.is_certain(feature)]
+    if len(found) != 1:
+        raise UserError(
+            f"{split} has {len(found)} {column.role} columns; expected one among {describe_all(features)}. "
+            f"Name the right one as {key}"
+        )
+    return found[0]
+
+
+def describe(feature: Any) -> str:
+    """What a feature is called in messages, such as `int64` or `List(string)`."""
+    if isinstance(feature, datasets.Value):
+        return feature.dtype
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return f"List({describe(feature.feature)})"
+    return type(feature).__name__
+
+
+def describe_all(features: datasets.Features) -> str:
+    """Names and types of all columns."""
+    return ", ".join(f"{name} ({describe(feature)})" for name, feature in features.items())
+
+
+def file_of(value: Any) -> str | None:
+    """The path of a file that a row only refers to; None where the row holds the content."""
+    is_reference = isinstance(value, dict) and value.get("bytes") is None
+    return value.get("path") if is_reference else None
+
+
+def located(value: Any, folder: str | None) -> Any:
+    """The value with a relative path as one below the folder of the data."""
+    path = file_of(value)
+    if path is None or folder is None or "://" in path or Path(path).is_absolute():
+        return value
+    return {**value, "path": str(Path(folder) / path)}

@@ -1,0 +1,192 @@
+"""Which files of a local folder belong to which split.
+
+`datasets` looks for words such as "test" anywhere in the path of a file. Pictures of a class called `train` or
+`blood_test` would so be in two splits at once. Here the splits of a folder of pictures (sounds, films, ...) are its
+uppermost folders, and names of class folders mean nothing.
+"""
+
+import glob
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets.data_files import get_data_patterns, resolve_pattern
+from datasets.packaged_modules import _EXTENSION_TO_MODULE as MODULES  # which of its loaders reads files of an ending
+from huggingface_hub import DatasetCard
+
+from lab.errors import UserError
+
+# Folders with these names are splits, whatever the recipe calls its own.
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+_BESIDE = ("json", "xml", "text", "harbor")  # loaders of what often lies beside pictures, and is not what to read
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # what `datasets` takes for a table of the files
+
+
+@dataclass
+class _Folder:
+    """What is somewhere below a folder.
+
+    Attributes:
+        here: pictures and the like lie in it directly.
+        below: such lie in its folders.
+        metadata: it has a table that says what its files are.
+    """
+
+    here: bool = False
+    below: bool = False
+    metadata: bool = False
+
+
+def find_splits(folder: Path, wanted: Collection[str], has_paths: bool = False) -> dict[str, dict[str, Any]] | None:
+    """Return the arguments of `datasets.load_dataset` that read each split of a folder, whatever its path contains.
+
+    Args:
+        wanted: splits that the recipe names, which may be folders as well.
+        has_paths: the recipe names a column of an input, so that tables beside pictures are what to read.
+
+    Returns:
+        None where a `README.md` says which files are which split.
+
+    Raises:
+        FileNotFoundError: there are no data.
+        UserError: a file is in several of the wanted splits.
+    """
+    readme = folder / "README.md"
+    if readme.is_file() and any("data_files" in config for config in _configs(readme)):
+        return None
+    if has_paths and (tables := _splits_of_tables(folder, wanted)):
+        return tables
+    if (found := _find_media(folder)) is not None:
+        loader, media = found
+        return {
+            split: {
+                "path": loader,
+                "data_files": {split: [f"{glob.escape(str((folder / path).resolve()))}/**" for path in paths]},
+                **({"drop_labels": False} if _holds_classes(paths, media) else {}),  # also where there is only one
+            }
+            for split, paths in _media_splits(folder, media, wanted).items()
+        }
+    escaped = glob.escape(str(folder.resolve()))
+    patterns = {str(split): found for split, found in get_data_patterns(escaped).items()}
+    _require_own_files(patterns, escaped, wanted)
+    return {
+        split: {"path": str(folder), "data_files": {split: [f"{escaped}/{pattern}" for pattern in found]}}
+        for split, found in patterns.items()
+    }
+
+
+def _splits_of_tables(folder: Path, wanted: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Tables that lie in the folder itself, by the words of their names; all are one split where no name says which."""
+    known = _SPLITS | {split: split for split in wanted}
+    files, loaders = {}, {}
+    for path in sorted(folder.resolve().iterdir()):
+        loader, options = MODULES.get(path.suffix.lower(), ("", {}))
+        if path.name in _METADATA or loader not in ("csv", "json", "parquet", "arrow"):
+            continue
+        loaders[loader] = options
+        for split in {known[word] for word in re.split(r"[-._ 0-9]+", path.stem) if word in known} or {None}:
+            files.setdefault(split, []).append(glob.escape(str(path)))
+    if len(loaders) > 1:
+        raise UserError(f"{folder} holds tables of several kinds ({', '.join(loaders)}): keep one of them")
+    without = files.pop(None, [])
+    files = files or ({"train": without} if without else {})
+    _require_own_files(files, str(folder), wanted)
+    return {
+        split: {"path": loader, **options, "data_files": {split: found}}
+        for loader, options in loaders.items()
+        for split, found in files.items()
+    }
+
+
+def _configs(readme: Path) -> list[dict]:
+    return DatasetCard.load(readme).data.to_dict().get("configs") or []
+
+
+def _require_own_files(patterns: dict[str, list[str]], folder: str, wanted: Collection[str]):
+    owners = {}
+    for split in [split for split in patterns if split in wanted]:
+        for file in {file for pattern in patterns[split] for file in _resolve(pattern, folder)}:
+            if file in owners:
+                raise UserError(
+                    f"{Path(file).name} is in split {owners[file]} and in split {split}: its path names both; "
+                    "rename it, or say in a README.md which files are which split"
+                )
+            owners[file] = split
+
+
+def _resolve(pattern: str, folder: str) -> list[str]:
+    try:
+        return resolve_pattern(pattern, folder)
+    except FileNotFoundError:  # not every pattern of a split finds something
+        return []
+
+
+def _find_media(folder: Path) -> tuple[str, dict[Path, _Folder]] | None:
+    """The loader of the pictures or the like in a folder, and every folder below that has some, by relative path.
+
+    Returns:
+        None where there are more tables and archives than such files.
+    """
+    found, loaders, others = defaultdict(_Folder), Counter(), 0
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+        here = Path(place).relative_to(folder)
+        for name in files:
+            loader = MODULES.get(Path(name).suffix.lower(), ("",))[0]
+            if name in _METADATA:
+                found[here].metadata = True
+            elif loader.endswith("folder"):
+                loaders[loader] += 1
+                found[here].here = True
+            elif name.endswith(".zip") or loader not in ("", *_BESIDE):
+                others += 1
+        if found[here].here:
+            for above in here.parents:
+                found[above].below = True
+    if loaders.total() <= others:
+        return None
+    return loaders.most_common(1)[0][0], {place: found[place] for place in found if found[place] != _Folder()}
+
+
+def _media_splits(folder: Path, media: dict[Path, _Folder], wanted: Collection[str]) -> dict[str, list[Path]]:
+    """Folders of each split, relative."""
+    known = _SPLITS | {split: split for split in wanted}
+    top = Path()
+    inner = _children(media, top)
+    # What was unpacked often lies in one folder more.
+    while len(inner) == 1 and inner[0].name.lower() not in known and media[inner[0]].below and not _has_own(media[top]):
+        top = inner[0]
+        inner = _children(media, top)
+    named = [path for path in inner if known.keys() & {path.name, path.name.lower()}]
+    classes = [path for path in inner if not media[path].below and not media[path].metadata]
+    # A class may be called `train`, but not all of them are.
+    if not named or (len(classes) == len(inner) and len(named) < len(inner)):
+        return {"train": [top]}
+    splits = {}
+    for path in inner:
+        split = known.get(path.name, known.get(path.name.lower(), path.name))
+        if re.fullmatch(r"\w+(\.\w+)*", split):  # what `datasets` allows
+            splits.setdefault(split, []).append(path)
+    return splits
+
+
+def _has_own(folder: _Folder) -> bool:
+    return folder.here or folder.metadata
+
+
+def _holds_classes(paths: list[Path], media: dict[Path, _Folder]) -> bool:
+    """Whether folders in these are classes: unless files lie outside of them, or a table says what files are."""
+    within = [found for place, found in media.items() if any(path in (place, *place.parents) for path in paths)]
+    return not any(media[path].here for path in paths) and not any(found.metadata for found in within)
+
+
+def _children(media: dict[Path, _Folder], top: Path) -> list[Path]:
+    return sorted({top / path.relative_to(top).parts[0] for path in media if top in path.parents})

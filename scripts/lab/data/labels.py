@@ -1,0 +1,438 @@
+"""What label columns hold, read as labels of a problem type.
+
+`single_label_classification`: a class number, from class labels, whole numbers of any type, booleans or strings.
+`multi_label_classification`: `(L,)` of 0 and 1, from lists of classes, lists of a 0 or 1 for each class, or a column
+for each class.
+`regression`: `(L,)` floats, from a number, a list of as many numbers in each row, or a column for each number.
+
+Strings are classes in alphabetical order, and whole numbers count classes from 0.
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+
+from lab.data.columns import LABEL, describe, describe_all
+from lab.errors import UserError
+
+SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+
+_MOST_CLASSES = 1_000_000  # a larger whole number is not a class
+_SHOWN = 5  # names in a message
+
+
+class BadLabel(Exception):
+    """What is wrong with the label of a row, to end a sentence that begins with the row."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a column holds.
+
+    Attributes:
+        many: a row holds a list.
+        element: `class`, `string`, `bool`, `int` or `float`.
+        names: of declared classes.
+    """
+
+    many: bool
+    element: str
+    names: list[str] | None = None
+
+
+def _kind(feature: Any) -> _Kind | None:
+    """What a column holds; None for what cannot be a label."""
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        inner = _kind(feature.feature)
+        return inner and (None if inner.many else _Kind(True, inner.element, inner.names))
+    if isinstance(feature, datasets.ClassLabel):
+        return _Kind(False, "class", feature.names)
+    if isinstance(feature, datasets.Value):
+        plain = feature.dtype.removeprefix("large_").removeprefix("u").rstrip("0123456789")
+        return _Kind(False, plain, None) if plain in ("string", "bool", "int", "float") else None
+    return None
+
+
+def find_labels(
+    features: datasets.Features,
+    chosen: tuple[str, list[str]] | None,
+    inputs: Iterable[str],
+    problem_type: str,
+    split: str,
+) -> list[str]:
+    """Return the names of the columns of labels.
+
+    Without a choice it is the only column of class labels, the one called `label` or `labels`, or the only one of whole
+    numbers, or of anything that can be a label.
+
+    Args:
+        chosen: what the recipe says, and the key that says it.
+        inputs: columns that are taken.
+        split: what messages call the data.
+
+    Raises:
+        UserError: a chosen column is not there, or it is not clear which one it is.
+    """
+    if chosen is not None:
+        key, names = chosen
+        for name in names:
+            if name not in features:
+                raise UserError(f"{key}={name}: {split} has columns {', '.join(features)}")
+        return names
+    taken = set(inputs)
+    kinds = {
+        name: kind
+        for name, feature in features.items()
+        if name not in taken and not name.startswith("__") and (kind := _kind(feature))
+    }
+    tiers = [
+        [name for name, kind in kinds.items() if kind.many and problem_type == MULTI_LABEL],
+        [name for name, kind in kinds.items() if kind.element == "class" and problem_type != REGRESSION],
+        [name for name in kinds if name in (LABEL, f"{LABEL}s")],
+        [name for name, kind in kinds.items() if kind.element == "float" and problem_type == REGRESSION],
+        [name for name, kind in kinds.items() if kind.element == "int"],
+        list(kinds),
+    ]
+    found = next(filter(None, tiers), [])
+    if len(found) != 1:
+        raise UserError(
+            f"{split} has {len(found)} columns of class labels; expected one among {describe_all(features)}. "
+            "Name the right one as data.label_column"
+        )
+    return found
+
+
+class LabelReader(ABC):
+    """Turns what label columns hold in a row into a label.
+
+    Attributes:
+        names: of the classes or numbers; None before `fit` where the columns do not declare them.
+    """
+
+    names: list[str] | None = None
+
+    def __init__(self, columns: dict[str, Any], split: str):
+        """
+        Args:
+            columns: features by name.
+            split: what messages call the data.
+
+        Raises:
+            UserError: such columns cannot be labels of this problem type.
+        """
+        self.columns, self.split = list(columns), split
+        self.kinds = []
+        for name, feature in columns.items():
+            if (kind := _kind(feature)) is None:
+                self.refuse(name, describe(feature), "numbers, booleans, strings, or lists of them")
+            self.kinds.append(kind)
+
+    def refuse(self, column: str, found: str, expected: str):
+        """Raise a `UserError` about a whole column."""
+        raise UserError(f"label column {column} of {self.split} holds {found}; expected {expected}")
+
+    def of_row(self, row: dict[str, Any]) -> Any:
+        """What a row holds: the value of the only column, or a list with a value of each."""
+        values = [row[name] for name in self.columns]
+        return values[0] if len(values) == 1 else values
+
+    @abstractmethod
+    def fit(self, values: Sequence[Any]):
+        """Take from the values of a split what its columns do not declare, such as names.
+
+        Raises:
+            UserError: no label of this problem type can be made of them.
+        """
+
+    @abstractmethod
+    def read(self, value: Any) -> int | np.ndarray:
+        """Return the label for what a row holds.
+
+        Raises:
+            BadLabel: it is missing or out of range.
+        """
+
+    @abstractmethod
+    def number_names(self, count: int):
+        """Have `count` classes although the values seen do not show all of them, as the first ones of a stream.
+
+        Raises:
+            UserError: classes without a number.
+        """
+
+
+class _Classes:
+    """Numbers of single classes."""
+
+    def __init__(self, reader: LabelReader):
+        self.reader, self.kind = reader, reader.kinds[0]
+        self.names = ["False", "True"] if self.kind.element == "bool" else self.kind.names
+        self.declared = self.names is not None
+
+    def fit(self, values: Iterable[Any]):
+        if self.declared:
+            return
+        present = [value for value in values if not _is_missing(value)]
+        if self.kind.element == "string":
+            self.names = sorted(set(present))
+            self.numbers = {name: number for number, name in enumerate(self.names)}
+            return
+        if self.kind.element == "float":
+            for value in present:
+                if not float(value).is_integer():
+                    self.reader.refuse(
+                        self.reader.columns[0],
+                        str(value),
+                        "whole numbers or strings: model.problem_type=regression takes other numbers as they are",
+                    )
+        highest = int(max(present, default=-1))
+        if highest >= _MOST_CLASSES:
+            self.reader.refuse(
+                self.reader.columns[0], str(highest), "classes that are counted from 0: store other labels as strings"
+            )
+        self.names = [str(number) for number in range(highest + 1)]
+
+    def number_names(self, count: int):
+        if self.kind.element == "string":
+            self.reader.refuse(
+                self.reader.columns[0],
+                "strings",
+                "numbers or ClassLabel where data.streaming=true, since the beginning of a stream does not show all "
+                "classes: set it to false",
+            )
+        if not self.declared:
+            self.names = [str(number) for number in range(count)]
+
+    def number(self, value: Any) -> int:
+        if _is_missing(value):
+            raise BadLabel("has no label")
+        if self.kind.element == "string":
+            if value not in self.numbers:
+                raise BadLabel(f"has label {value!r}; expected {listed(self.names)}")
+            return self.numbers[value]
+        if not 0 <= value < len(self.names) or value != int(value):
+            raise BadLabel(f"has label {value}; expected 0 to {len(self.names) - 1}")
+        return int(value)
+
+
+class _OneClass(LabelReader):
+    """`()` int64."""
+
+    def __init__(self, columns: dict[str, Any], split: str):
+        super().__init__(columns, split)
+        if len(columns) > 1 or self.kinds[0].many:
+            found = "lists" if len(columns) == 1 else f"one of {len(columns)} labels of a row"
+            other = (
+                "model.problem_type=regression takes several numbers"
+                if self.kinds[0].element == "float"
+                else "model.problem_type=multi_label_classification takes several classes"
+            )
+            self.refuse(self.columns[0], found, f"one class a row: {other}")
+        self.classes = _Classes(self)
+
+    @property
+    def names(self) -> list[str] | None:
+        return self.classes.names
+
+    def fit(self, values: Sequence[Any]):
+        self.classes.fit(values)
+
+    def read(self, value: Any) -> int:
+        return self.classes.number(value)
+
+    def number_names(self, count: int):
+        self.classes.number_names(count)
+
+
+class _SeveralClasses(LabelReader):
+    """`(L,)` of 0 and 1, from a list of classes, a single class, or a 0 or 1 for each class."""
+
+    def __init__(self, columns: dict[str, Any], split: str):
+        super().__init__(columns, split)
+        self.classes = _Classes(self)
+        first = self.kinds[0]
+        if len(columns) > 1:
+            for name, kind in zip(self.columns, self.kinds, strict=True):
+                if kind.many or kind.element == "string":
+                    self.refuse(name, "lists" if kind.many else "strings", "0 or 1, as one of several label columns")
+        # One for each class: columns say so, and lists of booleans or floats; of lists of whole numbers values tell.
+        self.flags = len(columns) > 1 or first.element == "bool" or (first.many and first.element == "float")
+        self.flag_names = self.columns if not first.many else None
+
+    @property
+    def names(self) -> list[str] | None:
+        return self.flag_names if self.flags else self.classes.names
+
+    def fit(self, values: Sequence[Any]):
+        first = self.kinds[0]
+        if not first.many:
+            if not self.flags:
+                self.classes.fit(values)
+            return
+        rows = [value for value in values if value is not None]
+        lengths = {len(row) for row in rows}
+        length = min(lengths, default=0)
+        if first.element == "int":
+            plain = len(lengths) == 1 and length > 1
+            self.flags = plain and all(element in (0, 1) for row in rows for element in row)
+        if not self.flags:
+            self.classes.fit(element for row in rows for element in row)
+        else:
+            self.flag_names = [f"{self.columns[0]}_{index}" for index in range(length)]
+
+    def read(self, value: Any) -> np.ndarray:
+        if value is None:
+            raise BadLabel("has no label")
+        label = np.zeros(len(self.names), np.float32)
+        several = isinstance(value, list)
+        if not self.flags:
+            label[[self.classes.number(element) for element in (value if several else [value])]] = 1
+            return label
+        flags = value if several else [value]
+        if len(flags) != len(label):
+            raise BadLabel(f"has {len(flags)} labels; expected {len(label)}, as other rows")
+        for index, flag in enumerate(flags):
+            if _is_missing(flag):
+                raise BadLabel(f"has no label for {self.names[index]}")
+            if flag not in (0, 1):
+                raise BadLabel(f"has label {flag} for {self.names[index]}; expected 0 or 1")
+        label[:] = flags
+        return label
+
+    def number_names(self, count: int):
+        if not self.flags:
+            self.classes.number_names(count)
+
+
+class _Numbers(LabelReader):
+    """`(L,)` floats."""
+
+    def __init__(self, columns: dict[str, Any], split: str):
+        super().__init__(columns, split)
+        self.values_of = []  # for each column the numbers that its classes are called; None where it holds numbers
+        for name, kind in zip(self.columns, self.kinds, strict=True):
+            if kind.element == "string":
+                self.refuse(name, "strings", "numbers, as model.problem_type=regression needs them")
+            if kind.many and len(columns) > 1:
+                self.refuse(name, "lists", "numbers, as one of several label columns")
+            self.values_of.append(self._numbers_of(name, kind.names))
+        self.names = None if self.kinds[0].many else self.columns
+
+    def _numbers_of(self, column: str, names: list[str] | None) -> list[float] | None:
+        try:
+            return names and [float(name) for name in names]
+        except ValueError:
+            self.refuse(column, f"classes ({listed(names)})", "numbers, as model.problem_type=regression needs them")
+
+    def fit(self, values: Sequence[Any]):
+        if self.kinds[0].many:
+            length = min((len(value) for value in values if value is not None), default=0)
+            self.names = [f"{self.columns[0]}_{index}" for index in range(length)]
+
+    def read(self, value: Any) -> np.ndarray:
+        numbers = value if isinstance(value, list) else [value]
+        if value is None:
+            raise BadLabel("has no label")
+        if len(numbers) != len(self.names):
+            raise BadLabel(f"has {len(numbers)} numbers; expected {len(self.names)}, as other rows")
+        tables = self.values_of if len(self.values_of) > 1 else self.values_of * len(numbers)
+        label = np.empty(len(numbers), np.float32)
+        for index, (number, table) in enumerate(zip(numbers, tables, strict=True)):
+            if _is_missing(number):
+                raise BadLabel("has no label" if len(numbers) == 1 else f"has no label for {self.names[index]}")
+            if table is not None and not 0 <= number < len(table):
+                raise BadLabel(f"has label {number}; expected 0 to {len(table) - 1}")
+            label[index] = number if table is None else table[number]
+            if not np.isfinite(label[index]):
+                raise BadLabel(f"has label {number} for {self.names[index]}; expected a finite number")
+        return label
+
+    def number_names(self, count: int):
+        pass  # columns and lists say how many there are
+
+
+_READERS: dict[str, type[LabelReader]] = {
+    SINGLE_LABEL: _OneClass,
+    MULTI_LABEL: _SeveralClasses,
+    REGRESSION: _Numbers,
+}
+
+
+def label_reader(columns: dict[str, Any], problem_type: str, split: str) -> LabelReader:
+    """The reader of some columns, given as features by name. Raises a `UserError` where they do not fit the type."""
+    return _READERS[problem_type](columns, split)
+
+
+def read_labels(reader: LabelReader, values: list, on_error: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels of a split, and the rows that have them.
+
+    Args:
+        values: what `reader.of_row` gives for each row.
+        on_error: `raise`, or `skip` to leave out rows without a label that can be used and say how many.
+
+    Returns:
+        `(k,)` int64 or `(k, L)` float32, and `(k,)` int64.
+
+    Raises:
+        UserError: a label is missing or out of range (names the row), or no row is left.
+    """
+    labels, kept, first_bad = [], [], None
+    for row, value in enumerate(values):
+        try:
+            labels.append(reader.read(value))
+            kept.append(row)
+        except BadLabel as error:
+            found = f"row {row} of {reader.split} {error}"
+            if on_error == "raise":
+                raise UserError(f"{found}; data.on_error=skip leaves such out") from None
+            first_bad = first_bad or found
+    if first_bad:
+        print(f"left out {len(values) - len(kept)} of {len(values)} samples of {reader.split}: {first_bad}")
+    if not labels:
+        raise UserError(f"{reader.split} has no samples")
+    return np.stack(labels) if isinstance(labels[0], np.ndarray) else np.array(labels, np.int64), np.array(kept)
+
+
+def match_names(of_data: list[str], wanted: list[str], by_number: bool = False) -> np.ndarray:
+    """Return the place among the wanted names of each name of the data, or -1.
+
+    They are matched by name where both have names, otherwise by number: bare numbers of the data, and a model whose
+    classes are called `LABEL_0` and so on.
+    """
+    times = Counter(wanted)
+    place = {name: number for number, name in enumerate(wanted) if times[name] == 1}
+    numbered = [str(number) for number in range(len(of_data))]
+    unnamed = [f"LABEL_{number}" for number in range(len(wanted))]
+    bare = of_data == numbered and not place.keys() >= set(of_data)
+    if by_number or bare or of_data == wanted or wanted == unnamed:
+        numbers = np.arange(len(of_data))
+        return np.where(numbers < len(wanted), numbers, -1)
+    return np.array([place.get(name, -1) for name in of_data], dtype=int)
+
+
+def used_labels(labels: np.ndarray) -> np.ndarray:
+    """Numbers of the classes that some sample has, of labels `(n,)` or `(n, L)`."""
+    return np.unique(labels) if labels.ndim == 1 else np.flatnonzero(labels.any(axis=0))
+
+
+def renumber(labels: np.ndarray, numbers: np.ndarray, count: int) -> np.ndarray:
+    """Labels with class or column `i` at place `numbers[i]` of `count`; those at -1 are dropped."""
+    if labels.ndim == 1:
+        return numbers[labels]
+    placed = np.zeros((len(labels), count), labels.dtype)
+    placed[:, numbers[numbers >= 0]] = labels[:, numbers >= 0]
+    return placed
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or value != value  # NaN differs from itself
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, for a message."""
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")

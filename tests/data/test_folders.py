@@ -1,0 +1,209 @@
+"""Splits are where a person put them; no sample is trained on and tested with."""
+
+import json
+import os
+
+import datasets
+import numpy as np
+import pytest
+
+from lab.data.decoded_images import IMAGE
+from lab.data.folders import find_splits
+from lab.data.sources import Reading, load_named_sources
+from lab.data.splits import choose_splits
+from lab.errors import UserError
+from lab.recipe import Data
+from tests.small_data import CLASSES, coloured_images, make_parquet
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def make_pictures(folder, *names):
+    """A different picture at each of these places."""
+    for image, name in zip(coloured_images(len(names), seed=len(names))[0], names, strict=True):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+    return folder
+
+
+def in_classes(split, *classes):
+    return [f"{split}/{name}/{number}.png" for name in classes for number in range(2)]
+
+
+def splits_of(folder, **settings):
+    """Paths below the folder and labels by name, of the splits to train on and to test on."""
+    reading = Reading(Data(path=str(folder), validation_samples=1, **settings), (IMAGE,))
+    wanted = {"data.train_split": reading.settings.train_split}
+    if reading.settings.test_split:
+        wanted["data.test_split"] = reading.settings.test_split
+    found = []
+    for source in load_named_sources(reading, wanted):
+        labels = [source.label_names[label] for label in source.labels]
+        paths = [os.path.relpath(path, folder) for _, path in source.files()]
+        found.append(dict(zip(paths, labels, strict=True)))
+    return found
+
+
+def expected(*names):
+    return {name: name.split("/")[-2] for name in names}
+
+
+@pytest.mark.parametrize("odd", ["train", "test", "valid", "blood_test", "eval 2", "my-dev"])
+def test_class_folders_may_have_any_name(tmp_path, odd):
+    """Today's names of `datasets` for splits, as whole words of a class, put its pictures into two splits."""
+    train, test = in_classes("train", "urine", odd), in_classes("test", "urine", odd)
+    folder = make_pictures(tmp_path / "data", *train, *test)
+    assert splits_of(folder) == [expected(*train), expected(*test)]
+
+
+@pytest.mark.parametrize("top", ["", "unpacked/", "set [1] #2: ü/"])
+def test_other_places(tmp_path, top):
+    train, test = in_classes("Training", "a", "b"), in_classes("holdout", "b")
+    folder = make_pictures(tmp_path / "data", *(top + name for name in [*train, *test]))
+    found = splits_of(folder, test_split="holdout")
+    assert found == [{top + name: kind for name, kind in expected(*names).items()} for names in (train, test)]
+
+
+def test_classes_without_splits(tmp_path):
+    """A class may be called `train` where others are not; all is one split then."""
+    names = [f"{name}/{number}.png" for name in ("bus", "car", "train") for number in range(2)]
+    folder = make_pictures(tmp_path / "data", *names)
+    assert splits_of(folder, test_split=None) == [expected(*names)]
+    with pytest.raises(UserError, match=r"data.test_split=test: no such split in .*; there are train"):
+        splits_of(folder)
+
+
+def test_a_table_of_files(tmp_path):
+    folder = make_pictures(tmp_path / "data", "train/0.png", "train/1.png", "train/sub/test/2.png", "test/0.png")
+    tables = {"train": {"0.png": "cat", "1.png": "dog", "sub/test/2.png": "cat"}, "test": {"0.png": "dog"}}
+    for split, kinds in tables.items():
+        lines = [json.dumps({"file_name": name, "kind": kind}) + "\n" for name, kind in kinds.items()]
+        (folder / split / "metadata.jsonl").write_text("".join(lines))
+    assert splits_of(folder) == [
+        {f"{split}/{name}": kind for name, kind in kinds.items()} for split, kinds in tables.items()
+    ]
+
+
+def test_names_beside_pictures_do_not_matter(tmp_path):
+    train, test = in_classes("train", "a", "b"), in_classes("test", "a", "b")
+    folder = make_pictures(tmp_path / "data", *train, *test)
+    for name in [*train, *test]:
+        (folder / name).with_suffix(".json").write_text("{}")
+    (folder / "labels.csv").write_text("name\nx\n")
+    assert splits_of(folder) == [expected(*train), expected(*test)]
+
+
+def test_a_readme_says_which_files_are_which_split(tmp_path):
+    folder = make_parquet(tmp_path / "data")
+    for old, new in {"train": "first", "test": "second"}.items():
+        (folder / f"{old}.parquet").rename(folder / f"{new}.parquet")
+    files = "\n".join(
+        f"  - {{split: {split}, path: {name}.parquet}}"
+        for split, name in {"train": "second", "holdout": "first"}.items()
+    )
+    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}\n---\n")
+    assert find_splits(folder, []) is None
+    reading = Reading(Data(path=str(folder)), (IMAGE,))
+    (source,) = load_named_sources(reading, {"--split": "holdout"})
+    assert len(source.labels) == 60
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_datasets_saved(tmp_path, streaming):
+    loaded = datasets.load_dataset("parquet", data_files={"train": str(make_parquet(tmp_path / "a") / "train.parquet")})
+    loaded.save_to_disk(tmp_path / "saved")
+    reading = Reading(Data(path=str(tmp_path / "saved"), streaming=streaming), (IMAGE,))
+    (source,) = load_named_sources(reading, {"data.train_split": "train"})
+    assert (len(source.labels), source.label_names) == (60, CLASSES)
+
+
+def test_a_file_of_both_splits_is_named(tmp_path):
+    folder = make_parquet(tmp_path / "data")
+    (folder / "train.parquet").rename(folder / "train-without-test.parquet")
+    with pytest.raises(UserError, match=r"train-without-test.parquet is in split train and in split test"):
+        choose_splits(Reading(Data(path=str(folder), validation_samples=1), (IMAGE,)))
+
+
+@pytest.mark.parametrize("how", ["copy", "link"])
+def test_a_picture_of_both_splits_is_named_or_left_out(tmp_path, how, capsys):
+    train, test = in_classes("train", "a", "b"), in_classes("test", "a", "b")
+    folder = make_pictures(tmp_path / "data", *train, *test)
+    shared = folder / "test/b/0.png"
+    if how == "copy":
+        shared.write_bytes((folder / "train/b/1.png").read_bytes())
+    else:
+        shared.unlink()
+        shared.symlink_to(folder / "train/b/1.png")
+    settings = Data(path=str(folder), validation_samples=1)
+    with pytest.raises(UserError, match=r"shares files with split train of .*test/b/0.png .*train/b/1.png.*1 of 4"):
+        choose_splits(Reading(settings, (IMAGE,)))
+    settings.on_error = "skip"
+    _, _, rest = choose_splits(Reading(settings, (IMAGE,)))
+    assert rest.source.labels.tolist() == [0, 0, 1]
+    assert "left out 1 of 4 samples: split test of" in capsys.readouterr().out
+
+
+def write(folder, split, labels, feature):
+    """Coloured pictures with these labels."""
+    folder.mkdir(exist_ok=True)
+    images, _ = coloured_images(len(labels), seed=len(split))
+    features = datasets.Features({"image": datasets.Image(), "label": feature})
+    rows = datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+    rows.to_parquet(folder / f"{split}.parquet")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "names"),
+    [
+        (datasets.ClassLabel(names=["a", "b"]), datasets.ClassLabel(names=["b", "a"]), ["a", "b"]),
+        (datasets.ClassLabel(names=["b", "a"]), datasets.Value("string"), ["b", "a"]),
+        (datasets.Value("string"), datasets.ClassLabel(names=["unused", "b", "a"]), ["a", "b"]),
+        (datasets.Value("string"), datasets.Value("string"), ["a", "b"]),
+    ],
+)
+def test_classes_of_splits_are_matched_by_name(tmp_path, train, test, names):
+    """Files that number or store their classes in other ways mean the same classes."""
+    stored = ["a", "b", "b", "b"]
+    for split, feature in {"train": train, "test": test}.items():
+        labels = [feature.str2int(name) for name in stored] if hasattr(feature, "names") else stored
+        write(tmp_path / "data", split, labels, feature)
+    trained, _, tested = choose_splits(Reading(Data(path=str(tmp_path / "data"), validation_samples=1), (IMAGE,)))
+    assert trained.source.label_names == tested.source.label_names == names
+    for part in (trained, tested):
+        assert [names[label] for label in part.source.labels] == stored
+
+
+@pytest.mark.parametrize(
+    ("feature", "train", "test", "name"),
+    [
+        (datasets.Value("int64"), [0, 1, 1], [0, 2, 3, 3], "2, 3"),
+        (datasets.Value("int64"), [0, 2, 2], [0, 1], "1"),
+        (datasets.Value("string"), ["a", "b", "a"], ["a", "z"], "z"),
+        (datasets.ClassLabel(names=["a", "b", "c"]), [0, 1, 1], [0, 2], "c"),
+    ],
+)
+def test_labels_that_only_the_test_split_has_are_named_or_left_out(tmp_path, feature, train, test, name):
+    write(tmp_path / "data", "train", train, feature)
+    write(tmp_path / "data", "test", test, feature)
+    settings = Data(path=str(tmp_path / "data"), validation_samples=1)
+    with pytest.raises(UserError, match=rf"split test of .* has labels that split train of .* lacks: {name} \("):
+        choose_splits(Reading(settings, (IMAGE,)))
+    settings.on_error = "skip"
+    assert choose_splits(Reading(settings, (IMAGE,)))[2].source.labels.tolist() == [0]
+
+
+def test_numbers_are_matched_by_name(tmp_path):
+    images, _ = coloured_images(3, seed=0)
+    for split, order in {"train": ["x", "y"], "test": ["y", "x"]}.items():
+        columns = {"image": images, "x": [0.5, 1.5, 2.5], "y": [5.0, 6.0, 7.0]}
+        features = datasets.Features({"image": datasets.Image()} | {name: datasets.Value("float32") for name in order})
+        (tmp_path / "data").mkdir(exist_ok=True)
+        rows = datasets.Dataset.from_dict({name: columns[name] for name in features}, features=features)
+        rows.to_parquet(tmp_path / "data" / f"{split}.parquet")
+    settings = Data(path=str(tmp_path / "data"), validation_samples=1, columns={"label": ["x", "y"]})
+    _, _, tested = choose_splits(Reading(settings, (IMAGE,), "regression"))
+    assert np.array_equal(tested.source.labels, np.array([[0.5, 5], [1.5, 6], [2.5, 7]], np.float32))

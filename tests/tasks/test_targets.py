@@ -1,0 +1,200 @@
+"""Losses are those that a model returns for `labels=`, scores those of scikit-learn, whatever the problem type."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import average_precision_score, f1_score, mean_absolute_error, mean_squared_error, r2_score
+from sklearn.utils.class_weight import compute_sample_weight
+
+from lab.errors import UserError
+from lab.recipe import DEFAULT_RECIPE, load_recipe
+from lab.tasks import build_task
+from lab.tasks.targets import TARGETS
+from modeling_perceiver_study import PerceiverStudyForImageClassification
+from tests.small_data import TINY_RUN
+
+NAMES = ["a", "b", "c"]
+SEVERAL = ("multi_label_classification", "regression")
+UNBALANCED = ("regression", "balanced")  # it has no classes
+rng = np.random.default_rng(0)
+LOGITS = rng.normal(size=(50, 3)).astype(np.float32)
+LABELS = {
+    "single_label_classification": rng.choice(3, 50, p=[0.6, 0.3, 0.1]),
+    "multi_label_classification": (rng.random((50, 3)) < [0.7, 0.3, 0.1]).astype(np.float32),
+    "regression": (rng.normal(size=(50, 3)) * [1, 20, 300] + [0, 5, -1000]).astype(np.float32),
+}
+
+
+def target(problem_type, *overrides, fitted=True):
+    made = TARGETS[problem_type](load_recipe(None, ["data.name=digits", *overrides]))
+    if fitted:
+        made.fit(LABELS[problem_type], NAMES)
+    return made
+
+
+def loss(made, problem_type):
+    return made.loss(torch.from_numpy(LOGITS), torch.from_numpy(LABELS[problem_type])).item()
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "num_labels"), [*((problem_type, 3) for problem_type in LABELS), *((kind, 1) for kind in SEVERAL)]
+)
+def test_losses_are_those_of_the_model(problem_type, num_labels):
+    """With labels in the units in which the model answers, as a finished one does."""
+    recipe = load_recipe(
+        DEFAULT_RECIPE, [*TINY_RUN, f"model.problem_type={problem_type}", f"model.num_labels={num_labels}"]
+    )
+    task = build_task(recipe)
+    torch.manual_seed(0)
+    model = PerceiverStudyForImageClassification(task.config).eval()
+    labels = torch.from_numpy(LABELS[problem_type][:8])
+    labels = labels if labels.ndim == 1 else labels[:, :num_labels]
+    with torch.no_grad():
+        outputs = model(pixel_values=torch.randn(8, 3, 8, 8), labels=labels)
+    assert TARGETS[problem_type](load_recipe(None, ["data.name=digits"])).loss(outputs.logits, labels) == outputs.loss
+
+
+def test_scores_of_several_classes():
+    labels, scores = LABELS["multi_label_classification"], target("multi_label_classification").scores
+    found = scores(LOGITS, labels)
+    each = [average_precision_score(labels[:, index], LOGITS[:, index]) for index in range(3)]
+    assert found["mean_average_precision"] == pytest.approx(np.mean(each))
+    assert found["f1"] == pytest.approx(f1_score(labels, LOGITS > 0, average="macro"))
+    expected = F.binary_cross_entropy_with_logits(torch.from_numpy(LOGITS), torch.from_numpy(labels)).item()
+    assert found["loss"] == pytest.approx(expected)
+    # A class that no sample has tells nothing about a model.
+    labels = np.concatenate([labels, np.zeros((50, 1), np.float32)], axis=1)
+    more = scores(np.concatenate([LOGITS, LOGITS[:, :1]], axis=1), labels)
+    assert (more["mean_average_precision"], more["f1"]) == (found["mean_average_precision"], found["f1"])
+    with pytest.raises(UserError, match="no sample of this split has any class"):
+        scores(LOGITS, np.zeros((50, 3), np.float32))
+
+
+def test_scores_of_numbers():
+    labels = LABELS["regression"]
+    found = target("regression").scores(LOGITS, labels)
+    assert found == {
+        "mean_squared_error": pytest.approx(mean_squared_error(labels, LOGITS)),
+        "mean_absolute_error": pytest.approx(mean_absolute_error(labels, LOGITS)),
+        "r2": pytest.approx(r2_score(labels, LOGITS)),
+        "loss": pytest.approx(mean_squared_error(labels, LOGITS)),
+    }
+
+
+def test_balanced_weights():
+    labels = LABELS["single_label_classification"]
+    each = F.cross_entropy(torch.from_numpy(LOGITS), torch.from_numpy(labels), reduction="none").numpy()
+    weights = compute_sample_weight("balanced", labels)
+    found = loss(
+        target("single_label_classification", "optimization.class_weights=balanced"), "single_label_classification"
+    )
+    assert found == pytest.approx((each * weights).mean())
+    # Of several classes a sample: positive samples of a class together weigh what negative ones do.
+    made = target("multi_label_classification", "optimization.class_weights=balanced")
+    positive = LABELS["multi_label_classification"].sum(axis=0)
+    assert (made.class_weights.numpy() * positive).tolist() == pytest.approx((50 - positive).tolist())
+
+
+@pytest.mark.parametrize("problem_type", LABELS)
+def test_given_weights(problem_type):
+    made = target(problem_type, "optimization.class_weights=[1,2,0]")
+    logits, labels = torch.from_numpy(LOGITS), torch.from_numpy(LABELS[problem_type])
+    weights = torch.tensor([1.0, 2.0, 0.0])
+    if problem_type == "single_label_classification":
+        expected = (F.cross_entropy(logits, labels, reduction="none") * weights[labels]).mean()
+    elif problem_type == "multi_label_classification":
+        expected = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights)
+    else:
+        scaled = (labels - labels.mean(dim=0)) / labels.std(dim=0, correction=0)
+        expected = ((logits - scaled).square() * weights).mean()
+    assert loss(made, problem_type) == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "weights"),
+    [
+        (kind, weights)
+        for kind in LABELS
+        for weights in ("null", "balanced", "[1,2,3]")
+        if (kind, weights) != UNBALANCED
+    ],
+)
+def test_a_batch_in_parts_has_the_same_loss(problem_type, weights):
+    made = target(problem_type, f"optimization.class_weights={weights}")
+    logits, labels = torch.from_numpy(LOGITS), torch.from_numpy(LABELS[problem_type])
+    parts = [made.loss(logits[part], labels[part]).item() for part in (slice(25), slice(25, 50))]
+    assert np.mean(parts) == pytest.approx(loss(made, problem_type), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "override", "message"),
+    [
+        (
+            "single_label_classification",
+            "class_weights=[1,2]",
+            r"class_weights has 2 numbers: expected 3, one for .*a, b, c",
+        ),
+        ("regression", "class_weights=[1,2,3,4]", r"class_weights has 4 numbers: expected 3, one for each of a, b, c"),
+        (
+            "multi_label_classification",
+            "class_weights=ballanced",
+            r"class_weights=ballanced: expected balanced, a list",
+        ),
+        ("single_label_classification", "class_weights=[1,-2,3]", r"class_weights=\[1, -2, 3\]: expected balanced"),
+        ("single_label_classification", "class_weights=3", r"class_weights=3: expected balanced, a list of numbers"),
+        ("regression", "class_weights=balanced", r"class_weights=balanced: a regression has no classes"),
+        ("regression", "label_smoothing=0.1", r"label_smoothing=0.1: a regression has no classes to smooth"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(problem_type, override, message):
+    with pytest.raises(UserError, match=message):
+        target(problem_type, f"optimization.{override}")
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_regression_is_saved_in_the_units_of_its_labels(constant):
+    """Moving mean and deviation into the last layer changes no answer; taking them out again gives what was trained."""
+    labels = LABELS["regression"].copy()
+    if constant:
+        labels[:, 1] = 7
+    made = target("regression", fitted=False)
+    made.fit(labels, NAMES)
+    layer = torch.nn.Linear(5, 3)
+    inputs = torch.randn(50, 5)
+    weights = {f"classifier.{name}": tensor.detach().clone() for name, tensor in layer.state_dict().items()}
+    finished = made.finish(weights, "classifier")
+    answers = F.linear(inputs, finished["classifier.weight"], finished["classifier.bias"])
+    torch.testing.assert_close(answers, made.in_units(layer(inputs)), rtol=1e-5, atol=1e-4)
+    for name, tensor in made.begin(finished, "classifier").items():
+        torch.testing.assert_close(tensor, weights[name], rtol=1e-4, atol=1e-5)
+    # The mean of squared errors in units of the deviation is the loss; a constant label has a deviation of 1.
+    errors = (answers - torch.from_numpy(labels)).square().mean(dim=0)
+    deviation = torch.from_numpy(np.where(labels.std(axis=0) > 0, labels.std(axis=0), 1))
+    expected = (errors / deviation.square()).mean()
+    torch.testing.assert_close(made.loss(layer(inputs), torch.from_numpy(labels)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_trained_answers_do_not_depend_on_units():
+    """The same labels in grams or in tonnes give the same loss."""
+    made = [target("regression", fitted=False) for _ in range(2)]
+    labels = [LABELS["regression"], LABELS["regression"] * 1e-6]
+    for one, of_one in zip(made, labels, strict=True):
+        one.fit(of_one, NAMES)
+    losses = [one.loss(torch.from_numpy(LOGITS), torch.from_numpy(x)) for one, x in zip(made, labels, strict=True)]
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=0)
+
+
+def test_answers_in_words():
+    chosen = np.array([0, 1])
+    logits, labels = np.array([[0.0, 9.0], [9.0, 0.0], [1.0, 0.0]], np.float32), np.array([1, 1, 0])
+    described = target("single_label_classification", fitted=False).describe(logits, labels, chosen, NAMES)
+    assert described == [("b, 100 %", True), ("a, 100 %\nis b", False)]
+    several = np.array([[0, 1], [0, 0], [0, 0]], np.float32)
+    described = target("multi_label_classification", fitted=False).describe(logits - 1, several, chosen, NAMES[:2])
+    assert described == [("b", True), ("a\nis none", False)]
+    numbers = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], np.float32)
+    described = target("regression", fitted=False).describe(
+        numbers + np.array([[1], [2], [0]]), numbers, chosen, NAMES[:2]
+    )
+    assert described == [("2, 3\nis 1, 2", True), ("5, 6\nis 3, 4", False)]
