@@ -215,7 +215,7 @@ def test_nothing_at_all_is_zeros_on_every_path():
 @pytest.mark.parametrize(
     ("dropout", "wanted"),
     [(0.5, {"both", "image", "points"}), ({"points": 1.0}, {"image"}), (1.0, {"image", "points"})],
-    ids=str,
+    ids=["half", "points always", "all always"],
 )
 def test_modality_dropout(dropout, wanted):
     kinds = ("image", "points")
