@@ -11,10 +11,9 @@ from lab.data.labels import (
     SINGLE_LABEL,
     find_labels,
     label_reader,
-    match_names,
     read_labels,
-    renumber,
 )
+from lab.data.matching import match_names, renumber
 from lab.errors import UserError
 
 COLOURS = ClassLabel(names=["red", "green"])

@@ -9,7 +9,6 @@ Strings are classes in alphabetical order, and whole numbers count classes from 
 """
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +17,11 @@ import datasets
 import numpy as np
 
 from lab.data.columns import LABEL, describe, describe_all
-from lab.errors import UserError
+from lab.errors import UserError, listed
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 
 _MOST_CLASSES = 1_000_000  # a larger whole number is not a class
-_SHOWN = 5  # names in a message
 
 
 class BadLabel(Exception):
@@ -398,41 +396,5 @@ def read_labels(reader: LabelReader, values: list, on_error: str) -> tuple[np.nd
     return np.stack(labels) if isinstance(labels[0], np.ndarray) else np.array(labels, np.int64), np.array(kept)
 
 
-def match_names(of_data: list[str], wanted: list[str], by_number: bool = False) -> np.ndarray:
-    """Return the place among the wanted names of each name of the data, or -1.
-
-    They are matched by name where both have names, otherwise by number: bare numbers of the data, and a model whose
-    classes are called `LABEL_0` and so on.
-    """
-    times = Counter(wanted)
-    place = {name: number for number, name in enumerate(wanted) if times[name] == 1}
-    numbered = [str(number) for number in range(len(of_data))]
-    unnamed = [f"LABEL_{number}" for number in range(len(wanted))]
-    bare = of_data == numbered and not place.keys() >= set(of_data)
-    if by_number or bare or of_data == wanted or wanted == unnamed:
-        numbers = np.arange(len(of_data))
-        return np.where(numbers < len(wanted), numbers, -1)
-    return np.array([place.get(name, -1) for name in of_data], dtype=int)
-
-
-def used_labels(labels: np.ndarray) -> np.ndarray:
-    """Numbers of the classes that some sample has, of labels `(n,)` or `(n, L)`."""
-    return np.unique(labels) if labels.ndim == 1 else np.flatnonzero(labels.any(axis=0))
-
-
-def renumber(labels: np.ndarray, numbers: np.ndarray, count: int) -> np.ndarray:
-    """Labels with class or column `i` at place `numbers[i]` of `count`; those at -1 are dropped."""
-    if labels.ndim == 1:
-        return numbers[labels]
-    placed = np.zeros((len(labels), count), labels.dtype)
-    placed[:, numbers[numbers >= 0]] = labels[:, numbers >= 0]
-    return placed
-
-
 def _is_missing(value: Any) -> bool:
     return value is None or value == "" or value != value  # NaN differs from itself
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names, for a message."""
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")

@@ -23,7 +23,7 @@ from lab.checkpoint_names import check_checkpoint
 from lab.errors import UserError, one_line
 from lab.recipe import Recipe, architecture_keys
 from modeling_perceiver_study import PerceiverStudyConfig
-from modeling_perceiver_study.inputs import LearnedPositions
+from modeling_perceiver_study.grid import LearnedPositions
 
 PRETRAINED = "pretrained.json"  # in the folder of a run: what it started from, so that `--resume` needs no checkpoint
 _MOST_NAMED = 5
