@@ -1,6 +1,9 @@
 """Mistakes that a user can fix, shown as one line instead of a traceback."""
 
 import sys
+from collections.abc import Sequence
+
+_SHOWN = 5  # names in a message
 
 
 class UserError(Exception):
@@ -24,3 +27,8 @@ def run_command(main):
 def one_line(error: Exception) -> str:
     """What an error of a library says, for a message of ours."""
     return " ".join(str(error).split())
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, for a message."""
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 
 import datasets
 import numpy as np
@@ -140,6 +141,8 @@ def test_several_inputs(tmp_path):
     assert read["text"] == ["number 4", "number 1"]
     assert Image.open(io.BytesIO(read["image"][0]["bytes"])).tobytes() == images[4].tobytes()
     assert source.labels.tolist() == labels
+    copy = pickle.loads(pickle.dumps(source))  # as processes that read ahead get it
+    assert copy.read(np.array([4, 1])) == read
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])

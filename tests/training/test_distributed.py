@@ -82,7 +82,7 @@ def test_two_processes_train_as_one(folder, arguments, alone):
     assert result.returncode == 0, result.stderr
     assert json.loads((output / "metrics.json").read_text())["hardware"].endswith("2 threads")
     assert_same_training(output, alone)
-    assert result.stdout.count("of 21 test images of") == 1  # one writer
+    assert result.stdout.count("on 21 test images of") == 1  # one writer
     assert load_file(output / "model.safetensors").keys() == load_file(alone / "model.safetensors").keys()
 
 

@@ -1,7 +1,6 @@
 """Images that stay encoded until a batch needs them, and that training crops at random while they have their size."""
 
 import copy
-import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -21,9 +20,7 @@ class EncodedImages(Dataset):
     """
 
     def __init__(self, of: Rows, decoder: Decoder):
-        # To a process that decodes goes what it needs, not the table that files are listed from.
-        self.source = dataclasses.replace(of.source, list_files=list)
-        self.rows, self.decoder = of.rows, decoder
+        self.source, self.rows, self.decoder = of.source, of.rows, decoder
         self.labels = of.source.labels[of.rows]
         self.epoch: tuple[int, int] | None = None
 

@@ -17,8 +17,7 @@ import datasets
 import numpy as np
 
 from lab.data.columns import LABEL, describe, describe_all
-from lab.data.label_names import is_missing, listed
-from lab.errors import UserError
+from lab.errors import UserError, listed
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 
@@ -176,7 +175,7 @@ class _Classes:
     def fit(self, values: Iterable[Any]):
         if self.declared:
             return
-        present = [value for value in values if not is_missing(value)]
+        present = [value for value in values if not _is_missing(value)]
         if self.kind.element == "string":
             self.names = sorted(set(present))
             self.numbers = {name: number for number, name in enumerate(self.names)}
@@ -208,7 +207,7 @@ class _Classes:
             self.names = [str(number) for number in range(count)]
 
     def number(self, value: Any) -> int:
-        if is_missing(value):
+        if _is_missing(value):
             raise BadLabel("has no label")
         if self.kind.element == "string":
             if value not in self.numbers:
@@ -296,7 +295,7 @@ class _SeveralClasses(LabelReader):
         if len(flags) != len(label):
             raise BadLabel(f"has {len(flags)} labels; expected {len(label)}, as other rows")
         for index, flag in enumerate(flags):
-            if is_missing(flag):
+            if _is_missing(flag):
                 raise BadLabel(f"has no label for {self.names[index]}")
             if flag not in (0, 1):
                 raise BadLabel(f"has label {flag} for {self.names[index]}; expected 0 or 1")
@@ -342,7 +341,7 @@ class _Numbers(LabelReader):
         tables = self.values_of if len(self.values_of) > 1 else self.values_of * len(numbers)
         label = np.empty(len(numbers), np.float32)
         for index, (number, table) in enumerate(zip(numbers, tables, strict=True)):
-            if is_missing(number):
+            if _is_missing(number):
                 raise BadLabel("has no label" if len(numbers) == 1 else f"has no label for {self.names[index]}")
             if table is not None and not 0 <= number < len(table):
                 raise BadLabel(f"has label {number}; expected 0 to {len(table) - 1}")
@@ -395,3 +394,7 @@ def read_labels(reader: LabelReader, values: list, on_error: str) -> tuple[np.nd
     if not labels:
         raise UserError(f"{reader.split} has no samples")
     return np.stack(labels) if isinstance(labels[0], np.ndarray) else np.array(labels, np.int64), np.array(kept)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or value != value  # NaN differs from itself

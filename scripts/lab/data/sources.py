@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,49 @@ _SHARDS = 64  # into which a saved dataset is cut to be streamed
 
 
 @dataclass
+class TableRows:
+    """Rows of a table on disk. Processes that read ahead get a copy, so neither this nor `ReadRows` holds functions."""
+
+    table: datasets.Dataset
+    roles: dict[str, str]  # names of the columns of inputs by role
+    folder: str | None
+
+    def fetch(self, rows: np.ndarray) -> dict[str, list]:
+        """`(k,)` -> for each role k values."""
+        read = self.table[rows]
+        return {role: [located(value, self.folder) for value in read[name]] for role, name in self.roles.items()}
+
+    def files(self) -> list[list[str | None]]:
+        """For each role, if it holds files, the path that each row refers to, or None."""
+        columns = self.table.with_format("arrow")[:]
+        found = [_paths(columns[name], self.folder) for name in self.roles.values()]
+        return [paths for paths in found if paths is not None]
+
+
+@dataclass
+class ReadRows:
+    """Rows that were read from a stream, in memory."""
+
+    inputs: list[dict[str, Any]]  # of each row the value for each role
+
+    def fetch(self, rows: np.ndarray) -> dict[str, list]:
+        """`(k,)` -> for each role k values."""
+        return {role: [self.inputs[row][role] for row in rows] for role in self.inputs[0]}
+
+    def files(self) -> list[list[str | None]]:
+        """For each role the path of a file that each row refers to, or None."""
+        return [[file_of(row[role]) for row in self.inputs] for role in self.inputs[0]]
+
+
+def _paths(column: Any, folder: str | None) -> list[str | None] | None:
+    """Paths of files that a column `(n,)` of Arrow refers to; None where it holds something else."""
+    if not hasattr(column.type, "names") or {*column.type.names} != {"bytes", "path"}:
+        return None
+    paths = pc.if_else(pc.is_null(pc.struct_field(column, "bytes")), pc.struct_field(column, "path"), None)
+    return [file_of(located({"bytes": None, "path": path}, folder)) for path in paths.to_pylist()]
+
+
+@dataclass
 class Source:
     """Samples of one split of a dataset, still encoded.
 
@@ -32,8 +75,7 @@ class Source:
         labels: `(n,)` int64, or `(n, L)` float32.
         label_names: names of the classes or numbers, in the order of the model's logits.
         rows: `(n,)`, where the samples are in the split.
-        fetch: rows `(k,)` -> for each role k values.
-        list_files: for each row of the split the path of a file that it refers to, or None, for each role.
+        held: all rows of the split.
     """
 
     name: str
@@ -41,12 +83,11 @@ class Source:
     labels: np.ndarray
     label_names: list[str]
     rows: np.ndarray
-    fetch: Callable[[np.ndarray], dict[str, list]]
-    list_files: Callable[[], list[list[str | None]]]
+    held: "TableRows | ReadRows"
 
     def read(self, samples: np.ndarray) -> dict[str, list]:
         """`(k,)` -> for each role k values, such as a dict of `bytes` and `path`."""
-        return self.fetch(self.rows[samples])
+        return self.held.fetch(self.rows[samples])
 
     def take(self, samples: np.ndarray) -> "Source":
         """Some of the samples."""
@@ -54,7 +95,7 @@ class Source:
 
     def files(self) -> list[tuple[int, str]]:
         """Sample and path, of all samples whose rows refer to files."""
-        lists = self.list_files()
+        lists = self.held.files()
         return [(sample, path[row]) for path in lists for sample, row in enumerate(self.rows) if path[row] is not None]
 
 
@@ -128,11 +169,6 @@ class OpenSplit:
         """What the row holds for each role."""
         return {role: located(row[column], self.folder) for role, column in self.roles.items()}
 
-    def fetch(self, rows: np.ndarray) -> dict[str, list]:
-        """Rows `(k,)` of a split that is no stream -> for each role k values."""
-        read = self.rows[rows]
-        return {role: [located(value, self.folder) for value in read[name]] for role, name in self.roles.items()}
-
     def source(self, on_error: str) -> Source:
         """The whole split, with its labels read. Errors as those of `LabelReader.fit` and `read_labels`."""
         if isinstance(self.rows, datasets.IterableDataset):
@@ -143,13 +179,9 @@ class OpenSplit:
         lists = [columns[name].to_pylist() for name in self.labels.columns]
         values = lists[0] if len(lists) == 1 else [list(row) for row in zip(*lists, strict=True)]
         self.labels.fit(values)
-
-        def list_files() -> list[list[str | None]]:
-            return [paths for name in self.roles.values() if (paths := _paths(columns[name], self.folder)) is not None]
-
         labels, kept = read_labels(self.labels, values, on_error)
-        fingerprint = f"{self.rows._fingerprint} {self.roles}"
-        return Source(self.name, fingerprint, labels, list(self.labels.names), kept, self.fetch, list_files)
+        fingerprint, held = f"{self.rows._fingerprint} {self.roles}", TableRows(self.rows, self.roles, self.folder)
+        return Source(self.name, fingerprint, labels, list(self.labels.names), kept, held)
 
     def source_of(self, rows: list[dict], on_error: str) -> Source:
         """Rows that were read of a stream, with their labels as `labels` was fitted to read them."""
@@ -158,23 +190,8 @@ class OpenSplit:
         content = hashlib.sha256(repr(values).encode())
         for value in (value for row in inputs for value in row.values()):
             content.update(value["bytes"] if isinstance(value, dict) and value.get("bytes") else repr(value).encode())
-
-        def fetch(wanted: np.ndarray) -> dict[str, list]:
-            return {role: [inputs[row][role] for row in wanted] for role in self.roles}
-
-        def list_files() -> list[list[str | None]]:
-            return [[file_of(row[role]) for row in inputs] for role in self.roles]
-
         labels, kept = read_labels(self.labels, values, on_error)
-        return Source(self.name, content.hexdigest(), labels, list(self.labels.names), kept, fetch, list_files)
-
-
-def _paths(column: Any, folder: str | None) -> list[str | None] | None:
-    """Paths of files that a column `(n,)` of Arrow refers to; None where it holds something else."""
-    if not hasattr(column.type, "names") or {*column.type.names} != {"bytes", "path"}:
-        return None
-    paths = pc.if_else(pc.is_null(pc.struct_field(column, "bytes")), pc.struct_field(column, "path"), None)
-    return [file_of(located({"bytes": None, "path": path}, folder)) for path in paths.to_pylist()]
+        return Source(self.name, content.hexdigest(), labels, list(self.labels.names), kept, ReadRows(inputs))
 
 
 def load_sources(reading: Reading) -> list[Source]:

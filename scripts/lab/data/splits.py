@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
-from lab.data.label_names import listed, match_names, renumber, used_labels
 from lab.data.labels import REGRESSION
+from lab.data.matching import match_names, renumber, used_labels
 from lab.data.sources import Reading, Source, load_named_sources, load_sources, stratified_order
-from lab.errors import UserError
+from lab.errors import UserError, listed
 from lab.recipe import Data
 
 _MOST_FILES = 20_000  # of both splits together, whose links and content are looked at

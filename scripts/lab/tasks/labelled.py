@@ -10,11 +10,11 @@ import torch
 from torch.utils.data import Dataset
 
 from lab.data.columns import Column
-from lab.data.label_names import listed, match_names, renumber, used_labels
 from lab.data.labels import REGRESSION, SINGLE_LABEL
+from lab.data.matching import match_names, renumber, used_labels
 from lab.data.sources import Reading
 from lab.data.splits import Splits
-from lab.errors import UserError
+from lab.errors import UserError, listed
 from lab.recipe import Recipe
 from lab.scoring.measures import measure_of
 from lab.scoring.report import write_evaluation

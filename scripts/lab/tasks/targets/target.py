@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lab.data.label_names import listed
-from lab.errors import UserError
+from lab.errors import UserError, listed
 from lab.recipe import Recipe
 from lab.scoring.report import Details
 

@@ -1,12 +1,8 @@
-"""Names of labels, and labels under the numbers of other names."""
+"""Labels of one split, or of a model, as those of another: matched by name."""
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-
-_SHOWN = 5  # names in a message
 
 
 def match_names(of_data: list[str], wanted: list[str], by_number: bool = False) -> np.ndarray:
@@ -38,13 +34,3 @@ def renumber(labels: np.ndarray, numbers: np.ndarray, count: int) -> np.ndarray:
     placed = np.zeros((len(labels), count), labels.dtype)
     placed[:, numbers[numbers >= 0]] = labels[:, numbers >= 0]
     return placed
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names, for a message."""
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a cell of a label column is empty."""
-    return value is None or value == "" or value != value  # NaN differs from itself
