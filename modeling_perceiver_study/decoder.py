@@ -6,11 +6,12 @@ may be asked, and many are asked some at a time: memory then does not grow with 
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from .attention import CrossAttention, PerceiverStudyLayer
 from .configuration_perceiver_study import PerceiverStudyConfig
@@ -107,6 +108,77 @@ class PaddedQueries(nn.Module):
         return torch.cat([queries, padding], dim=-1)
 
 
+class _SomeAtATime(torch.autograd.Function):
+    """`answer(indices, latents, output_queries) -> (B, O, ..)`, computed for some indices at a time, twice.
+
+    Backward computes the answers of some queries again, and then their gradients: nothing of them is kept in between.
+    `torch.utils.checkpoint` would keep small things of each chunk, between which an allocator leaves holes of the size
+    of the large ones.
+
+    Args:
+        answer: draws random numbers from torch's generators alone, and learns from nothing but `weights`.
+        chunks: indices, `(O,)`, in pieces.
+    """
+
+    @staticmethod
+    def forward(ctx, answer, chunks, latents, output_queries, *weights):
+        kind = latents.device.type
+        ctx.answer, ctx.chunks, ctx.weights = answer, chunks, weights
+        ctx.autocast = None
+        if torch.amp.is_autocast_available(kind):
+            ctx.autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+        ctx.generators = _generators(latents.device)
+        ctx.states = [generator.get_state() for generator in ctx.generators]
+        ctx.save_for_backward(latents, output_queries)
+        answers, first = None, 0
+        for some in chunks:
+            part = answer(some, latents, output_queries)
+            if answers is None:
+                answers = part.new_empty(part.shape[0], sum(map(len, chunks)), *part.shape[2:])
+            answers[:, first : first + len(some)] = part
+            first += len(some)
+        return answers
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_answers):
+        latents, output_queries = (part if part is None else part.detach() for part in ctx.saved_tensors)
+        needs_latents, needs_queries, *needs_weights = ctx.needs_input_grad[2:]
+        weights = [weight for weight, need in zip(ctx.weights, needs_weights, strict=True) if need]
+        shared = [latents.requires_grad_(), *weights] if needs_latents else weights
+        totals = [torch.zeros_like(value) for value in shared]
+        grad_queries = torch.zeros_like(output_queries) if needs_queries else None
+        now = [generator.get_state() for generator in ctx.generators]
+        for generator, state in zip(ctx.generators, ctx.states, strict=True):
+            generator.set_state(state)
+        for some, grad in zip(ctx.chunks, grad_answers.split([len(some) for some in ctx.chunks], dim=1), strict=True):
+            indices, rows = some, None
+            if output_queries is not None:  # the rows alone, so that their gradient has their size
+                indices, rows = torch.arange(len(some), device=some.device), output_queries[:, some]
+            leaves = [*shared, rows.requires_grad_()] if needs_queries else shared
+            autocast = nullcontext() if ctx.autocast is None else torch.autocast(*ctx.autocast)
+            with torch.enable_grad(), autocast:
+                part = ctx.answer(indices, latents, rows)
+            found = torch.autograd.grad(part, leaves, grad, allow_unused=True)
+            for total, more in zip(totals, found, strict=False):
+                if more is not None:
+                    total.add_(more)
+            if needs_queries:
+                grad_queries.index_add_(1, some, found[-1])
+        for generator, state in zip(ctx.generators, now, strict=True):
+            generator.set_state(state)
+        totals = iter(totals)
+        grad_latents = next(totals) if needs_latents else None
+        return None, None, grad_latents, grad_queries, *(next(totals) if need else None for need in needs_weights)
+
+
+def _generators(device: torch.device) -> list[torch.Generator]:
+    """torch's own, of the CPU and of the device."""
+    if device.type != "cuda":
+        return [torch.default_generator]
+    return [torch.default_generator, torch.cuda.default_generators[device.index]]
+
+
 class PerceiverStudyDecoder(nn.Module):
     """`(B, N, D) -> (B, O, Q)`, or what a head makes of it: output queries attend to the latents.
 
@@ -169,28 +241,24 @@ class PerceiverStudyDecoder(nn.Module):
         """
         query = query or self.query
         count = self._check(latents, query, output_queries, output_query_indices)
-        ask = partial(self._answer, query, output_queries, head)
+        answer = partial(self._answer, query, head)
         indices = output_query_indices
         if indices is None:
             indices = torch.arange(count, device=latents.device)
         size = max(1, chunk_size // max(1, latents.shape[0]))
         if keeps_nothing() or len(indices) <= size:
-            return ask(latents, indices)
-        answers = []
-        for some in indices.split(size):
-            if torch.is_grad_enabled():
-                answers.append(checkpoint(ask, latents, some, use_reentrant=False))
-            else:
-                answers.append(ask(latents, some))
-        return torch.cat(answers, dim=1)
+            return answer(indices, latents, output_queries)
+        modules = [self, *(module for module in (query, head) if module is not None)]
+        weights = dict.fromkeys(weight for module in modules for weight in module.parameters())
+        return _SomeAtATime.apply(answer, indices.split(size), latents, output_queries, *weights)
 
     def _answer(
         self,
         query: nn.Module | None,
-        output_queries: torch.Tensor | None,
         head: nn.Module | None,
-        latents: torch.Tensor,
         indices: torch.Tensor,
+        latents: torch.Tensor,
+        output_queries: torch.Tensor | None,
     ) -> torch.Tensor:
         if output_queries is None:
             queries = query(indices, latents.dtype)

@@ -121,3 +121,37 @@ def test_parameters_of_the_cifar10_study():
     """The study's own figure is 4.00 million, with 64 bands."""
     assert count_parameters(num_labels=10, num_frequency_bands=64) == 3_992_405
     assert count_parameters(num_labels=10) == 3_766_421
+
+
+ONE = {"image_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"input_type": "bytes", "patch_size": 4}, "patch_size=4 .* None with input_type='bytes'"),
+        ({"vocab_size": 99}, "vocab_size=99 .* 262 with input_type='grid'"),
+        ({"input_name": "pixel values"}, "input_name='pixel values'"),
+        ({"patch_size": 0}, "patch_size=0"),
+        ({"patch_size": [2, 2, 2]}, r"patch_size=\[2, 2, 2\] .* one number per axis \(num_axes=2\)"),
+        ({"patch_size": 2, "stem_type": "conv"}, "patch_size=2 .* None with stem_type='conv'"),
+        ({"channel_axis": 4}, "channel_axis=4 .* 1 to 3"),
+        ({"absolute_positions": 1}, "absolute_positions=1"),
+        ({"num_channels": 0}, "num_channels=0"),
+        ({"input_type": "points", "num_axes": 3, "num_channels": -1}, "num_channels=-1"),
+        ({"modalities": {}}, "modalities={} .* a dict of at least one name"),
+        ({"modalities": {"one": 3}}, "a dict of at least one name, each with a dict of fields"),
+        ({"modalities": {"a b": ONE}}, "another name than 'a b'"),
+        ({"modalities": {"keys": ONE}}, "another name than 'keys'"),
+        ({"modalities": {"one": ONE | {"num_latents": 5}}}, r"modalities\['one'\]: 'num_latents' describes no input"),
+        ({"modalities": {"one": {"image_size": 0}}}, r"modalities\['one'\]: image_size=0"),
+        ({"modalities": {"one": ONE, "two": ONE}}, r"an input_name for each of \['one', 'two'\], now all"),
+        ({"modalities": {"one": ONE}, "image_size": 8}, "image_size=8 .* to be in `modalities`"),
+        ({"modalities": {"one": ONE}, "modality_channels": 0}, "modality_channels=0"),
+        ({"modalities": {"one": ONE}, "modality_dropout": 1.5}, "modality_dropout=1.5"),
+        ({"modalities": {"one": ONE}, "modality_dropout": {"two": 0.5}}, r"some by name of \['one'\]"),
+    ],
+)  # fmt: skip
+def test_fields_of_inputs_that_do_not_fit(fields, message):
+    with pytest.raises(ValueError, match=message):
+        PerceiverStudyConfig(**fields)

@@ -14,7 +14,7 @@ class PerceiverStudyConfigTest(unittest.TestCase):
             self,
             config_class=PerceiverStudyConfig,
             has_text_modality=False,
-            # Every field but those of the local start, none at its default.
+            # Every field of a model of a grid but those of the local start, none at its default.
             num_latents=6,
             d_latents=16,
             num_cross_attends=2,
@@ -34,8 +34,12 @@ class PerceiverStudyConfigTest(unittest.TestCase):
             attention_probs_dropout_prob=0.1,
             initializer_range=0.1,
             layer_norm_eps=1e-6,
+            input_name="volume",
             image_size=[4, 5, 6],
             num_channels=5,
+            channel_axis=2,
+            patch_size=[2, 1, 3],
+            absolute_positions=True,
             num_axes=3,
             stem_type="linear",
             stem_channels=9,
@@ -57,8 +61,29 @@ class PerceiverStudyConfigTest(unittest.TestCase):
             local_start_reach=0.4,
         )
 
+        self.bytes_tester = common.ConfigTester(
+            self,
+            config_class=PerceiverStudyConfig,
+            has_text_modality=False,
+            input_type="bytes",
+            vocab_size=99,
+            max_position_embeddings=50,
+            d_model=12,
+        )
+        places = {"input_type": "points", "num_axes": 2, "num_channels": 0, "max_frequencies": [2.0, 4.0]}
+        lines = {"input_type": "bytes", "d_model": 12}
+        self.several_tester = common.ConfigTester(
+            self,
+            config_class=PerceiverStudyConfig,
+            has_text_modality=False,
+            modalities={"places": places, "lines": lines},
+            modality_channels=3,
+            modality_dropout={"lines": 0.5},
+        )
+        self.testers = (self.config_tester, self.local_start_tester, self.bytes_tester, self.several_tester)
+
     def test_every_field_is_tested(self):
-        testers = (self.config_tester, self.local_start_tester)
+        testers = self.testers
         fields = set(PerceiverStudyConfig.__annotations__) - {"model_type", "attribute_map"}
         assert fields == {name for tester in testers for name in tester.inputs_dict}
         defaults = PerceiverStudyConfig()
@@ -67,5 +92,5 @@ class PerceiverStudyConfigTest(unittest.TestCase):
             assert not [name for name in tester.inputs_dict if getattr(defaults, name) == getattr(changed, name)]
 
     def test_config(self):
-        self.config_tester.run_common_tests()
-        self.local_start_tester.run_common_tests()
+        for tester in self.testers:
+            tester.run_common_tests()
