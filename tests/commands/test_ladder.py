@@ -1,4 +1,6 @@
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +44,51 @@ def test_rungs_are_trained_once_and_compared(tmp_path, monkeypatch):
     before = (tmp_path / "runs" / "first" / "model.safetensors").stat().st_mtime_ns
     ladder.main(arguments)
     assert (tmp_path / "runs" / "first" / "model.safetensors").stat().st_mtime_ns == before
+
+
+SEEDS = """
+config: {config}
+common: []
+test: true
+seeds: [3, 5]
+rungs:
+  plain:
+    overrides: []
+  other:
+    beside: plain
+    overrides: [optimization.epochs=2]
+"""
+
+
+def test_several_seeds_and_the_test_images(tmp_path, monkeypatch):
+    """What is typed for each run, and means with standard deviations of what comes out."""
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text("data: {name: digits}\n")
+    path = write(tmp_path, SEEDS.format(config=recipe))
+    started = []
+
+    def train(command, **_):
+        options = dict(text.split("=") for text in command if "=" in text)
+        started.append(options)
+        folder, better = Path(options["output_dir"]), "optimization.epochs" in options
+        folder.mkdir(parents=True)
+        (folder / "recipe.yaml").write_text(f"seed: {options['seed']}\ndata: {{name: digits}}\n")
+        score = int(options["seed"]) / 100 + 0.5 * better
+        facts = {"parameters": 10, "steps": 6, "hardware": "a CPU", "git_commit": "c0ffee", "data": "digits"}
+        metrics = {"validation_accuracy": score + 0.1, "test_accuracy": score, "train_seconds": 2, **facts}
+        (folder / "metrics.json").write_text(json.dumps({**metrics, "versions": {"torch": "2"}}))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(ladder.subprocess, "run", train)
+    ladder.main([str(path), "--output", str(tmp_path / "runs")])
+    assert sorted(options["seed"] for options in started) == ["3", "3", "5", "5"]
+    assert len({options["output_dir"] for options in started}) == 4
+    assert not any("data.test_split" in options for options in started)
+    text = path.with_suffix(".md").read_text()
+    assert "| | validation accuracy | test accuracy | change |" in text
+    assert "mean ± standard deviation over seeds 3, 5, on a CPU" in text
+    assert "| plain | 14.0 ± 1.4 % | 4.0 ± 1.4 % |  | 10 |" in text
+    assert "| other | 64.0 ± 1.4 % | 54.0 ± 1.4 % | +50.0 against plain |" in text
 
 
 @pytest.mark.parametrize(

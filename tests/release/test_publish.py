@@ -300,6 +300,21 @@ def test_what_was_fine_tuned_says_so(run, tmp_path, monkeypatch, name, revision,
     assert f"{command}{'' if revision else ' pretrained=FOLDER'}\n" in text
 
 
+def test_fine_tuning_starts_from_a_name_on_the_hub(hub, run):
+    """At the commit that its settings were read from."""
+    task = build_task(load_recipe(None, ["pretrained=org/tiny", "data.name=digits"]))
+    model = task.build_model()
+    expected = PerceiverStudyForImageClassification.from_pretrained(run).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    api = HfApi(endpoint=hub.url, token=TOKEN)
+    assert task.pretrained.origin == {
+        "name": "org/tiny",
+        "revision": api.model_info("org/tiny").sha,
+        "made_anew": [],
+        "resampled": [],
+    }
+
+
 def test_what_was_trained_from_scratch_says_so(staged):
     text = (staged / "README.md").read_text()
     assert ModelCard(text).data.to_dict()["co2_eq_emissions"]["training_type"] == "from scratch"

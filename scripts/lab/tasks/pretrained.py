@@ -17,6 +17,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from lab.checkpoint_names import check_checkpoint
 from lab.errors import UserError, one_line
@@ -167,19 +168,21 @@ def open_pretrained(recipe: Recipe, processor_class: type, resume: bool = False)
     name = recipe.pretrained
     with _named_errors(name), _quiet():
         check_checkpoint(name)
-        settings, _ = PerceiverStudyConfig.get_config_dict(name)
+        file = cached_file(name, "config.json")
+        revision = None if Path(name).is_dir() else extract_commit_hash(file, None)
+        pinned = {"revision": revision or "main"}
+        settings, _ = PerceiverStudyConfig.get_config_dict(name, **pinned)
         if settings.get("model_type") != PerceiverStudyConfig.model_type:
             raise UserError(
                 f"it holds a {settings.get('model_type')} model; expected {PerceiverStudyConfig.model_type} "
                 "(scripts/convert.py makes one of transformers' Perceivers)"
             )
-        config = PerceiverStudyConfig.from_pretrained(name)
-        processor = processor_class.from_pretrained(name)
+        config = PerceiverStudyConfig.from_pretrained(name, **pinned)
+        processor = processor_class.from_pretrained(name, **pinned)
     architecture = {key: getattr(config, key) for key in architecture_keys()}
     if config.problem_type is not None:
         architecture["problem_type"] = config.problem_type
     names = [config.id2label[label] for label in range(config.num_labels)]
-    revision = getattr(config, "_commit_hash", None)  # where it came from the Hub
     return Pretrained(name, revision, architecture, names, json.loads(processor.to_json_string()))
 
 
