@@ -35,6 +35,7 @@ _VERDICTS = {
     "data.train_split": _OTHER_SAMPLES,
     "data.test_split": ACCEPTED,  # read once, at the end
     "data.label_column": _OTHER_SAMPLES,
+    "data.columns": _OTHER_SAMPLES,
     "data.validation_samples": _OTHER_SAMPLES,
     "data.train_samples": _OTHER_SAMPLES,
     "data.split_seed": _OTHER_SAMPLES,

@@ -40,8 +40,9 @@ ODD = [
     "$x$ $",
     "%20",
     "-x",
+    "a[b]c",
 ]
-TEXTS = [*ODD, "a[b]c", "[ab]", "no", "2024-01-01", "0123", "1e3", "true", "- a", "@x", "&x", "!x", "|"]
+TEXTS = [*ODD, "[ab]", "no", "2024-01-01", "0123", "1e3", "true", "- a", "@x", "&x", "!x", "|"]
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -81,7 +82,7 @@ def test_a_path_of_an_archive_is_one_clear_line(tmp_path):
         load_recipe(DEFAULT_RECIPE, [f"data.path={tmp_path / 'a::b'}"])
 
 
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("name", ["a b #1", "it's [x]*?", 'dou"ble: {y}', "~ünï-漢 $x$ $", "-%20,k=v"])
 def test_training_from_and_into_odd_places(name, tmp_path, monkeypatch):
     """Pictures with odd names in a folder with an odd name, decoded into an odd cache, and a run that goes on."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

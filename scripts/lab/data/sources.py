@@ -290,8 +290,8 @@ def _open(reading: Reading, wanted: dict[str, str]) -> dict[str, Any]:
         raise
     except Exception as error:
         raise UserError(
-            f"data.path={settings.path} cannot be loaded ({one_line(error)}); expected parquet files named after their "
-            "split, or folders train/CLASS and test/CLASS of images"
+            f"data.path={settings.path} cannot be loaded ({one_line(error.__cause__ or error)}); expected parquet "
+            "files named after their split, or folders train/CLASS and test/CLASS of images"
         ) from error
 
 
