@@ -229,8 +229,8 @@ def separable_attention(
         num_heads, channels_per_head = query.shape[1], query.shape[-1]
         dtype = functools.reduce(torch.promote_types, [part.pixels.dtype for part in inputs], torch.float32)
         key_weight, _ = fold_layer_norm(norm, key_projection, dtype)  # the softmax cancels the constant
-        asked = (query.to(dtype) * channels_per_head**-0.5) @ key_weight.unflatten(0, (num_heads, channels_per_head))
-        questions = [_columns_of(asked, part) for part in inputs]
+        queries = (query.to(dtype) * channels_per_head**-0.5) @ key_weight.unflatten(0, (num_heads, channels_per_head))
+        queries_of_parts = [_columns_of(queries, part) for part in inputs]
         grids = [_grid(part, norm.eps, dtype) for part in inputs]
         masks = [
             None if part.attention_mask is None else part.attention_mask.view_as(grid[3])
@@ -238,12 +238,12 @@ def separable_attention(
         ]
         weights = None
         if output_attentions or dropout:
-            logits = [logits_with_map(*part) for part in zip(questions, grids, masks, strict=True)]
+            logits = [logits_with_map(*part) for part in zip(queries_of_parts, grids, masks, strict=True)]
             weights = nn.functional.dropout(torch.cat(logits, dim=-1).softmax(dim=-1), dropout)
             shares = weights.split([part.shape[-1] for part in logits], dim=-1)
             sums = [sums_with_map(share, grid) for share, grid in zip(shares, grids, strict=True)]
         else:
-            sums = _streamed_sums(questions, grids, masks)
+            sums = _streamed_sums(queries_of_parts, grids, masks)
         value_weight, value_bias = fold_layer_norm(norm, value_projection, dtype)
         value_weight = value_weight.unflatten(0, (num_heads, -1))
         value_weights = [torch.cat(_columns_of(value_weight, part), dim=-1) for part in inputs]
@@ -258,16 +258,16 @@ def separable_attention(
 
 
 def _streamed_sums(
-    questions: Sequence[Sequence[torch.Tensor]],
+    queries_of_parts: Sequence[Sequence[torch.Tensor]],
     grids: Sequence[Sequence[torch.Tensor]],
     masks: Sequence[torch.Tensor | None],
 ) -> list[list[torch.Tensor]]:
     """Of each input `(B, h, N, C), (B, h, N, F_r), (B, h, N, F_w)`, weighted by one softmax over the points of all."""
     several, results = len(grids) > 1, []
-    for asked, grid, mask in zip(questions, grids, masks, strict=True):
+    for queries, grid, mask in zip(queries_of_parts, grids, masks, strict=True):
         # The same grid for all heads: to it they are more latents.
-        found = GridAttention.apply(*(part.flatten(1, 2) for part in asked), *grid, mask, several)
-        results.append([part.unflatten(1, asked[0].shape[1:3]) for part in found])
+        found = GridAttention.apply(*(part.flatten(1, 2) for part in queries), *grid, mask, several)
+        results.append([part.unflatten(1, queries[0].shape[1:3]) for part in found])
     if not several:
         return results
     shares = torch.stack([found[3] for found in results]).softmax(dim=0)[..., None]

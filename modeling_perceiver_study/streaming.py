@@ -34,21 +34,21 @@ _Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 class GridAttention(torch.autograd.Function):
     """Sums of pixels, row features and column features over the grid, weighted by attention.
 
-    `Q` counts what asks: latents, or heads times latents. A leading 1 stands for "the same for all samples":
-        asked_pixels `(1 or B, Q, C)`, asked_rows `(1 or B, Q, F_r)`, asked_columns `(1 or B, Q, F_w)`,
+    `Q` is the number of queries: latents, or heads times latents. A leading 1 stands for "the same for all samples":
+        query_pixels `(1 or B, Q, C)`, query_rows `(1 or B, Q, F_r)`, query_columns `(1 or B, Q, F_w)`,
         pixels `(B, C, R, W)`, rows `(1 or B, R, F_r)`, columns `(1 or B, W, F_w)`, inverse_deviation `(B, R, W)`,
         attention_mask `(B, R, W)`, True where attended, or None; of a sample that shows nothing this is a mean
         returns_log_sum: whether to return also the logarithm of the sum of exponentials of logits, the lowest number
             where nothing is shown
-        -> `(B, Q, C)`, `(B, Q, F_r)`, `(B, Q, F_w)`, and if asked for `(B, Q)`
+        -> `(B, Q, C)`, `(B, Q, F_r)`, `(B, Q, F_w)`, and where `returns_log_sum` says so `(B, Q)`
     """
 
     @staticmethod
     def forward(
         ctx,
-        asked_pixels,
-        asked_rows,
-        asked_columns,
+        query_pixels,
+        query_rows,
+        query_columns,
         pixels,
         rows,
         columns,
@@ -56,47 +56,47 @@ class GridAttention(torch.autograd.Function):
         attention_mask,
         returns_log_sum=False,
     ):
-        asked, grid = (asked_pixels, asked_rows, asked_columns), (pixels, rows, columns, inverse_deviation)
-        sums = tuple(part.new_empty(pixels.shape[0], *part.shape[1:]) for part in asked)
-        log_sums = (asked_pixels.new_empty(sums[0].shape[:2]),) if returns_log_sum else ()
+        queries, grid = (query_pixels, query_rows, query_columns), (pixels, rows, columns, inverse_deviation)
+        sums = tuple(part.new_empty(pixels.shape[0], *part.shape[1:]) for part in queries)
+        log_sums = (query_pixels.new_empty(sums[0].shape[:2]),) if returns_log_sum else ()
         memory = {}
-        for samples, blocks in _blocks(asked_pixels, pixels):
+        for samples, blocks in _blocks(query_pixels, pixels):
             points = _Points(grid, attention_mask, samples, memory)
             for block in blocks:
-                weights = points.attend(_some(asked, samples, block))
+                weights = points.attend(_some(queries, samples, block))
                 for of_all in log_sums:
                     of_all[samples, block] = points.log_sum(weights)
                 for of_all, part in zip(sums, points.sum(weights), strict=True):
                     of_all[samples, block] = part
-        ctx.save_for_backward(*asked, *grid, attention_mask, *sums)
+        ctx.save_for_backward(*queries, *grid, attention_mask, *sums)
         return sums + log_sums
 
     @staticmethod
     def backward(ctx, *grads):
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # asked for with create_graph=True
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # with create_graph=True
             return *_grads_with_a_graph(ctx, grads), None, None
         saved = ctx.saved_tensors
-        asked, grid, attention_mask, sums = saved[:3], saved[3:7], saved[7], saved[8:]
+        queries, grid, attention_mask, sums = saved[:3], saved[3:7], saved[7], saved[8:]
         grad_sums, grad_log_sums = grads[:3], grads[3:]
         offset = -sum((grad * part).sum(dim=-1, keepdim=True) for grad, part in zip(grad_sums, sums, strict=True))
         for grad in grad_log_sums:
             offset = offset + grad[..., None]
-        grad_asked = [torch.zeros_like(part) for part in asked]
+        grad_queries = [torch.zeros_like(part) for part in queries]
         grad_grid = [torch.zeros_like(part) for part in grid] if any(ctx.needs_input_grad[3:7]) else None
         memory = {}
-        for samples, blocks in _blocks(asked[0], grid[0]):
+        for samples, blocks in _blocks(queries[0], grid[0]):
             points = _Points(grid, attention_mask, samples, memory)
             for block in blocks:
-                question, pull = _some(asked, samples, block), _some(grad_sums, samples, block)
-                weights = points.attend(question)
-                grad_logits = points.score(pull, offset[samples, block]).mul_(weights)
+                query, grad_output = _some(queries, samples, block), _some(grad_sums, samples, block)
+                weights = points.attend(query)
+                grad_logits = points.score(grad_output, offset[samples, block]).mul_(weights)
                 if points.hidden is not None:
                     grad_logits.masked_fill_(points.hidden, 0.0)
                 if grad_grid is not None:
-                    points.add_grid_grads(grad_grid, (grad_logits, question), (weights, pull))
-                for of_all, part in zip(grad_asked, points.sum(grad_logits), strict=True):
+                    points.add_grid_grads(grad_grid, (grad_logits, query), (weights, grad_output))
+                for of_all, part in zip(grad_queries, points.sum(grad_logits), strict=True):
                     _add(of_all[:, block], samples, part)
-        return *grad_asked, *(grad_grid or [None] * 4), None, None
+        return *grad_queries, *(grad_grid or [None] * 4), None, None
 
 
 class _Points:
@@ -111,23 +111,23 @@ class _Points:
         self.hidden = None if attention_mask is None else ~attention_mask[samples].flatten(1)[:, None]
         self.memory = memory
 
-    def score(self, asked: _Parts, offset: torch.Tensor | None = None) -> torch.Tensor:
+    def score(self, queries: _Parts, offset: torch.Tensor | None = None) -> torch.Tensor:
         """`-> (b, q, M)`: `u . [x, f, g] / s + offset`, with an offset `(b, q, 1)` for all points.
 
         The result lives until the next call, as that of `attend` does.
         """
-        batch, of_pixels, scaled = self.pixels.shape[0], asked[0], self.scaled_pixels
+        batch, of_pixels, scaled = self.pixels.shape[0], queries[0], self.scaled_pixels
         if offset is not None:  # as one more channel, rather than in one more pass over the map
             of_pixels = torch.cat([of_pixels.expand(batch, -1, -1), offset], dim=-1)
             scaled = torch.cat([scaled, torch.ones_like(scaled[:, :1])], dim=1)
         of_pixels = of_pixels.expand(batch, -1, -1)
         memory = self._memory("scores", *of_pixels.shape[:2], scaled.shape[2])
         scores = torch.bmm(of_pixels, scaled, out=memory)
-        return scores.addcmul_(self._of_positions(asked), self.inverse_deviation)
+        return scores.addcmul_(self._of_positions(queries), self.inverse_deviation)
 
-    def attend(self, asked: _Parts) -> torch.Tensor:
+    def attend(self, queries: _Parts) -> torch.Tensor:
         """`-> (b, q, M)`: attention weights."""
-        logits = self.score(asked)
+        logits = self.score(queries)
         if self.hidden is not None:
             logits.masked_fill_(self.hidden, torch.finfo(logits.dtype).min)
         self.logits = logits
@@ -148,20 +148,20 @@ class _Points:
         return of_pixels, weights.sum(dim=-1) @ self.rows, weights.sum(dim=-2) @ self.columns
 
     def add_grid_grads(self, grads, *terms):
-        """Add to the gradients of pixels, rows, columns and inverse deviation, for `(weights, asked)` terms."""
+        """Add to the gradients of pixels, rows, columns and inverse deviation, for `(weights, queries)` terms."""
         grad_pixels, grad_rows, grad_columns, grad_inverse_deviation = grads
-        for weights, asked in terms:
+        for weights, queries in terms:
             scaled = weights * self.inverse_deviation
             on_grid = scaled.unflatten(-1, self.shape)
-            _add(grad_pixels, self.samples, (asked[0].mT @ scaled).unflatten(-1, self.shape))
-            _add(grad_rows, self.samples, on_grid.sum(dim=-1).mT @ asked[1])
-            _add(grad_columns, self.samples, on_grid.sum(dim=-2).mT @ asked[2])
-            of_deviation = weights * (asked[0] @ self.pixels + self._of_positions(asked))
+            _add(grad_pixels, self.samples, (queries[0].mT @ scaled).unflatten(-1, self.shape))
+            _add(grad_rows, self.samples, on_grid.sum(dim=-1).mT @ queries[1])
+            _add(grad_columns, self.samples, on_grid.sum(dim=-2).mT @ queries[2])
+            of_deviation = weights * (queries[0] @ self.pixels + self._of_positions(queries))
             _add(grad_inverse_deviation, self.samples, of_deviation.sum(dim=1).unflatten(-1, self.shape))
 
-    def _of_positions(self, asked: _Parts) -> torch.Tensor:
+    def _of_positions(self, queries: _Parts) -> torch.Tensor:
         """`-> (1 or b, q, M)`: `u . [f, g]`"""
-        of_rows, of_columns = (asked[1] @ self.rows.mT)[..., None], (asked[2] @ self.columns.mT)[..., None, :]
+        of_rows, of_columns = (queries[1] @ self.rows.mT)[..., None], (queries[2] @ self.columns.mT)[..., None, :]
         memory = self._memory("positions", *of_rows.shape[:2], *self.shape)
         return torch.add(of_rows, of_columns, out=memory).flatten(-2)
 
@@ -175,18 +175,18 @@ class _Points:
         return self.memory[name][:size].view(shape)
 
 
-def _blocks(asked_pixels: torch.Tensor, pixels: torch.Tensor) -> Iterator[tuple[slice, list[slice]]]:
+def _blocks(query_pixels: torch.Tensor, pixels: torch.Tensor) -> Iterator[tuple[slice, list[slice]]]:
     """Samples to take at a time, each with the blocks of what asks to go through."""
-    batch, points, asking = pixels.shape[0], pixels.shape[2] * pixels.shape[3], asked_pixels.shape[1]
+    batch, points, num_queries = pixels.shape[0], pixels.shape[2] * pixels.shape[3], query_pixels.shape[1]
     elements = _BLOCK_ELEMENTS.get(pixels.device.type, _BLOCK_ELEMENTS_ELSEWHERE)
     size, compiling = max(_FEWEST_ROWS, elements // points), torch.compiler.is_compiling()
     if compiling:
-        size = max(size, -(-asking // _MOST_COMPILED_BLOCKS))
-    blocks = [slice(first, min(first + size, asking)) for first in range(0, asking, size)]
+        size = max(size, -(-num_queries // _MOST_COMPILED_BLOCKS))
+    blocks = [slice(first, min(first + size, num_queries)) for first in range(0, num_queries, size)]
     if compiling:  # all samples in one go: a loop over them would fix their number, also in an exported program
         yield slice(None), blocks
         return
-    samples = max(1, elements // (points * asking))
+    samples = max(1, elements // (points * num_queries))
     for sample in range(0, batch, samples):
         yield slice(sample, min(sample + samples, batch)), blocks
 
@@ -208,9 +208,9 @@ def _add(total: torch.Tensor, samples: slice, more: torch.Tensor):
 
 
 def attend_with_map(
-    asked_pixels: torch.Tensor,
-    asked_rows: torch.Tensor,
-    asked_columns: torch.Tensor,
+    query_pixels: torch.Tensor,
+    query_rows: torch.Tensor,
+    query_columns: torch.Tensor,
     pixels: torch.Tensor,
     rows: torch.Tensor,
     columns: torch.Tensor,
@@ -220,16 +220,18 @@ def attend_with_map(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """What `GridAttention` computes, and the map `(B, h, N, M)`, step by step; with `h, N` for its `Q` questions."""
     grid = pixels, rows, columns, inverse_deviation
-    logits = logits_with_map((asked_pixels, asked_rows, asked_columns), grid, attention_mask)
+    logits = logits_with_map((query_pixels, query_rows, query_columns), grid, attention_mask)
     weights = nn.functional.dropout(logits.softmax(dim=-1), dropout)
     return *sums_with_map(weights, grid), weights
 
 
-def logits_with_map(asked: _Parts, grid: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None) -> torch.Tensor:
+def logits_with_map(
+    queries: _Parts, grid: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None
+) -> torch.Tensor:
     """`-> (B, h, N, M)`, the lowest number where hidden."""
     pixels, rows, columns, inverse_deviation = grid
-    positions = (asked[1] @ rows[:, None].mT)[..., None] + (asked[2] @ columns[:, None].mT)[..., None, :]
-    logits = asked[0] @ pixels.flatten(2)[:, None] + positions.flatten(-2)
+    positions = (queries[1] @ rows[:, None].mT)[..., None] + (queries[2] @ columns[:, None].mT)[..., None, :]
+    logits = queries[0] @ pixels.flatten(2)[:, None] + positions.flatten(-2)
     logits = logits * inverse_deviation.flatten(1)[:, None, None]
     if attention_mask is not None:
         logits = logits.masked_fill(~attention_mask.flatten(1)[:, None, None], torch.finfo(logits.dtype).min)
@@ -249,8 +251,8 @@ def _grads_with_a_graph(ctx, grad_results: tuple[torch.Tensor, ...]) -> list[tor
     """Of all arguments but the mask: through a stored map, so that the gradients have gradients themselves."""
     *arguments, attention_mask = ctx.saved_tensors[:8]
     arguments = [argument.view_as(argument) for argument in arguments]  # apart, even if one was given twice
-    asked, grid = tuple(part[:, None] for part in arguments[:3]), tuple(arguments[3:])
-    logits = logits_with_map(asked, grid, attention_mask)
+    queries, grid = tuple(part[:, None] for part in arguments[:3]), tuple(arguments[3:])
+    logits = logits_with_map(queries, grid, attention_mask)
     results = [*sums_with_map(logits.softmax(dim=-1), grid), logits.logsumexp(dim=-1)][: len(grad_results)]
     needed = [argument for argument, need in zip(arguments, ctx.needs_input_grad, strict=False) if need]
     results = [part.squeeze(1) for part in results]
