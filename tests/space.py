@@ -7,6 +7,7 @@ from tests.paths import SCRIPTS
 
 SPACE = (
     "app.py",
+    "lab/checkpoint_names.py",
     "lab/data/images.py",
     "lab/errors.py",
     "lab/judging/checkpoints.py",

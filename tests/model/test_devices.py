@@ -117,8 +117,9 @@ def test_placement_in_the_separable_cross_attend_without_numbers(dtype, masked, 
     grid = grid_inputs(torch.empty(3, 3, 7, 5, dtype=exact, device="meta"), positions)
     query = torch.empty(1, 2, 6, attention.q_proj.out_features // 2, dtype=dtype, device="meta", requires_grad=True)
     hidden = torch.empty(3, 35, dtype=torch.bool, device="meta") if masked else None
+    grid = grid._replace(attention_mask=hidden)
     attended, weights = separable_attention(
-        query, grid, attention.layernorm_inputs, attention.k_proj, attention.v_proj, hidden, 0.0, attentions
+        query, [grid], attention.layernorm_inputs, attention.k_proj, attention.v_proj, 0.0, attentions
     )
     attended.sum().backward()
     assert (attended.device.type, attended.dtype) == ("meta", exact)

@@ -48,7 +48,7 @@ def is_score(name: str) -> bool:
 def measure_of(name: str) -> Measure:
     """The measure of a score by its key in `metrics.json`, without `test_` or `validation_`."""
     if _is_top_k(name):
-        return Measure(f"top-{name.split('_')[1]} accuracy", percent=True, hub_name="accuracy")
+        return Measure(f"top-{name.split('_')[1]} accuracy", percent=True, hub_name=name)
     return _MEASURES[name]
 
 

@@ -19,6 +19,7 @@ from lab.study.setting import Setting
 from lab.training.cost import kept_bytes
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyModel
 from modeling_perceiver_study.position import byte_array
+from modeling_perceiver_study.separable import join_parts
 
 TITLE = "Complexity"
 CLAIM = (
@@ -156,7 +157,7 @@ def whole(side: int, latents: int, depth: int):
 def cross_attend(side: int, latents: int, depth: int):
     def forward(model: PerceiverStudyModel, pixels: torch.Tensor) -> torch.Tensor:
         on_grid = model.inputs(pixels, None, None, torch.float32)
-        return model.cross_attends[0](model.latents(), *on_grid, path="separable")
+        return model.cross_attends[0](model.latents(), *on_grid, join=join_parts, path="separable")
 
     return perceiver(side, latents, depth), forward
 
