@@ -20,7 +20,10 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 MISSING = [name for name in ("gradio", "playwright") if importlib.util.find_spec(name) is None]
 MISSING += [] if BROWSER else ["a Chromium browser"]
 
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed here: {', '.join(MISSING)} (docs/hub.md)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed here: {', '.join(MISSING)} (docs/hub.md)"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ from lab.errors import UserError
 from lab.peers.contenders import GENERAL, OURS, Case, contenders
 from lab.peers.results import table
 
+pytestmark = pytest.mark.slow
+
 TINY = {"image_size": 12, "batch": 2, "num_latents": 4, "d_latents": 16, "num_frequency_bands": 3}
 
 

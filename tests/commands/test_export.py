@@ -8,6 +8,8 @@ from lab.errors import UserError
 from tests.checkpoints import save_checkpoint
 from tests.models import needs_compiler
 
+pytestmark = pytest.mark.slow
+
 needs_onnx = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")),
     reason="onnx, onnxscript and onnxruntime are not all installed",

@@ -8,6 +8,8 @@ import ladder
 from lab.errors import UserError
 from tests.small_data import TINY_RUN, make_parquet
 
+pytestmark = pytest.mark.slow
+
 LADDER = """
 config: {config}
 common: [optimization.epochs=1]

@@ -10,6 +10,8 @@ from modeling_perceiver_study import PerceiverStudyForImageClassification
 from tests.checkpoints import save_checkpoint
 from tests.small_data import CLASSES, TINY_RUN, coloured_images
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):

@@ -20,6 +20,8 @@ from tests.models import small_model
 from tests.paths import SCRIPTS
 from tests.small_data import CLASSES, TINY_RUN, coloured_images, fresh_accelerate, make_image_folder, make_parquet
 
+pytestmark = pytest.mark.slow
+
 COMMAND = SCRIPTS / "score.py"
 FILES = {"confusion_matrix.csv", "confusion_matrix.png", "evaluation.json", "evaluation.md", "reliability.png"}
 

@@ -14,6 +14,8 @@ from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.tasks import build_task
 from tests.small_data import CLASSES, TINY_RUN
 
+pytestmark = pytest.mark.slow
+
 SCALE = (0.2, 0.9)
 SIZES = [(24, 16), (9, 31), (40, 40), (8, 8)]
 MODES = ["RGB", "L", "P", "RGBA"]

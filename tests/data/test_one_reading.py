@@ -22,6 +22,8 @@ from tests.checkpoints import save_checkpoint
 from tests.pictures import encoded, every_picture, noise
 from tests.small_data import CLASSES, TINY_RUN, fresh_accelerate
 
+pytestmark = pytest.mark.slow
+
 # Of the size that the model takes, and of another.
 PICTURES = {
     f"{name}, {height} x {width}": picture

@@ -23,6 +23,8 @@ from lab.training import loop
 from tests.paths import SCRIPTS
 from tests.small_data import TINY_RUN, coloured_images, fresh_accelerate, make_shards, write_tar
 
+pytestmark = pytest.mark.slow
+
 STREAM = ["data.streaming=true", "data.shuffle_buffer=6", "data.validation_samples=6"]
 
 

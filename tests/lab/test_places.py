@@ -23,6 +23,8 @@ from lab.training.curves import draw_curves
 from tests.paths import ROOT, SCRIPTS
 from tests.small_data import TINY_RUN, fresh_accelerate, make_image_folder
 
+pytestmark = pytest.mark.slow
+
 ODD = [
     "a b",
     "it's",

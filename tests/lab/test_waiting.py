@@ -9,6 +9,8 @@ import pytest
 
 from tests.paths import SCRIPTS
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = ["train", "score", "predict", "study", "publish", "attention_maps", "app"]
 
 # Writes down what is set whenever something looks for torch or imports it, in a process that a command has to itself.

@@ -19,6 +19,8 @@ from modeling_perceiver_study.decoder import (
 from tests.kinds import arguments_of, joint_array, model_of
 from tests.models import small_config, small_model
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = {"rtol": 0, "atol": 1e-9}
 FOURIER = {"num_bands": 3, "max_resolution": (4, 5), "concat_pos": True}
 

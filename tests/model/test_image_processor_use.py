@@ -20,6 +20,8 @@ from modeling_perceiver_study import (
 )
 from tests.pictures import noise
 
+pytestmark = pytest.mark.slow
+
 # What consumes the output
 
 

@@ -20,6 +20,8 @@ from modeling_perceiver_study.image_reading import open_image, upright
 from tests.checkpoints import save_checkpoint
 from tests.pictures import encoded, every_picture, noise, opened, pixel_values
 
+pytestmark = pytest.mark.slow
+
 PICTURES = every_picture()
 RAW = {"do_resize": False, "do_center_crop": False, "do_rescale": False, "do_normalize": False}
 TASKS = ["image-classification", "image-feature-extraction"]

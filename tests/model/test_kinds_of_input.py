@@ -8,6 +8,8 @@ import torch
 from tests import reference
 from tests.kinds import KINDS, arguments_of, configs_of, joint_array, masks_of, model_of, prefix
 
+pytestmark = pytest.mark.slow
+
 ALONE = [(kind,) for kind in KINDS]
 TOGETHER = [
     ("image", "waveform"),

@@ -16,6 +16,8 @@ from modeling_perceiver_study import PerceiverStudyForImageClassification, Perce
 from tests.kinds import arguments_of, model_of
 from tests.models import SMALL
 
+pytestmark = pytest.mark.slow
+
 CODE = {path.name for path in Path(modeling_perceiver_study.__file__).parent.glob("*.py")} - {"__init__.py"}
 
 ASSERT_NOT_IMPORTABLE = """

@@ -9,6 +9,8 @@ from modeling_perceiver_study.attention import eager_attention_forward
 from tests import reference
 from tests.models import mask, needs_compiler, pixels, small_model
 
+pytestmark = pytest.mark.slow
+
 # What a call says, and which fields the model has. A dropout of 1e-12 takes its path and drops nothing.
 PATHS = {
     "streamed": ({}, {}),

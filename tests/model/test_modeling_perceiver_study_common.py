@@ -5,6 +5,7 @@ import math
 import unittest
 from unittest import mock
 
+import pytest
 import torch
 from torch import nn
 
@@ -15,6 +16,8 @@ from modeling_perceiver_study import (
 )
 from tests.kinds import arguments_of, fields_of, joint_array
 from tests.transformers_mixins import load
+
+pytestmark = pytest.mark.slow
 
 common = load("test_modeling_common")
 

@@ -15,6 +15,8 @@ from transformers import (
 from tests.checkpoints import save_checkpoint
 from tests.small_data import CLASSES, coloured_images
 
+pytestmark = pytest.mark.slow
+
 RELEASED = Path(__file__).parents[2] / "model_cards"
 
 

@@ -7,6 +7,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tests.models import pixels, small_model
 
+pytestmark = pytest.mark.slow
+
 HALVES = [torch.bfloat16, torch.float16]
 
 

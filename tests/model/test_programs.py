@@ -9,6 +9,8 @@ import torch
 from tests.commands.test_export import needs_onnx
 from tests.models import GRIDS, Logits, cross_attentions, mask, pixels, small_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=GRIDS.values(), ids=GRIDS.keys())
 def grid(request):

@@ -8,6 +8,8 @@ from tests.commands.test_export import needs_onnx
 from tests.kinds import arguments_of, masks_of, model_of
 from tests.models import needs_compiler
 
+pytestmark = pytest.mark.slow
+
 KINDS = [("waveform",), ("points",), ("bytes",), ("image", "waveform", "points")]
 SMALLER = {"num_blocks": 2, "num_cross_attends": 2, "num_self_attends_per_block": 1}
 

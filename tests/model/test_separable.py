@@ -7,6 +7,8 @@ from modeling_perceiver_study.separable import grid_inputs
 from tests import reference
 from tests.models import mask, pixels, small_model
 
+pytestmark = pytest.mark.slow
+
 GRIDS = {"waveform": [11], "image": [7, 5], "video": [3, 4, 5], "one row": [1, 9]}
 HEADS = {"one head": {"num_cross_attention_heads": 1, "cross_attention_shape_for_attention": "kv"}, "heads": {}}
 

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
@@ -5,6 +6,8 @@ from transformers.utils import logging
 
 from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
 from tests.models import small_model
+
+pytestmark = pytest.mark.slow
 
 
 class Stripes(Dataset):

@@ -31,6 +31,8 @@ from tests.deepmind_models import (
 from tests.model.test_loading import CODE
 from tests.models import small_model
 
+pytestmark = pytest.mark.slow
+
 # What is written
 
 

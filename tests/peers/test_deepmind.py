@@ -33,6 +33,8 @@ from tests.deepmind_models import (
 )
 from tests.models import small_model
 
+pytestmark = pytest.mark.slow
+
 SHAPES = {
     "official proportions": {},
     "width of the latents": {"cross_attention_shape_for_attention": "q", "num_cross_attention_heads": 2},

@@ -19,6 +19,8 @@ from modeling_perceiver_study import PerceiverStudyForImageClassification
 from tests.paths import ROOT
 from tests.small_data import CIFAR10, fresh_accelerate
 
+pytestmark = pytest.mark.slow
+
 RELEASED = sorted(path for path in (ROOT / "model_cards").iterdir() if path.is_dir())
 
 

@@ -35,7 +35,7 @@ from tests.hub_server import READ_TOKEN, TOKEN, serve
 from tests.small_data import CLASSES, TINY_RUN, coloured_images, fresh_accelerate, make_parquet
 
 # The client's own, for what it gives to its HTTP library.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")]
 
 RESOLVE = "/{repo_id}/resolve/{revision}/{filename}"
 EXPECTED = {

@@ -17,6 +17,8 @@ from tests.checkpoints import save_checkpoint
 from tests.models import pixels, small_model
 from tests.small_data import fresh_accelerate
 
+pytestmark = pytest.mark.slow
+
 TINY = (
     "model.num_latents=3",
     "model.d_latents=16",

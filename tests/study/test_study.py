@@ -32,6 +32,8 @@ from lab.study.training import Job, run_all, train_small
 from lab.tasks import build_task
 from tests.small_data import CLASSES, TINY_RUN, fresh_accelerate, make_parquet
 
+pytestmark = pytest.mark.slow
+
 TRAINED = ["weight_sharing", "cross_attends", "positions", "permutation", "latents_depth"]
 TINY = (
     "model.num_latents=2",

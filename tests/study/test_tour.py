@@ -8,6 +8,8 @@ from nbclient import NotebookClient
 
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 PATH = ROOT / "docs" / "study" / "tour.ipynb"
 STRICT = "import warnings\nwarnings.simplefilter('error')"
 

@@ -13,6 +13,8 @@ from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.tasks import build_task
 from tests.paths import ROOT, SCRIPTS
 
+pytestmark = pytest.mark.slow
+
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 
 

@@ -21,6 +21,8 @@ from lab.errors import UserError
 from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
 from tests.small_data import TINY_RUN, fresh_accelerate
 
+pytestmark = pytest.mark.slow
+
 KINDS = {"multi_label_classification": ["dark", "even", "small"], "regression": ["value", "brightness"]}
 
 

@@ -4,12 +4,15 @@ import json
 import random
 import time
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from lab.training.curves import read_metrics
 from tests.processes import start, train_tiny
 from tests.small_data import make_parquet
+
+pytestmark = pytest.mark.slow
 
 KILLS = 12
 # All that a checkpoint has to hold: optimisers, schedules, average, order of the data, augmentation, dropout.

@@ -20,6 +20,8 @@ from tests.paths import ROOT
 from tests.processes import run_together, start, train_tiny
 from tests.small_data import TINY_RUN, make_parquet
 
+pytestmark = pytest.mark.slow
+
 RECIPE = [
     "optimization.epochs=4",
     "augmentation.crop_padding=2",

@@ -22,6 +22,8 @@ from tests.checkpoints import save_checkpoint
 from tests.models import small_model
 from tests.small_data import TINY_RUN, fresh_accelerate, make_parquet
 
+pytestmark = pytest.mark.slow
+
 # What a run needs beside the model, which comes from the checkpoint.
 SHORT = [option for option in TINY_RUN if not option.startswith(("model.", "image_processor."))]
 LATENTS = "perceiver.latents.weight"

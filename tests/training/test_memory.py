@@ -10,6 +10,8 @@ from lab.training.memory import explain_out_of_memory, find_parts, what_saves_me
 from tests.models import small_model
 from tests.small_data import fresh_accelerate
 
+pytestmark = pytest.mark.slow
+
 OUT_OF_MEMORY = "[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 
 

@@ -16,6 +16,8 @@ from tests.paths import ROOT, SCRIPTS
 from tests.processes import run_together
 from tests.small_data import fresh_accelerate
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

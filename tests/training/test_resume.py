@@ -18,6 +18,8 @@ from lab.training.run_folder import RESULTS
 from tests.processes import run_together, train_tiny
 from tests.small_data import TINY_RUN, fresh_accelerate, make_parquet
 
+pytestmark = pytest.mark.slow
+
 SAMPLES, BATCH, EPOCHS = 48, 8, 4
 STOP = 9  # in the middle of the second epoch
 BEGUN = [

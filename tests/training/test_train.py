@@ -17,6 +17,8 @@ from modeling_perceiver_study import PerceiverStudyForImageClassification, Perce
 from tests.paths import SCRIPTS
 from tests.small_data import CLASSES, TINY_RUN, coloured_images, fresh_accelerate, make_parquet
 
+pytestmark = pytest.mark.slow
+
 # Whatever a resumed run could get wrong.
 RESUMABLE = [
     "optimization.optimizer=muon",
