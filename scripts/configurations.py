@@ -28,7 +28,17 @@ LADDERS = {
     for page, folder in {"cifar10.md": "cifar10", "training.md": "finetuning"}.items()
 }
 # Of scripts/benchmark.py.
-_TABLES = ("float32", "bf16", "float32-compiled", "bf16-compiled", "float32-medium", "float32-kept", "bf16-kept")
+# Those that begin with plain are of the code as it is; the others are of linear layers computed as convolutions.
+_TABLES = ("plain-float32", "plain-float32-medium", "plain-bf16")
+_EARLIER_TABLES = (
+    "float32",
+    "bf16",
+    "float32-compiled",
+    "bf16-compiled",
+    "float32-medium",
+    "float32-kept",
+    "bf16-kept",
+)
 _HEADER_FIELDS = ("Paper", "Command", "Score", "Time")
 _INTRODUCTION = """\
 # Recipes
@@ -97,14 +107,15 @@ def _link(preset: Path, page: Path) -> str:
 
 def pages() -> dict[Path, str]:
     """Return the text of all pages with tables; in those written by hand only what is between the marks changes."""
-    benchmarks = [benchmark_table(_measured(name)) for name in _TABLES]
+    benchmarks, earlier = ([benchmark_table(_measured(name)) for name in names] for names in (_TABLES, _EARLIER_TABLES))
+    performance = _between(PERFORMANCE.read_text(encoding="utf-8"), "benchmark", "\n".join(benchmarks))
     others = ", ".join(_link(preset, MAIN_README) for preset in not_run())
     results = f"{table(presets(), MAIN_README)}\nRecipes that have not been run: {others}.\n"
     readme = _between(MAIN_README.read_text(encoding="utf-8"), "results", results)
     return {
         README: _INTRODUCTION + table(presets(), README) + _NOT_RUN + table(not_run(), README),
         MAIN_README: _between(readme, "benchmark", benchmarks[0]),
-        PERFORMANCE: _between(PERFORMANCE.read_text(encoding="utf-8"), "benchmark", "\n".join(benchmarks)),
+        PERFORMANCE: _between(performance, "earlier", "\n".join(earlier)),
         **{page: _with_ladders(page, folder) for page, folder in LADDERS.items()},
     }
 
