@@ -180,6 +180,8 @@ def replicated_steps(cross_attend_path: str, path: str):
         optimizer.step()
     if rank == 0:
         save_file(model.state_dict(), path)
+    del replica, optimizer  # gradients held by DDP, which gloo's threads free
+    torch.distributed.barrier()  # see lab.machine.finish: otherwise a process may wait for ever for Python's lock
     torch.distributed.destroy_process_group()
 
 
