@@ -1,11 +1,19 @@
 """The Perceiver for classification, as a model repository for transformers."""
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForImageClassification,
+)
 
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .image_processing_perceiver_study import PerceiverStudyImageProcessor
 from .modeling_perceiver_study import (
+    PerceiverStudyForAudioClassification,
     PerceiverStudyForImageClassification,
+    PerceiverStudyForPointCloudClassification,
     PerceiverStudyModel,
     PerceiverStudyPreTrainedModel,
 )
@@ -18,6 +26,7 @@ from .pipeline_perceiver_study import (
 AutoConfig.register(PerceiverStudyConfig.model_type, PerceiverStudyConfig)
 AutoModel.register(PerceiverStudyConfig, PerceiverStudyModel)
 AutoModelForImageClassification.register(PerceiverStudyConfig, PerceiverStudyForImageClassification)
+AutoModelForAudioClassification.register(PerceiverStudyConfig, PerceiverStudyForAudioClassification)
 # One class under both names: where torchvision is installed it is asked for by that name.
 AutoImageProcessor.register(
     PerceiverStudyConfig,
@@ -26,7 +35,9 @@ AutoImageProcessor.register(
 
 __all__ = [
     "PerceiverStudyConfig",
+    "PerceiverStudyForAudioClassification",
     "PerceiverStudyForImageClassification",
+    "PerceiverStudyForPointCloudClassification",
     "PerceiverStudyImageClassificationPipeline",
     "PerceiverStudyImageFeatureExtractionPipeline",
     "PerceiverStudyImageProcessor",

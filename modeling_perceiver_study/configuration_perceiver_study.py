@@ -184,8 +184,8 @@ class PerceiverStudyConfig(PreTrainedConfig):
         self._validate_start()
         # Saved from any of the models, a folder loads as all that take its input; the code is always saved beside.
         self.auto_map = dict(_AUTO_MAP)
-        if self.modalities is None and adapter_class(self.input_type).arguments_of(self)[0] == "pixel_values":
-            self.auto_map |= _IMAGE_AUTO_MAP
+        if self.modalities is None:
+            self.auto_map |= _AUTO_MAP_OF_INPUTS.get(adapter_class(self.input_type).arguments_of(self)[0], {})
 
     def _validate_input(self):
         adapter = adapter_class(self.input_type)
@@ -315,11 +315,10 @@ class PerceiverStudyConfig(PreTrainedConfig):
 
         Anew at each call, as transformers writes into it; so it does not stand in config.json either.
         """
-        if "PerceiverStudyForImageClassification" not in (self.architectures or ()):
-            return {}
         return {
-            task: {"impl": f"pipeline_perceiver_study.{name}", "pt": model, "type": "image"}
-            for task, (name, model) in _PIPELINES.items()
+            task: {"impl": f"pipeline_perceiver_study.{name}", "pt": model, "type": kind}
+            for architecture in self.architectures or ()
+            for task, (name, model, kind) in _PIPELINES.get(architecture, {}).items()
         }
 
     @property
@@ -401,13 +400,25 @@ _AUTO_MAP = {
     "AutoConfig": "configuration_perceiver_study.PerceiverStudyConfig",
     "AutoModel": "modeling_perceiver_study.PerceiverStudyModel",
 }
-# Of a folder whose model takes `pixel_values`.
-_IMAGE_AUTO_MAP = {
-    "AutoModelForImageClassification": "modeling_perceiver_study.PerceiverStudyForImageClassification",
+# Of a folder whose model takes this argument alone.
+_AUTO_MAP_OF_INPUTS = {
+    "pixel_values": {
+        "AutoModelForImageClassification": "modeling_perceiver_study.PerceiverStudyForImageClassification",
+    },
+    "input_values": {
+        "AutoModelForAudioClassification": "modeling_perceiver_study.PerceiverStudyForAudioClassification",
+    },
 }
+# By the model: tasks, the class of each pipeline, the Auto class that loads its model, and the type of its input.
 _PIPELINES = {
-    "image-classification": ("PerceiverStudyImageClassificationPipeline", "AutoModelForImageClassification"),
-    "image-feature-extraction": ("PerceiverStudyImageFeatureExtractionPipeline", "AutoModel"),
+    "PerceiverStudyForImageClassification": {
+        "image-classification": (
+            "PerceiverStudyImageClassificationPipeline",
+            "AutoModelForImageClassification",
+            "image",
+        ),
+        "image-feature-extraction": ("PerceiverStudyImageFeatureExtractionPipeline", "AutoModel", "image"),
+    },
 }
 _COUNTS = (
     "num_latents",

@@ -228,16 +228,44 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
         return given
 
 
-class PerceiverStudyForImageClassification(PerceiverStudyPreTrainedModel):
-    """A Perceiver with a linear classifier on the mean of its latents, or on a learned query's look at them."""
+class PerceiverStudyClassifier(PerceiverStudyPreTrainedModel):
+    """A Perceiver with a linear classifier on the mean of its latents, or on a learned query's look at them.
+
+    The base of the models for each kind of input, which only name what their `forward` takes.
+    """
 
     def __init__(self, config: PerceiverStudyConfig):
         super().__init__(config)
         self.perceiver = PerceiverStudyModel(config)
+        self.main_input_name = self.perceiver.main_input_name
         query = PerceiverStudyLatents(1, config.d_latents) if config.decoder_type == "query" else None
         self.decoder = None if query is None else PerceiverStudyDecoder(config, query)
         self.classifier = nn.Linear(config.d_latents, config.num_labels) if config.num_labels > 0 else nn.Identity()
         self.post_init()
+
+    def classify(self, labels: torch.Tensor | None, **given) -> PerceiverStudyClassifierOutput:
+        """What `PerceiverStudyModel.forward` takes `-> (B, num_labels)`
+
+        Args:
+            labels: `(B,)` class indices for cross-entropy; `(B, num_labels)` floats in [0, 1] for independent classes;
+                `(B,)` or `(B, num_labels)` floats for regression. `config.problem_type` decides where set.
+        """
+        outputs = self.perceiver(**given, return_dict=True)
+        latents = outputs.last_hidden_state
+        pooled = latents.mean(dim=1) if self.decoder is None else self.decoder(latents).squeeze(1)
+        logits = self.classifier(pooled)
+        loss = None if labels is None else self.loss_function(labels, logits, self.config, **given)
+        return PerceiverStudyClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+        )
+
+
+class PerceiverStudyForImageClassification(PerceiverStudyClassifier):
+    """Classes of images, or of whatever lies on a grid."""
 
     @can_return_tuple
     def forward(
@@ -257,23 +285,84 @@ class PerceiverStudyForImageClassification(PerceiverStudyPreTrainedModel):
             position_features: see there.
             inputs: see there.
             attention_mask: see there.
-            labels: `(B,)` class indices for cross-entropy; `(B, num_labels)` floats in [0, 1] for independent classes;
-                `(B,)` or `(B, num_labels)` floats for regression. `config.problem_type` decides where set.
-            cross_attend_path: see there.
+            labels: see `classify`.
+            cross_attend_path: see `PerceiverStudyModel.forward`.
         """
-        outputs = self.perceiver(
-            pixel_values, position_features, inputs, attention_mask, cross_attend_path, return_dict=True, **kwargs
+        return self.classify(
+            labels,
+            pixel_values=pixel_values,
+            position_features=position_features,
+            inputs=inputs,
+            attention_mask=attention_mask,
+            cross_attend_path=cross_attend_path,
+            **kwargs,
         )
-        latents = outputs.last_hidden_state
-        pooled = latents.mean(dim=1) if self.decoder is None else self.decoder(latents).squeeze(1)
-        logits = self.classifier(pooled)
-        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
-        return PerceiverStudyClassifierOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            cross_attentions=outputs.cross_attentions,
+
+
+class PerceiverStudyForAudioClassification(PerceiverStudyClassifier):
+    """Classes of recordings, or of series of numbers from sensors."""
+
+    main_input_name = "input_values"
+    input_modalities = ("audio",)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        cross_attend_path: str | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> PerceiverStudyClassifierOutput:
+        """`(B, L)`, `(B, C, L)`, or spectrograms `(B, T, F)`, `(B, C, T, F) -> (B, num_labels)`
+
+        Args:
+            input_values: waveforms, or spectrograms of `num_axes=2`, as the feature extractor makes them.
+            attention_mask: 1 where there is sound, `(B, L)` or `(B, T)`, and 0 where padding.
+            labels: see `classify`.
+            cross_attend_path: see `PerceiverStudyModel.forward`.
+        """
+        return self.classify(
+            labels,
+            input_values=input_values,
+            attention_mask=attention_mask,
+            cross_attend_path=cross_attend_path,
+            **kwargs,
+        )
+
+
+class PerceiverStudyForPointCloudClassification(PerceiverStudyClassifier):
+    """Classes of sets of points in space."""
+
+    main_input_name = "points"
+    input_modalities = ("points",)
+
+    @can_return_tuple
+    def forward(
+        self,
+        points: torch.Tensor | None = None,
+        point_features: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        cross_attend_path: str | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> PerceiverStudyClassifierOutput:
+        """`(B, M, A), (B, M, C) -> (B, num_labels)`
+
+        Args:
+            points: coordinates.
+            point_features: what is known of the points beside where they are, such as normals or colours.
+            attention_mask: `(B, M)`, 1 for points and 0 for padding, which may hold anything.
+            labels: see `classify`.
+            cross_attend_path: see `PerceiverStudyModel.forward`.
+        """
+        return self.classify(
+            labels,
+            points=points,
+            point_features=point_features,
+            attention_mask=attention_mask,
+            cross_attend_path=cross_attend_path,
+            **kwargs,
         )
 
 
@@ -296,5 +385,12 @@ def _self_attend(config: PerceiverStudyConfig) -> PerceiverStudyLayer:
 
 PerceiverStudyModel.register_for_auto_class("AutoModel")
 PerceiverStudyForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+PerceiverStudyForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
 
-__all__ = ["PerceiverStudyForImageClassification", "PerceiverStudyModel", "PerceiverStudyPreTrainedModel"]
+__all__ = [
+    "PerceiverStudyForAudioClassification",
+    "PerceiverStudyForImageClassification",
+    "PerceiverStudyForPointCloudClassification",
+    "PerceiverStudyModel",
+    "PerceiverStudyPreTrainedModel",
+]

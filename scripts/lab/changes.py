@@ -13,6 +13,7 @@ ACCEPTED = "accepted"
 
 _OTHER_MODEL = "the weights that the run has are those of another model"
 _OTHER_SAMPLES = "it decides which samples are learned and judged, so scores of epochs would not compare"
+_OTHER_READING = "the best weights so far were chosen by what it made of the samples"
 _OTHER_ORDER = "it decides in which order samples come, so an epoch would have some twice and others not at all"
 _OTHER_GROUPS = "the state of the optimiser is that of other groups of weights"
 
@@ -27,7 +28,8 @@ _VERDICTS = {
     "model.initializer_range": "it is for fresh weights, and the run has its own",
     "model.local_start_*": "it is for fresh weights, and the run has its own",
     "model.*": _OTHER_MODEL,
-    "image_processor.*": "the best weights so far were chosen by what it made of the samples",
+    "feature_extractor.*": _OTHER_READING,
+    "image_processor.*": _OTHER_READING,
     # The samples themselves are compared when they have been read.
     "data.name": ACCEPTED,
     "data.path": ACCEPTED,

@@ -106,7 +106,8 @@ class Recipe:
     seed: int = 0
     pretrained: str | None = None  # a folder or a name on the Hub to start from; `model:` then only says what differs
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    image_processor: dict[str, Any] = dataclasses.field(default_factory=dict)
+    image_processor: dict[str, Any] = dataclasses.field(default_factory=dict)  # of pictures; the next of all else
+    feature_extractor: dict[str, Any] = dataclasses.field(default_factory=dict)
     data: Data = dataclasses.field(default_factory=Data)
     augmentation: dict[str, Any] = dataclasses.field(default_factory=dict)
     optimization: Optimization = dataclasses.field(default_factory=Optimization)
@@ -149,8 +150,9 @@ _RANGES: dict[str, Range] = {
 # Keys that say where something is.
 _PLACES = ("output_dir", "pretrained", "data.path", "data.cache_dir")
 
+PROCESSOR_SECTIONS = ("image_processor", "feature_extractor")
 # Sections whose keys a task knows.
-_OF_TASKS = ("image_processor.", "augmentation.")
+_OF_TASKS = tuple(f"{section}." for section in (*PROCESSOR_SECTIONS, "augmentation"))
 
 _CHOICES = {
     "optimization.optimizer": ("adamw", "muon"),

@@ -5,7 +5,6 @@ import io
 import os
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,16 @@ import fsspec
 import numpy as np
 import torch
 from PIL import Image
-from tqdm.auto import tqdm
 
 from lab.augment.crops import random_box
 from lab.data.columns import media_column
+from lab.data.decoding import SampleDecoder
 from lab.data.images import UNUSABLE, seen_pixels
 from lab.data.sources import Source
 from lab.data.splits import Rows
-from lab.errors import UserError
 from lab.recipe import Data
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyImageProcessor
 from modeling_perceiver_study.image_reading import upright
-
-_CHUNK = 64  # images that a thread decodes at a time
 
 # What decoded pixels depend on, beside their shape: settings of the processor, and how pictures are read.
 _READING = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "crop_first", "do_convert_rgb")
@@ -68,15 +64,10 @@ class ImageDataset(torch.utils.data.Dataset):
 IMAGE = media_column("image", datasets.Image)
 
 
-class Decoder:
-    """Encoded images -> pixels as the processor resizes and crops them, uint8.
+class Decoder(SampleDecoder):
+    """Encoded images -> pixels as the processor resizes and crops them, uint8."""
 
-    Attributes:
-        sample: what messages call a row that cannot be decoded.
-        unusable: what such a row raises.
-    """
-
-    sample, unusable = "image", UNUSABLE
+    role, sample, unusable = IMAGE.role, "image", UNUSABLE
 
     def __init__(
         self,
@@ -89,7 +80,8 @@ class Decoder:
         Args:
             crop_scale: shares of an image's area that random crops have, for `crop_one`; None is no such crops.
         """
-        self.settings, self.crop_scale = settings, crop_scale
+        super().__init__(settings)
+        self.crop_scale = crop_scale
         self.processor = processor
         self.shape = (config.num_channels, *config.grid)
         self.plain_mode = {1: "L", 3: "RGB"}.get(config.num_channels)
@@ -136,33 +128,7 @@ class Decoder:
 
     def _fill(self, pixels: np.ndarray, source: Source, rows: np.ndarray) -> np.ndarray:
         """Decode into `pixels`; returns which `(n,)` are broken, where the recipe says to skip such."""
-        broken = np.zeros(len(rows), bool)
-
-        def fill_from(start: int) -> int:
-            chunk = rows[start : start + _CHUNK]
-            for offset, encoded in enumerate(source.read(chunk)[IMAGE.role]):
-                try:
-                    pixels[start + offset] = self.decode_one(encoded)
-                except UNUSABLE as error:
-                    self.leave_out(source, chunk[offset], encoded, error)
-                    broken[start + offset] = True
-            return len(chunk)
-
-        # Threads are enough: Pillow lets others run while it decodes and resizes.
-        with ThreadPoolExecutor() as pool, _progress(source, len(rows)) as bar:
-            for count in pool.map(fill_from, range(0, len(rows), _CHUNK)):
-                bar.update(count)
-        if broken.any():
-            tqdm.write(f"left out {broken.sum()} of {len(rows)} images of {source.name}")
-        return broken
-
-    def leave_out(self, source: Source, sample: int, encoded, error: Exception):
-        """Say that an image is not usable; a `UserError` unless the recipe says to skip such."""
-        path = encoded["path"] if isinstance(encoded, dict) else None
-        where = f"row {source.rows[sample]} of {source.name}" + (f" ({path})" if path else "")
-        if self.settings.on_error == "raise":
-            raise UserError(f"{where} is not a usable image: {error}; data.on_error=skip leaves such out") from None
-        tqdm.write(f"left out: {where} is not a usable image: {error}")
+        return self.decode_all(source, rows, pixels.__setitem__)
 
     def decode_row(self, inputs: dict[str, Any], *place: int) -> np.ndarray:
         """The image of a row, given by role; cropped at random if there is a `place` and the recipe says so."""
@@ -214,7 +180,3 @@ class Decoder:
 
 def _channels_first(image: Image.Image, channels: int) -> np.ndarray:
     return np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
-
-
-def _progress(source: Source, total: int) -> tqdm:
-    return tqdm(total=total, desc=f"decoding {source.name}", unit="image", disable=None, leave=False)

@@ -54,6 +54,7 @@ class ImageClassification(LabelledTask):
     samples = "images"
     model_class = PerceiverStudyForImageClassification
     processor_class = PerceiverStudyImageProcessor
+    processor_section = "image_processor"
     columns = (IMAGE,)
     augmentation_class = Augmentation
     augmentation_ranges = RANGES
@@ -88,7 +89,7 @@ class ImageClassification(LabelledTask):
 
     def build_processor(self) -> PerceiverStudyImageProcessor:
         """The image processor that belongs to the model: same size, same Fourier features."""
-        section, config = "image_processor", self.config
+        section, config = self.processor_section, self.config
         require_keys(section, self.recipe.image_processor, _PROCESSOR_KEYS)
         height, width = config.grid
         grid = {"height": height, "width": width}

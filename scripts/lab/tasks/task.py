@@ -19,7 +19,8 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from lab.data.splits import Splits
-from lab.recipe import Range, Recipe, typed
+from lab.errors import UserError
+from lab.recipe import PROCESSOR_SECTIONS, Range, Recipe, typed
 from lab.scoring.measures import measure_of
 from lab.tasks.pretrained import Pretrained
 
@@ -42,6 +43,7 @@ class Task(ABC):
         samples: what its samples are called, in the plural.
         model_class: the model that learns it.
         processor_class: what turns a file into its arguments.
+        processor_section: the section of the recipe that is about the processor.
         processor_files: what saving the processor writes.
         head: name of the model's last linear layer.
         augmentation_class: dataclass of the recipe's section `augmentation:`, with the values allowed beside it.
@@ -58,6 +60,7 @@ class Task(ABC):
     samples: ClassVar[str]
     model_class: ClassVar[type[PreTrainedModel]]
     processor_class: ClassVar[type]
+    processor_section: ClassVar[str] = "feature_extractor"
     processor_files: ClassVar[tuple[str, ...]] = ("preprocessor_config.json",)
     head: ClassVar[str] = "classifier"
     augmentation_class: ClassVar[type] = NoAugmentation
@@ -83,6 +86,9 @@ class Task(ABC):
             UserError: the recipe does not fit the task.
         """
         self.pretrained = pretrained
+        for section in PROCESSOR_SECTIONS:
+            if section != self.processor_section and getattr(recipe, section):
+                raise UserError(f"section {section}: task={recipe.task} has {self.processor_section} instead")
         if pretrained is not None:
             recipe = self.inherit(recipe)
         self.augmentation = typed(

@@ -1,0 +1,88 @@
+"""What all decoders of samples share: they turn what a row holds into arrays, and may leave out broken rows."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from lab.data.sources import Source
+from lab.errors import UserError
+from lab.recipe import Data
+
+_CHUNK = 64  # samples that a thread decodes at a time
+
+
+class SampleDecoder(ABC):
+    """What a row holds `->` an array.
+
+    Attributes:
+        role: which input of a row it decodes.
+        sample: what messages call a row that cannot be decoded.
+        unusable: what such a row raises.
+    """
+
+    role: ClassVar[str]
+    sample: ClassVar[str]
+    unusable: ClassVar[tuple[type[Exception], ...]]
+
+    def __init__(self, settings: Data):
+        self.settings = settings
+
+    @abstractmethod
+    def decode_one(self, encoded: Any) -> np.ndarray:
+        """One sample; raises one of `unusable` if that fails."""
+
+    def decode_row(self, inputs: dict[str, Any], *place: int) -> np.ndarray:
+        """The sample of a row, given by role.
+
+        Args:
+            place: what random changes depend on, for decoders that make such.
+        """
+        return self.decode_one(inputs[self.role])
+
+    @abstractmethod
+    def batch(self, samples: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+        """Decoded samples as a batch, without labels."""
+
+    def decode_all(self, source: Source, rows: np.ndarray, keep: Callable[[int, np.ndarray], None]) -> np.ndarray:
+        """Decode rows of a source in threads; returns which `(n,)` are broken, where the recipe says to skip such.
+
+        Args:
+            keep: called with the place among `rows` and the sample, by several threads at once.
+
+        Raises:
+            UserError: one cannot be decoded, and the recipe does not say to skip such; names it.
+        """
+        broken = np.zeros(len(rows), bool)
+
+        def decode_from(start: int) -> int:
+            chunk = rows[start : start + _CHUNK]
+            for offset, encoded in enumerate(source.read(chunk)[self.role]):
+                try:
+                    keep(start + offset, self.decode_one(encoded))
+                except self.unusable as error:
+                    self.leave_out(source, chunk[offset], encoded, error)
+                    broken[start + offset] = True
+            return len(chunk)
+
+        # Threads are enough: libraries that decode let others run meanwhile.
+        bar = tqdm(total=len(rows), desc=f"decoding {source.name}", unit=self.sample, disable=None, leave=False)
+        with ThreadPoolExecutor() as pool, bar:
+            for count in pool.map(decode_from, range(0, len(rows), _CHUNK)):
+                bar.update(count)
+        if broken.any():
+            tqdm.write(f"left out {broken.sum()} of {len(rows)} {self.sample}s of {source.name}")
+        return broken
+
+    def leave_out(self, source: Source, sample: int, encoded: Any, error: Exception):
+        """Say that a sample is not usable; a `UserError` unless the recipe says to skip such."""
+        path = encoded["path"] if isinstance(encoded, dict) else None
+        where = f"row {source.rows[sample]} of {source.name}" + (f" ({path})" if path else "")
+        reason = f"{where} is not a usable {self.sample}: {error}"
+        if self.settings.on_error == "raise":
+            raise UserError(f"{reason}; data.on_error=skip leaves such out") from None
+        tqdm.write(f"left out: {reason}")

@@ -1,0 +1,67 @@
+"""Samples of different lengths in memory, such as recordings and clouds of points; a batch is padded to its longest."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from lab.data.decoding import SampleDecoder
+from lab.data.splits import Rows
+from lab.errors import UserError
+
+
+class RaggedDataset(Dataset):
+    """Samples `(l_i, ..)`, one behind the other, with labels `(n,)` int64 or `(n, L)` float32.
+
+    Args:
+        samples: at least one.
+    """
+
+    in_memory = True  # so that no processes read ahead
+
+    def __init__(self, samples: Sequence[np.ndarray], labels: np.ndarray):
+        self.values = np.concatenate(samples)
+        self.lengths = np.array([len(sample) for sample in samples])
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def sample(self, row: int) -> np.ndarray:
+        """`(l, ..)`: one sample as it is."""
+        return self.values[self.starts[row] : self.starts[row] + self.lengths[row]]
+
+    def __getitems__(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        """A whole batch: `values` `(b, longest, ..)`, padded with zeros, `lengths` `(b,)`, and `labels`."""
+        return {**padded([self.sample(row) for row in rows]), "labels": torch.from_numpy(self.labels[rows])}
+
+
+def padded(samples: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+    """Samples `(l_i, ..)` as `values` `(b, longest, ..)`, padded with zeros, and `lengths` `(b,)`."""
+    lengths = np.array([len(sample) for sample in samples])
+    values = np.zeros((len(samples), lengths.max(), *samples[0].shape[1:]), samples[0].dtype)
+    for row, sample in zip(values, samples, strict=True):
+        row[: len(sample)] = sample
+    return {"values": torch.from_numpy(values), "lengths": torch.from_numpy(lengths)}
+
+
+class RaggedDecoder(SampleDecoder):
+    """What a row holds `-> (l, ..)`, all of one dtype and of one shape but for their lengths."""
+
+    def decode(self, of: Rows) -> RaggedDataset:
+        """The samples of some rows.
+
+        Raises:
+            UserError: one cannot be decoded, unless the recipe says to skip such; names it. Or none is left.
+        """
+        samples: list[np.ndarray | None] = [None] * len(of.rows)
+        broken = self.decode_all(of.source, of.rows, samples.__setitem__)
+        if broken.all():
+            raise UserError(f"{of.source.name} has no usable {self.sample}")
+        kept = [sample for sample in samples if sample is not None]
+        return RaggedDataset(kept, of.source.labels[of.rows[~broken]])
+
+    def batch(self, samples: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+        return padded(samples)
