@@ -316,7 +316,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
         Anew at each call, as transformers writes into it; so it does not stand in config.json either.
         """
         return {
-            task: {"impl": f"pipeline_perceiver_study.{name}", "pt": model, "type": kind}
+            task: {"impl": name, "pt": model, "type": kind}
             for architecture in self.architectures or ()
             for task, (name, model, kind) in _PIPELINES.get(architecture, {}).items()
         }
@@ -411,13 +411,24 @@ _AUTO_MAP_OF_INPUTS = {
 }
 # By the model: tasks, the class of each pipeline, the Auto class that loads its model, and the type of its input.
 _PIPELINES = {
+    "PerceiverStudyForAudioClassification": {
+        "audio-classification": (
+            "pipeline_audio_perceiver_study.PerceiverStudyAudioClassificationPipeline",
+            "AutoModelForAudioClassification",
+            "audio",
+        ),
+    },
     "PerceiverStudyForImageClassification": {
         "image-classification": (
-            "PerceiverStudyImageClassificationPipeline",
+            "pipeline_perceiver_study.PerceiverStudyImageClassificationPipeline",
             "AutoModelForImageClassification",
             "image",
         ),
-        "image-feature-extraction": ("PerceiverStudyImageFeatureExtractionPipeline", "AutoModel", "image"),
+        "image-feature-extraction": (
+            "pipeline_perceiver_study.PerceiverStudyImageFeatureExtractionPipeline",
+            "AutoModel",
+            "image",
+        ),
     },
 }
 _COUNTS = (
