@@ -1,8 +1,8 @@
 """From a recording in any form to samples at the rate, and with the channels, that a model was made for.
 
-Training, evaluation, the commands and the pipeline all read recordings with `read_audio`, so that a model is asked about
-what it was trained on. Files are read by soundfile (WAV, FLAC, OGG, MP3 and more) and resampled by soxr, block by block:
-a long recording takes the memory of what is made of it, not of the file. Neither library is needed for arrays.
+Training, evaluation, the commands and the pipeline all read recordings with `read_audio`, so that a model is asked
+about what it was trained on. Files are read by soundfile (WAV, FLAC, OGG, MP3 and more) and resampled by soxr, block by
+block: a long recording takes the memory of what is made of it, not of the file. Arrays need neither library.
 """
 
 import os

@@ -221,7 +221,7 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
             pad_mode="constant",  # as padding at the end of a batch is, so that it changes no frame
             return_complex=True,
         )
-        power = spectrum.abs().square().transpose(1, 2)
+        power = torch.view_as_real(spectrum).square().sum(dim=-1).transpose(1, 2)  # faster than abs
         filters = mel_filter_bank(
             num_frequency_bins=size // 2 + 1,
             num_mel_filters=self.num_mel_bins,

@@ -1,8 +1,8 @@
 """transformers' pipeline for sound, with recordings read as in training.
 
 `PerceiverStudyConfig.custom_pipelines` names it, so that `pipeline("audio-classification", model=FOLDER,
-trust_remote_code=True)` takes it in place of transformers' own. That one needs the `ffmpeg` program and torchaudio, takes
-one channel only, and rounds what the feature extractor returns to the model's dtype.
+trust_remote_code=True)` takes it in place of transformers' own. That one needs the `ffmpeg` program and torchaudio,
+takes one channel only, and rounds what the feature extractor returns to the model's dtype.
 """
 
 from collections.abc import Iterator

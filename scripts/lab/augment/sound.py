@@ -1,8 +1,8 @@
 """Random changes of recordings and of their spectrograms, for whole batches.
 
-Recordings are changed first (speed, shift, gain, noise), then spectrograms (the length of the vocal tract, masks over
-time and bands, mixup). All choices depend on seed, step and place in the batch alone, so a resumed run repeats them, and
-it does not matter how a batch is divided.
+Recordings are changed first (speed, shift, gain, noise), then spectrograms (vocal tract, equalizer, masks over time and
+bands, mixup). All choices depend on seed, step and place in the batch alone, so a resumed run repeats them, and how a
+batch is divided does not matter.
 """
 
 from collections.abc import Callable
@@ -22,13 +22,14 @@ class SoundAugmentation:
     """What happens to each training recording."""
 
     speed: list[float] | None = None  # plays it so many times as fast, evenly from [lowest, highest], pitch included
-    shift: float = 0.0  # seconds: up to so much silence before it, or so much cut from its beginning
+    shift: float = 0.0  # seconds: up to so much silence before it, or cut from its beginning
     gain: float = 0.0  # decibels: up to so much louder or softer
     noise: list[float] | None = (
         None  # white noise, its distance to the signal in decibels evenly from [lowest, highest]
     )
     noise_share: float = 1.0  # share of the recordings that get noise
     vocal_tract: list[float] | None = None  # scales the frequencies of a spectrogram, evenly from [lowest, highest]
+    equalizer: float = 0.0  # decibels: up to so much louder or softer at six places of a spectrogram, between in a line
     time_masks: int = 0  # stretches of time that become the mean
     time_mask: float = 0.1  # how long each is at most, as a share of the recording
     band_masks: int = 0  # ranges of neighbouring bands that become the mean
@@ -39,6 +40,7 @@ class SoundAugmentation:
 RANGES = {
     "shift": (0, None),
     "gain": (0, None),
+    "equalizer": (0, None),
     "noise_share": (0, 1),
     "time_masks": (0, 10),
     "time_mask": (0, 1),
@@ -47,15 +49,20 @@ RANGES = {
     "mixup_alpha": (0, None),
 }
 _MASKS = 10  # the most of each kind
+_KNOBS = 6  # of the equalizer
 _SINGLE = ("speed", "shift", "window", "gain", "noise", "has_noise", "noise_seed", "vocal_tract")
 
 
 def draw(settings: SoundAugmentation, count: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Random numbers in [0, 1) for `count` recordings, on the CPU: `(n,)` by name, and `(n, 10, 2)` for masks."""
-    numbers = torch.rand(count, len(_SINGLE) + 4 * _MASKS, generator=generator, dtype=torch.float64)
-    draws = dict(zip(_SINGLE, numbers.T, strict=False))
-    masks = numbers[:, len(_SINGLE) :].unflatten(1, (2, _MASKS, 2))
-    draws["time_masks"], draws["band_masks"] = masks.unbind(dim=1)
+    """Random numbers in [0, 1) for `count` recordings, on the CPU.
+
+    `(n,)` by name; `(n, 6)` for the equalizer, and `(n, 10, 2)` for masks.
+    """
+    sizes = [1] * len(_SINGLE) + [_KNOBS, 4 * _MASKS]
+    *single, knobs, masks = torch.rand(count, sum(sizes), generator=generator, dtype=torch.float64).split(sizes, dim=1)
+    draws = {name: numbers.squeeze(1) for name, numbers in zip(_SINGLE, single, strict=True)}
+    draws["equalizer"] = knobs
+    draws["time_masks"], draws["band_masks"] = masks.unflatten(1, (2, _MASKS, 2)).unbind(dim=1)
     if settings.mixup_alpha:
         # torch cannot draw from a Beta distribution with a generator.
         rng = np.random.default_rng(torch.randint(2**62, (), generator=generator).item())
@@ -75,7 +82,8 @@ def change(
     """`(L, C) -> (l, C)`: one recording at another speed, shifted, and no longer than `most`, by a random window."""
     if settings.speed:
         low, high = settings.speed
-        samples = soxr.resample(samples, low + (high - low) * draws["speed"], 1.0)
+        # Low quality is a third of the time; what it gets wrong is far below the other changes.
+        samples = soxr.resample(samples, low + (high - low) * draws["speed"], 1.0, quality="LQ")
     shift = round((2 * draws["shift"] - 1) * settings.shift * rate)
     if shift > 0:
         samples = np.pad(samples, ((shift, 0), (0, 0)))
@@ -122,6 +130,14 @@ def warp_bands(values: torch.Tensor, factors: torch.Tensor, extractor: Perceiver
     share = (place - below)[:, None, None]
     index = below[:, None, None].expand(*values.shape[:3], -1)
     return torch.lerp(values.gather(3, index), values.gather(3, index + 1), share)
+
+
+def equalize(values: torch.Tensor, decibels: torch.Tensor) -> torch.Tensor:
+    """`(b, C, T, F), (b, 6) -> (b, C, T, F)`: spectrograms as through another microphone, in logarithms."""
+    curve = torch.nn.functional.interpolate(
+        decibels[:, None].to(values), size=values.shape[-1], mode="linear", align_corners=True
+    )
+    return values + curve[:, :, None] * (np.log(10) / 10)
 
 
 def _mel(hertz: torch.Tensor) -> torch.Tensor:
@@ -188,6 +204,9 @@ class TrainingSound:
         features, mask = self.extractor.extracted(samples, lengths)
         if self.settings.vocal_tract:
             features = warp_bands(features, between(self.settings.vocal_tract, draws["vocal_tract"]), self.extractor)
+        if self.settings.equalizer:
+            decibels = between([-self.settings.equalizer, self.settings.equalizer], draws["equalizer"])
+            features = equalize(features, decibels)
         features, mask = self.extractor.normalized(features, mask)
         features = self._masked(features, mask, draws)
         if self.settings.mixup_alpha:
@@ -240,6 +259,7 @@ def describe_augmentation(settings: SoundAugmentation) -> str:
         f"gain of up to {settings.gain:g} dB": settings.gain,
         f"noise {_range(settings.noise)} dB below": settings.noise,
         f"vocal tract {_range(settings.vocal_tract)}": settings.vocal_tract,
+        f"an equalizer of up to {settings.equalizer:g} dB": settings.equalizer,
         f"{settings.time_masks} masks over time": settings.time_masks,
         f"{settings.band_masks} masks over bands": settings.band_masks,
         f"mixup ({settings.mixup_alpha:g})": settings.mixup_alpha,

@@ -114,8 +114,11 @@ class AudioClassification(LabelledTask):
             if not fits:
                 above = "" if name == "noise" else " above 0"
                 raise UserError(f"augmentation.{name}={limits}: expected null, or two numbers{above}, the lower first")
-        if self.processor.feature_type != "log-mel" and (settings.vocal_tract or settings.band_masks):
-            raise UserError("augmentation.vocal_tract and band_masks are for feature_extractor.feature_type=log-mel")
+        of_bands = settings.vocal_tract or settings.equalizer or settings.band_masks
+        if self.processor.feature_type != "log-mel" and of_bands:
+            raise UserError(
+                "augmentation.vocal_tract, equalizer and band_masks are for feature_extractor.feature_type=log-mel"
+            )
 
     def load_splits(self) -> Splits:
         reading, decoder = self.reading, self._decoder()
@@ -144,7 +147,7 @@ class AudioClassification(LabelledTask):
         return self._changed(batch["values"], batch["lengths"], batch["labels"], step, first)
 
     def inputs(self, batch: Batch) -> tuple[Arguments, torch.Tensor | Windows]:
-        """As the pipeline: of a recording longer than `max_length`, windows that cover it, whose answers are averaged."""
+        """As the pipeline: a recording longer than `max_length` is cut into windows, whose answers are averaged."""
         values, lengths, most = batch["values"].transpose(1, 2), batch["lengths"], self.processor.max_length
         if values.shape[-1] <= most:
             return self._arguments(values, lengths), batch["labels"]
