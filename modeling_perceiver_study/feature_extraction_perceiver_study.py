@@ -88,7 +88,11 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         self._require("normalize", self.normalize in _NORMALIZATIONS, f"one of {_NORMALIZATIONS}")
         fits = 0 <= self.min_frequency < self.max_frequency <= self.sampling_rate / 2
         limits = f"numbers with 0 <= min_frequency < max_frequency <= {self.sampling_rate / 2:g}, half the rate"
-        self._require("min_frequency", fits, f"{limits}, and max_frequency is {self.max_frequency}")
+        self._require(
+            "min_frequency",
+            fits or self.feature_type != "log-mel",
+            f"{limits}, and max_frequency is {self.max_frequency}",
+        )
         numbers = self.num_mel_bins if self.feature_type == "log-mel" else self.feature_size
         for name in ("mean", "std"):
             value = getattr(self, name)

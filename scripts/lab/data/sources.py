@@ -16,6 +16,7 @@ from lab.data.columns import LABEL, Column, file_of, find_column, located
 from lab.data.folders import find_splits
 from lab.data.held_out import regroup, underlying
 from lab.data.labels import SINGLE_LABEL, LabelReader, find_labels, label_reader, read_labels
+from lab.data.ts_files import find_ts, read_ts
 from lab.errors import UserError, one_line
 from lab.recipe import Data
 
@@ -305,6 +306,11 @@ def _open_folder(folder: Path, reading: Reading, wanted: dict[str, str]) -> dict
         if not streaming:
             return saved
         return {name: split.to_iterable_dataset(min(_SHARDS, len(split))) for name, split in saved.items()}
+    if files := find_ts(folder):
+        _require_splits(files, wanted, reading)
+        if streaming:
+            raise UserError(f"data.streaming=true: {folder} holds .ts files, which are read whole; set it to false")
+        return read_ts(files)
     has_paths = bool(reading.settings.columns.keys() & {column.role for column in reading.inputs})
     arguments = find_splits(folder, set(wanted.values()), has_paths)
     if arguments is None:

@@ -55,16 +55,20 @@ def sample_flops(task: Task, model: nn.Module, samples: int, device: torch.devic
         model: whose parameters say which of them are trained.
         samples: of a part of the batch, which share out what is done once.
     """
-    config = copy.deepcopy(task.config)
-    # The counter puts hooks on all layers, so they would be called: count the path that training takes.
-    if config.position_encoding_type == "fourier" and config.cross_attend_path == "auto":
-        config.cross_attend_path = "separable"
-    counted = task.model_class(config).to(device)
+    counted = task.model_class(copy.deepcopy(task.config)).to(device)
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for name, parameter in counted.named_parameters():
         parameter.requires_grad_(trained.get(name, True))
-    one, two = (_step_flops(task, counted, size, device) for size in (1, 2))
-    each = two - one
+    inner = counted.base_model.config
+    try:
+        # The counter puts hooks on all layers, so they would be called: count the path that training takes.
+        if inner.cross_attend_path == "auto":
+            inner.cross_attend_path = "separable"
+        one = _step_flops(task, counted, 1, device)
+    except ValueError:  # of what is no grid with Fourier positions layers are called in training too
+        inner.cross_attend_path = "general"
+        one = _step_flops(task, counted, 1, device)
+    each = _step_flops(task, counted, 2, device) - one
     return each + (one - each) / samples
 
 
