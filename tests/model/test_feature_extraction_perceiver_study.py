@@ -10,7 +10,7 @@ from modeling_perceiver_study import PerceiverStudyFeatureExtractor
 
 RATE = 8000
 LOG_MEL = {"feature_type": "log-mel", "num_mel_bins": 20, "frame_length": 200, "hop_length": 80}
-KINDS = {"waveform": {}, "log-mel": LOG_MEL}
+KINDS = {"waveform": {}, "log-mel": LOG_MEL, "log-mel of 20 dB": {**LOG_MEL, "dynamic_range": 20.0}}
 
 
 def noise(length, channels=None, seed=0):
@@ -65,7 +65,7 @@ def test_normalization(kind):
     samples = 3 + noise(4000)
     values = extractor(normalize="recording", **KINDS[kind])(samples)["input_values"]
     assert abs(values.mean()) < 1e-4 and abs(values.std() - 1) < 1e-4
-    if kind == "log-mel":
+    if kind != "waveform":
         values = extractor(normalize="channel", **KINDS[kind])(samples)["input_values"][0]
         np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-4)
         np.testing.assert_allclose(values.std(axis=0), 1, atol=1e-4)
@@ -80,6 +80,15 @@ def test_silence_and_constants_are_finite(kind, level, normalize, length):
     assert np.isfinite(values).all()
     if kind == "waveform" or level == 0.0:
         assert not values.any()
+
+
+def test_what_is_too_soft_is_raised():
+    samples = np.concatenate([noise(2000), noise(2000) * 1e-4])
+    plain = extractor(**LOG_MEL, normalize=None)(samples)["input_values"]
+    raised = extractor(**LOG_MEL, normalize=None, dynamic_range=30)(samples)["input_values"]
+    floor = plain.max() - 30 * np.log(10) / 10
+    np.testing.assert_allclose(raised, np.maximum(plain, floor), atol=1e-5)
+    assert (raised == raised.min()).mean() > 0.4
 
 
 def test_forms_of_a_batch():
@@ -124,6 +133,7 @@ def test_another_rate_is_resampled():
         ({**LOG_MEL, "max_frequency": 5000}, "max_frequency is 5000"),
         ({"std": 0.0}, r"std=0\.0"),
         ({"mean": [1.0, 2.0]}, "mean="),
+        ({"dynamic_range": 0}, "dynamic_range=0"),
         ({"max_length": 0}, "max_length=0"),
         ({"hop_length": 1.5}, r"hop_length=1\.5"),
     ],

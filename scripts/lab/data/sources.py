@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from lab.data.columns import LABEL, Column, file_of, find_column, located
-from lab.data.folders import find_splits
+from lab.data.folders import SOUND, find_splits
 from lab.data.held_out import regroup, underlying
 from lab.data.labels import SINGLE_LABEL, LabelReader, find_labels, label_reader, read_labels
 from lab.data.ts_files import find_ts, read_ts
@@ -317,8 +317,12 @@ def _open_folder(folder: Path, reading: Reading, wanted: dict[str, str]) -> dict
         return _require_splits(datasets.load_dataset(str(folder), streaming=streaming), wanted, reading)
     _require_splits(arguments, wanted, reading)
     # One by one, so that the classes of each are those that its own files declare.
-    return {
+    found = {
         split: datasets.load_dataset(**arguments[split], streaming=streaming)[split] for split in set(wanted.values())
+    }
+    return {
+        split: rows.cast_column(SOUND, datasets.Audio(decode=False)) if "features" in arguments[split] else rows
+        for split, rows in found.items()
     }
 
 
