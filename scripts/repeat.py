@@ -3,8 +3,8 @@
     python scripts/repeat.py --config configuration/fsdd.yaml --seeds 0 1 2 data.path=/data/fsdd
     python scripts/repeat.py --config configuration/fsdd.yaml --leave_out speaker george jackson data.path=/data/fsdd
 
-Runs are folders of `output_dir`, which gets `repeated.json` and `repeated.md` too: mean and standard deviation, and each.
-What was interrupted goes on, and what is finished is not trained again.
+Runs are folders of `output_dir`, which gets `repeated.json` and `repeated.md` too: mean and standard deviation, and
+each. What was interrupted goes on, and what is finished is not trained again.
 """
 
 import argparse
