@@ -21,6 +21,7 @@ from .pipeline_perceiver_study import (
     PerceiverStudyImageClassificationPipeline,
     PerceiverStudyImageFeatureExtractionPipeline,
 )
+from .point_cloud_processing_perceiver_study import PerceiverStudyPointCloudProcessor
 
 # With the package imported, the Auto classes know its model type without trust_remote_code.
 AutoConfig.register(PerceiverStudyConfig.model_type, PerceiverStudyConfig)
@@ -42,5 +43,6 @@ __all__ = [
     "PerceiverStudyImageFeatureExtractionPipeline",
     "PerceiverStudyImageProcessor",
     "PerceiverStudyModel",
+    "PerceiverStudyPointCloudProcessor",
     "PerceiverStudyPreTrainedModel",
 ]
