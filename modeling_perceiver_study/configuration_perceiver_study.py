@@ -316,7 +316,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
         Anew at each call, as transformers writes into it; so it does not stand in config.json either.
         """
         return {
-            task: {"impl": f"pipeline_perceiver_study.{name}", "pt": model, "type": kind}
+            task: {"impl": name, "pt": model, "type": kind}
             for architecture in self.architectures or ()
             for task, (name, model, kind) in _PIPELINES.get(architecture, {}).items()
         }
@@ -408,16 +408,31 @@ _AUTO_MAP_OF_INPUTS = {
     "input_values": {
         "AutoModelForAudioClassification": "modeling_perceiver_study.PerceiverStudyForAudioClassification",
     },
+    # transformers has no such class yet; the pipeline loads by the model's own.
+    "points": {
+        "AutoModelForPointCloudClassification": "modeling_perceiver_study.PerceiverStudyForPointCloudClassification",
+    },
 }
-# By the model: tasks, the class of each pipeline, the Auto class that loads its model, and the type of its input.
+# By the model: tasks, the file and class of each pipeline, the Auto class that loads its model, and the type of its input.
 _PIPELINES = {
     "PerceiverStudyForImageClassification": {
         "image-classification": (
-            "PerceiverStudyImageClassificationPipeline",
+            "pipeline_perceiver_study.PerceiverStudyImageClassificationPipeline",
             "AutoModelForImageClassification",
             "image",
         ),
-        "image-feature-extraction": ("PerceiverStudyImageFeatureExtractionPipeline", "AutoModel", "image"),
+        "image-feature-extraction": (
+            "pipeline_perceiver_study.PerceiverStudyImageFeatureExtractionPipeline",
+            "AutoModel",
+            "image",
+        ),
+    },
+    "PerceiverStudyForPointCloudClassification": {
+        "point-cloud-classification": (
+            "pipeline_point_cloud_perceiver_study.PerceiverStudyPointCloudClassificationPipeline",
+            "AutoModel",  # without the head, which the pipeline loads: transformers has no Auto class for it
+            "multimodal",
+        ),
     },
 }
 _COUNTS = (

@@ -1,5 +1,6 @@
 """From clouds of points in any form to what the model takes: sampled, centred, scaled, and padded with a mask."""
 
+import numbers
 import os
 from collections.abc import Sequence
 
@@ -143,9 +144,7 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
         if isinstance(points, (str, os.PathLike, bytes)):
             return [points]
         if isinstance(points, (list, tuple)):
-            if points and not isinstance(points[0], (str, os.PathLike, bytes)) and np.ndim(points[0]) == 1:
-                return [points]  # the rows of one cloud
-            return list(points)
+            return [points] if points and _is_row(points[0]) else list(points)
         array = _array(points)
         if array.ndim not in (2, 3):
             raise ValueError(f"points have shape {array.shape}: expected a cloud (points, columns), or a batch of such.")
@@ -177,6 +176,13 @@ def normalize_points(
     # What is left of equal points, whose mean is rounded, is not a shape.
     alike = largest <= 4 * torch.finfo(points.dtype).eps * points.shape[1] ** 0.5
     return points / torch.where(alike, 1, largest) * ~alike
+
+
+def _is_row(value) -> bool:
+    """Whether it is the numbers of one point."""
+    if isinstance(value, (list, tuple)):
+        return len(value) > 0 and isinstance(value[0], numbers.Number)
+    return getattr(value, "ndim", 0) == 1
 
 
 def _array(values) -> np.ndarray:
