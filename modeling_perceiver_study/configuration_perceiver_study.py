@@ -413,7 +413,7 @@ _AUTO_MAP_OF_INPUTS = {
         "AutoModelForPointCloudClassification": "modeling_perceiver_study.PerceiverStudyForPointCloudClassification",
     },
 }
-# By the model: tasks, the file and class of each pipeline, the Auto class that loads its model, and the type of its input.
+# By the model: tasks, file and class of each pipeline, the Auto class that loads its model, and the type of its input.
 _PIPELINES = {
     "PerceiverStudyForImageClassification": {
         "image-classification": (

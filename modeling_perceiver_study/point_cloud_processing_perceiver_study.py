@@ -120,9 +120,7 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
         cloud = _array(cloud)
         if cloud.ndim != 2 or cloud.shape[1] != self.num_columns:
             parts = f"num_axes={self.num_axes} and num_features={self.num_features}"
-            raise ValueError(
-                f"{name} has shape {cloud.shape}: expected (points, {self.num_columns}) with {parts}."
-            )
+            raise ValueError(f"{name} has shape {cloud.shape}: expected (points, {self.num_columns}) with {parts}.")
         finite = np.isfinite(cloud).all(axis=1)
         if not finite.all():
             if self.on_nan == "raise":
@@ -147,7 +145,9 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
             return [points] if points and _is_row(points[0]) else list(points)
         array = _array(points)
         if array.ndim not in (2, 3):
-            raise ValueError(f"points have shape {array.shape}: expected a cloud (points, columns), or a batch of such.")
+            raise ValueError(
+                f"points have shape {array.shape}: expected a cloud (points, columns), or a batch of such."
+            )
         return [array] if array.ndim == 2 else list(array)
 
 

@@ -40,7 +40,7 @@ def open_points(
         reader, needs = _numpy, "numpy"
     elif start.startswith(b"ply"):
         reader, needs = _ply, "trimesh"
-    elif start.split(None, 1)[:1] and start.split(None, 1)[0].upper().endswith(b"OFF") or start.startswith(b"OFF"):
+    elif start.startswith(b"OFF") or b"".join(start.split(None, 1)[:1]) in (b"COFF", b"NOFF", b"CNOFF"):
         reader, needs = _off, "trimesh"
     elif start.startswith(b"# .PCD") or start.startswith(b"VERSION"):
         reader, needs = _pcd, "pypcd4"
@@ -72,7 +72,7 @@ def _ply(content: bytes, num_axes: int, feature_names: Sequence[str] | None, num
             raise ValueError(f"points on its faces have no {', '.join(feature_names)}; num_points=None takes vertices")
         return _vertices_or_surface(mesh, num_points)[:, :num_axes]
     data = mesh.metadata["_ply_raw"]["vertex"]["data"]
-    names = getattr(data, "dtype", None) and data.dtype.names or list(data)
+    names = data.dtype.names if isinstance(data, np.ndarray) else data  # binary files, and those of text
     return _columns({field: np.asarray(data[field]) for field in names}, num_axes, feature_names)
 
 

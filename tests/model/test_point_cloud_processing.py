@@ -185,8 +185,17 @@ def test_what_is_not_a_cloud(given, message):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"num_axes": 0}, {"num_features": -1}, {"num_points": 0}, {"center": "median"}, {"scale": 2}, {"sampling": "even"}]
-    + [{"on_nan": "ignore"}, {"feature_names": ["red"]}, {"num_axes": True}],
+    [
+        {"num_axes": 0},
+        {"num_axes": True},
+        {"num_features": -1},
+        {"num_points": 0},
+        {"center": "median"},
+        {"scale": 2},
+        {"sampling": "even"},
+        {"on_nan": "ignore"},
+        {"feature_names": ["red"]},
+    ],
 )
 def test_arguments_are_checked(settings):
     with pytest.raises(ValueError, match=f"{next(iter(settings))}=.*expected"):
@@ -227,14 +236,14 @@ def test_meshes_are_sampled_evenly_or_give_their_vertices():
 
 
 @pytest.mark.slow
-def test_ten_million_points_take_a_few_copies_of_memory():
-    given = np.random.default_rng(0).random((10_000_000, 3), np.float32)
+def test_millions_of_points_take_a_few_copies_of_memory():
+    given = np.random.default_rng(0).random((2_000_000, 3), np.float32)
     for settings in ({"num_points": 1024}, {"num_points": 1024, "sampling": "farthest"}, {}):
         tracemalloc.start()
         points = PerceiverStudyPointCloudProcessor(**settings)(given)["points"]
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert points.shape[1] == settings.get("num_points", 10_000_000)
+        assert points.shape[1] == settings.get("num_points", 2_000_000)
         assert peak < 12 * given.nbytes
 
 
@@ -303,7 +312,7 @@ print(json.dumps(classify(path, top_k=None)))
 
 
 def test_pipeline(checkpoint, cloud, tmp_path):
-    folder, model = checkpoint
+    _, model = checkpoint
     processor = PerceiverStudyPointCloudProcessor(num_points=30)
     classify = PerceiverStudyPointCloudClassificationPipeline(model, feature_extractor=processor, device="cpu")
     np.save(tmp_path / "cloud.npy", cloud)

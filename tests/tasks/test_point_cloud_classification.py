@@ -62,7 +62,10 @@ def data(tmp_path_factory):
     for seed, (split, count) in enumerate({"train": 60, "test": 21}.items()):
         clouds, labels = make_clouds(count, seed)
         columns = {"cloud": [cloud.tolist() for cloud in clouds], "label": labels}
-        columns |= {"spread": [cloud.std() * 100 for cloud in clouds], "height": [cloud[:, 2].max() for cloud in clouds]}
+        columns |= {
+            "spread": [cloud.std() * 100 for cloud in clouds],
+            "height": [cloud[:, 2].max() for cloud in clouds],
+        }
         datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / f"{split}.parquet")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder.parent / "cache")
@@ -111,7 +114,9 @@ def test_scores_are_those_of_the_saved_folder(trained, data, capsys):
     assert (found.numpy() == labels).mean() == pytest.approx(expected)
     fresh_accelerate()
     score.main([str(trained)])
-    assert json.loads((trained / "evaluation" / "test" / "evaluation.json").read_text())["accuracy"] == pytest.approx(expected)
+    assert json.loads((trained / "evaluation" / "test" / "evaluation.json").read_text())["accuracy"] == pytest.approx(
+        expected
+    )
 
 
 def test_a_resumed_run_ends_with_the_same_bits(trained, run, tmp_path):
@@ -171,7 +176,7 @@ def test_a_broken_cloud_is_named_or_left_out(tmp_path):
         clouds[5][2] = np.nan
         rows = {"cloud": [cloud.tolist() for cloud in clouds], "label": [SHAPES[label] for label in labels]}
         datasets.Dataset.from_dict(rows).to_parquet(tmp_path / f"{split}.parquet")
-    with pytest.raises(UserError, match="row 5 of split t.* is not a usable cloud: .*NaN"):
+    with pytest.raises(UserError, match=r"row 5 of split t.* is not a usable cloud: .*NaN"):
         build(tmp_path).load_splits()
     assert len(build(tmp_path, "data.on_error=skip").load_splits().test) == 29
 
@@ -179,7 +184,7 @@ def test_a_broken_cloud_is_named_or_left_out(tmp_path):
 def test_the_recipe_must_fit(data):
     with pytest.raises(UserError, match="input_type=grid"):
         build(data, "model.input_type=grid")
-    with pytest.raises(UserError, match="nearest is 'feature_extractor.center'"):
+    with pytest.raises(UserError, match=r"nearest is 'feature_extractor\.center'"):
         build(data, "feature_extractor={centre: box}")
     with pytest.raises(UserError, match="section image_processor"):
         build(data, "image_processor={do_resize: true}")

@@ -28,7 +28,9 @@ def _is_possible(feature: Any) -> bool:
     return _is_nested(feature) or (isinstance(feature, datasets.Value) and feature.dtype in _FILES)
 
 
-POINTS = Column("points", "points as nested lists, bytes of .npy, .ply, .off or .pcd files, or paths", _is_nested, _is_possible)
+POINTS = Column(
+    "points", "points as nested lists, bytes of .npy, .ply, .off or .pcd files, or paths", _is_nested, _is_possible
+)
 
 
 class PointsDecoder(RaggedDecoder):

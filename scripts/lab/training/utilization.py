@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lab.errors import one_line
 from lab.tasks.task import Task
+from lab.training.cost import takes_separable_path
 
 _HALF, _TF32, _FLOAT32 = "bf16 or fp16", "TF32", "float32"
 # Dense matrix products in 1e12 FLOP a second, from NVIDIA's data sheets, by the name that CUDA gives a device. The
@@ -57,7 +58,7 @@ def sample_flops(task: Task, model: nn.Module, samples: int, device: torch.devic
     """
     config = copy.deepcopy(task.config)
     # The counter puts hooks on all layers, so they would be called: count the path that training takes.
-    if config.position_encoding_type == "fourier" and config.cross_attend_path == "auto":
+    if takes_separable_path(config) and config.cross_attend_path == "auto":
         config.cross_attend_path = "separable"
     counted = task.model_class(config).to(device)
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
