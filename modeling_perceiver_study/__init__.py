@@ -2,6 +2,7 @@
 
 from transformers import (
     AutoConfig,
+    AutoFeatureExtractor,
     AutoImageProcessor,
     AutoModel,
     AutoModelForAudioClassification,
@@ -9,6 +10,7 @@ from transformers import (
 )
 
 from .configuration_perceiver_study import PerceiverStudyConfig
+from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor
 from .image_processing_perceiver_study import PerceiverStudyImageProcessor
 from .modeling_perceiver_study import (
     PerceiverStudyForAudioClassification,
@@ -17,6 +19,7 @@ from .modeling_perceiver_study import (
     PerceiverStudyModel,
     PerceiverStudyPreTrainedModel,
 )
+from .pipeline_audio_perceiver_study import PerceiverStudyAudioClassificationPipeline
 from .pipeline_perceiver_study import (
     PerceiverStudyImageClassificationPipeline,
     PerceiverStudyImageFeatureExtractionPipeline,
@@ -29,6 +32,7 @@ AutoConfig.register(PerceiverStudyConfig.model_type, PerceiverStudyConfig)
 AutoModel.register(PerceiverStudyConfig, PerceiverStudyModel)
 AutoModelForImageClassification.register(PerceiverStudyConfig, PerceiverStudyForImageClassification)
 AutoModelForAudioClassification.register(PerceiverStudyConfig, PerceiverStudyForAudioClassification)
+AutoFeatureExtractor.register(PerceiverStudyConfig, PerceiverStudyFeatureExtractor)
 # One class under both names: where torchvision is installed it is asked for by that name.
 AutoImageProcessor.register(
     PerceiverStudyConfig,
@@ -36,7 +40,9 @@ AutoImageProcessor.register(
 )
 
 __all__ = [
+    "PerceiverStudyAudioClassificationPipeline",
     "PerceiverStudyConfig",
+    "PerceiverStudyFeatureExtractor",
     "PerceiverStudyForAudioClassification",
     "PerceiverStudyForImageClassification",
     "PerceiverStudyForPointCloudClassification",

@@ -415,6 +415,13 @@ _AUTO_MAP_OF_INPUTS = {
 }
 # By the model: tasks, file and class of each pipeline, the Auto class that loads its model, and the type of its input.
 _PIPELINES = {
+    "PerceiverStudyForAudioClassification": {
+        "audio-classification": (
+            "pipeline_audio_perceiver_study.PerceiverStudyAudioClassificationPipeline",
+            "AutoModelForAudioClassification",
+            "audio",
+        ),
+    },
     "PerceiverStudyForImageClassification": {
         "image-classification": (
             "pipeline_perceiver_study.PerceiverStudyImageClassificationPipeline",

@@ -111,7 +111,8 @@ class GridAdapter(InputAdapter):
 
     Fourier positions stay in separable form. Points first become patches, then go through a stem, then get positions.
     The mask is `(B, M)` in row-major order; with patches `(B, S_1 * .. * S_A)`, one entry per point of what is given:
-    hidden ones count as zeros, and a patch is attended to if one of its points is.
+    hidden ones count as zeros, and a patch is attended to if one of its points is. Of several axes it may also be
+    `(B, S_1)`, one entry for all points that are at the same place of the first axis, such as a frame.
     """
 
     input_name = "pixel_values"
@@ -179,7 +180,7 @@ class GridAdapter(InputAdapter):
             return array_inputs(inputs.to(dtype), check_mask(attention_mask, inputs.shape[:2]))
         pixels = self._channels_first(pixel_values)
         self._check_pixels(pixel_values, pixels)
-        pixels, attention_mask = self._patches(pixels, attention_mask)
+        pixels, attention_mask = self._patches(pixels, _mask_of_points(attention_mask, pixels))
         if self.stem is not None:
             pixels = self.stem(pixels.to(dtype))
         grid = list(pixels.shape[2:])
@@ -328,6 +329,14 @@ class GridAdapter(InputAdapter):
                 f"{advice}"
             )
         check_floating("position_features", position_features)
+
+
+def _mask_of_points(mask: torch.Tensor | None, pixels: torch.Tensor) -> torch.Tensor | None:
+    """A mask `(B, S_1)` as one of all points, `(B, M)`; any other as it is."""
+    sizes = pixels.shape[2:]
+    if mask is None or len(sizes) == 1 or tuple(mask.shape) != (pixels.shape[0], sizes[0]):
+        return mask
+    return mask[:, :, None].expand(-1, -1, math.prod(sizes[1:])).flatten(1)
 
 
 def _fourier_features(*arguments) -> tuple[torch.Tensor, ...]:

@@ -15,7 +15,7 @@ from transformers.image_utils import httpx  # the client that transformers itsel
 from transformers.utils import is_vision_available
 
 if is_vision_available():
-    from PIL import ExifTags, Image
+    from PIL import ExifTags, Image, UnidentifiedImageError
 
     # What brings a picture of each EXIF orientation upright.
     TURNS = {
@@ -27,6 +27,8 @@ if is_vision_available():
         7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_90,
     }
+
+_LONGEST_NAME = 200  # of a source in a message; base64 is longer
 
 # Pillow opens 16-bit grey files of these formats in mode I, which has 32 bits: PGM always, PNG before Pillow 11.
 FORMATS_OF_16_BITS = ("PPM", "PNG")
@@ -42,11 +44,12 @@ def open_image(source, timeout: float | None = None):
         ValueError: a string is none of these; names it.
         OSError: the file cannot be read, or holds no image.
     """
-    if isinstance(source, os.PathLike):
-        return Image.open(BytesIO(Path(source).read_bytes()))
-    if not isinstance(source, str):
+    if not isinstance(source, (str, os.PathLike)):
         return source
-    if source.startswith(("http://", "https://")):
+    name, source = repr(str(source)), str(source) if isinstance(source, str) else Path(source)
+    if isinstance(source, Path):
+        content = source.read_bytes()
+    elif source.startswith(("http://", "https://")):
         content = httpx.get(source, timeout=timeout, follow_redirects=True).content
     elif os.path.isfile(source):
         content = Path(source).read_bytes()
@@ -59,7 +62,13 @@ def open_image(source, timeout: float | None = None):
                 f"{source!r} is not an image: expected the path of an existing file, a URL that begins with http:// or "
                 "https://, or a base64 string."
             ) from None
-    return Image.open(BytesIO(content))
+    try:
+        return Image.open(BytesIO(content))
+    except UnidentifiedImageError:
+        name = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+        raise UnidentifiedImageError(
+            f"cannot identify an image in {name}: expected an image file, a URL of one, or one in base64."
+        ) from None
 
 
 def upright(image):

@@ -21,14 +21,17 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import CrossAttention, MultiHeadAttention, PerceiverStudyLayer, SelfAttention
+from .audio_reading import read_audio  # noqa: F401 - see below
 from .bytes import BytesAdapter  # noqa: F401 - see below
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .decoder import PerceiverStudyDecoder, PerceiverStudyLatents
+from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor  # noqa: F401 - see below
 from .grid import LearnedPositions
 from .image_reading import open_image  # noqa: F401 - see below
 from .inputs import LearnedPadding, input_adapter, without_hidden_end
 from .local_start import start_locally
 from .paths import PATHS
+from .pipeline_audio_perceiver_study import PerceiverStudyAudioClassificationPipeline  # noqa: F401 - see below
 from .pipeline_perceiver_study import PerceiverStudyImageClassificationPipeline  # noqa: F401 - see below
 from .pipeline_point_cloud_perceiver_study import (  # noqa: F401 - see below
     PerceiverStudyPointCloudClassificationPipeline,

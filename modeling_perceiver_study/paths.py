@@ -45,6 +45,11 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def is_batched(tensor: torch.Tensor) -> bool:
+    """Whether a gradient stands for many, as with `is_grads_batched=True` or under `torch.func.vmap`."""
+    return torch._C._functorch.is_batchedtensor(tensor) or torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
 def keeps_nothing() -> bool:
     """Whether tensors made now belong to a program that is being compiled or traced, to a transform, or are fake."""
     if torch.compiler.is_compiling() or is_traced() or is_transformed():

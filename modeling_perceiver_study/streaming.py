@@ -20,6 +20,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from .paths import is_batched
+
 # Elements of a map to work on at a time: what the caches of a CPU hold; elsewhere enough to keep a device busy.
 _BLOCK_ELEMENTS = {"cpu": 3 * 2**18}
 _BLOCK_ELEMENTS_ELSEWHERE = 2**26
@@ -73,8 +75,8 @@ class GridAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # with create_graph=True
-            return *_grads_with_a_graph(ctx, grads), None, None
+        if not torch.compiler.is_compiling() and (torch.is_grad_enabled() or any(map(is_batched, grads))):
+            return *_grads_with_a_graph(ctx, grads), None, None  # create_graph=True, or many gradients at once
         saved = ctx.saved_tensors
         queries, grid, attention_mask, sums = saved[:3], saved[3:7], saved[7], saved[8:]
         grad_sums, grad_log_sums = grads[:3], grads[3:]
@@ -248,13 +250,18 @@ def sums_with_map(weights: torch.Tensor, grid: tuple[torch.Tensor, ...]) -> _Par
 
 
 def _grads_with_a_graph(ctx, grad_results: tuple[torch.Tensor, ...]) -> list[torch.Tensor | None]:
-    """Of all arguments but the mask: through a stored map, so that the gradients have gradients themselves."""
+    """Of all arguments but the mask: through a stored map, so that the gradients have gradients themselves.
+
+    It takes operations that know batches of gradients (`is_grads_batched=True`), as those on shared memory do not.
+    """
+    create_graph = torch.is_grad_enabled()
     *arguments, attention_mask = ctx.saved_tensors[:8]
-    arguments = [argument.view_as(argument) for argument in arguments]  # apart, even if one was given twice
-    queries, grid = tuple(part[:, None] for part in arguments[:3]), tuple(arguments[3:])
-    logits = logits_with_map(queries, grid, attention_mask)
-    results = [*sums_with_map(logits.softmax(dim=-1), grid), logits.logsumexp(dim=-1)][: len(grad_results)]
+    with torch.enable_grad():
+        arguments = [argument.view_as(argument) for argument in arguments]  # apart, even if one was given twice
+        queries, grid = tuple(part[:, None] for part in arguments[:3]), tuple(arguments[3:])
+        logits = logits_with_map(queries, grid, attention_mask)
+        results = [*sums_with_map(logits.softmax(dim=-1), grid), logits.logsumexp(dim=-1)][: len(grad_results)]
+        results = [part.squeeze(1) for part in results]
     needed = [argument for argument, need in zip(arguments, ctx.needs_input_grad, strict=False) if need]
-    results = [part.squeeze(1) for part in results]
-    grads = iter(torch.autograd.grad(results, needed, grad_results, create_graph=True))
+    grads = iter(torch.autograd.grad(results, needed, grad_results, create_graph=create_graph))
     return [next(grads) if need else None for need in ctx.needs_input_grad[:7]]

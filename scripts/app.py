@@ -1,4 +1,4 @@
-"""A page to try a checkpoint in the browser: drop an image, see its classes and where the latents look.
+"""A page to try a checkpoint in the browser: drop an image or a recording, see its classes and where latents look.
 
     python scripts/app.py output/digits
     CHECKPOINT=org/perceiver-cifar10 python scripts/app.py      # as a Space on the Hub runs it
@@ -10,21 +10,19 @@ import argparse
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import lab.waiting  # noqa: F401, before torch
 
 import gradio as gr
-import numpy as np
 from huggingface_hub import snapshot_download
-from matplotlib import colormaps
 from PIL import Image
 
-from lab.data.images import open_image, seen_pixels
 from lab.errors import UserError, run_command
-from lab.judging.checkpoints import load_classifier
-from lab.looking.maps import cross_attention_maps
+from lab.judging.checkpoints import Classifier, load_classifier
+from lab.looking.maps import arguments_of, attention_maps
+from lab.looking.view import View
 
-_SHOWN_SIZE = 384  # pixels of the shorter side of a map
 _MEAN = "mean of all"
 # Images of a few pixels are shown large.
 _STYLE = "#image img { width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated }"
@@ -44,17 +42,17 @@ def main(arguments: list[str] | None = None):
     page(load_classifier(options.checkpoint), options.checkpoint).launch(server_port=options.port, css=_STYLE)
 
 
-def page(classify, checkpoint: str) -> gr.Blocks:
-    """The page for a pipeline that `load_classifier` gave."""
-    config = classify.model.config
+def page(classifier: Classifier, checkpoint: str) -> gr.Blocks:
+    """The page for what `load_classifier` gave."""
+    config, view = classifier.model.config, classifier.view
     with gr.Blocks(title=Path(checkpoint).name, analytics_enabled=False) as blocks:
-        gr.Markdown(f"# {Path(checkpoint).name}\n{config.num_labels} classes. Drop an image, or take an example.")
+        gr.Markdown(f"# {Path(checkpoint).name}\n{config.num_labels} classes. Give a file, or take an example.")
         with gr.Row():
             with gr.Column():
-                picture = gr.Image(label="image", sources=["upload", "clipboard"], height=240, elem_id="image")
-                examples = find_examples(checkpoint)
+                given = _INPUTS.get(view.sample, _any_file)()
+                examples = find_examples(checkpoint, view)
                 if examples:
-                    gr.Examples(examples, picture, cache_examples=False)
+                    gr.Examples(examples, given, cache_examples=False)
                 labels = gr.Label(label="likeliest classes", num_top_classes=5, elem_id="labels")
                 seconds = gr.Markdown(elem_id="seconds")
             with gr.Column():
@@ -68,63 +66,71 @@ def page(classify, checkpoint: str) -> gr.Blocks:
                     [_MEAN, *range(1, config.num_latents + 1)], value=_MEAN, label="latent", elem_id="latent"
                 )
         choices = [cross_attend, head, latent]
-        picture.change(lambda path: name_classes(classify, path), picture, [labels, seconds])
+        given.change(lambda path: name_classes(classifier, path), given, [labels, seconds])
         gr.on(
-            [picture.change, *(choice.change for choice in choices)],
-            lambda path, *chosen: show_map(classify, path, *chosen),
-            [picture, *choices],
+            [given.change, *(choice.change for choice in choices)],
+            lambda path, *chosen: show_map(classifier, path, *chosen),
+            [given, *choices],
             shown,
             show_progress="minimal",
         )
     return blocks
 
 
-def name_classes(classify, path: str | None) -> tuple[dict[str, float] | None, str]:
+def _image() -> gr.components.Component:
+    return gr.Image(label="image", sources=["upload", "clipboard"], height=240, elem_id="image")
+
+
+def _recording() -> gr.components.Component:
+    return gr.Audio(label="recording", sources=["upload", "microphone"], type="filepath", elem_id="recording")
+
+
+def _any_file() -> gr.components.Component:
+    return gr.File(label="file", type="filepath", elem_id="file")
+
+
+_INPUTS = {"image": _image, "recording": _recording}
+
+
+def name_classes(classifier: Classifier, path: str | None) -> tuple[dict[str, float] | None, str]:
     """Probabilities by class, and the time that they took."""
     if path is None:
         return None, ""
-    image = _open(path)
+    sample = _open(classifier, path)
     start = time.perf_counter()
-    predictions = classify(image, top_k=classify.model.config.num_labels)
+    predictions = classifier.pipeline(sample, top_k=classifier.model.config.num_labels)
     seconds = time.perf_counter() - start
     return {entry["label"]: entry["score"] for entry in predictions}, f"{1000 * seconds:.0f} ms"
 
 
-def show_map(classify, path: str | None, cross_attend: int, head: int | str, latent: int | str) -> Image.Image | None:
-    """The attention weights of one cross-attend, head and latent over the image as the model sees it."""
+def show_map(
+    classifier: Classifier, path: str | None, cross_attend: int, head: int | str, latent: int | str
+) -> Image.Image | None:
+    """The attention weights of one cross-attend, head and latent over the sample as the model sees it."""
     if path is None:
         return None
-    image, processor = _open(path), classify.image_processor
-    inputs = processor(image, return_tensors="pt").to(classify.model.device)
-    weights = cross_attention_maps(classify.model, **inputs)[cross_attend - 1][0]
+    sample, model = _open(classifier, path), classifier.model
+    weights = attention_maps(model, **arguments_of(classifier.processor, sample, model.device))[cross_attend - 1][0]
     weights = weights.mean(dim=0) if head == _MEAN else weights[head - 1]
     weights = weights.mean(dim=0) if latent == _MEAN else weights[latent - 1]
-    return overlay(seen_pixels(processor, image), weights.numpy())
+    return classifier.view.of(classifier.processor, model.config, sample).overlay(weights.numpy())
 
 
-def overlay(pixels: np.ndarray, weights: np.ndarray) -> Image.Image:
-    """`(C, H, W)` uint8, `(H', W')` from 0 up: the weights in colour over the image in grey."""
-    grey = Image.fromarray(pixels.transpose(1, 2, 0)).convert("L") if len(pixels) == 3 else Image.fromarray(pixels[0])
-    scale = max(1, _SHOWN_SIZE // min(grey.size))
-    size = (scale * grey.width, scale * grey.height)
-    colours = Image.fromarray(colormaps["viridis"](weights / weights.max(), bytes=True)).convert("RGB")
-    nearest = Image.Resampling.NEAREST
-    return Image.blend(grey.convert("RGB").resize(size, nearest), colours.resize(size, nearest), 0.6)
-
-
-def find_examples(checkpoint: str) -> list[str]:
-    """The example images that publish.py put beside the weights, if it did."""
+def find_examples(checkpoint: str, view: type[View]) -> list[str]:
+    """The example files that publish.py put beside the weights, if it did."""
     folder = Path(checkpoint)
     if not folder.is_dir():
         folder = Path(snapshot_download(checkpoint, allow_patterns="examples/*"))
-    return [str(path) for path in sorted(folder.glob("examples/*.png"))]
+    return [str(path) for path in sorted(folder.glob(f"examples/{view.examples}"))]
 
 
-def _open(path: str) -> Image.Image:
+def _open(classifier: Classifier, path: str) -> Any:
+    view = classifier.view
     try:
-        return open_image(Path(path))
+        return view.open(Path(path), classifier.processor)
     except UserError:
-        raise gr.Error("That file is not an image that can be read. Try a PNG or JPEG file.") from None
+        ending = view.examples.removeprefix("*")
+        raise gr.Error(f"That file is not a readable {view.sample}. Try a {ending} file.") from None
 
 
 if __name__ == "__main__":

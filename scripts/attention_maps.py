@@ -1,25 +1,27 @@
-"""Draw where the latents of a model look: maps of its cross-attends over an image.
+"""Draw where the latents of a model look: maps of its cross-attends over an image, a recording, ...
 
     python scripts/attention_maps.py output/digits three.png -o maps.png
     python scripts/attention_maps.py configuration/cifar10-study.yaml cat.jpg        # before training
     python scripts/attention_maps.py org/perceiver-cifar10 cat.jpg --cross_attends first last --latents 1 40 --logits
+    python scripts/attention_maps.py output/fsdd seven.wav
 
 A recipe stands for its model before training. The same picture in a notebook:
-`draw_attention_maps(model, processor, image)`.
+`draw_attention_maps(model, processor, sample)`.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import lab.waiting  # noqa: F401, before torch
 
 from accelerate.utils import set_seed
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
-from lab.data.images import open_image
 from lab.errors import UserError, run_command
 from lab.judging.checkpoints import load_classifier
 from lab.looking.maps import draw_attention_maps
+from lab.looking.views import VIEWS
 from lab.places import place
 from lab.recipe import load_recipe
 from lab.tasks import build_task
@@ -30,7 +32,7 @@ def main(arguments: list[str] | None = None):
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", help="folder that train.py wrote, a name on the Hub, or RECIPE.yaml"
     )
-    parser.add_argument("image", metavar="IMAGE", type=place, help="image file")
+    parser.add_argument("file", metavar="FILE", type=place, help="image, recording, ...")
     parser.add_argument(
         "--cross_attends", nargs="+", metavar="WHICH", help="first, second, last or numbers (default: these three)"
     )
@@ -39,11 +41,11 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--logits", action="store_true", help="before the softmax, as the paper's figure 3 shows them")
     parser.add_argument("-o", "--output", type=place, default=Path("attention_maps.png"), help="picture to write")
     options = parser.parse_args(arguments)
-    image = open_image(options.image)
     load = load_untrained if options.checkpoint.endswith(".yaml") else load_trained
     model, processor = load(options.checkpoint)
+    sample = VIEWS[type(model).__name__].open(options.file, processor)
     figure = draw_attention_maps(
-        model, processor, image, options.cross_attends, options.heads, options.latents, options.logits
+        model, processor, sample, options.cross_attends, options.heads, options.latents, options.logits
     )
     try:
         figure.savefig(options.output, dpi=100)
@@ -52,14 +54,14 @@ def main(arguments: list[str] | None = None):
     print(options.output)
 
 
-def load_trained(checkpoint: str) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """Return the model and the image processor of a folder, or of a name on the Hub."""
-    classify = load_classifier(checkpoint)
-    return classify.model, classify.image_processor
+def load_trained(checkpoint: str) -> tuple[PreTrainedModel, Any]:
+    """Return the model and the processor of a folder, or of a name on the Hub."""
+    classifier = load_classifier(checkpoint)
+    return classifier.model, classifier.processor
 
 
-def load_untrained(path: str) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """Return the model that training by a recipe begins with, and its image processor."""
+def load_untrained(path: str) -> tuple[PreTrainedModel, Any]:
+    """Return the model that training by a recipe begins with, and its processor."""
     recipe = load_recipe(path)
     task = build_task(recipe)
     set_seed(recipe.seed)

@@ -3,13 +3,15 @@
     python scripts/export.py output/digits                       # into output/digits/export/
     python scripts/export.py org/perceiver-cifar10 --output perceiver --formats onnx
 
-Programs take `pixel_values` `(batch, C, H, W)` as the image processor makes them, in any batch size, and give `logits`
-`(batch, classes)`. Positions are inside. Whatever differs from the model by more than 1e-4 is an error.
+Programs take what the model takes, such as `pixel_values` `(batch, C, H, W)`, as its processor makes it of samples of
+the size that the model is made for, in any batch size; they give `logits` `(batch, classes)`. Positions are inside.
+Whatever differs from the model by more than 1e-4 is an error.
 """
 
 import argparse
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ from torch import nn
 
 from lab.errors import UserError, run_command
 from lab.judging.checkpoints import load_classifier
+from lab.looking.views import VIEWS
 from lab.places import place
 
 FORMATS = ("torch", "onnx", "compile")
@@ -25,14 +28,18 @@ _BATCHES = (1, 2, 5)  # to check with; programs are traced with 2, as 1 would be
 
 
 class Logits(nn.Module):
-    """`(B, C, H, W) -> (B, classes)`: the classifier without names and options, which no exported program has."""
+    """`(*arguments) -> (B, classes)`: the classifier without names and options, which no exported program has.
 
-    def __init__(self, model: nn.Module):
+    Args:
+        names: of the arguments, in the order in which they come.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str]):
         super().__init__()
-        self.model = model
+        self.model, self.names = model, tuple(names)
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.model(pixel_values=pixel_values).logits
+    def forward(self, *arguments: torch.Tensor) -> torch.Tensor:
+        return self.model(**dict(zip(self.names, arguments, strict=True))).logits
 
 
 def main(arguments: list[str] | None = None):
@@ -74,7 +81,7 @@ def export_onnx(model: nn.Module, output: Path) -> str:
         torch.onnx.export(
             _program(model),
             f=path,
-            input_names=["pixel_values"],
+            input_names=list(_example(model, 2)),
             output_names=["logits"],
             dynamo=True,
             external_data=False,
@@ -82,8 +89,9 @@ def export_onnx(model: nn.Module, output: Path) -> str:
         )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
-    def run(pixel_values: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(session.run(["logits"], {"pixel_values": pixel_values.numpy()})[0])
+    def run(*arguments: torch.Tensor) -> torch.Tensor:
+        given = {name: argument.numpy() for name, argument in zip(_example(model, 2), arguments, strict=True)}
+        return torch.from_numpy(session.run(["logits"], given)[0])
 
     return f"{path}: {check(run, model)}"
 
@@ -92,7 +100,7 @@ def export_onnx(model: nn.Module, output: Path) -> str:
 def compile_model(model: nn.Module, output: Path) -> str:
     """Nothing is written: compiled code belongs to the machine it was compiled on."""
     torch.compiler.reset()
-    return f"torch.compile: {check(torch.compile(Logits(model), fullgraph=True, dynamic=True), model)}"
+    return f"torch.compile: {check(torch.compile(_logits(model), fullgraph=True, dynamic=True), model)}"
 
 
 EXPORTERS = {"torch": export_torch, "onnx": export_onnx, "compile": compile_model}
@@ -102,8 +110,8 @@ def check(program, model: nn.Module) -> str:
     """Compare with the model on batches of several sizes; a difference beyond `TOLERANCE` is a `UserError`."""
     differences = []
     for batch in _BATCHES:
-        pixels = _pixels(model, batch)
-        expected, found = Logits(model)(pixels), program(pixels)
+        arguments = _example(model, batch).values()
+        expected, found = _logits(model)(*arguments), program(*arguments)
         if found.shape != expected.shape:
             raise UserError(
                 f"logits of the exported program are {tuple(found.shape)}, expected {tuple(expected.shape)}"
@@ -118,13 +126,18 @@ def check(program, model: nn.Module) -> str:
 
 
 def _program(model: nn.Module) -> torch.export.ExportedProgram:
-    batch = {"pixel_values": {0: torch.export.Dim("batch")}}
-    return torch.export.export(Logits(model).eval(), (_pixels(model, 2),), dynamic_shapes=batch, strict=False)
+    arguments = tuple(_example(model, 2).values())
+    batch = torch.export.Dim("batch")
+    shapes = (tuple({0: batch} for _ in arguments),)
+    return torch.export.export(_logits(model).eval(), arguments, dynamic_shapes=shapes, strict=False)
 
 
-def _pixels(model: nn.Module, batch: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(batch)
-    return torch.randn(batch, model.config.num_channels, *model.config.grid, generator=generator)
+def _logits(model: nn.Module) -> Logits:
+    return Logits(model, _example(model, 2))
+
+
+def _example(model: nn.Module, count: int) -> dict[str, torch.Tensor]:
+    return VIEWS[type(model).__name__].example(model.config, count)
 
 
 if __name__ == "__main__":

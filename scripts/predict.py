@@ -1,34 +1,34 @@
-"""Name what is on images.
+"""Name what is on images, in recordings, or whatever else a checkpoint knows.
 
     python scripts/predict.py output/digits three.png seven.png
     python scripts/predict.py org/perceiver-cifar10 cat.jpg --top_k 3
+    python scripts/predict.py output/fsdd seven.wav
 
-Every image is followed by its likeliest classes and their probabilities, or by all numbers that a regression answers.
+Every file is followed by its likeliest classes and their probabilities, or by all numbers that a regression answers.
 """
 
 import argparse
 
 import lab.waiting  # noqa: F401, before torch
 
-from lab.data.images import open_image
 from lab.errors import UserError, run_command
 from lab.judging.checkpoints import load_classifier
 from lab.places import place
 
 
 def main(arguments: list[str] | None = None):
-    parser = argparse.ArgumentParser(description="Name what is on images.")
+    parser = argparse.ArgumentParser(description="Name what is in files.")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder that train.py wrote, or a name on the Hub")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=place, help="image files")
+    parser.add_argument("files", metavar="FILE", nargs="+", type=place, help="images, recordings, ...")
     parser.add_argument("--top_k", type=int, default=5, help="classes to show (default: 5)")
     options = parser.parse_args(arguments)
     if options.top_k < 1:
         raise UserError(f"--top_k {options.top_k}: expected at least 1")
-    images = [open_image(path) for path in options.images]
-    classify = load_classifier(options.checkpoint)
-    numbers = classify.model.config.problem_type == "regression"
-    top_k = classify.model.config.num_labels if numbers else options.top_k
-    for path, predictions in zip(options.images, classify(images, top_k=top_k), strict=True):
+    classifier = load_classifier(options.checkpoint)
+    samples = [classifier.view.open(path, classifier.processor) for path in options.files]
+    numbers = classifier.model.config.problem_type == "regression"
+    top_k = classifier.model.config.num_labels if numbers else options.top_k
+    for path, predictions in zip(options.files, classifier.pipeline(samples, top_k=top_k), strict=True):
         width = max(len(prediction["label"]) for prediction in predictions)
         print(path)
         for prediction in predictions:

@@ -11,7 +11,12 @@ SPACE = (
     "lab/data/images.py",
     "lab/errors.py",
     "lab/judging/checkpoints.py",
+    "lab/looking/image_view.py",
     "lab/looking/maps.py",
+    "lab/looking/sound_view.py",
+    "lab/looking/style.py",
+    "lab/looking/view.py",
+    "lab/looking/views.py",
     "lab/waiting.py",
 )
 

@@ -38,6 +38,8 @@ _VERDICTS = {
     "data.test_split": ACCEPTED,  # read once, at the end
     "data.label_column": _OTHER_SAMPLES,
     "data.columns": _OTHER_SAMPLES,
+    "data.hold_out": _OTHER_SAMPLES,
+    "data.validate_on": _OTHER_SAMPLES,
     "data.validation_samples": _OTHER_SAMPLES,
     "data.train_samples": _OTHER_SAMPLES,
     "data.split_seed": _OTHER_SAMPLES,

@@ -37,6 +37,10 @@ class Data:
     test_split: str | None = "test"  # read once, after training; null while choosing between recipes: never
     label_column: str | None = None  # null is the only column of class labels; or `data.columns.label`
     columns: dict[str, Any] = dataclasses.field(default_factory=dict)  # such as image: photo, label: [width, height]
+    # Rows that have a value in a column, such as {speaker: theo}, are for testing, and all others for training,
+    # whatever split they are in.
+    hold_out: dict[str, Any] = dataclasses.field(default_factory=dict)
+    validate_on: dict[str, Any] = dataclasses.field(default_factory=dict)  # likewise, instead of validation_samples
     validation_samples: int = 1000  # carved from the train split, stratified
     train_samples: int | None = None  # train on so many of the remaining images, stratified; null is all
     split_seed: int = 0  # not `seed`, so that runs with several seeds share their splits

@@ -59,7 +59,7 @@ def test_compile(tmp_path, capsys):
 
 def test_a_wrong_program_is_refused(tmp_path):
     model = save_checkpoint(tmp_path)
-    right = export.Logits(model)
+    right = export.Logits(model, ["pixel_values"])
     with torch.no_grad():
         assert export.check(right, model)
         with pytest.raises(UserError, match=r"differ by 2.0e-04"):

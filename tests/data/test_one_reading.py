@@ -37,7 +37,7 @@ def classify(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reading") / "checkpoint"
     grey = ["model.num_channels=1", "image_processor.image_mean=[0.5]", "image_processor.image_std=[0.25]"]
     save_checkpoint(folder, *(grey if request.param == "grey" else []))
-    return load_classifier(str(folder))
+    return load_classifier(str(folder)).pipeline
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -119,7 +119,7 @@ def test_what_is_learned_is_predicted(kind, tmp_path, monkeypatch, capsys):
     inputs, _ = task.inputs(task.load_split("test").__getitems__(np.arange(len(files))))
     with torch.no_grad():
         logits = model(**inputs).logits
-    classify = load_classifier(str(run))
+    classify = load_classifier(str(run)).pipeline
     evaluated = logits.softmax(dim=-1).max(dim=-1).values.sort().values
     predicted = torch.tensor([answer[0]["score"] for answer in classify([str(file) for file in files])]).sort().values
     # Half a level of 255 in 16-bit pictures, which evaluation keeps in 8 bits.

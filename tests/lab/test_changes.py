@@ -17,6 +17,7 @@ def all_keys() -> set[str]:
     keys = set(flatten(Recipe())) | set(_known_keys())
     keys |= set(flatten(build_task(load_recipe(DEFAULT_RECIPE)).recipe))
     for task in TASKS.values():
+        keys |= {f"{task.processor_section}.any"}  # verbatim to the processor
         keys |= {f"augmentation.{field.name}" for field in dataclasses.fields(task.augmentation_class)}
     return {key for key in keys if key not in sections}
 

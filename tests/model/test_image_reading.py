@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from transformers import AutoModelForImageClassification, pipeline
 
 from modeling_perceiver_study import (
@@ -254,3 +254,17 @@ def test_malformed_exif_is_ignored(pipelines, kind, exif):
 def test_opening_leaves_other_things_as_they_are():
     array = noise(3, 4)
     assert open_image(array) is array
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_what_is_no_image_is_named(tmp_path, as_text):
+    path = tmp_path / "notes.txt"
+    path.write_text("no picture")
+    with pytest.raises(UnidentifiedImageError, match="notes"):
+        open_image(str(path) if as_text else path)
+
+
+@pytest.mark.parametrize("source", ["", "/tmp"])
+def test_text_that_could_be_base64_is_named(source):
+    with pytest.raises(UnidentifiedImageError, match=f"'{source}'"):
+        open_image(source)

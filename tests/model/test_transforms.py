@@ -117,3 +117,22 @@ def test_hessians():
     torch.testing.assert_close(
         hessian(score)(images), torch.autograd.functional.hessian(score, images), rtol=1e-8, atol=1e-10
     )
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_many_gradients_at_once(grid, path, masked):
+    """As `is_grads_batched=True` and `jacobian(vectorize=True)` ask for them; against one by one.
+
+    With eager attention: of torch's fused one `torch.func.vmap` says that it is slow.
+    """
+    model = small_model(**grid, attn_implementation="eager").double()
+    points = mask(model.config) if masked else None
+    images = pixels(model.config, dtype=torch.float64).requires_grad_()
+    answers = model(images, attention_mask=points, cross_attend_path=path).logits.sum(dim=0)
+    expected = [torch.autograd.grad(answer, images, retain_graph=True)[0] for answer in answers]
+    chosen = torch.eye(len(answers), dtype=torch.float64)
+    (found,) = torch.autograd.grad(answers, images, chosen, is_grads_batched=True, retain_graph=True)
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-8, atol=1e-10)
+    by_function = vmap(lambda one: torch.autograd.grad(answers, images, one, retain_graph=True)[0])(chosen)
+    torch.testing.assert_close(by_function, found, rtol=1e-8, atol=1e-10)

@@ -151,7 +151,7 @@ def test_the_round_trip(hub, run, tmp_path):
         hub.repositories["org/tiny"].commits.pop()
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    classify = load_classifier(str(run))
+    classify = load_classifier(str(run)).pipeline
     model = classify.model.eval()
     with torch.no_grad():
         expected = model(**classify.image_processor(image, return_tensors="pt")).logits

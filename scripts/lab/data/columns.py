@@ -23,14 +23,14 @@ class Column:
         holds: what its values are, for messages.
         is_certain: whether a column of this feature holds it beyond doubt, so that nobody has to name it.
         is_possible: whether a column of this feature holds it if somebody says so.
-        stored_as: the feature that the column is read as; None leaves it as it is.
+        stored_as: from a column's feature to the one that it is read as; None leaves it as it is.
     """
 
     role: str
     holds: str
     is_certain: Callable[[Any], bool]
     is_possible: Callable[[Any], bool]
-    stored_as: Any = None
+    stored_as: Callable[[Any], Any] = lambda feature: None
 
 
 def media_column(role: str, feature: type) -> Column:
@@ -48,7 +48,9 @@ def media_column(role: str, feature: type) -> Column:
             return found.keys() <= {"bytes", "path"} and "bytes" in found
         return is_certain(found) or (isinstance(found, datasets.Value) and found.dtype in _FILES)
 
-    return Column(role, f"{role}s, bytes of files, or paths", is_certain, is_possible, feature(decode=False))
+    return Column(
+        role, f"{role}s, bytes of files, or paths", is_certain, is_possible, lambda found: feature(decode=False)
+    )
 
 
 def find_column(column: Column, features: datasets.Features, chosen: dict[str, Any], split: str) -> str:

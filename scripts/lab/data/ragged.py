@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from lab.augment.padding import padded
 from lab.data.decoding import SampleDecoder
 from lab.data.splits import Rows
 from lab.errors import UserError
@@ -36,15 +37,6 @@ class RaggedDataset(Dataset):
     def __getitems__(self, rows: list[int]) -> dict[str, torch.Tensor]:
         """A whole batch: `values` `(b, longest, ..)`, padded with zeros, `lengths` `(b,)`, and `labels`."""
         return {**padded([self.sample(row) for row in rows]), "labels": torch.from_numpy(self.labels[rows])}
-
-
-def padded(samples: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
-    """Samples `(l_i, ..)` as `values` `(b, longest, ..)`, padded with zeros, and `lengths` `(b,)`."""
-    lengths = np.array([len(sample) for sample in samples])
-    values = np.zeros((len(samples), lengths.max(), *samples[0].shape[1:]), samples[0].dtype)
-    for row, sample in zip(values, samples, strict=True):
-        row[: len(sample)] = sample
-    return {"values": torch.from_numpy(values), "lengths": torch.from_numpy(lengths)}
 
 
 class RaggedDecoder(SampleDecoder):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from lab.data.columns import LABEL, Column, file_of, find_column, located
 from lab.data.folders import find_splits
+from lab.data.held_out import regroup, underlying
 from lab.data.labels import SINGLE_LABEL, LabelReader, find_labels, label_reader, read_labels
 from lab.errors import UserError, one_line
 from lab.recipe import Data
@@ -212,7 +213,7 @@ def load_named_sources(reading: Reading, wanted: dict[str, str]) -> list[Source]
 
 def open_splits(reading: Reading, wanted: dict[str, str]) -> list[OpenSplit]:
     """The splits that `wanted` names, with their columns found: streams where the settings ask for them."""
-    opened = _open(reading, wanted)
+    opened = regroup(_open(reading, underlying(reading.settings, wanted)), reading.settings)
     return [_with_columns(opened[split], split, reading) for split in wanted.values()]
 
 
@@ -226,8 +227,9 @@ def _with_columns(dataset: datasets.Dataset | datasets.IterableDataset, split: s
     reader = label_reader({label: features[label] for label in labels}, reading.problem_type, name)
     rows = dataset.select_columns(list(dict.fromkeys([*roles.values(), *labels])))
     for column in reading.inputs:
-        if column.stored_as is not None:
-            rows = rows.cast_column(roles[column.role], column.stored_as)
+        stored_as = column.stored_as(features[roles[column.role]])
+        if stored_as is not None:
+            rows = rows.cast_column(roles[column.role], stored_as)
     return OpenSplit(name, rows, roles, reader, settings.path)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
+from lab.data.held_out import VALIDATION
 from lab.data.labels import REGRESSION
 from lab.data.matching import match_names, renumber, used_labels
 from lab.data.sources import Reading, Source, load_named_sources, load_sources, stratified_order
@@ -49,7 +50,7 @@ def choose_splits(reading: Reading) -> tuple[Rows, Rows, Rows | None]:
         UserError: see `load_sources` and `fit_test`; also too few samples for the split.
     """
     train_source, *test_sources = load_sources(reading)
-    train, validation = _carve(train_source, reading.settings)
+    train, validation = _train_and_validation(train_source, reading)
     test = next((fit_test(test, train_source, reading) for test in test_sources), None)
     return train, validation, test and all_rows(test)
 
@@ -66,7 +67,7 @@ def choose_split(reading: Reading, split: str) -> Rows:
     settings = reading.settings
     if split in ("train", "validation"):
         (source,) = load_named_sources(reading, {"data.train_split": settings.train_split})
-        return _carve(source, settings)[split == "validation"]
+        return _train_and_validation(source, reading)[split == "validation"]
     wanted = {"data.test_split": settings.test_split or "test"} if split == "test" else {"--split": split}
     (source,) = load_named_sources(reading, wanted)
     return all_rows(source)
@@ -156,6 +157,19 @@ def _checksum(file: str) -> str:
         return hashlib.sha256(Path(file).read_bytes()).hexdigest()
     except OSError:  # whoever decodes it says what is wrong
         return file
+
+
+def _train_and_validation(train: Source, reading: Reading) -> tuple[Rows, Rows]:
+    """Rows to train on and to validate on: carved from the source, or a group of their own."""
+    settings = reading.settings
+    if not settings.validate_on:
+        return _carve(train, settings)
+    (held,) = load_named_sources(reading, {"data.validate_on": VALIDATION})
+    wanted = len(train.labels) if settings.train_samples is None else settings.train_samples
+    if wanted > len(train.labels):
+        raise UserError(f"data.train_samples={wanted}: {train.name} has {len(train.labels)} samples")
+    rows = np.sort(stratified_order(train.labels, settings.split_seed)[:wanted])
+    return Rows(train, rows), all_rows(fit_test(held, train, reading))
 
 
 def _carve(source: Source, settings: Data) -> tuple[Rows, Rows]:

@@ -8,7 +8,8 @@ import torch
 from matplotlib.figure import Figure
 from transformers import PreTrainedModel
 
-from lab.looking.maps import cross_attention_maps, draw_map_lines, evenly_chosen, mean_and_single, show_pixels
+from lab.looking.image_view import ImageView
+from lab.looking.maps import cross_attention_maps, draw_map_lines, evenly_chosen, mean_and_single
 from lab.looking.style import BLUE, ORANGE, save
 
 _RIGHT, _WRONG = BLUE, ORANGE
@@ -28,7 +29,7 @@ def draw_predictions(pixels: np.ndarray, answers: Sequence[tuple[str, bool]], pi
     for axes in grid:
         axes.set_axis_off()
     for axes, image, (text, right) in zip(grid, pixels, answers, strict=False):
-        show_pixels(axes, image)
+        ImageView(image).draw(axes)
         axes.set_title(text, color=_RIGHT if right else _WRONG, fontsize=9, parse_math=False)
     save(figure, picture, dpi=100)
 
@@ -40,7 +41,11 @@ def draw_attention(
     maps = cross_attention_maps(model, normalize(torch.from_numpy(pixels).to(model.device)))
     last = maps[-1].mean(dim=1).numpy()
     latents = evenly_chosen(last.shape[1])
-    lines = [("", seen, mean_and_single(of_image, latents)) for seen, of_image in zip(pixels, last, strict=True)]
+    grid = list(last.shape[-2:])
+    lines = [
+        ("", ImageView(image, grid), mean_and_single(of_image, latents))
+        for image, of_image in zip(pixels, last, strict=True)
+    ]
     figure = draw_map_lines(lines, latents)
     figure.suptitle(f"attention weights, cross-attend {len(maps)} of {len(maps)}", fontsize=10)
     save(figure, picture, dpi=100)

@@ -1,15 +1,16 @@
-"""Maps of cross-attends over an image, as arrays and as pictures."""
+"""Maps of cross-attends over a sample, as arrays and as pictures."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure, FigureBase
-from PIL import Image
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
-from lab.data.images import seen_pixels
 from lab.errors import UserError
+from lab.looking.view import View
+from lab.looking.views import VIEWS
 
 _WORDS = {"first": 1, "second": 2}
 
@@ -18,16 +19,21 @@ _FEW = 6  # latents to show by default
 
 
 @torch.no_grad()
-def cross_attention_maps(model: PreTrainedModel, pixel_values: torch.Tensor, **inputs) -> list[torch.Tensor]:
-    """`(B, C, H, W) -> [(B, h, N, H', W')]`: return the maps of each cross-attend, in float32 on the CPU.
+def attention_maps(model: PreTrainedModel, **inputs: torch.Tensor) -> list[torch.Tensor]:
+    """`-> [(B, h, N, M)]`: return the maps of each cross-attend, in float32 on the CPU.
 
-    The weights of a latent sum to 1. `H', W'` are `H, W`, or the size of the grid after a stem.
+    The weights of a latent sum to 1.
     """
-    maps = model(pixel_values=pixel_values, **inputs, output_attentions=True).cross_attentions
-    height, width = pixel_values.shape[-2:]
-    if model.config.stem_type == "conv":
-        height, width = (height - 1) // 4, (width - 1) // 4
-    return [weights.unflatten(-1, (height, width)).float().cpu() for weights in maps]
+    return [weights.float().cpu() for weights in model(**inputs, output_attentions=True).cross_attentions]
+
+
+def cross_attention_maps(model: PreTrainedModel, pixel_values: torch.Tensor, **inputs) -> list[torch.Tensor]:
+    """`(B, C, H, W) -> [(B, h, N, H', W')]`: the same for images.
+
+    `H', W'` are `H, W`, or the size of the grid after a stem or of patches.
+    """
+    grid = model.config.attended_sizes(pixel_values.shape[2:])
+    return [weights.unflatten(-1, grid) for weights in attention_maps(model, pixel_values=pixel_values, **inputs)]
 
 
 def map_logits(maps: torch.Tensor) -> torch.Tensor:
@@ -41,51 +47,60 @@ def map_logits(maps: torch.Tensor) -> torch.Tensor:
 
 def draw_attention_maps(
     model: PreTrainedModel,
-    processor: BaseImageProcessor,
-    image: Image.Image,
+    processor: Any,
+    sample: Any,
     cross_attends: Sequence[int | str] | None = None,
     heads: Sequence[int] | None = None,
     latents: Sequence[int] | None = None,
     logits: bool = False,
+    view: type[View] | None = None,
 ) -> Figure:
-    """Draw maps of some cross-attends on one image, a line for each head: the mean over latents, then single latents.
+    """Draw maps of some cross-attends on one sample, a line for each head: the mean over latents, then single latents.
 
     Args:
         model: in evaluation mode.
+        sample: what the view of the model's input opens: an image, a recording `(C, L)`, a cloud of points.
         cross_attends: numbers from 1, or `"first"`, `"second"` and `"last"`; None is these three.
         heads: numbers from 1; None is all.
         latents: numbers from 1; None is a few at even distances.
         logits: show the logits before the softmax, as figure 3 of the paper does, since weights may be very sparse.
+        view: how to draw the sample; None is what `VIEWS` has for the model.
 
     Raises:
         UserError: the model has no such cross-attend, head or latent.
     """
-    inputs = processor(image, return_tensors="pt").to(model.device)
-    maps = cross_attention_maps(model, **inputs)
+    view = view or VIEWS[type(model).__name__]
+    maps = attention_maps(model, **arguments_of(processor, sample, model.device))
     num_heads, num_latents = maps[0].shape[1:3]
     chosen = _choose("cross-attend", cross_attends or [1, min(2, len(maps)), len(maps)], len(maps))
     heads = _choose("head", heads or range(1, num_heads + 1), num_heads)
     latents = _choose("latent", latents or evenly_chosen(num_latents), num_latents)
-    seen = seen_pixels(processor, image)
+    seen = view.of(processor, model.config, sample)
     lines = []
     for number in chosen:
-        of_image = map_logits(maps[number - 1][0]) if logits else maps[number - 1][0]
+        of_sample = _logits(maps[number - 1][0]) if logits else maps[number - 1][0]
         for head in heads:
             label = f"cross-attend {number}" + (f"\nhead {head}" if num_heads > 1 else "")
-            lines.append((label, seen, mean_and_single(of_image[head - 1].numpy(), latents)))
+            lines.append((label, seen, mean_and_single(of_sample[head - 1].numpy(), latents)))
     return draw_map_lines(lines, latents, logits)
 
 
+def arguments_of(processor: Any, sample: Any, device: torch.device) -> dict[str, torch.Tensor]:
+    """What the model takes, of one sample that a view opened."""
+    batch = sample[None] if isinstance(sample, np.ndarray) else sample
+    return processor(batch, return_tensors="pt").to(device)
+
+
 def draw_map_lines(
-    lines: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    lines: Sequence[tuple[str, View, np.ndarray]],
     latents: Sequence[int],
     logits: bool = False,
     into: FigureBase | None = None,
 ) -> FigureBase:
-    """Draw a grid of pictures; each line is an image, the mean of its maps over all latents, and the maps of some.
+    """Draw a grid of pictures; each line is a sample, the mean of its maps over all latents, and the maps of some.
 
     Args:
-        lines: label, image `(C, H, W)` uint8, and maps `(1 + k, H', W')` of each: the mean, then those of the latents.
+        lines: label, sample, and maps `(1 + k, M)` of each: the mean, then those of the latents.
         latents: `k` numbers from 1.
         logits: the maps have both signs; otherwise the darkest colour is 0.
         into: a figure or a part of one to draw into; None makes a figure.
@@ -93,23 +108,23 @@ def draw_map_lines(
     size = (1.5 * (2 + len(latents)), 1.5 * len(lines) + 0.4)
     figure = Figure(figsize=size, layout="constrained") if into is None else into
     grid = figure.subplots(len(lines), 2 + len(latents), squeeze=False)
-    for axes, (label, pixels, maps) in zip(grid, lines, strict=True):
-        show_pixels(axes[0], pixels)
+    for axes, (label, seen, maps) in zip(grid, lines, strict=True):
+        seen.draw(axes[0])
         for panel, values in zip(axes[1:], maps, strict=True):
             # Each map has its own scale, from 0 or its lowest logit to its largest value.
-            panel.imshow(values, cmap="cividis", vmin=None if logits else 0)
+            seen.paint(panel, values, None if logits else 0.0)
         for panel in axes:
             panel.set(xticks=[], yticks=[])
             panel.spines[:].set_visible(False)
         axes[0].set_ylabel(label, fontsize=9)
-    titles = ["image", "all latents", *(f"latent {latent}" for latent in latents)]
+    titles = [lines[0][1].sample, "all latents", *(f"latent {latent}" for latent in latents)]
     for panel, title in zip(grid[0], titles, strict=True):
         panel.set_title(title, fontsize=9)
     return figure
 
 
 def mean_and_single(maps: np.ndarray, latents: Sequence[int]) -> np.ndarray:
-    """`(N, H, W) -> (1 + k, H, W)`: return the mean of all maps, then those of `k` latents, numbered from 1."""
+    """`(N, ..) -> (1 + k, ..)`: return the mean of all maps, then those of `k` latents, numbered from 1."""
     return np.stack([maps.mean(axis=0), *maps[np.array(latents) - 1]])
 
 
@@ -118,14 +133,9 @@ def evenly_chosen(count: int) -> list[int]:
     return [int(number) for number in np.linspace(1, count, min(_FEW, count))]
 
 
-def displayed(pixels: np.ndarray) -> np.ndarray:
-    """`(C, H, W) -> (H, W)` or `(H, W, 3)`: arrange pixels for a picture; without 3 channels take the first."""
-    return pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0]
-
-
-def show_pixels(axes, pixels: np.ndarray):
-    """Draw `(C, H, W)` uint8 on matplotlib axes."""
-    axes.imshow(displayed(pixels), cmap="gray", vmin=0, vmax=255)
+def _logits(maps: torch.Tensor) -> torch.Tensor:
+    """`(.., M)`, as `map_logits` of a grid."""
+    return map_logits(maps[..., None, :])[..., 0, :]
 
 
 def _choose(what: str, wanted: Iterable[int | str], count: int) -> list[int]:

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from lab.judging.evaluation import open_checkpoint
+from lab.looking.image_view import ImageView
 from lab.looking.maps import cross_attention_maps, draw_map_lines, evenly_chosen, map_logits, mean_and_single
 from lab.looking.style import BLUE, ORANGE, tidy
 from lab.recipe import Recipe
@@ -145,8 +146,9 @@ def draw(result: dict) -> Figure:
     example = result["runs"][0]["example"]
     image = _from_text(example["image"])
     lines = [
-        (f"cross-attend {line['cross_attend']}\nhead {line['head']}", image, _from_text(line["maps"]))
+        (f"cross-attend {line['cross_attend']}\nhead {line['head']}", ImageView(image, list(maps.shape[1:])), maps)
         for line in example["lines"]
+        for maps in [_from_text(line["maps"])]
     ]
     figure = Figure(figsize=(10, 1.3 * len(lines) + 3.4), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=[1.3 * len(lines), 3.4])

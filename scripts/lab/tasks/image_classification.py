@@ -16,7 +16,7 @@ from lab.data.splits import Rows, Splits, choose_split, choose_splits
 from lab.data.streams import choose_stream_split, choose_stream_splits
 from lab.errors import UserError
 from lab.looking.image_pictures import draw_attention, draw_predictions
-from lab.looking.maps import displayed
+from lab.looking.image_view import displayed
 from lab.recipe import Recipe, build, require_keys
 from lab.tasks.labelled import LabelledTask
 from lab.tasks.targets import Target

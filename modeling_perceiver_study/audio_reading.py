@@ -1,0 +1,157 @@
+"""From a recording in any form to samples at the rate, and with the channels, that a model was made for.
+
+Training, evaluation, the commands and the pipeline all read recordings with `read_audio`, so that a model is asked
+about what it was trained on. Files are read by soundfile (WAV, FLAC, OGG, MP3 and more) and resampled by soxr, block by
+block: a long recording takes the memory of what is made of it, not of the file. Arrays need neither library.
+"""
+
+import os
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.image_utils import httpx  # the client that transformers itself fetches files with
+
+_BLOCK = 2**18  # samples of each channel that are read at a time
+_MOST_CHANNELS = 64  # more are taken for samples, in an array that is the wrong way round
+
+
+def read_audio(
+    source: Any, sampling_rate: int, num_channels: int, do_rescale: bool = True, seconds: float | None = None
+) -> np.ndarray:
+    """The recording as `(C, L)` float32, in [-1, 1] if it came as integers.
+
+    Args:
+        source: a path, a URL, the bytes of a file, or a file object; an array or a tensor `(L,)` or `(channels, L)`, or
+            a list, at `sampling_rate`; or a dict of `datasets` with `bytes` or `path`, or with `array` and
+            `sampling_rate`.
+        sampling_rate: samples a second that are wanted.
+        num_channels: `C`; one channel is the mean of those of the recording, and all of several are the only one.
+        do_rescale: bring integers into [-1, 1].
+        seconds: what is wanted at most, from the beginning.
+
+    Raises:
+        ValueError: it is empty, holds NaN or infinite numbers, has another number of channels, or cannot be read.
+        ImportError: a library is missing; says how to install it.
+    """
+    rate, end = sampling_rate, seconds
+    if hasattr(source, "get_all_samples"):  # what `datasets` gives where torchcodec is installed
+        decoded = source.get_all_samples()
+        source, rate = decoded.data, decoded.sample_rate
+    elif isinstance(source, dict):
+        source, rate = _of_dict(source, sampling_rate)
+    if isinstance(source, (str, os.PathLike, bytes)) or hasattr(source, "read"):
+        samples = _read_file(source, sampling_rate, num_channels, end)
+    else:
+        samples = _with_channels(_of_array(source, do_rescale), num_channels)
+        if end is not None:
+            samples = samples[:, : _count(end * rate)]
+        if rate != sampling_rate:
+            samples = _soxr().resample(samples.T, rate, sampling_rate).T
+    _require_samples(samples)
+    return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def _of_dict(source: dict, sampling_rate: int) -> tuple[Any, int]:
+    array = source.get("array", source.get("raw"))
+    if array is not None:
+        if "sampling_rate" not in source:
+            raise ValueError(f"A recording given as a dict with {sorted(source)} lacks `sampling_rate`.")
+        return array, source["sampling_rate"]
+    found = source.get("bytes") or source.get("path")
+    if found is None:
+        raise ValueError(
+            f"A recording is given as a dict with {sorted(source)}: expected `array` and `sampling_rate`, or `bytes`, "
+            "or `path`."
+        )
+    return found, sampling_rate
+
+
+def _of_array(source: Any, do_rescale: bool) -> np.ndarray:
+    """`(L,)` or `(channels, L) -> (channels, L)` float32"""
+    array = source.detach().cpu().numpy() if isinstance(source, torch.Tensor) else np.asarray(source)
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"A recording has dtype {array.dtype}: expected whole or real numbers.")
+    if array.ndim == 1:
+        array = array[None]
+    if array.ndim != 2 or (len(array) > _MOST_CHANNELS >= array.shape[1] > 0):
+        raise ValueError(f"A recording has shape {array.shape}: expected (samples,) or (channels, samples).")
+    if do_rescale and array.dtype.kind in "iu":
+        limits = np.iinfo(array.dtype)
+        middle = (int(limits.max) + int(limits.min) + 1) / 2  # 0, or 128 of 8-bit files
+        return ((array - middle) / ((int(limits.max) - int(limits.min) + 1) / 2)).astype(np.float32)
+    with np.errstate(over="ignore"):  # infinite then, which is refused
+        return array.astype(np.float32)
+
+
+def _with_channels(samples: np.ndarray, num_channels: int) -> np.ndarray:
+    """`(channels, L) -> (C, L)`"""
+    if len(samples) == num_channels:
+        return samples
+    if num_channels == 1:
+        return samples.mean(axis=0, keepdims=True)
+    if len(samples) == 1:
+        return np.repeat(samples, num_channels, axis=0)
+    raise ValueError(f"A recording has {len(samples)} channels: expected {num_channels} or 1.")
+
+
+def _read_file(source: Any, sampling_rate: int, num_channels: int, seconds: float | None) -> np.ndarray:
+    """A file `-> (C, L)` float32, block by block."""
+    soundfile = _soundfile()
+    name = "bytes of a recording"
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        name, source = source, httpx.get(source, follow_redirects=True).content
+    if isinstance(source, (str, os.PathLike)):
+        name, source = str(source), str(Path(source).expanduser())
+    opened = BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        with soundfile.SoundFile(opened) as file:
+            rate, frames = file.samplerate, -1 if seconds is None else _count(seconds * file.samplerate)
+            blocks = file.blocks(_BLOCK, frames=frames, dtype="float32", always_2d=True)
+            blocks = (_with_channels(block.T, num_channels) for block in blocks)
+            made = list(blocks if rate == sampling_rate else _resampled(blocks, rate, sampling_rate, num_channels))
+    except soundfile.LibsndfileError as error:
+        if isinstance(opened, str) and not Path(opened).is_file():
+            raise ValueError(f"{name} is not a recording: there is no such file.") from None
+        raise ValueError(f"{name} is not a recording that can be read: {error}") from None
+    return np.concatenate(made, axis=1) if made else np.zeros((num_channels, 0), np.float32)
+
+
+def _resampled(blocks, rate: int, sampling_rate: int, num_channels: int):
+    stream = _soxr().ResampleStream(rate, sampling_rate, num_channels, dtype="float32")
+    for block in blocks:
+        yield stream.resample_chunk(np.ascontiguousarray(block.T)).reshape(-1, num_channels).T
+    rest = np.zeros((0, num_channels), np.float32)
+    yield stream.resample_chunk(rest, last=True).reshape(-1, num_channels).T
+
+
+def _require_samples(samples: np.ndarray):
+    if samples.shape[1] == 0:
+        raise ValueError("A recording has no samples: expected at least one.")
+    if not np.isfinite(samples).all():
+        channel, place = np.argwhere(~np.isfinite(samples))[0]
+        raise ValueError(
+            f"A recording holds {samples[channel, place]} at sample {place}: expected finite numbers within float32."
+        )
+
+
+def _count(samples: float) -> int:
+    return max(1, round(samples))
+
+
+def _soundfile():
+    try:
+        import soundfile
+    except ImportError:
+        raise ImportError("Files of recordings are read by soundfile: pip install soundfile soxr") from None
+    return soundfile
+
+
+def _soxr():
+    try:
+        import soxr
+    except ImportError:
+        raise ImportError("Recordings of another sampling rate are resampled by soxr: pip install soxr") from None
+    return soxr

@@ -1,0 +1,255 @@
+"""Feature extractor of the Perceiver study models: recordings and other series -> what the model takes."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature
+from transformers.audio_utils import mel_filter_bank
+from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
+
+from .audio_reading import read_audio
+
+_FEATURE_TYPES = ("waveform", "log-mel")
+_NORMALIZATIONS = ("recording", "channel", "training", None)
+_SMALLEST_STD = 1e-5  # in units of the largest number; below it all are taken to be the same, and become 0
+_FLOOR = 1e-8  # power that counts as silence, before the logarithm
+
+
+class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
+    """Recordings `-> input_values, attention_mask`: waveforms, or log-mel spectrograms.
+
+    Waveforms are `(B, L)`, or `(B, C, L)` of several channels; spectrograms are `(B, T, F)`, or `(B, C, T, F)`, with
+    `T = L // hop_length + 1` frames. The mask is `(B, L)` or `(B, T)`, 1 where there is sound. Padding changes nothing
+    of a recording.
+
+    Args:
+        feature_size: `C`, channels.
+        sampling_rate: samples a second; recordings of another rate are resampled. Of series that are not sound it only
+            says what `max_length` lasts.
+        padding_value: what padding holds.
+        feature_type: `"waveform"` or `"log-mel"`.
+        num_mel_bins: `F`, bands of a spectrogram, evenly spaced on the mel scale.
+        frame_length: samples of a frame, under a Hann window.
+        hop_length: samples from one frame to the next.
+        min_frequency: of the lowest band, in hertz.
+        max_frequency: of the highest band; None is half the sampling rate.
+        do_rescale: bring integers into [-1, 1], as sound has it; other series keep their units.
+        normalize: what gets a mean of 0 and a standard deviation of 1: `"recording"`, all numbers of it together;
+            `"channel"`, each channel of a waveform, or band of a spectrogram, on its own; `"training"` takes `mean` and
+            `std`; None leaves numbers as they are.
+        mean: a number, or one for each channel or band.
+        std: likewise, above 0.
+        max_length: samples that a model looks at, at most; longer recordings are cut. None does not cut.
+
+    Raises:
+        ValueError: an argument has a value outside of what is said above; names it.
+    """
+
+    model_input_names = ["input_values", "attention_mask"]
+
+    def __init__(
+        self,
+        feature_size: int = 1,
+        sampling_rate: int = 16000,
+        padding_value: float = 0.0,
+        feature_type: str = "waveform",
+        num_mel_bins: int = 64,
+        frame_length: int = 400,
+        hop_length: int = 160,
+        min_frequency: float = 20.0,
+        max_frequency: float | None = None,
+        do_rescale: bool = True,
+        normalize: str | None = "recording",
+        mean: float | list[float] = 0.0,
+        std: float | list[float] = 1.0,
+        max_length: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
+        self.feature_type = feature_type
+        self.num_mel_bins = num_mel_bins
+        self.frame_length = frame_length
+        self.hop_length = hop_length
+        self.min_frequency = min_frequency
+        self.max_frequency = sampling_rate / 2 if max_frequency is None else max_frequency
+        self.do_rescale = do_rescale
+        self.normalize = normalize
+        self.mean = mean
+        self.std = std
+        self.max_length = max_length
+        self._validate()
+
+    def _validate(self):
+        for name in ("feature_size", "sampling_rate", "num_mel_bins", "frame_length", "hop_length"):
+            self._require(name, _is_count(getattr(self, name)), "a whole number of at least 1")
+        self._require("max_length", self.max_length is None or _is_count(self.max_length), "None or a whole number")
+        self._require("feature_type", self.feature_type in _FEATURE_TYPES, f"one of {_FEATURE_TYPES}")
+        self._require("normalize", self.normalize in _NORMALIZATIONS, f"one of {_NORMALIZATIONS}")
+        fits = 0 <= self.min_frequency < self.max_frequency <= self.sampling_rate / 2
+        limits = f"numbers with 0 <= min_frequency < max_frequency <= {self.sampling_rate / 2:g}, half the rate"
+        self._require("min_frequency", fits, f"{limits}, and max_frequency is {self.max_frequency}")
+        numbers = self.num_mel_bins if self.feature_type == "log-mel" else self.feature_size
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            fits = np.shape(value) in ((), (numbers,))
+            self._require(name, fits, f"a number, or {numbers} of them")
+        self._require("std", (np.asarray(self.std) > 0).all(), "above 0")
+
+    def _require(self, name: str, holds: bool, expected: str):
+        if not holds:
+            raise ValueError(f"{name}={getattr(self, name)!r} in {type(self).__name__}: expected {expected}.")
+
+    def read(self, recording: Any, sampling_rate: int | None = None, seconds: float | None = None) -> np.ndarray:
+        """One recording in any form `-> (C, L)` float32 at the extractor's rate; see `read_audio`.
+
+        Args:
+            sampling_rate: of an array; None is the extractor's.
+            seconds: what is wanted at most.
+        """
+        if sampling_rate is not None and sampling_rate != self.sampling_rate and not _is_file(recording):
+            recording = {"array": recording, "sampling_rate": sampling_rate}
+        return read_audio(recording, self.sampling_rate, self.feature_size, self.do_rescale, seconds)
+
+    def __call__(
+        self,
+        raw_speech: Any,
+        sampling_rate: int | None = None,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        truncation: bool = True,
+        return_tensors: str | None = None,
+        return_attention_mask: bool | None = None,
+        **kwargs,
+    ) -> BatchFeature:
+        """One recording or a list of them `-> input_values, attention_mask`
+
+        Args:
+            raw_speech: an array or tensor `(L,)`, or `(C, L)` where there are several channels; a list of numbers, a
+                path, a URL, the bytes of a file, a dict of `datasets`; or a list of these, or an array of one axis
+                more.
+            sampling_rate: of arrays; None is the extractor's.
+            padding: True pads to the longest of the batch, `"max_length"` to `max_length`; False returns lists of
+                arrays that are as long as each recording.
+            max_length: samples, instead of the extractor's.
+            truncation: cut what is longer than `max_length`.
+            return_tensors: `"pt"` or `"np"`; None is `"np"`.
+            return_attention_mask: None is the extractor's own setting, which is True.
+
+        Raises:
+            ValueError: a recording cannot be read, see `read_audio`; or `padding="max_length"` without a length.
+        """
+        most = self.max_length if max_length is None else max_length
+        if padding == "max_length" and most is None:
+            raise ValueError("padding='max_length' needs max_length, of the call or of the feature extractor.")
+        recordings = list(raw_speech) if _is_batch(raw_speech, 1 if self.feature_size == 1 else 2) else [raw_speech]
+        if not recordings:
+            raise ValueError("There are no recordings: expected at least one.")
+        seconds = most / self.sampling_rate if truncation and most is not None else None
+        samples = [torch.from_numpy(self.read(one, sampling_rate, seconds)) for one in recordings]
+        if seconds is not None:
+            samples = [one[:, :most] for one in samples]
+        if padding is False:
+            features = [self.features(one[None], torch.tensor([one.shape[1]])) for one in samples]
+            data = {"input_values": [values[0].numpy() for values, _ in features]}
+            masks = [mask[0].numpy() for _, mask in features]
+        else:
+            lengths = torch.tensor([one.shape[1] for one in samples])
+            size = max(int(lengths.max()), most if padding == "max_length" else 0)
+            padded = torch.zeros(len(samples), self.feature_size, size)
+            for row, one in zip(padded, samples, strict=True):
+                row[:, : one.shape[1]] = one
+            values, mask = self.features(padded, lengths)
+            data, masks = {"input_values": values.numpy()}, mask.numpy()
+        wanted = self.return_attention_mask if return_attention_mask is None else return_attention_mask
+        if wanted:
+            data["attention_mask"] = masks
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def features(self, samples: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(B, C, L)` and how many samples of each are not padding `-> input_values, attention_mask`
+
+        Training calls it on whole batches, on their device, so that a model is trained on what `__call__` gives.
+        """
+        values, mask = self.normalized(*self.extracted(samples, lengths))
+        return values, mask.long()
+
+    def extracted(self, samples: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(B, C, L)`, `(B,) -> (B, C, L)` or `(B, C, T, F)`, and a mask `(B, L)` or `(B, T)` in bool: unnormalised."""
+        lengths = lengths.to(samples.device)
+        mask = torch.arange(samples.shape[-1], device=samples.device) < lengths[:, None]
+        samples = samples * mask[:, None]
+        if self.feature_type == "waveform":
+            return samples, mask
+        values = self._log_mel(samples)
+        frames = lengths // self.hop_length + 1
+        return values, torch.arange(values.shape[2], device=samples.device) < frames[:, None]
+
+    def normalized(self, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `extracted` gives `->` the same with the mean and deviation that `normalize` says, without padding."""
+        spectrogram = self.feature_type == "log-mel"
+        shown = mask[:, None, :, None] if spectrogram else mask[:, None]
+        if self.normalize == "training":
+            shape = (1, 1, 1, -1) if spectrogram else (1, -1, 1)
+            mean, std = (values.new_tensor(numbers).reshape(shape) for numbers in (self.mean, self.std))
+            values = (values - mean) / std
+        elif self.normalize is not None:
+            axes = (1, 2, 3) if spectrogram else (1, 2)
+            if self.normalize == "channel":
+                axes = (1, 2) if spectrogram else (2,)
+            weights = shown / shown.expand_as(values).sum(dim=axes, keepdim=True)
+            centred = values - (values * weights).sum(dim=axes, keepdim=True)
+            std = (centred.square() * weights).sum(dim=axes, keepdim=True).sqrt()
+            # Where all numbers are the same, what rounding leaves of their differences would become noise.
+            largest = values.abs().masked_fill(~shown, 0.0).amax(dim=axes, keepdim=True)
+            varies = std > _SMALLEST_STD * largest
+            values = torch.where(varies, centred / torch.where(varies, std, 1.0), 0.0)
+        values = values.masked_fill(~shown, self.padding_value)
+        return (values.squeeze(1) if self.feature_size == 1 else values), mask
+
+    def _log_mel(self, samples: torch.Tensor) -> torch.Tensor:
+        """`(B, C, L) -> (B, C, T, F)`"""
+        size = 2 ** (self.frame_length - 1).bit_length()
+        window = torch.hann_window(self.frame_length, device=samples.device)
+        spectrum = torch.stft(
+            samples.flatten(0, 1),
+            size,
+            self.hop_length,
+            self.frame_length,
+            window,
+            center=True,
+            pad_mode="constant",  # as padding at the end of a batch is, so that it changes no frame
+            return_complex=True,
+        )
+        power = torch.view_as_real(spectrum).square().sum(dim=-1).transpose(1, 2)  # faster than abs
+        filters = mel_filter_bank(
+            num_frequency_bins=size // 2 + 1,
+            num_mel_filters=self.num_mel_bins,
+            min_frequency=self.min_frequency,
+            max_frequency=self.max_frequency,
+            sampling_rate=self.sampling_rate,
+            norm=None,
+            mel_scale="htk",
+        )
+        bands = power @ torch.from_numpy(filters).to(power)
+        return (bands + _FLOOR).log().unflatten(0, samples.shape[:2])
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_file(recording: Any) -> bool:
+    return isinstance(recording, (str, bytes, dict)) or hasattr(recording, "__fspath__") or hasattr(recording, "read")
+
+
+def _is_batch(recordings: Any, num_axes: int) -> bool:
+    """Whether these are recordings, and not one as a list of numbers, or an array of `num_axes` axes."""
+    if isinstance(recordings, (list, tuple)):
+        return len(recordings) == 0 or not np.isscalar(recordings[0]) or isinstance(recordings[0], (str, bytes))
+    return getattr(recordings, "ndim", 0) > num_axes
+
+
+PerceiverStudyFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+
+__all__ = ["PerceiverStudyFeatureExtractor"]

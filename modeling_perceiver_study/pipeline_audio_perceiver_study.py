@@ -1,0 +1,53 @@
+"""transformers' pipeline for sound, with recordings read as in training.
+
+`PerceiverStudyConfig.custom_pipelines` names it, so that `pipeline("audio-classification", model=FOLDER,
+trust_remote_code=True)` takes it in place of transformers' own. That one needs the `ffmpeg` program and torchaudio,
+takes one channel only, and rounds what the feature extractor returns to the model's dtype.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import AudioClassificationPipeline
+from transformers.pipelines.base import ChunkPipeline
+
+
+class PerceiverStudyAudioClassificationPipeline(ChunkPipeline, AudioClassificationPipeline):
+    """Classes of recordings: paths, URLs, bytes of files, arrays, and dicts of `datasets` at any rate.
+
+    A recording that is longer than the feature extractor's `max_length` is cut into as many windows of that length as
+    cover it, evenly spaced, and its answer is the mean of theirs.
+    """
+
+    def preprocess(self, recording: Any) -> Iterator[dict[str, Any]]:
+        windows = windows_of(self.feature_extractor.read(recording), self.feature_extractor.max_length)
+        for number, window in enumerate(windows, start=1):
+            features = self.feature_extractor(window[None], return_tensors="pt")
+            yield {"is_last": number == len(windows), **features}
+
+    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+        is_last = model_inputs.pop("is_last")
+        return {"is_last": is_last, "logits": self.model(**model_inputs).logits}
+
+    def postprocess(self, model_outputs: list[dict[str, Any]], **settings) -> list[dict[str, Any]]:
+        logits = torch.stack([output["logits"] for output in model_outputs]).float().mean(dim=0)
+        return super().postprocess(_Logits(logits), **settings)
+
+
+class _Logits:
+    def __init__(self, logits: torch.Tensor):
+        self.logits = logits
+
+
+def windows_of(samples: Any, length: int | None) -> list[Any]:
+    """`(C, L) -> [(C, length), ..]`: windows that cover a recording; itself if it is no longer than one."""
+    size = samples.shape[-1]
+    if length is None or size <= length:
+        return [samples]
+    count = -(-size // length)
+    starts = [round(number * (size - length) / (count - 1)) for number in range(count)]
+    return [samples[..., start : start + length] for start in starts]
+
+
+__all__ = ["PerceiverStudyAudioClassificationPipeline"]

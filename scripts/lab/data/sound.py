@@ -1,0 +1,69 @@
+"""Recordings, and series of numbers from sensors, as rows hold them."""
+
+from typing import Any
+
+import datasets
+import fsspec
+import numpy as np
+
+from lab.data.columns import Column, file_of, media_column
+from lab.data.images import UNUSABLE
+from lab.data.ragged import RaggedDecoder
+from lab.recipe import Data
+from modeling_perceiver_study import PerceiverStudyFeatureExtractor
+
+_FILES = media_column("audio", datasets.Audio)
+_NUMBERS = ("int", "uint", "float")
+
+
+def _is_series(feature: Any) -> bool:
+    """Whether a column holds lists of numbers, or lists of such lists, one for each channel or each moment."""
+    for _ in range(2):
+        if isinstance(feature, datasets.List | datasets.LargeList):
+            feature = feature.feature
+            if isinstance(feature, datasets.Value):
+                return feature.dtype.startswith(_NUMBERS)
+    return isinstance(feature, datasets.Array2D)
+
+
+AUDIO = Column(
+    "audio",
+    "recordings, bytes of files, paths, or lists of numbers",
+    lambda feature: _FILES.is_certain(feature) or _is_series(feature),
+    lambda feature: _FILES.is_possible(feature) or _is_series(feature),
+    lambda feature: None if _is_series(feature) else datasets.Audio(decode=False),
+)
+
+
+class SoundDecoder(RaggedDecoder):
+    """A recording or a series `-> (L, C)` float32, at the rate and with the channels of a feature extractor."""
+
+    role, sample = AUDIO.role, "recording"
+    unusable = UNUSABLE  # what broken files raise, or archives that they are in
+
+    def __init__(self, settings: Data, extractor: PerceiverStudyFeatureExtractor):
+        super().__init__(settings)
+        self.extractor = extractor
+
+    def decode_one(self, encoded: Any) -> np.ndarray:
+        if encoded is None or (isinstance(encoded, dict) and encoded.get("bytes") is None and not encoded.get("path")):
+            raise ValueError("there is none")
+        if not isinstance(encoded, dict):
+            return self.extractor.read(self._channels_first(np.asarray(encoded, dtype=np.float64))).T
+        if (path := file_of(encoded)) is not None:
+            with fsspec.open(path, "rb") as file:  # also inside an archive, or on the Hub
+                return self.extractor.read(file).T
+        return self.extractor.read(encoded["bytes"]).T
+
+    def _channels_first(self, series: np.ndarray) -> np.ndarray:
+        """Lists `(C, L)` or `(L, C)` `-> (C, L)`"""
+        channels = self.extractor.feature_size
+        if series.ndim == 1:
+            series = series[None]
+        if len(series) != channels and series.shape[1] == channels:
+            series = series.T
+        if len(series) != channels:
+            raise ValueError(
+                f"it has shape {series.shape}: expected {channels} channels, as feature_extractor.feature_size says"
+            )
+        return series

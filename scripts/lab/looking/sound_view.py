@@ -1,0 +1,97 @@
+"""How recordings, and attention on them, are drawn: over the waveform or over the spectrogram."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from transformers import PreTrainedConfig
+
+from lab.errors import UserError
+from lab.looking.style import BLUE
+from lab.looking.view import COLOURS, View
+
+
+class SoundView(View):
+    """What the model hears.
+
+    Args:
+        values: waveforms `(C, L)`, or a spectrogram `(T, F)`, of which only the first channel is drawn.
+        grid: of what latents attend to, `[L']` or `[T', F']`.
+        seconds: how long it is.
+    """
+
+    task, sample, examples = "audio-classification", "recording", "*.wav"
+
+    def __init__(self, values: np.ndarray, grid: list[int], seconds: float, is_spectrogram: bool):
+        self.values, self.grid, self.seconds, self.is_spectrogram = values, grid, seconds, is_spectrogram
+
+    @classmethod
+    def open(cls, path: Path, processor: Any) -> np.ndarray:
+        """`(C, L)` at the processor's rate."""
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        try:
+            return processor.read(path)
+        except (ValueError, ImportError) as error:
+            raise UserError(f"{path} is not a readable recording: {error}") from None
+
+    @classmethod
+    def of(cls, processor: Any, config: PreTrainedConfig, sample: np.ndarray) -> "SoundView":
+        values = processor(sample[None], return_tensors="np")["input_values"][0]
+        spectrogram = processor.feature_type == "log-mel"
+        sizes = values.shape[-2:] if spectrogram else values.shape[-1:]
+        length = sample.shape[-1] if processor.max_length is None else min(sample.shape[-1], processor.max_length)
+        values = values.reshape(-1, *sizes)
+        values = values[0] if spectrogram else values
+        return cls(values, config.attended_sizes(sizes), length / processor.sampling_rate, spectrogram)
+
+    @classmethod
+    def example(cls, config: PreTrainedConfig, count: int) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(count)
+        channels = [config.num_channels] if config.num_channels > 1 else []
+        values = torch.randn(count, *channels, *config.grid, generator=generator)
+        lengths = torch.randint(1, config.grid[0] + 1, (count, 1), generator=generator)
+        return {"input_values": values, "attention_mask": (torch.arange(config.grid[0]) < lengths).long()}
+
+    def draw(self, axes: Any):
+        if self.is_spectrogram:
+            axes.imshow(self.values.T, origin="lower", aspect="auto", cmap="gray", extent=self._extent())
+        else:
+            self._draw_waveform(axes, BLUE)
+
+    def paint(self, axes: Any, weights: np.ndarray, lowest: float | None = 0.0):
+        """Of a spectrogram as a picture of its patches; of a waveform as colours behind it."""
+        weights = weights.reshape(self.grid)
+        if not self.is_spectrogram:
+            weights = weights[:, None]
+        axes.imshow(weights.T, origin="lower", aspect="auto", cmap=COLOURS, vmin=lowest, extent=self._extent())
+        if not self.is_spectrogram:
+            self._draw_waveform(axes, "white")
+
+    def _draw_waveform(self, axes: Any, colour: str):
+        largest = max(np.abs(self.values).max(), 1e-12)
+        place = np.linspace(0, self.seconds, self.values.shape[-1])
+        for channel, samples in enumerate(self.values):
+            height = (channel + 0.5 + samples / largest / 2) / len(self.values)
+            axes.plot(place, height, color=colour, linewidth=0.5)
+        axes.set(xlim=(0, self.seconds), ylim=(0, 1))
+
+    def _extent(self) -> tuple[float, float, float, float]:
+        return (0, self.seconds, 0, 1)
+
+    def overlay(self, weights: np.ndarray) -> Image.Image:
+        """The sample above, and the weights below."""
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        self.draw(upper)
+        self.paint(lower, weights)
+        lower.set_xlabel("seconds")
+        for axes in (upper, lower):
+            axes.set_yticks([])
+        file = io.BytesIO()
+        figure.savefig(file, dpi=100)
+        return Image.open(file).convert("RGB")

@@ -1,0 +1,234 @@
+"""Recordings with labels, and any other series of numbers, of one channel or several."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from lab.augment.sound import RANGES, SoundAugmentation, TrainingSound, describe_augmentation
+from lab.data.ragged import RaggedDataset
+from lab.data.sound import AUDIO, SoundDecoder
+from lab.data.splits import Splits, choose_split, choose_splits
+from lab.data.streams import choose_stream_split, choose_stream_splits
+from lab.errors import UserError
+from lab.recipe import Recipe, build, require_keys
+from lab.tasks.labelled import LabelledTask
+from lab.tasks.targets import Target
+from lab.tasks.task import Arguments, Batch, Judged
+from modeling_perceiver_study import (
+    PerceiverStudyConfig,
+    PerceiverStudyFeatureExtractor,
+    PerceiverStudyForAudioClassification,
+)
+from modeling_perceiver_study.pipeline_audio_perceiver_study import windows_of
+
+_EXTRACTOR_KEYS = (
+    "feature_size",
+    "sampling_rate",
+    "feature_type",
+    "num_mel_bins",
+    "frame_length",
+    "hop_length",
+    "min_frequency",
+    "max_frequency",
+    "do_rescale",
+    "normalize",
+    "mean",
+    "std",
+    "max_length",
+)
+# Fields of the model that follow from the feature extractor.
+_SHAPE_KEYS = ("input_type", "input_name", "num_axes", "image_size", "num_channels")
+
+
+@dataclasses.dataclass
+class Windows:
+    """Targets of recordings of which long ones became several rows.
+
+    Attributes:
+        labels: of the `b` recordings.
+        owners: `(rows,)`, which recording each row is of.
+    """
+
+    labels: torch.Tensor
+    owners: torch.Tensor
+
+
+class AudioClassification(LabelledTask):
+    """`values` `(b, L, C)` float32, `lengths` and `labels`, as a batch of `RaggedDataset` has them."""
+
+    name = "audio-classification"
+    samples = "recordings"
+    model_class = PerceiverStudyForAudioClassification
+    processor_class = PerceiverStudyFeatureExtractor
+    columns = (AUDIO,)
+    augmentation_class = SoundAugmentation
+    augmentation_ranges = RANGES
+
+    def __init__(self, recipe, config=None, processor=None, pretrained=None):
+        super().__init__(recipe, config, processor, pretrained)
+        self._check_augmentation()
+        self.in_pairs = self.augmentation.mixup_alpha > 0
+        self._changed = TrainingSound(
+            self.augmentation,
+            self.processor,
+            recipe.seed,
+            recipe.optimization.batch_size,
+            lambda labels: self.target.blendable(labels, self.config.num_labels),
+        )
+
+    def inherit(self, recipe: Recipe) -> Recipe:
+        settings = {key: self.pretrained.processor[key] for key in _EXTRACTOR_KEYS if key in self.pretrained.processor}
+        recipe = dataclasses.replace(recipe, feature_extractor=settings | recipe.feature_extractor)
+        recipe = super().inherit(recipe)
+        kept = {key: value for key, value in recipe.model.items() if key not in _SHAPE_KEYS}
+        return dataclasses.replace(recipe, model=kept)
+
+    def build_config(self) -> PerceiverStudyConfig:
+        extractor = self.build_processor()
+        if extractor.max_length is None:
+            raise UserError("feature_extractor.max_length: say how many samples the model is to look at, at most")
+        shape = {"input_type": "grid", "input_name": "input_values", "num_channels": extractor.feature_size}
+        if extractor.feature_type == "log-mel":
+            frames = extractor.max_length // extractor.hop_length + 1
+            shape |= {"num_axes": 2, "image_size": [frames, extractor.num_mel_bins]}
+        else:
+            shape |= {"num_axes": 1, "image_size": extractor.max_length}
+        for key in _SHAPE_KEYS:
+            if self.recipe.model.get(key, shape[key]) != shape[key]:
+                raise UserError(f"model.{key}={self.recipe.model[key]}: feature_extractor makes it {shape[key]}")
+        return build("model", PerceiverStudyConfig, shape | self.recipe.model)
+
+    def build_processor(self) -> PerceiverStudyFeatureExtractor:
+        section = self.processor_section
+        require_keys(section, self.recipe.feature_extractor, _EXTRACTOR_KEYS)
+        return build(section, self.processor_class, self.recipe.feature_extractor)
+
+    def _check_augmentation(self):
+        settings = self.augmentation
+        for name in ("speed", "noise", "vocal_tract"):
+            limits = getattr(settings, name)
+            fits = limits is None or (
+                len(limits) == 2 and limits[0] <= limits[1] and (name == "noise" or limits[0] > 0)
+            )
+            if not fits:
+                above = "" if name == "noise" else " above 0"
+                raise UserError(f"augmentation.{name}={limits}: expected null, or two numbers{above}, the lower first")
+        of_bands = settings.vocal_tract or settings.equalizer or settings.band_masks
+        if self.processor.feature_type != "log-mel" and of_bands:
+            raise UserError(
+                "augmentation.vocal_tract, equalizer and band_masks are for feature_extractor.feature_type=log-mel"
+            )
+
+    def load_splits(self) -> Splits:
+        reading, decoder = self.reading, self._decoder()
+        if self.recipe.data.streaming:
+            train, validation, test, names = choose_stream_splits(reading, decoder, self.config.num_labels)
+        else:
+            train, validation, test = choose_splits(reading)
+            names = train.source.label_names
+            train = decoder.decode(train)
+        self.require_labels(names)
+        splits = Splits(train, decoder.decode(validation), test and decoder.decode(test), names)
+        self.fit(splits)
+        return splits
+
+    def read_split(self, split: str) -> tuple[RaggedDataset, list[str]]:
+        if self.recipe.data.streaming:
+            rows = choose_stream_split(self.reading, split, self.config.num_labels)
+        else:
+            rows = choose_split(self.reading, split)
+        return self._decoder().decode(rows), rows.source.label_names
+
+    def _decoder(self) -> SoundDecoder:
+        return SoundDecoder(self.recipe.data, self.processor)
+
+    def training_inputs(self, batch: Batch, step: int, first: int) -> tuple[Arguments, Any]:
+        return self._changed(batch["values"], batch["lengths"], batch["labels"], step, first)
+
+    def inputs(self, batch: Batch) -> tuple[Arguments, torch.Tensor | Windows]:
+        """As the pipeline: a recording longer than `max_length` is cut into windows, whose answers are averaged."""
+        values, lengths, most = batch["values"].transpose(1, 2), batch["lengths"], self.processor.max_length
+        if values.shape[-1] <= most:
+            return self._arguments(values, lengths), batch["labels"]
+        parts = [windows_of(value[:, :length], most) for value, length in zip(values, lengths.tolist(), strict=True)]
+        owners = [owner for owner, windows in enumerate(parts) for _ in windows]
+        windows = [window for windows in parts for window in windows]
+        padded = values.new_zeros(len(windows), values.shape[1], most)
+        for row, window in zip(padded, windows, strict=True):
+            row[:, : window.shape[-1]] = window
+        sizes = torch.tensor([window.shape[-1] for window in windows], device=values.device)
+        return self._arguments(padded, sizes), Windows(batch["labels"], torch.tensor(owners, device=values.device))
+
+    def _arguments(self, samples: torch.Tensor, lengths: torch.Tensor) -> Arguments:
+        values, mask = self.processor.features(samples, lengths)
+        return {"input_values": values, "attention_mask": mask}
+
+    def judge(self, outputs: list[Any], targets: torch.Tensor | Windows) -> dict[str, torch.Tensor]:
+        if isinstance(targets, Windows):
+            outputs = [_of_recordings(output, targets) for output in outputs]
+            targets = targets.labels
+        return super().judge(outputs, targets)
+
+    def loss(self, outputs: Any, targets: torch.Tensor | Windows) -> torch.Tensor:
+        if isinstance(targets, Windows):
+            outputs, targets = _of_recordings(outputs, targets), targets.labels
+        return super().loss(outputs, targets)
+
+    def example(self, size: int, device: torch.device | str) -> tuple[Arguments, Any]:
+        samples = torch.zeros(size, self.processor.feature_size, self.processor.max_length, device=device)
+        lengths = torch.full((size,), self.processor.max_length, device=device)
+        return self._arguments(samples, lengths), self.target.example(size, self.config.num_labels, device)
+
+    def card(self, judged: Judged) -> dict[str, Any]:
+        extractor, parts = self.processor, super().card(judged)
+        kind = "log-mel spectrograms" if extractor.feature_type == "log-mel" else "raw samples"
+        seconds = extractor.max_length / extractor.sampling_rate
+        return parts | {
+            "tags": ["audio", *parts["tags"]],
+            "purpose": self.target.purpose(
+                f"recordings of up to {seconds:g} s at {extractor.sampling_rate} Hz", self.config.num_labels
+            ),
+            "elements": f"patches of {kind}" if self.config.patch_size else kind,
+            "augmentation": describe_augmentation(self.augmentation),
+            "usage": _usage(self.target),
+            "limits": "Other speakers, microphones, rooms and noise are untested.",
+        }
+
+    clean_check = """
+import numpy as np
+from transformers import AutoFeatureExtractor, pipeline
+extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
+noise = np.random.default_rng(0).normal(size=(extractor.feature_size, 3000)).astype("float32")
+assert pipeline("audio-classification", model=folder, trust_remote_code=True)(noise)
+"""
+
+
+@dataclasses.dataclass
+class _Answers:
+    logits: torch.Tensor
+
+
+def _of_recordings(output: Any, windows: Windows) -> _Answers:
+    """The mean of the answers to the windows of each recording."""
+    logits = output.logits.float()
+    total = logits.new_zeros(len(windows.labels), logits.shape[1]).index_add_(0, windows.owners, logits)
+    return _Answers(total / torch.bincount(windows.owners, minlength=len(total))[:, None])
+
+
+def _usage(target: Target) -> list[str]:
+    """Programs that classify a file, with `{repo_id}` for the name of the model."""
+    return [
+        f"""from transformers import pipeline
+
+classify = pipeline("audio-classification", model="{{repo_id}}", trust_remote_code=True)
+print(classify("sound.wav", top_k={target.shown_answers}))""",
+        f"""import torch
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+
+extractor = AutoFeatureExtractor.from_pretrained("{{repo_id}}", trust_remote_code=True)
+model = AutoModelForAudioClassification.from_pretrained("{{repo_id}}", trust_remote_code=True)
+with torch.no_grad():
+    logits = model(**extractor("sound.wav", return_tensors="pt")).logits
+print({target.answer_in_code})""",
+    ]
