@@ -108,6 +108,10 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
         """`A + C`"""
         return self.num_axes + self.num_features
 
+    def read(self, source: str | os.PathLike | bytes) -> np.ndarray:
+        """`(m, A + C)`: the cloud in a file, which `__call__` takes, too. Errors as those of `open_points`."""
+        return open_points(source, self.num_axes, self.feature_names, self.num_points)
+
     def process_cloud(self, cloud, name: str = "a cloud") -> np.ndarray:
         """`(m, A + C) -> (M, A + C)` float32: one cloud as the model gets it, and as training keeps it.
 
@@ -116,7 +120,7 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
             name: what messages call it.
         """
         if isinstance(cloud, (str, os.PathLike, bytes)):
-            cloud = open_points(cloud, self.num_axes, self.feature_names, self.num_points)
+            cloud = self.read(cloud)
         cloud = _array(cloud)
         if cloud.ndim != 2 or cloud.shape[1] != self.num_columns:
             parts = f"num_axes={self.num_axes} and num_features={self.num_features}"

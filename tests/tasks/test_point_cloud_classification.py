@@ -17,21 +17,10 @@ from lab.tasks import build_task
 from lab.training.checkpoint import checkpoints, read_progress
 from lab.training.run_folder import RESULTS
 from modeling_perceiver_study import PerceiverStudyForPointCloudClassification, PerceiverStudyPointCloudProcessor
-from tests.small_data import fresh_accelerate
+from tests.small_data import TINY_POINTS, fresh_accelerate
 
 pytestmark = pytest.mark.slow
 
-TINY = [
-    "task=point-cloud-classification",
-    "model={num_labels: 3, num_channels: 1, num_axes: 3, num_latents: 4, d_latents: 16, num_self_attends_per_block: 1, "
-    "num_self_attention_heads: 2, num_frequency_bands: 3, max_frequencies: 3, initializer_range: 0.2}",
-    "augmentation={num_points: 12, rotation: 20, jitter: 0.01, mix_alpha: 0.4}",
-    "data.validation_samples=12",
-    "optimization={epochs: 4, batch_size: 8, learning_rate: 0.01, cpu_threads: 1}",
-    "checkpoint.every_steps=1",
-    "checkpoint.keep_last=100",
-    "logging={every_steps: 2, log_with: null}",
-]
 SHAPES = ["line", "plane", "ball"]
 
 
@@ -78,7 +67,13 @@ def run(data, tmp_path_factory):
 
     def run(name, *overrides):
         fresh_accelerate()
-        arguments = [*TINY, f"data.path={data}", "data.columns.label=label", f"output_dir={outputs / name}", *overrides]
+        arguments = [
+            *TINY_POINTS,
+            f"data.path={data}",
+            "data.columns.label=label",
+            f"output_dir={outputs / name}",
+            *overrides,
+        ]
         train.main(["--config", str(make_recipe(outputs)), *arguments])
         return outputs / name
 
@@ -191,5 +186,5 @@ def test_the_recipe_must_fit(data):
 
 
 def build(folder, *overrides):
-    arguments = [*TINY, f"data.path={folder}", "data.name=made-up", *overrides]
+    arguments = [*TINY_POINTS, f"data.path={folder}", "data.name=made-up", *overrides]
     return build_task(load_recipe(None, arguments))

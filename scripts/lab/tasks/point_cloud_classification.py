@@ -101,6 +101,13 @@ class PointCloudClassification(LabelledTask):
     def inputs(self, batch: Batch) -> tuple[Arguments, Any]:
         return self._arguments(batch["values"], batch["lengths"]), batch["labels"]
 
+    def mirrored(self, arguments: Arguments) -> Arguments:
+        """Clouds mirrored along the first axis that training mirrors, or along the first of all."""
+        axis = (self.augmentation.mirror or [0])[0]
+        signs = torch.ones(self.processor.num_axes, device=arguments["points"].device)
+        signs[axis] = -1
+        return arguments | {"points": arguments["points"] * signs}
+
     def _arguments(self, values: torch.Tensor, lengths: torch.Tensor) -> Arguments:
         axes = self.processor.num_axes
         arguments = {"points": values[..., :axes]}
