@@ -85,6 +85,19 @@ def draw_attention_maps(
     return draw_map_lines(lines, latents, logits)
 
 
+def draw_last_maps(model: PreTrainedModel, processor: Any, samples: Sequence[Any], view: type[View]) -> Figure:
+    """Draw maps of the last cross-attend on samples: the mean over latents, then some of them, heads averaged."""
+    lines = []
+    for sample in samples:
+        maps = attention_maps(model, **arguments_of(processor, sample, model.device))
+        latents = evenly_chosen(maps[-1].shape[2])
+        last = mean_and_single(maps[-1][0].mean(dim=0).numpy(), latents)
+        lines.append(("", view.of(processor, model.config, sample), last))
+    figure = draw_map_lines(lines, latents)
+    figure.suptitle(f"attention weights, cross-attend {len(maps)} of {len(maps)}", fontsize=10)
+    return figure
+
+
 def arguments_of(processor: Any, sample: Any, device: torch.device) -> dict[str, torch.Tensor]:
     """What the model takes, of one sample that a view opened."""
     batch = sample[None] if isinstance(sample, np.ndarray) else sample

@@ -1,8 +1,10 @@
 """Recordings with labels, and any other series of numbers, of one channel or several."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
+import soundfile
 import torch
 
 from lab.augment.sound import RANGES, SoundAugmentation, TrainingSound, describe_augmentation
@@ -11,10 +13,13 @@ from lab.data.sound import AUDIO, SoundDecoder
 from lab.data.splits import Splits, choose_split, choose_splits
 from lab.data.streams import choose_stream_split, choose_stream_splits
 from lab.errors import UserError
+from lab.looking.maps import draw_last_maps
+from lab.looking.sound_view import SoundView
+from lab.looking.style import save
 from lab.recipe import Recipe, build, require_keys
 from lab.tasks.labelled import LabelledTask
 from lab.tasks.targets import Target
-from lab.tasks.task import Arguments, Batch, Judged
+from lab.tasks.task import Arguments, Batch, Judged, drawn
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyFeatureExtractor,
@@ -22,6 +27,7 @@ from modeling_perceiver_study import (
 )
 from modeling_perceiver_study.pipeline_audio_perceiver_study import windows_of
 
+_EXAMPLES, _DRAWN = 3, 4
 _EXTRACTOR_KEYS = (
     "feature_size",
     "sampling_rate",
@@ -179,6 +185,24 @@ class AudioClassification(LabelledTask):
         samples = torch.zeros(size, self.processor.feature_size, self.processor.max_length, device=device)
         lengths = torch.full((size,), self.processor.max_length, device=device)
         return self._arguments(samples, lengths), self.target.example(size, self.config.num_labels, device)
+
+    def illustrate(
+        self, folder: Path, model, dataset: RaggedDataset, judged: Judged, show_samples: bool
+    ) -> list[tuple[str, str]]:
+        figures = super().illustrate(folder, model, dataset, judged, show_samples)
+        if show_samples:
+            samples = [dataset.sample(row).T for row in drawn(len(dataset), _DRAWN)]
+            save(draw_last_maps(model, self.processor, samples, SoundView), folder / "attention.png", dpi=100)
+            figures = [*figures, ("Attention of latents to recordings", "attention.png")]
+        return figures
+
+    def save_examples(self, folder: Path, dataset: RaggedDataset) -> dict[str, str]:
+        titles = {}
+        for number, row in enumerate(drawn(len(dataset), _EXAMPLES)):
+            samples = dataset.sample(row).clip(-1, 1)
+            soundfile.write(folder / f"{number}.wav", samples, self.processor.sampling_rate)
+            titles[f"{number}.wav"] = self.target.title(dataset.labels[row], self.label_names)
+        return titles
 
     def card(self, judged: Judged) -> dict[str, Any]:
         extractor, parts = self.processor, super().card(judged)

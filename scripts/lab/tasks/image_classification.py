@@ -20,7 +20,7 @@ from lab.looking.image_view import displayed
 from lab.recipe import Recipe, build, require_keys
 from lab.tasks.labelled import LabelledTask
 from lab.tasks.targets import Target
-from lab.tasks.task import Arguments, Batch, Judged
+from lab.tasks.task import Arguments, Batch, Judged, drawn
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForImageClassification,
@@ -155,13 +155,13 @@ class ImageClassification(LabelledTask):
     ) -> list[tuple[str, str]]:
         figures = super().illustrate(folder, model, dataset, judged, show_samples)
         if show_samples:
-            chosen = sample(dataset, 32)
+            chosen = drawn(len(dataset), 32)
             draw_predictions(
                 _pixels(dataset, chosen),
                 self.target.describe(judged["logits"], judged["labels"], chosen, self.label_names),
                 folder / "predictions.png",
             )
-            chosen = sample(dataset, 4)
+            chosen = drawn(len(dataset), 4)
             draw_attention(model, self.normalize, _pixels(dataset, chosen), folder / "attention.png")
             figures = [
                 ("Test images drawn by chance, with the answer; wrong ones in orange", "predictions.png"),
@@ -172,7 +172,7 @@ class ImageClassification(LabelledTask):
 
     def save_examples(self, folder: Path, dataset: ImageDataset) -> dict[str, str]:
         titles = {}
-        for number, row in enumerate(sample(dataset, _EXAMPLES)):
+        for number, row in enumerate(drawn(len(dataset), _EXAMPLES)):
             Image.fromarray(displayed(_pixels(dataset, [row])[0])).save(folder / f"{number}.png")
             titles[f"{number}.png"] = self.target.title(dataset.labels[row], self.label_names)
         return titles
@@ -226,11 +226,6 @@ def resized(settings: dict[str, Any], old: list[int], new: list[int]) -> dict[st
     return settings | {
         key: {edge: round(pixels * new[0] / old[0]) for edge, pixels in size.items()} for key, size in sizes.items()
     }
-
-
-def sample(dataset: ImageDataset, count: int) -> np.ndarray:
-    """Rows of `count` images, or of all there are: by chance, so as not to flatter, and always the same."""
-    return np.random.default_rng(0).permutation(len(dataset))[:count]
 
 
 def _pixels(dataset: ImageDataset, rows) -> np.ndarray:

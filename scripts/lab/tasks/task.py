@@ -268,6 +268,11 @@ class Task(ABC):
         return (sign * scores[self.best], -scores["loss"]) > (sign * than[self.best], -than["loss"])
 
 
+def drawn(total: int, count: int) -> np.ndarray:
+    """`count` numbers below `total`, or all there are: by chance, so as not to flatter, and always the same."""
+    return np.random.default_rng(0).permutation(total)[:count]
+
+
 def batch_size(batch: Batch) -> int:
     """How many samples a batch has."""
     return len(next(iter(batch.values())))

@@ -1,0 +1,151 @@
+"""Every task of this repository, tiny: data on disk, a recipe that takes seconds, a file to ask about."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import soundfile
+
+from tests.small_data import TINY_RUN, coloured_images, make_parquet
+
+_MODEL = [
+    "model.num_labels=3",
+    "model.num_latents=4",
+    "model.d_latents=16",
+    "model.num_self_attends_per_block=1",
+    "model.num_self_attention_heads=2",
+    "model.num_cross_attention_heads=1",
+    "model.num_frequency_bands=2",
+    "model.initializer_range=0.2",
+]
+_RUN = [name for name in TINY_RUN if name.startswith(("data.", "optimization.", "checkpoint.", "logging."))]
+RATE = 1000
+TONES = ["low", "middle", "high"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A tiny task.
+
+    Attributes:
+        recipe: overrides of the defaults, without data and output.
+        changes: random changes of its samples, all that there are.
+        write_data: writes splits `train` and `test` into a folder.
+        write_file: writes a file to ask about into a folder; returns its path.
+    """
+
+    recipe: list[str]
+    changes: list[str]
+    write_data: Callable[[Path], Path]
+    write_file: Callable[[Path], Path]
+
+
+def tones(count: int, seed: int) -> tuple[list[np.ndarray], list[int]]:
+    """Recordings of 60 to 260 samples, with a tone of the class in noise; some are longer than a model looks at."""
+    rng = np.random.default_rng(seed)
+    labels = [index % len(TONES) for index in range(count)]
+    recordings = []
+    for label in labels:
+        time = np.arange(rng.integers(60, 260)) / RATE
+        tone = np.sin(2 * np.pi * (60 + 150 * label) * time + rng.uniform(0, 6))
+        recordings.append((0.5 * tone + 0.05 * rng.normal(size=len(time))).astype(np.float32))
+    return recordings, labels
+
+
+def encoded_sound(samples: np.ndarray, format: str = "WAV", rate: int = RATE) -> bytes:
+    """Bytes of a file."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=format)
+    return file.getvalue()
+
+
+def make_sound(folder: Path) -> Path:
+    """`folder/train.parquet` and `folder/test.parquet`, with columns `audio` and `label`."""
+    folder.mkdir(parents=True)
+    for seed, (split, count) in enumerate({"train": 60, "test": 21}.items()):
+        recordings, labels = tones(count, seed)
+        rows = {
+            "audio": [{"bytes": encoded_sound(one), "path": None} for one in recordings],
+            "label": labels,
+            "speaker": ["abc"[index % 4 % 3] for index in range(count)],
+        }
+        # A cast, as `datasets` wants torchcodec to encode what is encoded already.
+        table = datasets.Dataset.from_dict(rows).cast_column("audio", datasets.Audio(decode=False))
+        table.cast_column("label", datasets.ClassLabel(names=TONES)).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def make_series(folder: Path) -> Path:
+    """The same tones as lists of two channels."""
+    features = datasets.Features(
+        {"series": datasets.List(datasets.List(datasets.Value("float32"))), "label": datasets.ClassLabel(names=TONES)}
+    )
+    folder.mkdir(parents=True)
+    for seed, (split, count) in enumerate({"train": 60, "test": 21}.items()):
+        recordings, labels = tones(count, seed)
+        rows = {"series": [[list(one), list(-one)] for one in recordings], "label": labels}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def write_image(folder: Path) -> Path:
+    """An image of the first class."""
+    coloured_images(1, seed=3)[0][0].save(folder / "image.png")
+    return folder / "image.png"
+
+
+def write_sound(folder: Path) -> Path:
+    """A recording of the first class, longer than a model looks at."""
+    samples = np.concatenate([tones(7, seed=3)[0][index] for index in (0, 3, 6)])
+    (folder / "sound.wav").write_bytes(encoded_sound(samples))
+    return folder / "sound.wav"
+
+
+_SOUND = [
+    "task=audio-classification",
+    f"feature_extractor.sampling_rate={RATE}",
+    "feature_extractor.max_length=160",
+    *_MODEL,
+    *_RUN,
+]
+_SOUND_CHANGES = [
+    "augmentation.speed=[0.8,1.2]",
+    "augmentation.shift=0.02",
+    "augmentation.gain=3",
+    "augmentation.noise=[10,20]",
+    "augmentation.time_masks=1",
+    "augmentation.mixup_alpha=0.3",
+]
+KINDS = {
+    "images": Kind(
+        TINY_RUN, ["augmentation.crop_padding=1", "augmentation.mixup_alpha=0.3"], make_parquet, write_image
+    ),
+    "spectrograms": Kind(
+        [
+            *_SOUND,
+            "feature_extractor.feature_type=log-mel",
+            "feature_extractor.num_mel_bins=8",
+            "feature_extractor.frame_length=32",
+            "feature_extractor.hop_length=16",
+            "model.patch_size=[2,4]",
+        ],
+        [
+            *_SOUND_CHANGES,
+            "augmentation.vocal_tract=[0.8,1.2]",
+            "augmentation.equalizer=3",
+            "augmentation.band_masks=1",
+        ],
+        make_sound,
+        write_sound,
+    ),
+    "series": Kind(
+        [*_SOUND, "feature_extractor.feature_size=2", "feature_extractor.normalize=channel", "model.patch_size=8"],
+        _SOUND_CHANGES,
+        make_series,
+        write_sound,
+    ),
+    "waveforms": Kind([*_SOUND, "model.patch_size=8"], _SOUND_CHANGES, make_sound, write_sound),
+}

@@ -1,0 +1,179 @@
+"""What holds for every task, whatever its samples are: one set of tests, and a line in tests/task_kinds.py for each."""
+
+import json
+import shutil
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import attention_maps
+import export
+import predict
+import publish
+import score
+import train
+from lab.judging.checkpoints import load_classifier
+from lab.recipe import load_recipe
+from lab.tasks import build_task
+from lab.training.checkpoint import checkpoints, read_progress
+from lab.training.run_folder import RESULTS
+from tests.commands.test_export import needs_onnx
+from tests.processes import run_together
+from tests.small_data import fresh_accelerate
+from tests.task_kinds import KINDS
+
+pytestmark = pytest.mark.slow
+
+STOP = 5  # a step in the middle of the first epoch
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request):
+    return KINDS[request.param]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, kind):
+    folder = tmp_path_factory.mktemp("task")
+    kind.write_data(folder / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def arguments(kind, folder):
+    """Of a run with all random changes and a checkpoint after each step."""
+    (folder / "plain.yaml").write_text("seed: 0\n")  # not the default recipe, which is one for images
+    return [
+        f"--config={folder / 'plain.yaml'}",
+        *kind.recipe,
+        *kind.changes,
+        f"data.path={folder / 'data'}",
+        "checkpoint.every_steps=1",
+        "checkpoint.keep_last=100",
+        "logging.log_with=null",
+        "logging.every_steps=1",
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(arguments, folder):
+    fresh_accelerate()
+    train.main([*arguments, f"output_dir={folder / 'run'}"])
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def task(arguments):
+    task = build_task(load_recipe(None, arguments[1:]))
+    return task, task.load_splits()
+
+
+def test_a_resumed_run_ends_with_the_same_weights(run, arguments, tmp_path):
+    shutil.copytree(run, tmp_path / "stopped")
+    (tmp_path / "stopped" / RESULTS).unlink()
+    for checkpoint in checkpoints(tmp_path / "stopped"):
+        if read_progress(checkpoint).step > STOP:
+            shutil.rmtree(checkpoint)
+    fresh_accelerate()
+    train.main([*arguments, f"output_dir={tmp_path / 'stopped'}", "--resume"])
+    whole, resumed = (load_file(path / "model.safetensors") for path in (run, tmp_path / "stopped"))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def run_recipe(*arguments: str):
+    train.main(list(arguments))
+
+
+def test_two_processes_train_as_one(run, arguments, tmp_path):
+    assert run_together(2, run_recipe, *arguments, f"output_dir={tmp_path / 'both'}") == [0, 0]
+    alone, both = (load_file(path / "model.safetensors") for path in (run, tmp_path / "both"))
+    for name in alone:
+        torch.testing.assert_close(both[name], alone[name], rtol=0, atol=1e-4)
+    results = [json.loads((path / RESULTS).read_text()) for path in (run, tmp_path / "both")]
+    assert results[0]["best_epoch"] == results[1]["best_epoch"]
+
+
+def test_cut_batches_get_the_same_changes(task):
+    """A batch in two parts, padded apart, is the same batch."""
+    task, splits = task
+    task.config.attention_probs_dropout_prob = 0.0
+    model = task.build_model().double().eval()
+    batch = splits.train.__getitems__(list(range(8)))
+
+    def answers(first: int, last: int) -> torch.Tensor:
+        rows = splits.train.__getitems__(list(range(first, last)))
+        arguments, _ = task.training_inputs(rows, 3, first)
+        return model(**_doubled(arguments)).logits
+
+    assert len(batch["labels"]) == 8
+    torch.testing.assert_close(torch.cat([answers(0, 4), answers(4, 8)]), answers(0, 8), rtol=0, atol=1e-4)
+
+
+def _doubled(arguments):
+    return {name: value.double() if value.is_floating_point() else value for name, value in arguments.items()}
+
+
+def test_padding_changes_nothing(task):
+    """Each sample alone gets the answer that it gets in a batch."""
+    task, splits = task
+    model = task.build_model().double().eval()
+
+    def answers(rows: list[int]) -> torch.Tensor:
+        batch = splits.validation.__getitems__(rows)
+        arguments, targets = task.inputs(batch)
+        return task.judge([model(**_doubled(arguments))], targets)["logits"]
+
+    torch.testing.assert_close(torch.cat([answers([row]) for row in range(6)]), answers(list(range(6))))
+
+
+def test_the_pipeline_answers_as_evaluation_does(run, folder, tmp_path):
+    fresh_accelerate()
+    score.main([str(run), "--output", str(tmp_path / "out")])
+    evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    rows = datasets.load_dataset("parquet", data_files=str(folder / "data" / "test.parquet"), split="train")
+    samples, labels = (list(rows[name]) for name in rows.column_names[:2])
+    classifier = load_classifier(str(run))
+    names = classifier.model.config.id2label
+    for settings in ({}, {"batch_size": 4}):
+        answers = classifier.pipeline(samples, top_k=1, **settings)
+        right = [names[label] == answer[0]["label"] for label, answer in zip(labels, answers, strict=True)]
+        assert np.mean(right) == pytest.approx(evaluation["accuracy"])
+
+
+def test_commands_that_look_at_a_file(run, kind, tmp_path, capsys):
+    file = kind.write_file(tmp_path)
+    predict.main([str(run), str(file), str(file), "--top_k", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == str(file) and len(lines) == 6 and lines[1].endswith(" %")
+    attention_maps.main([str(run), str(file), "-o", str(tmp_path / "maps.png")])
+    assert (tmp_path / "maps.png").stat().st_size > 1000
+
+
+def test_exported_programs(run, tmp_path, capsys):
+    export.main([str(run), "--output", str(tmp_path), "--formats", "torch"])
+    assert "logits differ by at most" in capsys.readouterr().out
+
+
+@needs_onnx
+def test_exported_to_onnx(run, tmp_path, capsys):
+    export.main([str(run), "--output", str(tmp_path), "--formats", "onnx"])
+    assert "logits differ by at most" in capsys.readouterr().out
+
+
+def test_a_card_and_what_is_published(run, folder, tmp_path):
+    """Everything loads in a process without the package, which publish.py sees to."""
+    output = tmp_path / "published"
+    publish.main([str(run), "--repo_id", "org/name", "--output", str(output), f"data.path={folder / 'data'}"])
+    card = (output / "README.md").read_text()
+    results = json.loads((run / RESULTS).read_text())
+    assert f"{100 * results['test_accuracy']:.2f}" in card
+    for name in ("figures/attention.png", "figures/curves.png", "model.safetensors", "preprocessor_config.json"):
+        assert (output / name).is_file()
+    view = load_classifier(str(output)).view
+    assert len(list((output / "examples").glob(view.examples))) == 3
