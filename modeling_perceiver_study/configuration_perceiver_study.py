@@ -309,6 +309,12 @@ class PerceiverStudyConfig(PreTrainedConfig):
         if not holds:
             raise ValueError(f"{field}={getattr(self, field)!r} in {type(self).__name__}: expected {expected}.")
 
+    def to_dict(self) -> dict:
+        """As in transformers; `auto_map` without names that no Auto class has, under which models save their code."""
+        fields = super().to_dict()
+        known = _AUTO_MAP.keys() | {name for names in _AUTO_MAP_OF_INPUTS.values() for name in names}
+        return fields | {"auto_map": {name: code for name, code in fields["auto_map"].items() if name in known}}
+
     @property
     def custom_pipelines(self) -> dict[str, dict]:
         """The pipelines that transformers takes for this folder in place of its own, which read pictures otherwise.
@@ -407,10 +413,6 @@ _AUTO_MAP_OF_INPUTS = {
     },
     "input_values": {
         "AutoModelForAudioClassification": "modeling_perceiver_study.PerceiverStudyForAudioClassification",
-    },
-    # transformers has no such class yet; the pipeline loads by the model's own.
-    "points": {
-        "AutoModelForPointCloudClassification": "modeling_perceiver_study.PerceiverStudyForPointCloudClassification",
     },
 }
 # By the model: tasks, file and class of each pipeline, the Auto class that loads its model, and the type of its input.

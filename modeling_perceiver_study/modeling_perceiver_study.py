@@ -344,7 +344,7 @@ class PerceiverStudyForPointCloudClassification(PerceiverStudyClassifier):
 
     main_input_name = "points"
     input_modalities = ("points",)
-    # Not registered, as transformers has no such class; but with a name here it saves the code beside the weights.
+    # transformers has no such class, but with a name here it saves the code beside the weights.
     _auto_class = "AutoModelForPointCloudClassification"
 
     @can_return_tuple

@@ -35,19 +35,6 @@ TINY_RUN = [
     "logging.every_steps=2",
 ]
 
-# The same for clouds of points, of three classes.
-TINY_POINTS = [
-    "task=point-cloud-classification",
-    "model={num_labels: 3, num_channels: 1, num_axes: 3, num_latents: 4, d_latents: 16, num_self_attends_per_block: 1, "
-    "num_self_attention_heads: 2, num_frequency_bands: 3, max_frequencies: 3, initializer_range: 0.2}",
-    "augmentation={num_points: 12, rotation: 20, jitter: 0.01, mix_alpha: 0.4}",
-    "data.validation_samples=12",
-    "optimization={epochs: 4, batch_size: 8, learning_rate: 0.01, cpu_threads: 1}",
-    "checkpoint.every_steps=1",
-    "checkpoint.keep_last=100",
-    "logging={every_steps: 2, log_with: null}",
-]
-
 
 def coloured_images(count: int, seed: int, size: int = 8) -> tuple[list[Image.Image], list[int]]:
     """Noise in which the channel of the class is the brightest."""

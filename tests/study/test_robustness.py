@@ -8,7 +8,8 @@ import pytest
 
 import robustness
 import train
-from tests.small_data import TINY_POINTS, fresh_accelerate
+from tests.small_data import fresh_accelerate
+from tests.task_kinds import KINDS
 
 pytestmark = pytest.mark.slow
 
@@ -26,8 +27,8 @@ def trained(tmp_path_factory):
         datasets.Dataset.from_dict(rows).to_parquet(folder / "data" / f"{split}.parquet")
     (folder / "recipe.yaml").write_text("data: {name: made-up}\n")
     fresh_accelerate()
-    arguments = [*TINY_POINTS, f"data.path={folder / 'data'}", f"output_dir={folder / 'run'}"]
-    more = ["model.num_channels=0", "augmentation={}", "optimization.epochs=8", "checkpoint.every_steps=0"]
+    arguments = [*KINDS["points"].recipe, f"data.path={folder / 'data'}", f"output_dir={folder / 'run'}"]
+    more = ["model.num_channels=0", "optimization.epochs=8", "checkpoint.every_steps=0"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
         train.main(["--config", str(folder / "recipe.yaml"), *arguments, *more])

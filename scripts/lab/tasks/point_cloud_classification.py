@@ -1,8 +1,10 @@
 """Clouds of points with labels."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lab.augment.points import POINT_RANGES, PointAugmentation, PointTrainingInputs, describe_point_augmentation
@@ -11,10 +13,13 @@ from lab.data.ragged import RaggedDataset
 from lab.data.splits import Splits, choose_split, choose_splits
 from lab.data.streams import choose_stream_split, choose_stream_splits
 from lab.errors import UserError
+from lab.looking.maps import draw_last_maps
+from lab.looking.points_view import PointsView
+from lab.looking.style import save
 from lab.recipe import build, require_keys
 from lab.tasks.labelled import LabelledTask
 from lab.tasks.targets import Target
-from lab.tasks.task import Arguments, Batch, Judged
+from lab.tasks.task import Arguments, Batch, Judged, drawn
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForPointCloudClassification,
@@ -23,6 +28,7 @@ from modeling_perceiver_study import (
 
 # What a recipe may say about the processor; all else follows from the model, so that the two agree.
 _PROCESSOR_KEYS = ("feature_names", "center", "scale", "num_points", "sampling", "on_nan")
+_EXAMPLES, _DRAWN = 3, 4
 _EXAMPLE_POINTS = 1024  # of a cloud whose size nothing says
 
 
@@ -121,6 +127,23 @@ class PointCloudClassification(LabelledTask):
         values = torch.zeros(size, points, self.processor.num_columns, device=device)
         lengths = torch.full((size,), points, device=device)
         return self._arguments(values, lengths), self.target.example(size, self.config.num_labels, device)
+
+    def illustrate(
+        self, folder: Path, model, dataset: RaggedDataset, judged: Judged, show_samples: bool
+    ) -> list[tuple[str, str]]:
+        figures = super().illustrate(folder, model, dataset, judged, show_samples)
+        if show_samples:
+            samples = [dataset.sample(row) for row in drawn(len(dataset), _DRAWN)]
+            save(draw_last_maps(model, self.processor, samples, PointsView), folder / "attention.png", dpi=100)
+            figures = [*figures, ("Attention of latents to points", "attention.png")]
+        return figures
+
+    def save_examples(self, folder: Path, dataset: RaggedDataset) -> dict[str, str]:
+        titles = {}
+        for number, row in enumerate(drawn(len(dataset), _EXAMPLES)):
+            np.save(folder / f"{number}.npy", dataset.sample(row))
+            titles[f"{number}.npy"] = self.target.title(dataset.labels[row], self.label_names)
+        return titles
 
     def card(self, judged: Judged) -> dict[str, Any]:
         parts = super().card(judged)
