@@ -1,8 +1,9 @@
 """Measure how well a classifier of clouds of points does when clouds are turned, and when points are missing.
 
-    python scripts/robustness.py output/modelnet10 --output docs/modalities
+    python scripts/robustness.py output/modelnet10 --output docs/modalities/points
 
-writes robustness.json and robustness.png, of the test clouds of the checkpoint's recipe.
+writes robustness.json and robustness.png, of the test clouds of the checkpoint's recipe, and attention-N.png:
+where latents look on four of them, drawn by chance, for each cross-attend.
 """
 
 import argparse
@@ -18,11 +19,16 @@ import transformers
 from lab.checkpoint_names import check_checkpoint
 from lab.errors import UserError, run_command
 from lab.judging.evaluation import open_checkpoint
+from lab.looking.maps import draw_maps_on
+from lab.looking.points_view import PointsView
 from lab.looking.style import save
 from lab.places import place
 from lab.recipe import load_recipe
 from lab.study.robustness import draw_robustness, missing_points_curve, rotation_curves
 from lab.tasks.point_cloud_classification import PointCloudClassification
+from lab.tasks.task import drawn
+
+_DRAWN = 4  # clouds
 
 
 def main(arguments: list[str] | None = None):
@@ -51,6 +57,10 @@ def main(arguments: list[str] | None = None):
     results |= {"rotations": [asdict(curve) for curve in rotations], "missing": asdict(missing)}
     (folder / "robustness.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     save(draw_robustness(rotations, missing), folder / "robustness.png", dpi=120)
+    samples = [dataset.sample(row) for row in drawn(len(dataset), _DRAWN)]
+    for number in range(1, model.config.num_cross_attends + 1):
+        figure = draw_maps_on(samples, model, task.processor, PointsView, number)
+        save(figure, folder / f"attention-{number}.png", dpi=100)
     for curve in [*rotations, missing]:
         pairs = zip(curve.places, curve.accuracies, strict=True)
         print(f"{curve.name}: " + ", ".join(f"{at:g} {100 * value:.1f} %" for at, value in pairs))

@@ -6,12 +6,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 from transformers import PreTrainedConfig
 
 from lab.errors import UserError
-from lab.looking.view import COLOURS, View
+from lab.looking.style import ORANGE, YELLOW
+from lab.looking.view import View
+
+# Points lie on white, so the lowest colour is a light one.
+_COLOURS = LinearSegmentedColormap.from_list("attention to points", ["0.87", YELLOW, ORANGE, "#4d1a00"])
+_GROWTH = 6  # how many times larger the point of the highest weight is
 
 # From where clouds of three coordinates are seen, in degrees: around the third axis, and above the plane of the others.
 _AROUND, _ABOVE = -50.0, 25.0
@@ -58,17 +64,25 @@ class PointsView(View):
 
     def draw(self, axes: Any):
         """Nearer points are darker."""
-        self._scatter(axes, self.depths, "Greys", self.depths.min() - 0.5 * np.ptp(self.depths) - 1e-6, None)
+        order = np.argsort(self.depths, kind="stable")
+        lowest = self.depths.min() - 0.5 * np.ptp(self.depths) - 1e-6  # so that the farthest is not white
+        self._scatter(axes, order, self.depths, self._size, cmap="Greys", vmin=lowest)
 
     def paint(self, axes: Any, weights: np.ndarray, lowest: float | None = 0.0):
-        """Each point in the colour of its weight, those of large weights on top."""
-        self._scatter(axes, weights, COLOURS, lowest, weights)
+        """Each point in the colour of its weight; those of large weights are larger, and on top."""
+        order = np.argsort(weights, kind="stable")
+        low = weights.min() if lowest is None else lowest
+        share = (weights - low) / max(weights.max() - low, 1e-12)
+        sizes = self._size * (1 + (_GROWTH - 1) * share.clip(0, 1))
+        self._scatter(axes, order, weights, sizes[order], cmap=_COLOURS, vmin=lowest)
 
-    def _scatter(self, axes: Any, values: np.ndarray, colours: str, lowest: float | None, heights: np.ndarray | None):
-        order = np.argsort(self.depths if heights is None else heights, kind="stable")
-        size = max(1.0, 600 / len(self.points))
+    @property
+    def _size(self) -> float:
+        return max(2.0, 1500 / len(self.points))
+
+    def _scatter(self, axes: Any, order: np.ndarray, values: np.ndarray, sizes: Any, **colours):
         x, y = self.places[order].T
-        axes.scatter(x, y, c=values[order], s=size, cmap=colours, vmin=lowest, linewidths=0)
+        axes.scatter(x, y, c=values[order], s=sizes, linewidths=0, **colours)
         axes.set_aspect("equal", adjustable="datalim")
 
     def overlay(self, weights: np.ndarray) -> Image.Image:
