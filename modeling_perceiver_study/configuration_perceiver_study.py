@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import transformers
 from torch.nn import ModuleDict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -312,8 +313,8 @@ class PerceiverStudyConfig(PreTrainedConfig):
     def to_dict(self) -> dict:
         """As in transformers; `auto_map` without names that no Auto class has, under which models save their code."""
         fields = super().to_dict()
-        known = _AUTO_MAP.keys() | {name for names in _AUTO_MAP_OF_INPUTS.values() for name in names}
-        return fields | {"auto_map": {name: code for name, code in fields["auto_map"].items() if name in known}}
+        names = {name: code for name, code in fields["auto_map"].items() if hasattr(transformers, name)}
+        return fields | {"auto_map": names}
 
     @property
     def custom_pipelines(self) -> dict[str, dict]:
