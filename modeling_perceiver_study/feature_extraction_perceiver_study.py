@@ -1,5 +1,6 @@
 """Feature extractor of the Perceiver study models: recordings and other series -> what the model takes."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         hop_length: samples from one frame to the next.
         min_frequency: of the lowest band, in hertz.
         max_frequency: of the highest band; None is half the sampling rate.
+        dynamic_range: decibels below the loudest number of a recording's spectrogram; what is softer is raised to there,
+            so that the noise of a microphone counts less. None leaves it.
         do_rescale: bring integers into [-1, 1], as sound has it; other series keep their units.
         normalize: what gets a mean of 0 and a standard deviation of 1: `"recording"`, all numbers of it together;
             `"channel"`, each channel of a waveform, or band of a spectrogram, on its own; `"training"` takes `mean` and
@@ -59,6 +62,7 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         hop_length: int = 160,
         min_frequency: float = 20.0,
         max_frequency: float | None = None,
+        dynamic_range: float | None = None,
         do_rescale: bool = True,
         normalize: str | None = "recording",
         mean: float | list[float] = 0.0,
@@ -73,6 +77,7 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         self.hop_length = hop_length
         self.min_frequency = min_frequency
         self.max_frequency = sampling_rate / 2 if max_frequency is None else max_frequency
+        self.dynamic_range = dynamic_range
         self.do_rescale = do_rescale
         self.normalize = normalize
         self.mean = mean
@@ -85,10 +90,16 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
             self._require(name, _is_count(getattr(self, name)), "a whole number of at least 1")
         self._require("max_length", self.max_length is None or _is_count(self.max_length), "None or a whole number")
         self._require("feature_type", self.feature_type in _FEATURE_TYPES, f"one of {_FEATURE_TYPES}")
+        dynamic_range = self.dynamic_range
+        self._require("dynamic_range", dynamic_range is None or dynamic_range > 0, "None or a number above 0")
         self._require("normalize", self.normalize in _NORMALIZATIONS, f"one of {_NORMALIZATIONS}")
         fits = 0 <= self.min_frequency < self.max_frequency <= self.sampling_rate / 2
         limits = f"numbers with 0 <= min_frequency < max_frequency <= {self.sampling_rate / 2:g}, half the rate"
-        self._require("min_frequency", fits, f"{limits}, and max_frequency is {self.max_frequency}")
+        self._require(
+            "min_frequency",
+            fits or self.feature_type != "log-mel",
+            f"{limits}, and max_frequency is {self.max_frequency}",
+        )
         numbers = self.num_mel_bins if self.feature_type == "log-mel" else self.feature_size
         for name in ("mean", "std"):
             value = getattr(self, name)
@@ -189,6 +200,9 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         """What `extracted` gives `->` the same with the mean and deviation that `normalize` says, without padding."""
         spectrogram = self.feature_type == "log-mel"
         shown = mask[:, None, :, None] if spectrogram else mask[:, None]
+        if spectrogram and self.dynamic_range is not None:
+            loudest = values.masked_fill(~shown, -math.inf).amax(dim=(1, 2, 3), keepdim=True)
+            values = values.maximum(loudest - self.dynamic_range * math.log(10) / 10)
         if self.normalize == "training":
             shape = (1, 1, 1, -1) if spectrogram else (1, -1, 1)
             mean, std = (values.new_tensor(numbers).reshape(shape) for numbers in (self.mean, self.std))

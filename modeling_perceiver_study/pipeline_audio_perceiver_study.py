@@ -21,9 +21,12 @@ class PerceiverStudyAudioClassificationPipeline(ChunkPipeline, AudioClassificati
     """
 
     def preprocess(self, recording: Any) -> Iterator[dict[str, Any]]:
-        windows = windows_of(self.feature_extractor.read(recording), self.feature_extractor.max_length)
+        extractor = self.feature_extractor
+        windows = windows_of(extractor.read(recording), extractor.max_length)
+        # transformers joins only recordings of one channel into a batch if they are of different lengths.
+        several = extractor.feature_size > 1 and extractor.max_length is not None
         for number, window in enumerate(windows, start=1):
-            features = self.feature_extractor(window[None], return_tensors="pt")
+            features = extractor(window[None], padding="max_length" if several else True, return_tensors="pt")
             yield {"is_last": number == len(windows), **features}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:

@@ -88,6 +88,23 @@ def test_paths_in_a_table(data, tmp_path):
     np.testing.assert_array_equal(splits.test.sample(4), processor.process_cloud(clouds(30, 1)[0][4]))
 
 
+@pytest.mark.parametrize("layout", ["{split}/{name}/{number}.npy", "{name}/{split}/{number}.npy"])
+def test_folders_of_files(tmp_path, layout):
+    """As most have them, and as ModelNet is distributed."""
+    for seed, split in enumerate(("train", "test")):
+        for number, (cloud, label) in enumerate(zip(*clouds(30, seed), strict=True)):
+            path = tmp_path / layout.format(split=split, name=SHAPES[label], number=number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, cloud)
+    splits = build(tmp_path).load_splits()
+    assert splits.label_names == sorted(SHAPES) and len(splits.train) == 18 and len(splits.test) == 30
+    first = clouds(30, 1)[0][SHAPES.index("ball")]
+    expected = PerceiverStudyPointCloudProcessor(num_features=1).process_cloud(first)
+    assert any(np.array_equal(splits.test.sample(row), expected) for row in range(30))
+    with pytest.raises(UserError, match="streaming"):
+        build(tmp_path, "data.streaming=true", "data.train_samples=18").load_splits()
+
+
 def test_a_broken_cloud_is_named_or_left_out(tmp_path):
     for split in ("train", "test"):
         found, labels = clouds(30, 0)

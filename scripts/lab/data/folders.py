@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 from datasets.data_files import get_data_patterns, resolve_pattern
 from datasets.packaged_modules import _EXTENSION_TO_MODULE as MODULES  # which of its loaders reads files of an ending
 from huggingface_hub import DatasetCard
@@ -27,6 +28,7 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 _BESIDE = ("json", "xml", "text", "harbor")  # loaders of what often lies beside pictures, and is not what to read
+SOUND = "audio"  # the column of paths of recordings that lie in folders of classes
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # what `datasets` takes for a table of the files
 
 
@@ -70,7 +72,7 @@ def find_splits(folder: Path, wanted: Collection[str], has_paths: bool = False) 
             split: {
                 "path": loader,
                 "data_files": {split: [f"{glob.escape(str((folder / path).resolve()))}/**" for path in paths]},
-                **({"drop_labels": False} if _holds_classes(paths, media) else {}),  # also where there is only one
+                **(_class_options(loader, paths, media) if _holds_classes(paths, media) else {}),
             }
             for split, paths in _media_splits(folder, media, wanted).items()
         }
@@ -186,6 +188,20 @@ def _holds_classes(paths: list[Path], media: dict[Path, _Folder]) -> bool:
     """Whether folders in these are classes: unless files lie outside of them, or a table says what files are."""
     within = [found for place, found in media.items() if any(path in (place, *place.parents) for path in paths)]
     return not any(media[path].here for path in paths) and not any(found.metadata for found in within)
+
+
+def _class_options(loader: str, paths: list[Path], media: dict[Path, _Folder]) -> dict[str, Any]:
+    """For folders that are classes, also where there is only one.
+
+    Of recordings `datasets` reads paths: it would ask for torchcodec before it takes even an encoded one.
+    """
+    if loader != "audiofolder":
+        return {"drop_labels": False}
+    names = sorted(
+        {place.name for place in media if media[place].here and any(path in place.parents for path in paths)}
+    )
+    features = {SOUND: datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
+    return {"drop_labels": False, "features": datasets.Features(features)}
 
 
 def _children(media: dict[Path, _Folder], top: Path) -> list[Path]:

@@ -13,9 +13,11 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from lab.data.columns import LABEL, Column, file_of, find_column, located
-from lab.data.folders import find_splits
+from lab.data.folders import SOUND, find_splits
 from lab.data.held_out import regroup, underlying
 from lab.data.labels import SINGLE_LABEL, LabelReader, find_labels, label_reader, read_labels
+from lab.data.point_folders import POINTS, find_clouds, read_clouds
+from lab.data.ts_files import find_ts, read_ts
 from lab.errors import UserError, one_line
 from lab.recipe import Data
 
@@ -305,14 +307,31 @@ def _open_folder(folder: Path, reading: Reading, wanted: dict[str, str]) -> dict
         if not streaming:
             return saved
         return {name: split.to_iterable_dataset(min(_SHARDS, len(split))) for name, split in saved.items()}
+    if files := find_ts(folder):
+        _require_splits(files, wanted, reading)
+        if streaming:
+            raise UserError(f"data.streaming=true: {folder} holds .ts files, which are read whole; set it to false")
+        return read_ts(files)
+    wants_points = any(column.role == POINTS for column in reading.inputs)
+    if wants_points and (clouds := find_clouds(folder, set(wanted.values()))):
+        _require_splits(clouds, wanted, reading)
+        if streaming:
+            raise UserError(
+                f"data.streaming=true: {folder} holds files of points, which are read whole; set it to false"
+            )
+        return read_clouds(clouds)
     has_paths = bool(reading.settings.columns.keys() & {column.role for column in reading.inputs})
     arguments = find_splits(folder, set(wanted.values()), has_paths)
     if arguments is None:
         return _require_splits(datasets.load_dataset(str(folder), streaming=streaming), wanted, reading)
     _require_splits(arguments, wanted, reading)
     # One by one, so that the classes of each are those that its own files declare.
-    return {
+    found = {
         split: datasets.load_dataset(**arguments[split], streaming=streaming)[split] for split in set(wanted.values())
+    }
+    return {
+        split: rows.cast_column(SOUND, datasets.Audio(decode=False)) if "features" in arguments[split] else rows
+        for split, rows in found.items()
     }
 
 

@@ -37,6 +37,7 @@ _EXTRACTOR_KEYS = (
     "hop_length",
     "min_frequency",
     "max_frequency",
+    "dynamic_range",
     "do_rescale",
     "normalize",
     "mean",

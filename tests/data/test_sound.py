@@ -1,0 +1,102 @@
+"""Columns of recordings and of series, and what is left out of them."""
+
+import datasets
+import numpy as np
+import pytest
+
+from lab.data.sound import AUDIO, SoundDecoder
+from lab.data.sources import Reading
+from lab.data.splits import choose_splits
+from lab.errors import UserError
+from lab.recipe import Data
+from modeling_perceiver_study import PerceiverStudyFeatureExtractor
+from tests.task_kinds import RATE, encoded_sound, tones
+
+LABELS = {"label": ["a", "b"] * 4}
+RECORDINGS = tones(8, 0)[0]
+
+
+def decode(folder, channels=1, **settings):
+    data = Data(path=str(folder), validation_samples=2, test_split=None, **settings)
+    train, validation, _ = choose_splits(Reading(data, (AUDIO,)))
+    decoder = SoundDecoder(data, PerceiverStudyFeatureExtractor(channels, sampling_rate=RATE))
+    return decoder.decode(train), decoder.decode(validation)
+
+
+def write(folder, values, feature=None, name="sound"):
+    table = datasets.Dataset.from_dict({name: values, **LABELS})
+    if feature is not None:
+        table = table.cast_column(name, feature)
+    table.to_parquet(folder / "train.parquet")
+    return folder
+
+
+def lengths(*parts):
+    return sorted(int(length) for part in parts for length in part.lengths)
+
+
+EXPECTED = sorted(len(one) for one in RECORDINGS)
+
+
+def test_columns_that_nobody_has_to_name(tmp_path):
+    files = [{"bytes": encoded_sound(one), "path": None} for one in RECORDINGS]
+    forms = {
+        "audio": (files, datasets.Audio(decode=False)),
+        "numbers": (RECORDINGS, None),
+        "channels": ([[one] for one in RECORDINGS], None),
+        "moments": ([one[:, None] for one in RECORDINGS], None),
+    }
+    for name, (values, feature) in forms.items():
+        (tmp_path / name).mkdir()
+        assert lengths(*decode(write(tmp_path / name, values, feature))) == EXPECTED, name
+
+
+def test_paths_and_bytes_have_to_be_named(tmp_path):
+    for number, one in enumerate(RECORDINGS):
+        (tmp_path / f"{number}.wav").write_bytes(encoded_sound(one))
+    paths = tmp_path / "paths"
+    paths.mkdir()
+    write(paths, [str(tmp_path / f"{number}.wav") for number in range(8)])
+    with pytest.raises(UserError, match=r"0 audio columns; .* Name the right one as data.columns.audio"):
+        decode(paths)
+    assert lengths(*decode(paths, columns={"audio": "sound"})) == EXPECTED
+    content = tmp_path / "content"
+    content.mkdir()
+    write(content, [encoded_sound(one) for one in RECORDINGS])
+    assert lengths(*decode(content, columns={"audio": "sound"})) == EXPECTED
+
+
+def test_a_folder_of_files_by_class(tmp_path):
+    for number, one in enumerate(RECORDINGS):
+        folder = tmp_path / "train" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.flac").write_bytes(encoded_sound(one, "FLAC"))
+    train, validation = decode(tmp_path)
+    assert lengths(train, validation) == EXPECTED
+    assert sorted(train.labels.tolist() + validation.labels.tolist()) == [0] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize("broken", [b"no sound", encoded_sound(np.zeros(0, np.float32)), None])
+def test_broken_recordings(tmp_path, broken):
+    files = [{"bytes": encoded_sound(one), "path": f"{number}.wav"} for number, one in enumerate(RECORDINGS)]
+    files[3] = {"bytes": broken, "path": None if broken is None else "3.wav"}
+    write(tmp_path, files, datasets.Audio(decode=False))
+    with pytest.raises(UserError, match=r"row 3 of .* is not a usable recording: .*data.on_error=skip"):
+        decode(tmp_path)
+    assert len(lengths(*decode(tmp_path, on_error="skip"))) == 7
+
+
+def test_nothing_is_usable(tmp_path):
+    write(tmp_path, [{"bytes": b"no", "path": None}] * 8, datasets.Audio(decode=False))
+    with pytest.raises(UserError, match="has no usable recording"):
+        decode(tmp_path, on_error="skip")
+
+
+def test_batches_are_padded(tmp_path):
+    train, _ = decode(write(tmp_path, RECORDINGS))
+    batch = train.__getitems__([0, 3, 5])
+    assert batch["values"].shape == (3, int(batch["lengths"].max()), 1)
+    for row, index in enumerate([0, 3, 5]):
+        length = int(batch["lengths"][row])
+        np.testing.assert_array_equal(batch["values"][row, :length].numpy(), train.sample(index))
+        assert not batch["values"][row, length:].any()

@@ -1,0 +1,148 @@
+"""Recordings in every form: files of all kinds, rates, channels and dtypes, or a clear error."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from modeling_perceiver_study.audio_reading import read_audio
+
+RATE = 8000
+TIME = np.arange(RATE) / RATE
+TONE = (0.5 * np.sin(2 * np.pi * 200 * TIME)).astype(np.float32)
+
+
+def encoded(samples=TONE, rate=RATE, format="WAV", subtype=None) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=format, subtype=subtype)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype", "tolerance"),
+    [
+        ("WAV", "PCM_U8", 1e-2),
+        ("WAV", "PCM_16", 1e-4),
+        ("WAV", "PCM_24", 1e-6),
+        ("WAV", "FLOAT", 0),
+        ("WAV", "DOUBLE", 0),
+        ("WAV", "ULAW", 3e-2),
+        ("FLAC", "PCM_16", 1e-4),
+        ("OGG", "VORBIS", 5e-2),
+    ],
+)
+@pytest.mark.parametrize("form", ["bytes", "path", "Path", "file", "dict of bytes", "dict of a path"])
+def test_files(tmp_path, format, subtype, tolerance, form):
+    content = encoded(format=format, subtype=subtype)
+    path = tmp_path / "a [1] #2.wav"
+    path.write_bytes(content)
+    given = {
+        "bytes": content,
+        "path": str(path),
+        "Path": path,
+        "file": io.BytesIO(content),
+        "dict of bytes": {"bytes": content, "path": None},
+        "dict of a path": {"bytes": None, "path": str(path)},
+    }[form]
+    samples = read_audio(given, RATE, 1)
+    assert samples.dtype == np.float32 and samples.shape == (1, RATE)
+    np.testing.assert_allclose(samples[0], TONE, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("rate", [4000, 11025, 44100])
+@pytest.mark.parametrize("form", ["file", "array"])
+def test_other_rates(rate, form):
+    time = np.arange(rate) / rate
+    tone = (0.5 * np.sin(2 * np.pi * 200 * time)).astype(np.float32)
+    given = encoded(tone, rate, subtype="FLOAT") if form == "file" else {"array": tone, "sampling_rate": rate}
+    samples = read_audio(given, RATE, 1)
+    assert abs(samples.shape[1] - RATE) <= 1
+    middle = slice(1000, 7000)  # apart from the filter's ends
+    np.testing.assert_allclose(samples[0, middle], TONE[middle], atol=2e-3)
+
+
+def test_a_long_file_is_read_in_blocks():
+    """Several blocks, resampled: as in one go."""
+    noise = np.random.default_rng(0).normal(size=700_000).astype(np.float32) / 10
+    in_blocks = read_audio(encoded(noise, 16000, subtype="FLOAT"), RATE, 1)
+    at_once = read_audio({"array": noise, "sampling_rate": 16000}, RATE, 1)
+    assert abs(in_blocks.shape[1] - at_once.shape[1]) <= 1
+    length = min(in_blocks.shape[1], at_once.shape[1])
+    np.testing.assert_allclose(in_blocks[:, :length], at_once[:, :length], atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "float16", "float32", "float64"])
+def test_arrays_of_every_dtype(dtype):
+    levels = np.array([-1.0, -0.5, 0.0, 0.5])
+    scale = {"uint8": 2**7, "int16": 2**15, "int32": 2**31}.get(dtype, 1)
+    array = (levels * scale + (128 if dtype == "uint8" else 0)).astype(dtype)
+    for given in (array, torch.from_numpy(array), array.tolist() if scale == 1 else array):
+        np.testing.assert_array_equal(read_audio(given, RATE, 1), levels.astype(np.float32)[None])
+    if scale > 1:  # sensors keep their units
+        np.testing.assert_array_equal(read_audio(array, RATE, 1, do_rescale=False)[0], array.astype(np.float32))
+
+
+def test_channels():
+    left, right = TONE, np.zeros_like(TONE)
+    stereo = np.stack([left, right])
+    content = encoded(stereo.T, subtype="FLOAT")
+    for given in (stereo, content):
+        np.testing.assert_allclose(read_audio(given, RATE, 1)[0], TONE / 2, atol=1e-7)
+        np.testing.assert_array_equal(read_audio(given, RATE, 2), stereo)
+    np.testing.assert_array_equal(read_audio(TONE, RATE, 2), np.stack([TONE, TONE]))
+    with pytest.raises(ValueError, match=r"has 2 channels: expected 3 or 1"):
+        read_audio(stereo, RATE, 3)
+
+
+def test_only_what_is_wanted():
+    for given in (TONE, encoded(subtype="FLOAT")):
+        np.testing.assert_array_equal(read_audio(given, RATE, 1, seconds=0.25)[0], TONE[:2000])
+        assert read_audio(given, RATE, 1, seconds=1e-9).shape == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.zeros(0), r"has no samples"),
+        (np.array([0, np.nan, 0]), r"holds nan at sample 1"),
+        (np.array([0, 1e300]), r"holds inf at sample 1"),
+        (np.zeros((2, 3, 4)), r"shape \(2, 3, 4\)"),
+        (np.zeros((100, 2)), r"shape \(100, 2\): expected \(samples,\) or \(channels, samples\)"),
+        (np.array(["a"]), r"dtype <U1"),
+        (np.array([True]), r"dtype bool"),
+        (b"no sound", r"bytes of a recording is not a recording that can be read"),
+        ("/nowhere/a.wav", r"/nowhere/a.wav is not a recording: there is no such file"),
+        ({"array": TONE}, r"lacks `sampling_rate`"),
+        ({"bytes": None, "path": None}, r"expected `array` and `sampling_rate`, or `bytes`, or `path`"),
+    ],
+)
+def test_what_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        read_audio(given, RATE, 1)
+
+
+def test_an_empty_file():
+    with pytest.raises(ValueError, match="has no samples"):
+        read_audio(encoded(np.zeros(0, np.float32)), RATE, 1)
+
+
+def test_missing_libraries_are_named(tmp_path):
+    program = """
+import sys
+sys.modules["soundfile"] = sys.modules["soxr"] = None
+import numpy as np
+from modeling_perceiver_study.audio_reading import read_audio
+assert read_audio(np.ones(3), 8000, 1).shape == (1, 3)
+for given in (b"RIFF", {"array": np.ones(3), "sampling_rate": 16000}):
+    try:
+        read_audio(given, 8000, 1)
+    except ImportError as error:
+        assert "pip install" in str(error)
+    else:
+        raise AssertionError("nothing was raised")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

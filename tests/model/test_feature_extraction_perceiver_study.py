@@ -1,0 +1,151 @@
+"""Waveforms and spectrograms: against plain arithmetic, padded and alone."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoFeatureExtractor
+from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+
+from modeling_perceiver_study import PerceiverStudyFeatureExtractor
+
+RATE = 8000
+LOG_MEL = {"feature_type": "log-mel", "num_mel_bins": 20, "frame_length": 200, "hop_length": 80}
+KINDS = {"waveform": {}, "log-mel": LOG_MEL, "log-mel of 20 dB": {**LOG_MEL, "dynamic_range": 20.0}}
+
+
+def noise(length, channels=None, seed=0):
+    size = length if channels is None else (channels, length)
+    return np.random.default_rng(seed).normal(size=size).astype(np.float32) / 10
+
+
+def extractor(**settings):
+    return PerceiverStudyFeatureExtractor(sampling_rate=RATE, **settings)
+
+
+def test_spectrograms_are_those_of_transformers():
+    """Whose function loops over frames in numpy."""
+    samples = noise(1000)
+    ours = extractor(**LOG_MEL | {"frame_length": 256}, normalize=None)(samples)["input_values"][0]
+    filters = mel_filter_bank(129, 20, 20.0, 4000.0, RATE, norm=None, mel_scale="htk")
+    theirs = spectrogram(
+        samples,
+        window_function(256, "hann"),
+        frame_length=256,
+        hop_length=80,
+        power=2.0,
+        pad_mode="constant",
+        mel_filters=filters,
+        mel_floor=1e-10,
+        log_mel="log",
+    )
+    assert ours.shape == (13, 20)
+    np.testing.assert_allclose(ours, theirs.T, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("normalize", ["recording", "channel", "training", None])
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_changes_nothing(kind, normalize, channels):
+    extract = extractor(feature_size=channels, normalize=normalize, mean=0.1, std=2.0, **KINDS[kind])
+    recordings = [noise(length, channels, seed=length) for length in (700, 1, 333)]
+    recordings = [one[0] if channels == 1 else one for one in recordings]
+    batch = extract(recordings, return_tensors="pt")
+    axis = 1 if channels == 1 else 2
+    for row, recording in enumerate(recordings):
+        alone = extract(recording, return_tensors="pt")["input_values"]
+        count = int(batch["attention_mask"][row].sum())
+        assert alone.shape[axis] == count
+        shown = batch["input_values"][row : row + 1].narrow(axis, 0, count)
+        torch.testing.assert_close(alone, shown, rtol=0, atol=1e-5)
+        assert not batch["input_values"][row].narrow(axis - 1, count, batch["input_values"].shape[axis] - count).any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_normalization(kind):
+    samples = 3 + noise(4000)
+    values = extractor(normalize="recording", **KINDS[kind])(samples)["input_values"]
+    assert abs(values.mean()) < 1e-4 and abs(values.std() - 1) < 1e-4
+    if kind != "waveform":
+        values = extractor(normalize="channel", **KINDS[kind])(samples)["input_values"][0]
+        np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-4)
+        np.testing.assert_allclose(values.std(axis=0), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("level", [0.0, 0.7, 1e-30])
+@pytest.mark.parametrize("normalize", ["recording", "channel"])
+@pytest.mark.parametrize("length", [1, 900])
+def test_silence_and_constants_are_finite(kind, level, normalize, length):
+    values = extractor(normalize=normalize, **KINDS[kind])(np.full(length, level))["input_values"]
+    assert np.isfinite(values).all()
+    if kind == "waveform" or level == 0.0:
+        assert not values.any()
+
+
+def test_what_is_too_soft_is_raised():
+    samples = np.concatenate([noise(2000), noise(2000) * 1e-4])
+    plain = extractor(**LOG_MEL, normalize=None)(samples)["input_values"]
+    raised = extractor(**LOG_MEL, normalize=None, dynamic_range=30)(samples)["input_values"]
+    floor = plain.max() - 30 * np.log(10) / 10
+    np.testing.assert_allclose(raised, np.maximum(plain, floor), atol=1e-5)
+    assert (raised == raised.min()).mean() > 0.4
+
+
+def test_forms_of_a_batch():
+    extract = extractor()
+    two = np.stack([noise(50, seed=1), noise(50, seed=2)])
+    expected = extract([two[0], two[1]])["input_values"]
+    for given in (two, torch.from_numpy(two), two.tolist(), [{"array": one, "sampling_rate": RATE} for one in two]):
+        np.testing.assert_allclose(extract(given)["input_values"], expected, atol=1e-6)
+    assert extract(two[0].tolist())["input_values"].shape == (1, 50)
+    assert extract(two[0])["attention_mask"].dtype == np.int64
+    assert "attention_mask" not in extract(two, return_attention_mask=False)
+    assert extractor(feature_size=2)(two)["input_values"].shape == (1, 2, 50)
+    assert extractor(feature_size=2)(two[None])["input_values"].shape == (1, 2, 50)
+    with pytest.raises(ValueError, match="There are no recordings"):
+        extract([])
+
+
+def test_cutting_and_padding_to_a_length():
+    extract = extractor(max_length=100)
+    assert extract(noise(300))["input_values"].shape == (1, 100)
+    assert extract(noise(300), truncation=False)["input_values"].shape == (1, 300)
+    assert extract(noise(30), padding="max_length")["input_values"].shape == (1, 100)
+    assert extract(noise(30), padding="max_length", max_length=40)["attention_mask"].sum() == 30
+    assert [len(one) for one in extract([noise(30), noise(40)], padding=False)["input_values"]] == [30, 40]
+    with pytest.raises(ValueError, match="needs max_length"):
+        extractor()(noise(30), padding="max_length")
+
+
+def test_another_rate_is_resampled():
+    samples = noise(2000)
+    ours = extractor(normalize=None)
+    assert ours(samples, sampling_rate=2 * RATE)["input_values"].shape == (1, 1000)
+    assert ours(samples, sampling_rate=RATE)["input_values"].shape == (1, 2000)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"feature_type": "mel"}, "feature_type='mel'"),
+        ({"normalize": "all"}, "normalize='all'"),
+        ({"feature_size": 0}, "feature_size=0"),
+        ({**LOG_MEL, "max_frequency": 5000}, "max_frequency is 5000"),
+        ({"std": 0.0}, r"std=0\.0"),
+        ({"mean": [1.0, 2.0]}, "mean="),
+        ({"dynamic_range": 0}, "dynamic_range=0"),
+        ({"max_length": 0}, "max_length=0"),
+        ({"hop_length": 1.5}, r"hop_length=1\.5"),
+    ],
+)
+def test_settings_that_do_not_fit(settings, message):
+    with pytest.raises(ValueError, match=message):
+        extractor(**settings)
+
+
+def test_saved_and_loaded(tmp_path):
+    first = extractor(**LOG_MEL, max_length=4000)
+    first.save_pretrained(tmp_path)
+    again = AutoFeatureExtractor.from_pretrained(tmp_path, trust_remote_code=True)
+    assert again.to_dict() | {"feature_extractor_type": ""} == first.to_dict() | {"feature_extractor_type": ""}
+    np.testing.assert_array_equal(again(noise(900))["input_values"], first(noise(900))["input_values"])
