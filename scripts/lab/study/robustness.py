@@ -87,7 +87,7 @@ def draw_robustness(rotations: Sequence[Curve], missing: Curve) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True)
     for curve, colour, marker in zip(rotations, COLOURS, MARKERS, strict=False):
         left.plot(curve.places, 100 * np.array(curve.accuracies), color=colour, marker=marker, label=curve.name)
-    left.set(xlabel="degrees by which clouds are turned", ylabel="test accuracy in %", ylim=(0, 100))
+    left.set(xlabel="degrees by which clouds are turned", ylabel="accuracy in %", ylim=(0, 100))
     left.set_xticks([0, 45, 90, 135, 180])
     left.legend(frameon=False)
     right.plot(missing.places, 100 * np.array(missing.accuracies), color=COLOURS[0], marker=MARKERS[0])
