@@ -24,6 +24,8 @@ from .pipeline_perceiver_study import (
     PerceiverStudyImageClassificationPipeline,
     PerceiverStudyImageFeatureExtractionPipeline,
 )
+from .pipeline_point_cloud_perceiver_study import PerceiverStudyPointCloudClassificationPipeline
+from .point_cloud_processing_perceiver_study import PerceiverStudyPointCloudProcessor
 
 # With the package imported, the Auto classes know its model type without trust_remote_code.
 AutoConfig.register(PerceiverStudyConfig.model_type, PerceiverStudyConfig)
@@ -48,5 +50,7 @@ __all__ = [
     "PerceiverStudyImageFeatureExtractionPipeline",
     "PerceiverStudyImageProcessor",
     "PerceiverStudyModel",
+    "PerceiverStudyPointCloudClassificationPipeline",
+    "PerceiverStudyPointCloudProcessor",
     "PerceiverStudyPreTrainedModel",
 ]

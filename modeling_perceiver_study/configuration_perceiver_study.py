@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import transformers
 from torch.nn import ModuleDict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -309,6 +310,12 @@ class PerceiverStudyConfig(PreTrainedConfig):
         if not holds:
             raise ValueError(f"{field}={getattr(self, field)!r} in {type(self).__name__}: expected {expected}.")
 
+    def to_dict(self) -> dict:
+        """As in transformers; `auto_map` without names that no Auto class has, under which models save their code."""
+        fields = super().to_dict()
+        names = {name: code for name, code in fields["auto_map"].items() if hasattr(transformers, name)}
+        return fields | {"auto_map": names}
+
     @property
     def custom_pipelines(self) -> dict[str, dict]:
         """The pipelines that transformers takes for this folder in place of its own, which read pictures otherwise.
@@ -409,7 +416,7 @@ _AUTO_MAP_OF_INPUTS = {
         "AutoModelForAudioClassification": "modeling_perceiver_study.PerceiverStudyForAudioClassification",
     },
 }
-# By the model: tasks, the class of each pipeline, the Auto class that loads its model, and the type of its input.
+# By the model: tasks, file and class of each pipeline, the Auto class that loads its model, and the type of its input.
 _PIPELINES = {
     "PerceiverStudyForAudioClassification": {
         "audio-classification": (
@@ -428,6 +435,13 @@ _PIPELINES = {
             "pipeline_perceiver_study.PerceiverStudyImageFeatureExtractionPipeline",
             "AutoModel",
             "image",
+        ),
+    },
+    "PerceiverStudyForPointCloudClassification": {
+        "point-cloud-classification": (
+            "pipeline_point_cloud_perceiver_study.PerceiverStudyPointCloudClassificationPipeline",
+            "AutoModel",  # without the head, which the pipeline loads: transformers has no Auto class for it
+            "multimodal",
         ),
     },
 }

@@ -33,6 +33,11 @@ from .local_start import start_locally
 from .paths import PATHS
 from .pipeline_audio_perceiver_study import PerceiverStudyAudioClassificationPipeline  # noqa: F401 - see below
 from .pipeline_perceiver_study import PerceiverStudyImageClassificationPipeline  # noqa: F401 - see below
+from .pipeline_point_cloud_perceiver_study import (  # noqa: F401 - see below
+    PerceiverStudyPointCloudClassificationPipeline,
+)
+from .point_cloud_processing_perceiver_study import PerceiverStudyPointCloudProcessor  # noqa: F401 - see below
+from .point_reading import open_points  # noqa: F401 - see below
 from .points import PointsAdapter  # noqa: F401 - see below
 from .position import fourier_features  # noqa: F401 - see below
 from .separable import byte_array, join_parts
@@ -339,6 +344,8 @@ class PerceiverStudyForPointCloudClassification(PerceiverStudyClassifier):
 
     main_input_name = "points"
     input_modalities = ("points",)
+    # transformers has no such class, but with a name here it saves the code beside the weights.
+    _auto_class = "AutoModelForPointCloudClassification"
 
     @can_return_tuple
     def forward(

@@ -13,6 +13,7 @@ SPACE = (
     "lab/judging/checkpoints.py",
     "lab/looking/image_view.py",
     "lab/looking/maps.py",
+    "lab/looking/points_view.py",
     "lab/looking/sound_view.py",
     "lab/looking/style.py",
     "lab/looking/view.py",

@@ -97,6 +97,42 @@ def write_sound(folder: Path) -> Path:
     return folder / "sound.wav"
 
 
+SHAPES = ["line", "plane", "ball"]
+
+
+def clouds(count: int, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Clouds `(10 to 20, 4)` on a line, in a plane and in space; the last number of a point says nothing."""
+    rng, found = np.random.default_rng(seed), []
+    labels = np.arange(count) % len(SHAPES)
+    for label in labels:
+        points = rng.normal(size=(rng.integers(10, 21), 4))
+        points[:, label + 1 : 3] *= 0.05
+        found.append(points.astype(np.float32))
+    return found, labels
+
+
+def make_points(folder: Path) -> Path:
+    """`folder/train.parquet` and `folder/test.parquet`: `cloud`, `label`, and two numbers that depend on the cloud."""
+    numbers = datasets.Value("float32")
+    features = {"cloud": datasets.List(datasets.List(numbers)), "label": datasets.ClassLabel(names=SHAPES)}
+    folder.mkdir(parents=True)
+    for seed, (split, count) in enumerate({"train": 60, "test": 21}.items()):
+        found, labels = clouds(count, seed)
+        rows = {"cloud": [cloud.tolist() for cloud in found], "label": labels}
+        rows |= {"spread": [cloud.std() * 100 for cloud in found], "height": [cloud[:, 2].max() for cloud in found]}
+        table = datasets.Dataset.from_dict(
+            rows, features=datasets.Features(features | {"spread": numbers, "height": numbers})
+        )
+        table.to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def write_cloud(folder: Path) -> Path:
+    """A cloud of the first class."""
+    np.save(folder / "cloud.npy", clouds(1, seed=3)[0][0])
+    return folder / "cloud.npy"
+
+
 _SOUND = [
     "task=audio-classification",
     f"feature_extractor.sampling_rate={RATE}",
@@ -133,6 +169,30 @@ KINDS = {
         ],
         make_sound,
         write_sound,
+    ),
+    "points": Kind(
+        [
+            "task=point-cloud-classification",
+            "data.columns.label=label",
+            *_MODEL,
+            *_RUN,
+            "model.num_channels=1",
+            "model.num_axes=3",
+            "model.max_frequencies=3",
+        ],
+        [
+            "augmentation.num_points=12",
+            "augmentation.mirror=[1]",
+            "augmentation.rotation=20",
+            "augmentation.tilt=5",
+            "augmentation.stretch=0.1",
+            "augmentation.point_scale=0.01",
+            "augmentation.jitter=0.01",
+            "augmentation.shift=0.05",
+            "augmentation.mix_alpha=0.3",
+        ],
+        make_points,
+        write_cloud,
     ),
     "series": Kind(
         [*_SOUND, "feature_extractor.feature_size=2", "feature_extractor.normalize=channel", "model.patch_size=8"],

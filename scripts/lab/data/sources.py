@@ -16,6 +16,7 @@ from lab.data.columns import LABEL, Column, file_of, find_column, located
 from lab.data.folders import SOUND, find_splits
 from lab.data.held_out import regroup, underlying
 from lab.data.labels import SINGLE_LABEL, LabelReader, find_labels, label_reader, read_labels
+from lab.data.point_folders import POINTS, find_clouds, read_clouds
 from lab.data.ts_files import find_ts, read_ts
 from lab.errors import UserError, one_line
 from lab.recipe import Data
@@ -311,6 +312,14 @@ def _open_folder(folder: Path, reading: Reading, wanted: dict[str, str]) -> dict
         if streaming:
             raise UserError(f"data.streaming=true: {folder} holds .ts files, which are read whole; set it to false")
         return read_ts(files)
+    wants_points = any(column.role == POINTS for column in reading.inputs)
+    if wants_points and (clouds := find_clouds(folder, set(wanted.values()))):
+        _require_splits(clouds, wanted, reading)
+        if streaming:
+            raise UserError(
+                f"data.streaming=true: {folder} holds files of points, which are read whole; set it to false"
+            )
+        return read_clouds(clouds)
     has_paths = bool(reading.settings.columns.keys() & {column.role for column in reading.inputs})
     arguments = find_splits(folder, set(wanted.values()), has_paths)
     if arguments is None:

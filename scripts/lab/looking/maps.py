@@ -87,14 +87,21 @@ def draw_attention_maps(
 
 def draw_last_maps(model: PreTrainedModel, processor: Any, samples: Sequence[Any], view: type[View]) -> Figure:
     """Draw maps of the last cross-attend on samples: the mean over latents, then some of them, heads averaged."""
+    return draw_maps_on(samples, model, processor, view, model.config.num_cross_attends)
+
+
+def draw_maps_on(
+    samples: Sequence[Any], model: PreTrainedModel, processor: Any, view: type[View], cross_attend: int
+) -> Figure:
+    """Draw maps of one cross-attend, numbered from 1, on samples, as `draw_last_maps` does."""
     lines = []
     for sample in samples:
         maps = attention_maps(model, **arguments_of(processor, sample, model.device))
         latents = evenly_chosen(maps[-1].shape[2])
-        last = mean_and_single(maps[-1][0].mean(dim=0).numpy(), latents)
-        lines.append(("", view.of(processor, model.config, sample), last))
+        shown = mean_and_single(maps[cross_attend - 1][0].mean(dim=0).numpy(), latents)
+        lines.append(("", view.of(processor, model.config, sample), shown))
     figure = draw_map_lines(lines, latents)
-    figure.suptitle(f"attention weights, cross-attend {len(maps)} of {len(maps)}", fontsize=10)
+    figure.suptitle(f"attention weights, cross-attend {cross_attend} of {len(maps)}", fontsize=10)
     return figure
 
 

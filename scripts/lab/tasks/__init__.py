@@ -6,10 +6,13 @@ from lab.errors import UserError, one_line
 from lab.recipe import Recipe
 from lab.tasks.audio_classification import AudioClassification
 from lab.tasks.image_classification import ImageClassification
+from lab.tasks.point_cloud_classification import PointCloudClassification
 from lab.tasks.pretrained import open_pretrained
 from lab.tasks.task import Task
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (ImageClassification, AudioClassification)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (ImageClassification, AudioClassification, PointCloudClassification)
+}
 
 
 def find_task(recipe: Recipe) -> type[Task]:

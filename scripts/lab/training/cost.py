@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedConfig
 
 from lab.tasks.task import Task
 
@@ -37,7 +38,7 @@ def measure(task: Task) -> Cost:
     """The cost of one sample, by doing a training step of it on the CPU."""
     model = task.new_model()
     # The counter puts hooks on all layers, so they would be called: count the path that training takes.
-    if model.config.position_encoding_type == "fourier":
+    if takes_separable_path(model.config):
         model.config.cross_attend_path = "separable"
     # The counter sees no fused attention; the kernel of plain products does the same ones.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -48,6 +49,12 @@ def measure(task: Task) -> Cost:
     # With the attention that training uses, which keeps less. What does not grow with the batch is the difference.
     one, two = (kept_bytes(model, lambda samples=samples: _loss(model, task, samples)) for samples in (1, 2))
     return Cost(model.num_parameters(), forward_flops, step_flops, two - one, 2 * one - two)
+
+
+def takes_separable_path(config: PreTrainedConfig) -> bool:
+    """Whether all inputs are grids with Fourier positions."""
+    configs = [config] if config.modalities is None else [config.modality_config(name) for name in config.modalities]
+    return all(own.input_type == "grid" and own.position_encoding_type == "fourier" for own in configs)
 
 
 def _loss(model: nn.Module, task: Task, samples: int) -> torch.Tensor:

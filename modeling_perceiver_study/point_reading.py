@@ -1,0 +1,118 @@
+"""Clouds of points in files: NumPy arrays (.npy), meshes and scans (.ply, .off), and those of the PCL (.pcd).
+
+The kind is told by how the content begins, not by the name of the file.
+"""
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+def open_points(
+    source: str | os.PathLike | bytes,
+    num_axes: int = 3,
+    feature_names: Sequence[str] | None = None,
+    num_points: int | None = None,
+) -> np.ndarray:
+    """The cloud `(m, columns)` in a file: coordinates of each point, then its other numbers.
+
+    Args:
+        source: a path, or the content of a file.
+        num_axes: how many of `x`, `y` and `z` are read of .ply, .off and .pcd files.
+        feature_names: which other fields of .ply and .pcd files are read; None reads all, in the order of the file.
+            Whole numbers of 8 and 16 bits, which colours are, become shares of the largest.
+        num_points: of a file with faces, so many points are taken evenly over its surface, always the same; None takes
+            its vertices.
+
+    Raises:
+        ValueError: it is none of these, has not the fields, or cannot be read; says so.
+        OSError: there is no such file.
+        ImportError: the library that reads it is not installed.
+    """
+    name, content = "the bytes", source
+    if not isinstance(source, bytes):
+        name, content = str(source), Path(source).read_bytes()
+    start = content[:1000].lstrip()
+    if start.startswith(b"\x93NUMPY"):
+        reader, needs = _numpy, "numpy"
+    elif start.startswith(b"ply"):
+        reader, needs = _ply, "trimesh"
+    elif start.startswith(b"OFF") or b"".join(start.split(None, 1)[:1]) in (b"COFF", b"NOFF", b"CNOFF"):
+        reader, needs = _off, "trimesh"
+    elif start.startswith(b"# .PCD") or start.startswith(b"VERSION"):
+        reader, needs = _pcd, "pypcd4"
+    else:
+        raise ValueError(f"{name} is not a cloud of points: expected a .npy, .ply, .off or .pcd file.")
+    try:
+        return reader(content, num_axes, feature_names, num_points)
+    except ImportError:
+        raise ImportError(f"{name} is read with {needs}: install it with `pip install {needs}`.") from None
+    except Exception as error:  # readers let out nearly anything that Python raises
+        raise ValueError(f"{name} cannot be read as a cloud of points: {error}") from None
+
+
+def _numpy(content: bytes, num_axes: int, feature_names: Sequence[str] | None, num_points: int | None) -> np.ndarray:
+    return np.load(io.BytesIO(content), allow_pickle=False)
+
+
+def _off(content: bytes, num_axes: int, feature_names: Sequence[str] | None, num_points: int | None) -> np.ndarray:
+    mesh = _mesh(content, "off")
+    if feature_names:
+        raise ValueError(f"it has no fields {', '.join(feature_names)}; .off files hold coordinates alone")
+    return _vertices_or_surface(mesh, num_points)[:, :num_axes]
+
+
+def _ply(content: bytes, num_axes: int, feature_names: Sequence[str] | None, num_points: int | None) -> np.ndarray:
+    mesh = _mesh(content, "ply")
+    if num_points is not None and len(getattr(mesh, "faces", ())):
+        if feature_names:
+            raise ValueError(f"points on its faces have no {', '.join(feature_names)}; num_points=None takes vertices")
+        return _vertices_or_surface(mesh, num_points)[:, :num_axes]
+    data = mesh.metadata["_ply_raw"]["vertex"]["data"]
+    names = data.dtype.names if isinstance(data, np.ndarray) else data  # binary files, and those of text
+    return _columns({field: np.asarray(data[field]) for field in names}, num_axes, feature_names)
+
+
+def _pcd(content: bytes, num_axes: int, feature_names: Sequence[str] | None, num_points: int | None) -> np.ndarray:
+    from pypcd4 import PointCloud
+
+    cloud = PointCloud.from_fileobj(io.BytesIO(content))
+    data = {field: cloud.numpy([field]) for field in cloud.fields if field != "_"}  # `_` is filling
+    return _columns(data, num_axes, feature_names)
+
+
+def _mesh(content: bytes, kind: str):
+    import trimesh
+
+    # Unprocessed, as otherwise equal vertices become one.
+    return trimesh.load(io.BytesIO(content), file_type=kind, process=False)
+
+
+def _vertices_or_surface(mesh, num_points: int | None) -> np.ndarray:
+    if num_points is None or not len(getattr(mesh, "faces", ())):
+        return np.asarray(mesh.vertices)
+    import trimesh
+
+    return np.asarray(trimesh.sample.sample_surface(mesh, num_points, seed=0)[0])
+
+
+def _columns(data: dict[str, np.ndarray], num_axes: int, feature_names: Sequence[str] | None) -> np.ndarray:
+    axes = ["x", "y", "z"][:num_axes]
+    if feature_names is None:
+        feature_names = [field for field in data if field not in ("x", "y", "z")]
+    wanted = [*axes, *feature_names]
+    if missing := [field for field in wanted if field not in data]:
+        raise ValueError(f"it has no field {', '.join(missing)}; there are {', '.join(data)}")
+    return np.stack([_shares(data[field].reshape(-1)) for field in wanted], axis=1)
+
+
+def _shares(values: np.ndarray) -> np.ndarray:
+    if values.dtype in (np.uint8, np.uint16):
+        return values / np.iinfo(values.dtype).max
+    return values
+
+
+__all__ = ["open_points"]

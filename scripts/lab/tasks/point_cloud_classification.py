@@ -1,0 +1,175 @@
+"""Clouds of points with labels."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lab.augment.points import POINT_RANGES, PointAugmentation, PointTrainingInputs, describe_point_augmentation
+from lab.data.points import POINTS, PointsDecoder
+from lab.data.ragged import RaggedDataset
+from lab.data.splits import Splits, choose_split, choose_splits
+from lab.data.streams import choose_stream_split, choose_stream_splits
+from lab.errors import UserError
+from lab.looking.maps import draw_last_maps
+from lab.looking.points_view import PointsView
+from lab.looking.style import save
+from lab.recipe import build, require_keys
+from lab.tasks.labelled import LabelledTask
+from lab.tasks.targets import Target
+from lab.tasks.task import Arguments, Batch, Judged, drawn
+from modeling_perceiver_study import (
+    PerceiverStudyConfig,
+    PerceiverStudyForPointCloudClassification,
+    PerceiverStudyPointCloudProcessor,
+)
+
+# What a recipe may say about the processor; all else follows from the model, so that the two agree.
+_PROCESSOR_KEYS = ("feature_names", "center", "scale", "num_points", "sampling", "on_nan")
+_EXAMPLES, _DRAWN = 3, 4
+_EXAMPLE_POINTS = 1024  # of a cloud whose size nothing says
+
+
+class PointCloudClassification(LabelledTask):
+    """`values` `(b, M, A + C)`, `lengths` `(b,)` and `labels`, as a batch of `RaggedDataset` has them."""
+
+    name = "point-cloud-classification"
+    samples = "clouds of points"
+    model_class = PerceiverStudyForPointCloudClassification
+    processor_class = PerceiverStudyPointCloudProcessor
+    columns = (POINTS,)
+    augmentation_class = PointAugmentation
+    augmentation_ranges = POINT_RANGES
+
+    def __init__(self, recipe, config=None, processor=None, pretrained=None):
+        super().__init__(recipe, config, processor, pretrained)
+        self.in_pairs = self.augmentation.mixes
+        self._longest = _EXAMPLE_POINTS
+        self._changed = PointTrainingInputs(
+            self.augmentation,
+            self.processor,
+            recipe.seed,
+            lambda labels: self.target.blendable(labels, self.config.num_labels),
+        )
+
+    def inherit(self, recipe):
+        recipe, found = super().inherit(recipe), self.pretrained.processor
+        settings = {key: found[key] for key in _PROCESSOR_KEYS if key in found}
+        return dataclasses.replace(recipe, feature_extractor=settings | recipe.feature_extractor)
+
+    def build_config(self) -> PerceiverStudyConfig:
+        config = build("model", PerceiverStudyConfig, {"input_type": "points"} | self.recipe.model)
+        if config.input_type != "points":
+            raise UserError(f"model.input_type={config.input_type}: expected points, or a task for that kind of input")
+        return config
+
+    def build_processor(self) -> PerceiverStudyPointCloudProcessor:
+        """The processor that belongs to the model: as many coordinates and features."""
+        section = self.processor_section
+        require_keys(section, self.recipe.feature_extractor, _PROCESSOR_KEYS)
+        shape = {"num_axes": self.config.num_axes, "num_features": self.config.num_channels}
+        return build(section, self.processor_class, shape | self.recipe.feature_extractor)
+
+    def load_splits(self) -> Splits:
+        reading, decoder, streaming = self.reading, self._decoder(), self.recipe.data.streaming
+        if streaming:
+            train, validation, test, names = choose_stream_splits(reading, decoder, self.config.num_labels)
+        else:
+            train, validation, test = choose_splits(reading)
+            names = train.source.label_names
+        self.require_labels(names)
+        splits = Splits(
+            validation=decoder.decode(validation),
+            train=train if streaming else decoder.decode(train),
+            test=test and decoder.decode(test),
+            label_names=names,
+        )
+        self._longest = int(splits.validation.lengths.max())
+        self.fit(splits)
+        return splits
+
+    def read_split(self, split: str) -> tuple[RaggedDataset, list[str]]:
+        if self.recipe.data.streaming:
+            rows = choose_stream_split(self.reading, split, self.config.num_labels)
+        else:
+            rows = choose_split(self.reading, split)
+        return self._decoder().decode(rows), rows.source.label_names
+
+    def _decoder(self) -> PointsDecoder:
+        return PointsDecoder(self.recipe.data, self.processor)
+
+    def training_inputs(self, batch: Batch, step: int, first: int) -> tuple[Arguments, Any]:
+        values, lengths, targets = self._changed(batch["values"], batch["lengths"], batch["labels"], step, first)
+        return self._arguments(values, lengths), targets
+
+    def inputs(self, batch: Batch) -> tuple[Arguments, Any]:
+        return self._arguments(batch["values"], batch["lengths"]), batch["labels"]
+
+    def mirrored(self, arguments: Arguments) -> Arguments:
+        """Clouds mirrored along the first axis that training mirrors, or along the first of all."""
+        axis = (self.augmentation.mirror or [0])[0]
+        signs = torch.ones(self.processor.num_axes, device=arguments["points"].device)
+        signs[axis] = -1
+        return arguments | {"points": arguments["points"] * signs}
+
+    def _arguments(self, values: torch.Tensor, lengths: torch.Tensor) -> Arguments:
+        axes = self.processor.num_axes
+        arguments = {"points": values[..., :axes]}
+        if self.processor.num_features:
+            arguments["point_features"] = values[..., axes:]
+        places = torch.arange(values.shape[1], device=lengths.device)
+        return arguments | {"attention_mask": places < lengths[:, None]}
+
+    def example(self, size: int, device: torch.device | str) -> tuple[Arguments, Any]:
+        points = self.augmentation.num_points or self.processor.num_points or self._longest
+        values = torch.zeros(size, points, self.processor.num_columns, device=device)
+        lengths = torch.full((size,), points, device=device)
+        return self._arguments(values, lengths), self.target.example(size, self.config.num_labels, device)
+
+    def illustrate(
+        self, folder: Path, model, dataset: RaggedDataset, judged: Judged, show_samples: bool
+    ) -> list[tuple[str, str]]:
+        figures = super().illustrate(folder, model, dataset, judged, show_samples)
+        if show_samples:
+            samples = [dataset.sample(row) for row in drawn(len(dataset), _DRAWN)]
+            save(draw_last_maps(model, self.processor, samples, PointsView), folder / "attention.png", dpi=100)
+            figures = [*figures, ("Attention of latents to points", "attention.png")]
+        return figures
+
+    def save_examples(self, folder: Path, dataset: RaggedDataset) -> dict[str, str]:
+        titles = {}
+        for number, row in enumerate(drawn(len(dataset), _EXAMPLES)):
+            np.save(folder / f"{number}.npy", dataset.sample(row))
+            titles[f"{number}.npy"] = self.target.title(dataset.labels[row], self.label_names)
+        return titles
+
+    def card(self, judged: Judged) -> dict[str, Any]:
+        parts = super().card(judged)
+        return parts | {
+            "tags": ["point-cloud", *parts["tags"]],
+            "purpose": self.target.purpose("clouds of points", self.config.num_labels),
+            "elements": "single points",
+            "augmentation": describe_point_augmentation(self.augmentation),
+            "usage": _usage(self.target),
+            "limits": "Clouds from other sensors, with parts hidden or in other poses, are untested.",
+        }
+
+    clean_check = """
+import numpy as np
+from transformers import AutoFeatureExtractor, pipeline
+processor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
+cloud = np.random.default_rng(0).normal(size=(50, processor.num_axes + processor.num_features))
+assert pipeline("point-cloud-classification", model=folder, trust_remote_code=True)(cloud)
+"""
+
+
+def _usage(target: Target) -> list[str]:
+    """Programs that classify a file, with `{repo_id}` for the name of the model."""
+    return [
+        f"""from transformers import pipeline
+
+classify = pipeline("point-cloud-classification", model="{{repo_id}}", trust_remote_code=True)
+print(classify("cloud.ply", top_k={target.shown_answers}))""",
+    ]
