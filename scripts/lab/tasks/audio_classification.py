@@ -4,22 +4,18 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 import torch
 
 from lab.augment.sound import RANGES, SoundAugmentation, TrainingSound, describe_augmentation
-from lab.data.ragged import RaggedDataset
 from lab.data.sound import AUDIO, SoundDecoder
-from lab.data.splits import Splits, choose_split, choose_splits
-from lab.data.streams import choose_stream_split, choose_stream_splits
 from lab.errors import UserError
-from lab.looking.maps import draw_last_maps
 from lab.looking.sound_view import SoundView
-from lab.looking.style import save
 from lab.recipe import Recipe, build, require_keys
-from lab.tasks.labelled import LabelledTask
+from lab.tasks.ragged import RaggedTask
 from lab.tasks.targets import Target
-from lab.tasks.task import Arguments, Batch, Judged, drawn
+from lab.tasks.task import Arguments, Batch, Judged
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyFeatureExtractor,
@@ -27,7 +23,6 @@ from modeling_perceiver_study import (
 )
 from modeling_perceiver_study.pipeline_audio_perceiver_study import windows_of
 
-_EXAMPLES, _DRAWN = 3, 4
 _EXTRACTOR_KEYS = (
     "feature_size",
     "sampling_rate",
@@ -61,7 +56,7 @@ class Windows:
     owners: torch.Tensor
 
 
-class AudioClassification(LabelledTask):
+class AudioClassification(RaggedTask):
     """`values` `(b, L, C)` float32, `lengths` and `labels`, as a batch of `RaggedDataset` has them."""
 
     name = "audio-classification"
@@ -69,6 +64,7 @@ class AudioClassification(LabelledTask):
     model_class = PerceiverStudyForAudioClassification
     processor_class = PerceiverStudyFeatureExtractor
     columns = (AUDIO,)
+    view = SoundView
     augmentation_class = SoundAugmentation
     augmentation_ranges = RANGES
 
@@ -127,27 +123,7 @@ class AudioClassification(LabelledTask):
                 "augmentation.vocal_tract, equalizer and band_masks are for feature_extractor.feature_type=log-mel"
             )
 
-    def load_splits(self) -> Splits:
-        reading, decoder = self.reading, self._decoder()
-        if self.recipe.data.streaming:
-            train, validation, test, names = choose_stream_splits(reading, decoder, self.config.num_labels)
-        else:
-            train, validation, test = choose_splits(reading)
-            names = train.source.label_names
-            train = decoder.decode(train)
-        self.require_labels(names)
-        splits = Splits(train, decoder.decode(validation), test and decoder.decode(test), names)
-        self.fit(splits)
-        return splits
-
-    def read_split(self, split: str) -> tuple[RaggedDataset, list[str]]:
-        if self.recipe.data.streaming:
-            rows = choose_stream_split(self.reading, split, self.config.num_labels)
-        else:
-            rows = choose_split(self.reading, split)
-        return self._decoder().decode(rows), rows.source.label_names
-
-    def _decoder(self) -> SoundDecoder:
+    def decoder(self) -> SoundDecoder:
         return SoundDecoder(self.recipe.data, self.processor)
 
     def training_inputs(self, batch: Batch, step: int, first: int) -> tuple[Arguments, Any]:
@@ -187,23 +163,12 @@ class AudioClassification(LabelledTask):
         lengths = torch.full((size,), self.processor.max_length, device=device)
         return self._arguments(samples, lengths), self.target.example(size, self.config.num_labels, device)
 
-    def illustrate(
-        self, folder: Path, model, dataset: RaggedDataset, judged: Judged, show_samples: bool
-    ) -> list[tuple[str, str]]:
-        figures = super().illustrate(folder, model, dataset, judged, show_samples)
-        if show_samples:
-            samples = [dataset.sample(row).T for row in drawn(len(dataset), _DRAWN)]
-            save(draw_last_maps(model, self.processor, samples, SoundView), folder / "attention.png", dpi=100)
-            figures = [*figures, ("Attention of latents to recordings", "attention.png")]
-        return figures
+    def as_opened(self, sample: np.ndarray) -> np.ndarray:
+        return sample.T
 
-    def save_examples(self, folder: Path, dataset: RaggedDataset) -> dict[str, str]:
-        titles = {}
-        for number, row in enumerate(drawn(len(dataset), _EXAMPLES)):
-            samples = dataset.sample(row).clip(-1, 1)
-            soundfile.write(folder / f"{number}.wav", samples, self.processor.sampling_rate)
-            titles[f"{number}.wav"] = self.target.title(dataset.labels[row], self.label_names)
-        return titles
+    def write_example(self, folder: Path, name: str, sample: np.ndarray) -> str:
+        soundfile.write(folder / f"{name}.wav", sample.clip(-1, 1), self.processor.sampling_rate)
+        return f"{name}.wav"
 
     def card(self, judged: Judged) -> dict[str, Any]:
         extractor, parts = self.processor, super().card(judged)

@@ -9,17 +9,13 @@ import torch
 
 from lab.augment.points import POINT_RANGES, PointAugmentation, PointTrainingInputs, describe_point_augmentation
 from lab.data.points import POINTS, PointsDecoder
-from lab.data.ragged import RaggedDataset
-from lab.data.splits import Splits, choose_split, choose_splits
-from lab.data.streams import choose_stream_split, choose_stream_splits
+from lab.data.splits import Splits
 from lab.errors import UserError
-from lab.looking.maps import draw_last_maps
 from lab.looking.points_view import PointsView
-from lab.looking.style import save
 from lab.recipe import build, require_keys
-from lab.tasks.labelled import LabelledTask
+from lab.tasks.ragged import RaggedTask
 from lab.tasks.targets import Target
-from lab.tasks.task import Arguments, Batch, Judged, drawn
+from lab.tasks.task import Arguments, Batch, Judged
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForPointCloudClassification,
@@ -28,11 +24,10 @@ from modeling_perceiver_study import (
 
 # What a recipe may say about the processor; all else follows from the model, so that the two agree.
 _PROCESSOR_KEYS = ("feature_names", "center", "scale", "num_points", "sampling", "on_nan")
-_EXAMPLES, _DRAWN = 3, 4
 _EXAMPLE_POINTS = 1024  # of a cloud whose size nothing says
 
 
-class PointCloudClassification(LabelledTask):
+class PointCloudClassification(RaggedTask):
     """`values` `(b, M, A + C)`, `lengths` `(b,)` and `labels`, as a batch of `RaggedDataset` has them."""
 
     name = "point-cloud-classification"
@@ -40,6 +35,7 @@ class PointCloudClassification(LabelledTask):
     model_class = PerceiverStudyForPointCloudClassification
     processor_class = PerceiverStudyPointCloudProcessor
     columns = (POINTS,)
+    view = PointsView
     augmentation_class = PointAugmentation
     augmentation_ranges = POINT_RANGES
 
@@ -73,31 +69,11 @@ class PointCloudClassification(LabelledTask):
         return build(section, self.processor_class, shape | self.recipe.feature_extractor)
 
     def load_splits(self) -> Splits:
-        reading, decoder, streaming = self.reading, self._decoder(), self.recipe.data.streaming
-        if streaming:
-            train, validation, test, names = choose_stream_splits(reading, decoder, self.config.num_labels)
-        else:
-            train, validation, test = choose_splits(reading)
-            names = train.source.label_names
-        self.require_labels(names)
-        splits = Splits(
-            validation=decoder.decode(validation),
-            train=train if streaming else decoder.decode(train),
-            test=test and decoder.decode(test),
-            label_names=names,
-        )
+        splits = super().load_splits()
         self._longest = int(splits.validation.lengths.max())
-        self.fit(splits)
         return splits
 
-    def read_split(self, split: str) -> tuple[RaggedDataset, list[str]]:
-        if self.recipe.data.streaming:
-            rows = choose_stream_split(self.reading, split, self.config.num_labels)
-        else:
-            rows = choose_split(self.reading, split)
-        return self._decoder().decode(rows), rows.source.label_names
-
-    def _decoder(self) -> PointsDecoder:
+    def decoder(self) -> PointsDecoder:
         return PointsDecoder(self.recipe.data, self.processor)
 
     def training_inputs(self, batch: Batch, step: int, first: int) -> tuple[Arguments, Any]:
@@ -128,22 +104,12 @@ class PointCloudClassification(LabelledTask):
         lengths = torch.full((size,), points, device=device)
         return self._arguments(values, lengths), self.target.example(size, self.config.num_labels, device)
 
-    def illustrate(
-        self, folder: Path, model, dataset: RaggedDataset, judged: Judged, show_samples: bool
-    ) -> list[tuple[str, str]]:
-        figures = super().illustrate(folder, model, dataset, judged, show_samples)
-        if show_samples:
-            samples = [dataset.sample(row) for row in drawn(len(dataset), _DRAWN)]
-            save(draw_last_maps(model, self.processor, samples, PointsView), folder / "attention.png", dpi=100)
-            figures = [*figures, ("Attention of latents to points", "attention.png")]
-        return figures
+    def as_opened(self, sample: np.ndarray) -> np.ndarray:
+        return sample
 
-    def save_examples(self, folder: Path, dataset: RaggedDataset) -> dict[str, str]:
-        titles = {}
-        for number, row in enumerate(drawn(len(dataset), _EXAMPLES)):
-            np.save(folder / f"{number}.npy", dataset.sample(row))
-            titles[f"{number}.npy"] = self.target.title(dataset.labels[row], self.label_names)
-        return titles
+    def write_example(self, folder: Path, name: str, sample: np.ndarray) -> str:
+        np.save(folder / f"{name}.npy", sample)
+        return f"{name}.npy"
 
     def card(self, judged: Judged) -> dict[str, Any]:
         parts = super().card(judged)
