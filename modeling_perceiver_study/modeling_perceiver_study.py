@@ -244,6 +244,7 @@ class PerceiverStudyClassifier(PerceiverStudyPreTrainedModel):
 
     def __init__(self, config: PerceiverStudyConfig):
         super().__init__(config)
+        self.loss_type = "ForSequenceClassification"  # which transformers does not guess from every name
         self.perceiver = PerceiverStudyModel(config)
         self.main_input_name = self.perceiver.main_input_name
         query = PerceiverStudyLatents(1, config.d_latents) if config.decoder_type == "query" else None

@@ -7,12 +7,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
+    PerceiverStudyForAudioClassification,
     PerceiverStudyForImageClassification,
+    PerceiverStudyForPointCloudClassification,
     PerceiverStudyImageProcessor,
     PerceiverStudyModel,
 )
 from modeling_perceiver_study.position import fourier_axis_features
 from tests import reference
+from tests.kinds import arguments_of, fields_of
 from tests.models import mask, pixels, small_config, small_model
 
 VARIANTS = {
@@ -390,3 +393,22 @@ def test_wrong_inputs_are_errors_that_say_what_was_expected(inputs, message):
 def test_position_features_for_a_model_without_them():
     with pytest.raises(ValueError, match="do_fourier_encode=False"):
         small_model(position_encoding_type="learned")(torch.zeros(1, 3, 7, 5), position_features=torch.zeros(1, 12, 9))
+
+
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification", "regression"])
+def test_every_head_has_the_loss_of_its_problem(problem_type):
+    """Transformers guesses a loss from the name of a class, and otherwise takes that of language models."""
+    heads = {"waveform": PerceiverStudyForAudioClassification, "points": PerceiverStudyForPointCloudClassification}
+    for kind, head in heads.items():
+        fields = fields_of(kind)
+        config = PerceiverStudyConfig(num_latents=4, d_latents=16, num_labels=3, problem_type=problem_type, **fields)
+        model = head(config).double().eval()
+        given = arguments_of(config, (kind,), batch=2)
+        labels = torch.tensor([2, 0]) if problem_type.startswith("single") else torch.eye(3, dtype=torch.float64)[:2]
+        outputs = model(**given, labels=labels)
+        loss = {
+            "single_label_classification": torch.nn.functional.cross_entropy,
+            "multi_label_classification": torch.nn.functional.binary_cross_entropy_with_logits,
+            "regression": torch.nn.functional.mse_loss,
+        }[problem_type]
+        torch.testing.assert_close(outputs.loss, loss(outputs.logits, labels))

@@ -11,7 +11,9 @@ from torch import nn
 
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
+    PerceiverStudyForAudioClassification,
     PerceiverStudyForImageClassification,
+    PerceiverStudyForPointCloudClassification,
     PerceiverStudyModel,
 )
 from tests.kinds import arguments_of, fields_of, joint_array
@@ -136,18 +138,27 @@ class PerceiverStudyKindTester(PerceiverStudyModelTester):
         return {name: value.float() if value.is_floating_point() else value for name, value in given.items()}
 
     def prepare_config_and_inputs_for_common(self):
-        mask = torch.ones(self.batch_size, self.seq_length, dtype=torch.int64)
-        return self.get_config(), {**self.arguments(), "attention_mask": mask}
+        given = self.arguments()
+        # One entry for each sample of a waveform, before they become patches; of others one for each element.
+        length = given["input_values"].shape[-1] if self.kinds == ("waveform",) else self.seq_length
+        mask = torch.ones(self.batch_size, length, dtype=torch.int64)
+        return self.get_config(), {**given, "attention_mask": mask}
 
 
 class PerceiverStudyPointModelTest(PerceiverStudyModelTest):
-    all_model_classes = (PerceiverStudyModel,)
+    all_model_classes = (PerceiverStudyModel, PerceiverStudyForPointCloudClassification)
     kinds = ("points",)
 
     def setUp(self):
         super().setUp()
         self.model_tester = PerceiverStudyKindTester(self, *self.kinds)
         self.additional_model_inputs = list(self.model_tester.arguments())[1:]
+        for model_class in self.all_model_classes[1:]:
+            # They look up by name which models take labels, and have no such list for clouds of points.
+            names = {PerceiverStudyConfig.model_type: model_class.__name__}
+            patch = mock.patch.dict(common.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, names)
+            patch.start()
+            self.addCleanup(patch.stop)
         # They ask the class; a model says by itself what it takes.
         main = PerceiverStudyModel(self.model_tester.get_config()).main_input_name
         patch = mock.patch.object(PerceiverStudyModel, "main_input_name", main)
@@ -161,11 +172,18 @@ class PerceiverStudyPointModelTest(PerceiverStudyModelTest):
         self.assertIn(model.main_input_name, model.inputs.arguments)
 
 
+class PerceiverStudyWaveformModelTest(PerceiverStudyPointModelTest):
+    all_model_classes = (PerceiverStudyModel, PerceiverStudyForAudioClassification)
+    kinds = ("waveform",)
+
+
 class PerceiverStudyByteModelTest(PerceiverStudyPointModelTest):
+    all_model_classes = (PerceiverStudyModel,)
     kinds = ("bytes",)
 
 
 class PerceiverStudyMultimodalModelTest(PerceiverStudyPointModelTest):
     """Two grids that stay separable, in patches, and an array."""
 
+    all_model_classes = (PerceiverStudyModel,)
     kinds = ("video", "waveform", "points")
