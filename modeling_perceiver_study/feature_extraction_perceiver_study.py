@@ -35,8 +35,8 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         hop_length: samples from one frame to the next.
         min_frequency: of the lowest band, in hertz.
         max_frequency: of the highest band; None is half the sampling rate.
-        dynamic_range: decibels below the loudest number of a recording's spectrogram; what is softer is raised to there,
-            so that the noise of a microphone counts less. None leaves it.
+        dynamic_range: decibels below the loudest number of a recording's spectrogram; what is softer is raised to
+            there, so that the noise of a microphone counts less. None leaves it.
         do_rescale: bring integers into [-1, 1], as sound has it; other series keep their units.
         normalize: what gets a mean of 0 and a standard deviation of 1: `"recording"`, all numbers of it together;
             `"channel"`, each channel of a waveform, or band of a spectrogram, on its own; `"training"` takes `mean` and

@@ -14,8 +14,8 @@ from lab.errors import UserError
 from lab.looking.sound_view import SoundView
 from lab.recipe import Recipe, build, require_keys
 from lab.tasks.ragged import RaggedTask
-from lab.tasks.targets import Target
 from lab.tasks.task import Arguments, Batch, Judged
+from lab.tasks.usage import with_parts, with_pipeline
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyFeatureExtractor,
@@ -181,7 +181,10 @@ class AudioClassification(RaggedTask):
             ),
             "elements": f"patches of {kind}" if self.config.patch_size else kind,
             "augmentation": describe_augmentation(self.augmentation),
-            "usage": _usage(self.target),
+            "usage": [
+                with_pipeline(self.name, "sound.wav", self.target),
+                with_parts("AutoFeatureExtractor", "AutoModelForAudioClassification", '"sound.wav"', self.target),
+            ],
             "limits": "Other speakers, microphones, rooms and noise are untested.",
         }
 
@@ -204,21 +207,3 @@ def _of_recordings(output: Any, windows: Windows) -> _Answers:
     logits = output.logits.float()
     total = logits.new_zeros(len(windows.labels), logits.shape[1]).index_add_(0, windows.owners, logits)
     return _Answers(total / torch.bincount(windows.owners, minlength=len(total))[:, None])
-
-
-def _usage(target: Target) -> list[str]:
-    """Programs that classify a file, with `{repo_id}` for the name of the model."""
-    return [
-        f"""from transformers import pipeline
-
-classify = pipeline("audio-classification", model="{{repo_id}}", trust_remote_code=True)
-print(classify("sound.wav", top_k={target.shown_answers}))""",
-        f"""import torch
-from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
-
-extractor = AutoFeatureExtractor.from_pretrained("{{repo_id}}", trust_remote_code=True)
-model = AutoModelForAudioClassification.from_pretrained("{{repo_id}}", trust_remote_code=True)
-with torch.no_grad():
-    logits = model(**extractor("sound.wav", return_tensors="pt")).logits
-print({target.answer_in_code})""",
-    ]

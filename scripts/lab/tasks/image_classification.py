@@ -19,8 +19,8 @@ from lab.looking.image_pictures import draw_attention, draw_predictions
 from lab.looking.image_view import displayed
 from lab.recipe import Recipe, build, require_keys
 from lab.tasks.labelled import LabelledTask
-from lab.tasks.targets import Target
 from lab.tasks.task import Arguments, Batch, Judged, drawn
+from lab.tasks.usage import with_parts, with_pipeline
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForImageClassification,
@@ -184,7 +184,16 @@ class ImageClassification(LabelledTask):
             "purpose": self.target.purpose(f"images of {grid} pixels", self.config.num_labels),
             "elements": "single pixels",
             "augmentation": describe_augmentation(self.augmentation),
-            "usage": _usage(self.target),
+            "usage": [
+                with_pipeline(self.name, "image.png", self.target),
+                with_parts(
+                    "AutoImageProcessor",
+                    "AutoModelForImageClassification",
+                    'Image.open("image.png")',
+                    self.target,
+                    "from PIL import Image\n",
+                ),
+            ],
             "limits": "Other cameras, crops or image sizes are untested.",
         }
 
@@ -194,25 +203,6 @@ from transformers import AutoImageProcessor, pipeline
 AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
 assert pipeline("image-classification", model=folder, trust_remote_code=True)(Image.new("RGB", (40, 30)))
 """
-
-
-def _usage(target: Target) -> list[str]:
-    """Programs that classify a file, with `{repo_id}` for the name of the model."""
-    return [
-        f"""from transformers import pipeline
-
-classify = pipeline("image-classification", model="{{repo_id}}", trust_remote_code=True)
-print(classify("image.png", top_k={target.shown_answers}))""",
-        f"""import torch
-from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification
-
-processor = AutoImageProcessor.from_pretrained("{{repo_id}}", trust_remote_code=True)
-model = AutoModelForImageClassification.from_pretrained("{{repo_id}}", trust_remote_code=True)
-with torch.no_grad():
-    logits = model(**processor(Image.open("image.png"))).logits
-print({target.answer_in_code})""",
-    ]
 
 
 def resized(settings: dict[str, Any], old: list[int], new: list[int]) -> dict[str, Any]:

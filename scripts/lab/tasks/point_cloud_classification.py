@@ -14,8 +14,8 @@ from lab.errors import UserError
 from lab.looking.points_view import PointsView
 from lab.recipe import build, require_keys
 from lab.tasks.ragged import RaggedTask
-from lab.tasks.targets import Target
 from lab.tasks.task import Arguments, Batch, Judged
+from lab.tasks.usage import with_pipeline
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForPointCloudClassification,
@@ -118,7 +118,7 @@ class PointCloudClassification(RaggedTask):
             "purpose": self.target.purpose("clouds of points", self.config.num_labels),
             "elements": "single points",
             "augmentation": describe_point_augmentation(self.augmentation),
-            "usage": _usage(self.target),
+            "usage": [with_pipeline(self.name, "cloud.ply", self.target)],
             "limits": "Clouds from other sensors, with parts hidden or in other poses, are untested.",
         }
 
@@ -129,13 +129,3 @@ processor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
 cloud = np.random.default_rng(0).normal(size=(50, processor.num_axes + processor.num_features))
 assert pipeline("point-cloud-classification", model=folder, trust_remote_code=True)(cloud)
 """
-
-
-def _usage(target: Target) -> list[str]:
-    """Programs that classify a file, with `{repo_id}` for the name of the model."""
-    return [
-        f"""from transformers import pipeline
-
-classify = pipeline("point-cloud-classification", model="{{repo_id}}", trust_remote_code=True)
-print(classify("cloud.ply", top_k={target.shown_answers}))""",
-    ]

@@ -1,0 +1,30 @@
+"""Programs for model cards."""
+
+from lab.tasks.targets import Target
+
+
+def with_pipeline(task: str, file: str, target: Target) -> str:
+    """A program that classifies a file with transformers' pipeline, with `{repo_id}` for the name of the model."""
+    return f"""from transformers import pipeline
+
+classify = pipeline("{task}", model="{{repo_id}}", trust_remote_code=True)
+print(classify("{file}", top_k={target.shown_answers}))"""
+
+
+def with_parts(processor: str, model: str, sample: str, target: Target, imports: str = "") -> str:
+    """The same with the processor and the model in hand.
+
+    Args:
+        processor: the Auto class that loads it.
+        model: likewise.
+        sample: Python for what the processor takes.
+        imports: a line for what `sample` needs.
+    """
+    return f"""import torch
+{imports}from transformers import {processor}, {model}
+
+processor = {processor}.from_pretrained("{{repo_id}}", trust_remote_code=True)
+model = {model}.from_pretrained("{{repo_id}}", trust_remote_code=True)
+with torch.no_grad():
+    logits = model(**processor({sample}, return_tensors="pt")).logits
+print({target.answer_in_code})"""
