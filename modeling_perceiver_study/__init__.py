@@ -1,4 +1,4 @@
-"""The Perceiver for classification, as a model repository for transformers."""
+"""The Perceiver for images, sound and points, as a model repository for transformers."""
 
 from transformers import (
     AutoConfig,

@@ -1,10 +1,10 @@
-"""Train a Perceiver image classifier as a recipe says.
+"""Train a Perceiver as a recipe says.
 
     accelerate launch scripts/train.py                                   # handwritten digits, on a CPU in two minutes
     accelerate launch scripts/train.py --config configuration/cifar10-study.yaml data.path=/data/cifar10 seed=1
 
 `output_dir` ends as a complete checkpoint that `from_pretrained` loads: the weights of the best epoch by validation
-accuracy, the image processor, the code, and beside them recipe.yaml, metrics.json, metrics.jsonl and curves.png.
+accuracy, the processor, the code, and beside them recipe.yaml, metrics.json, metrics.jsonl and curves.png.
 `--push_to_hub OWNER/NAME` publishes it, as scripts/publish.py does.
 """
 

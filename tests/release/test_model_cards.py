@@ -14,8 +14,7 @@ from lab.judging.predictions import evaluate
 from lab.recipe import load_recipe
 from lab.release.card import check_card
 from lab.release.staging import check_loads
-from lab.tasks.image_classification import ImageClassification
-from modeling_perceiver_study import PerceiverStudyForImageClassification
+from lab.tasks import build_task, find_task
 from tests.paths import ROOT
 from tests.small_data import CIFAR10, fresh_accelerate
 
@@ -24,13 +23,17 @@ pytestmark = pytest.mark.slow
 RELEASED = sorted(path for path in (ROOT / "model_cards").iterdir() if path.is_dir())
 
 
+def kind_of(folder):
+    return find_task(load_recipe(folder / "recipe.yaml"))
+
+
 def test_there_is_one():
     assert "perceiver-cifar10" in {folder.name for folder in RELEASED}
 
 
 @pytest.mark.parametrize("folder", RELEASED, ids=lambda folder: folder.name)
 def test_a_released_folder_is_a_whole_hub_repository(folder):
-    check_loads(folder, ImageClassification)
+    check_loads(folder, kind_of(folder))
     check_card(ModelCard((folder / "README.md").read_text()))
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 20e6
     assert not [path.name for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
@@ -67,12 +70,12 @@ def test_its_weights_are_float32(folder):
     """As it loads by default it is fast on any processor, gives what NumPy knows, and can be trained further."""
     for path in folder.glob("*.safetensors"):
         assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float32}
-    model = PerceiverStudyForImageClassification.from_pretrained(folder)
+    model = kind_of(folder).model_class.from_pretrained(folder)
     assert model.dtype == torch.float32
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    config = model.config
-    images = torch.randn(2, config.num_channels, *config.grid, generator=torch.Generator().manual_seed(0))
-    outputs = model(pixel_values=images, labels=torch.tensor([0, 1]))
+    given, _ = build_task(load_recipe(folder / "recipe.yaml")).example(2, "cpu")
+    given = {name: torch.randn(value.shape) if value.is_floating_point() else value for name, value in given.items()}
+    outputs = model(**given, labels=torch.tensor([0, 1]))
     assert outputs.logits.detach().numpy().dtype == "float32"
     outputs.loss.backward()
     torch.optim.AdamW(model.parameters(), lr=1e-4).step()
