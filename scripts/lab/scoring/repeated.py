@@ -1,0 +1,56 @@
+"""Several runs of one recipe: mean and standard deviation of their scores."""
+
+import json
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from lab.scoring.measures import is_score, measure_of
+
+_SHARED = ("task", "data", "parameters", "hardware", "git_commit", "versions", "mixed_precision", "epochs")
+
+
+def summarize(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What `metrics.json` of each run says, by the names of the runs, as one result.
+
+    Scores are those of the test split, or of validation where that was not read; the standard deviation is that of a
+    sample, and 0 of a single run.
+    """
+    first = next(iter(runs.values()))
+    split = "test" if "test_samples" in first else "validation"
+    names = [name for name in first if name.startswith(f"{split}_") and is_score(name.removeprefix(f"{split}_"))]
+    scores = {name.removeprefix(f"{split}_"): {run: results[name] for run, results in runs.items()} for name in names}
+    return {
+        "split": split,
+        "runs": len(runs),
+        "mean": {name: mean(of_runs.values()) for name, of_runs in scores.items()},
+        "standard_deviation": {
+            name: stdev(of_runs.values()) if len(runs) > 1 else 0.0 for name, of_runs in scores.items()
+        },
+        "each": scores,
+        "samples": {run: results[f"{split}_samples"] for run, results in runs.items()},
+        "train_seconds": {run: results["train_seconds"] for run, results in runs.items()},
+        **{name: _same([results.get(name) for results in runs.values()]) for name in _SHARED},
+    }
+
+
+def write_repeated(folder: Path, result: dict[str, Any]):
+    """Write `repeated.json`, and `repeated.md` with a table of all runs."""
+    (folder / "repeated.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    names = list(result["mean"])
+    lines = [
+        f"| {result['split']} | {' | '.join(measure_of(name).title for name in names)} | seconds |",
+        f"|---|{'---:|' * (len(names) + 1)}",
+    ]
+    for run, seconds in result["train_seconds"].items():
+        cells = [measure_of(name).write(result["each"][name][run]) for name in names]
+        lines.append(f"| {run} | {' | '.join(cells)} | {seconds:.0f} |")
+    cells = [measure_of(name).write_spread(result["mean"][name], result["standard_deviation"][name]) for name in names]
+    lines.append(f"| mean | {' | '.join(cells)} | {mean(result['train_seconds'].values()):.0f} |")
+    lines += ["", f"{result['hardware']}; commit {result['git_commit']}."]
+    (folder / "repeated.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _same(values: list[Any]) -> Any:
+    """The value that all have, or the list of them."""
+    return values[0] if all(value == values[0] for value in values) else values

@@ -1,0 +1,115 @@
+"""What only sound has: shapes that the feature extractor decides, windows of long recordings, what is refused."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+import train
+from lab.errors import UserError
+from lab.recipe import load_recipe
+from lab.tasks import build_task
+from lab.tasks.audio_classification import Windows
+from modeling_perceiver_study import PerceiverStudyForAudioClassification
+from tests.small_data import fresh_accelerate
+from tests.task_kinds import KINDS, make_sound
+
+WAVEFORMS, SPECTROGRAMS = KINDS["waveforms"].recipe, KINDS["spectrograms"].recipe
+
+
+def task_of(*overrides, recipe=WAVEFORMS):
+    return build_task(load_recipe(None, ["data.name=sound", *recipe, *overrides]))
+
+
+def test_the_model_follows_the_feature_extractor():
+    assert task_of().config.grid == [160] and task_of().config.attended_grid == [20]
+    config = task_of("feature_extractor.feature_size=3", recipe=SPECTROGRAMS).config
+    assert config.grid == [11, 8] and config.attended_grid == [6, 2] and config.num_channels == 3
+    with pytest.raises(UserError, match=r"model.image_size=7: feature_extractor makes it 160"):
+        task_of("model.image_size=7")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["feature_extractor.max_length=null"], r"feature_extractor.max_length: say how many samples"),
+        (["feature_extractor.rate=3"], r"unknown key 'feature_extractor.rate'"),
+        (["feature_extractor.normalize=all"], r"section feature_extractor: normalize='all'"),
+        (["image_processor.size=3"], r"section image_processor: task=audio-classification has feature_extractor"),
+        (["augmentation.speed=[1.2,0.8]"], r"augmentation.speed=\[1.2, 0.8\]: expected null, or two numbers above 0"),
+        (["augmentation.speed=[0,1]"], r"two numbers above 0"),
+        (["augmentation.noise=[3]"], r"augmentation.noise=\[3.0\]: expected null, or two numbers, the lower first"),
+        (["augmentation.vocal_tract=[0.9,1.1]"], r"are for feature_extractor.feature_type=log-mel"),
+        (["augmentation.equalizer=3"], r"are for feature_extractor.feature_type=log-mel"),
+        (["augmentation.time_mask=2"], r"augmentation.time_mask=2"),
+    ],
+)
+def test_what_is_refused(overrides, message):
+    with pytest.raises(UserError, match=message):
+        task_of(*overrides)
+
+
+def test_windows_of_long_recordings():
+    """Of 3 recordings of which one makes three windows: the mean of their answers."""
+    task = task_of()
+    lengths = torch.tensor([100, 400, 160])
+    values = torch.randn(3, 400, 1) * (torch.arange(400)[:, None] < lengths[:, None, None])
+    arguments, targets = task.inputs({"values": values, "lengths": lengths, "labels": torch.tensor([0, 1, 2])})
+    assert isinstance(targets, Windows) and targets.owners.tolist() == [0, 1, 1, 1, 2]
+    assert arguments["attention_mask"].sum(dim=1).tolist() == [100, 160, 160, 160, 160]
+    model = task.build_model().eval()
+    logits = model(**arguments).logits
+    judged = task.judge([model(**arguments)], targets)
+    expected = torch.stack([logits[0], logits[1:4].mean(dim=0), logits[4]])
+    torch.testing.assert_close(judged["logits"], task.target.mean([expected]))
+    assert judged["labels"].tolist() == [0, 1, 2]
+    loss = torch.nn.functional.cross_entropy(expected, judged["labels"], label_smoothing=0.0)
+    torch.testing.assert_close(task.loss(model(**arguments), targets), loss)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sound")
+    (folder / "plain.yaml").write_text("seed: 0\n")
+    return make_sound(folder / "data")
+
+
+def run(data, output, *overrides, recipe=SPECTROGRAMS):
+    fresh_accelerate()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", data.parent / "cache")
+        config = f"--config={data.parent / 'plain.yaml'}"
+        train.main([config, *recipe, "logging.log_with=null", f"data.path={data}", f"output_dir={output}", *overrides])
+    return json.loads((output / "metrics.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_speaker_is_left_out(data, tmp_path):
+    results = run(data, tmp_path / "run", "data.hold_out={speaker: b}", "data.validate_on={speaker: c}")
+    counts = {name: results[f"{name}_samples"] for name in ("train", "validation", "test")}
+    assert sum(counts.values()) == 81 and counts["test"] == 20 and counts["validation"] == 20
+
+
+@pytest.mark.slow
+def test_shards_are_streamed(data, tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    rows = datasets.load_dataset("parquet", data_files=str(data / "train.parquet"), split="train")
+    for index in range(4):
+        rows.shard(4, index).to_parquet(folder / f"train-{index:05d}.parquet")
+    rows.select(range(9)).to_parquet(folder / "test-00000.parquet")
+    streamed = ["data.streaming=true", "data.train_samples=40", f"data.path={folder}", "optimization.epochs=1"]
+    results = run(data, tmp_path / "run", *streamed)
+    assert results["steps"] == 5 and np.isfinite(results["test_loss"])
+
+
+@pytest.mark.slow
+def test_fine_tuning_takes_over_what_the_extractor_was(data, tmp_path, capsys):
+    run(data, tmp_path / "first")
+    other = [name for name in SPECTROGRAMS if not name.startswith(("feature_extractor.", "model."))]
+    run(data, tmp_path / "second", f"pretrained={tmp_path / 'first'}", "feature_extractor.max_length=96", recipe=other)
+    model = PerceiverStudyForAudioClassification.from_pretrained(tmp_path / "second")
+    assert model.config.grid == [7, 8] and model.config.patch_size == [2, 4]
+    assert "starting from" in capsys.readouterr().out
