@@ -167,6 +167,7 @@ def normalize_points(
     """
     shown = torch.ones_like(points[..., :1]) if mask is None else mask[..., None].to(points.dtype)
     points = points * shown
+    magnitude = points.abs().amax(dim=(1, 2), keepdim=True)
     if center == "mean":
         points = (points - points.sum(dim=1, keepdim=True) / shown.sum(dim=1, keepdim=True)) * shown
     elif center == "box":
@@ -178,7 +179,7 @@ def normalize_points(
     lengths = points.norm(dim=-1, keepdim=True) if scale == "sphere" else points.abs().amax(dim=-1, keepdim=True)
     largest = lengths.amax(dim=1, keepdim=True)
     # What is left of equal points, whose mean is rounded, is not a shape.
-    alike = largest <= 4 * torch.finfo(points.dtype).eps * points.shape[1] ** 0.5
+    alike = largest <= 4 * torch.finfo(points.dtype).eps * points.shape[1] ** 0.5 * magnitude
     return points / torch.where(alike, 1, largest) * ~alike
 
 

@@ -1,5 +1,6 @@
 """Random changes of clouds of points, and the choice of some of their points, for whole batches on their device."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,10 +11,12 @@ from lab.errors import UserError
 from modeling_perceiver_study import PerceiverStudyPointCloudProcessor
 from modeling_perceiver_study.point_cloud_processing_perceiver_study import normalize_points
 
+Generators = Sequence[np.random.Generator]  # one for each cloud
+
 
 @dataclass
 class PointAugmentation:
-    """What happens to each training cloud, in this order; afterwards it is centred and scaled as the processor does.
+    """What happens to each training cloud, in this order; before `shift` it is centred and scaled as by the processor.
 
     The paper (section 4.4) has `point_scale: 0.01` alone, and found rotation and shifts of points to be no use on
     ModelNet40.
@@ -27,7 +30,7 @@ class PointAugmentation:
     stretch: float = 0.0  # each axis is multiplied by a number from 1 - stretch to 1 + stretch
     point_scale: float = 0.0  # the same for each coordinate of each point
     jitter: float = 0.0  # standard deviation of what is added to each coordinate
-    shift: float = 0.0  # at most, of the whole cloud along each axis, after centring
+    shift: float = 0.0  # at most, of the whole cloud along each axis
     mix_alpha: float = 0.0  # a share of the points, from Beta(alpha, alpha), and of the label is another cloud's
 
     @property
@@ -60,7 +63,13 @@ class PointTrainingInputs:
         UserError: the settings do not fit the number of coordinates.
     """
 
-    def __init__(self, settings: PointAugmentation, processor: PerceiverStudyPointCloudProcessor, seed: int, blendable):
+    def __init__(
+        self,
+        settings: PointAugmentation,
+        processor: PerceiverStudyPointCloudProcessor,
+        seed: int,
+        blendable: Callable[[torch.Tensor], torch.Tensor],
+    ):
         """
         Args:
             blendable: turns labels into floats that can be averaged; called if clouds are mixed.
@@ -93,9 +102,9 @@ class PointTrainingInputs:
         matrices = np.stack([draw_matrix(settings, axes, rng) for rng in generators])
         points = points @ torch.from_numpy(matrices).to(points)
         if settings.point_scale:
-            points = points * (1 + settings.point_scale * self._noise(generators, points, "random", 2, -1))
+            points = points * (1 + settings.point_scale * (2 * _noise(generators, lengths, points, "random") - 1))
         if settings.jitter:
-            points = points + settings.jitter * self._noise(generators, points, "standard_normal")
+            points = points + settings.jitter * _noise(generators, lengths, points, "standard_normal")
         points = self.normalize(points, mask)
         if settings.shift:
             moves = np.stack([rng.uniform(-settings.shift, settings.shift, (1, axes)) for rng in generators])
@@ -109,13 +118,9 @@ class PointTrainingInputs:
         """`(n, M, A)` as the processor centres and scales."""
         return normalize_points(points, self.processor.center, self.processor.scale, mask)
 
-    @staticmethod
-    def _noise(generators, points: torch.Tensor, kind: str, factor: float = 1, offset: float = 0) -> torch.Tensor:
-        """`(n, M, A)` numbers for each point; the numbers of a point do not depend on how long the padding is."""
-        rows = [getattr(rng, kind)(points.shape[1:], np.float32) for rng in generators]
-        return torch.from_numpy(np.stack(rows) * np.float32(factor) + np.float32(offset)).to(points)
-
-    def _mix(self, values, lengths, targets, generators):
+    def _mix(
+        self, values: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor, generators: Generators
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Clouds whose last points are those of their neighbour in the batch, 0 and 1, 2 and 3, and so on."""
         alpha = self.settings.mix_alpha
         shares = torch.tensor([rng.beta(alpha, alpha) for rng in generators])
@@ -183,7 +188,17 @@ def describe_point_augmentation(settings: PointAugmentation) -> str:
     return f"; {', '.join(found)}" if found else ""
 
 
-def _chosen(values: torch.Tensor, lengths: torch.Tensor, most: int, generators) -> tuple[torch.Tensor, torch.Tensor]:
+def _noise(generators: Generators, lengths: torch.Tensor, points: torch.Tensor, kind: str) -> torch.Tensor:
+    """Numbers for each coordinate of points `(n, M, A)`; as many are drawn as a cloud has, however long the padding."""
+    noise = np.zeros(points.shape, np.float32)
+    for row, rng, length in zip(noise, generators, lengths.tolist(), strict=True):
+        row[:length] = getattr(rng, kind)((length, points.shape[2]), np.float32)
+    return torch.from_numpy(noise).to(points)
+
+
+def _chosen(
+    values: torch.Tensor, lengths: torch.Tensor, most: int, generators: Generators
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Some points of each cloud by chance, `(n, at most `most`, ..)`, and how many."""
     found = [rng.permutation(length)[:most] for rng, length in zip(generators, lengths.tolist(), strict=True)]
     counts = torch.tensor([len(rows) for rows in found])
