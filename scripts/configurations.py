@@ -22,10 +22,14 @@ MAIN_README = CONFIGURATION_FOLDER.parent / "README.md"
 ARCHITECTURE = MAIN_README.parent / "docs" / "architecture.png"
 PERFORMANCE = MAIN_README.parent / "docs" / "performance.md"
 BENCHMARK = MAIN_README.parent / "docs" / "benchmark"
-# Pages that show ladders, and where the ladders lie.
+# Pages that show ladders and repeated runs, and where the files with their tables lie.
 LADDERS = {
     MAIN_README.parent / "docs" / page: MAIN_README.parent / "docs" / folder
-    for page, folder in {"cifar10.md": "cifar10", "training.md": "finetuning"}.items()
+    for page, folder in {
+        "cifar10.md": "cifar10",
+        "training.md": "finetuning",
+        "modalities/sound.md": "modalities/sound",
+    }.items()
 }
 # Of scripts/benchmark.py.
 # Those that begin with plain are of the code as it is; the others are of linear layers computed as convolutions.

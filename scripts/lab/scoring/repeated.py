@@ -37,6 +37,11 @@ def summarize(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def write_repeated(folder: Path, result: dict[str, Any]):
     """Write `repeated.json`, and `repeated.md` with a table of all runs."""
     (folder / "repeated.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    (folder / "repeated.md").write_text(table(result), encoding="utf-8")
+
+
+def table(result: dict[str, Any]) -> str:
+    """A line for each run, and their mean, in Markdown."""
     names = list(result["mean"])
     lines = [
         f"| {result['split']} | {' | '.join(measure_of(name).title for name in names)} | seconds |",
@@ -48,7 +53,7 @@ def write_repeated(folder: Path, result: dict[str, Any]):
     cells = [measure_of(name).write_spread(result["mean"][name], result["standard_deviation"][name]) for name in names]
     lines.append(f"| mean | {' | '.join(cells)} | {mean(result['train_seconds'].values()):.0f} |")
     lines += ["", f"{result['hardware']}; commit {result['git_commit']}."]
-    (folder / "repeated.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "\n".join(lines) + "\n"
 
 
 def _same(values: list[Any]) -> Any:
