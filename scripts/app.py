@@ -18,6 +18,7 @@ import gradio as gr
 from huggingface_hub import snapshot_download
 from PIL import Image
 
+from lab.checkpoint_names import checkpoint_name
 from lab.errors import UserError, run_command
 from lab.judging.checkpoints import Classifier, load_classifier
 from lab.looking.maps import arguments_of, attention_maps
@@ -34,7 +35,8 @@ gr.Image.preprocess = lambda self, upload: upload and upload.path
 
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description="Try a checkpoint in the browser.")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", default=os.environ.get("CHECKPOINT"))
+    checkpoint = os.environ.get("CHECKPOINT")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=checkpoint_name, nargs="?", default=checkpoint)
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     options = parser.parse_args(arguments)
     if not options.checkpoint:

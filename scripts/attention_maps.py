@@ -18,6 +18,7 @@ import lab.waiting  # noqa: F401, before torch
 from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
+from lab.checkpoint_names import checkpoint_name
 from lab.errors import UserError, run_command
 from lab.judging.checkpoints import load_classifier
 from lab.looking.maps import draw_attention_maps
@@ -30,7 +31,10 @@ from lab.tasks import build_task
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description="Draw where the latents of a checkpoint look.")
     parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="folder that train.py wrote, a name on the Hub, or RECIPE.yaml"
+        "checkpoint",
+        metavar="CHECKPOINT",
+        type=checkpoint_name,
+        help="folder of a run, a name on the Hub, or RECIPE.yaml",
     )
     parser.add_argument("file", metavar="FILE", type=place, help="image, recording, ...")
     parser.add_argument(

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lab.checkpoint_names import checkpoint_name
 from lab.errors import UserError, run_command
 from lab.judging.checkpoints import load_classifier
 from lab.looking.views import VIEWS
@@ -44,7 +45,12 @@ class Logits(nn.Module):
 
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description="Export a checkpoint, and check what was written.")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder that train.py wrote, or a name on the Hub")
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        type=checkpoint_name,
+        help="folder of a run, or a name on the Hub",
+    )
     parser.add_argument("--output", type=place, metavar="FOLDER", help="default: CHECKPOINT/export")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS, help="default: all")
     options = parser.parse_args(arguments)

@@ -11,6 +11,7 @@ import argparse
 
 import lab.waiting  # noqa: F401, before torch
 
+from lab.checkpoint_names import checkpoint_name
 from lab.errors import UserError, run_command
 from lab.judging.checkpoints import load_classifier
 from lab.places import place
@@ -18,7 +19,12 @@ from lab.places import place
 
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description="Name what is in files.")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder that train.py wrote, or a name on the Hub")
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        type=checkpoint_name,
+        help="folder of a run, or a name on the Hub",
+    )
     parser.add_argument("files", metavar="FILE", nargs="+", type=place, help="images, recordings, ...")
     parser.add_argument("--top_k", type=int, default=5, help="classes to show (default: 5)")
     options = parser.parse_args(arguments)

@@ -16,7 +16,7 @@ import lab.waiting  # noqa: F401, before torch
 import torch
 import transformers
 
-from lab.checkpoint_names import check_checkpoint
+from lab.checkpoint_names import check_checkpoint, checkpoint_name
 from lab.errors import UserError, run_command
 from lab.judging.evaluation import open_checkpoint
 from lab.looking.maps import draw_maps_on
@@ -33,7 +33,7 @@ _DRAWN = 4  # clouds
 
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description="Turn clouds of points, and leave out points.")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder that train.py wrote")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=checkpoint_name, help="folder that train.py wrote")
     parser.add_argument("--split", default="test", help="train, validation or test (default: test)")
     parser.add_argument("--batch_size", type=int, default=64, help="clouds at a time (default: 64)")
     parser.add_argument("--output", type=place, metavar="FOLDER", help="default: CHECKPOINT")

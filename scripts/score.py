@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 from tqdm.auto import tqdm
 
-from lab.checkpoint_names import check_checkpoint
+from lab.checkpoint_names import check_checkpoint, checkpoint_name
 from lab.data.loaders import evaluation_loader
 from lab.errors import UserError, run_command
 from lab.judging.evaluation import open_checkpoint
@@ -78,7 +78,12 @@ def main(arguments: list[str] | None = None):
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Score a checkpoint on samples with labels.")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder that train.py wrote, or a name on the Hub")
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        type=checkpoint_name,
+        help="folder of a run, or a name on the Hub",
+    )
     parser.add_argument("--config", metavar="PATH", help="recipe whose data to use (default: CHECKPOINT/recipe.yaml)")
     parser.add_argument("--data", metavar="DATA", help="a folder, a name on the Hub or digits, instead of the recipe's")
     parser.add_argument(

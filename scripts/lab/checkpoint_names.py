@@ -3,9 +3,15 @@
 Apart from `judging`, since tasks start from checkpoints too, and from `data`, since the page (app.py) has no data sets.
 """
 
+import os
 from pathlib import Path
 
 from lab.errors import UserError
+
+
+def checkpoint_name(text: str) -> str:
+    """What a person calls a checkpoint, with `~` as the home folder."""
+    return os.path.expanduser(text)
 
 
 def check_checkpoint(checkpoint: str):

@@ -15,6 +15,7 @@ from PIL import Image
 
 import train
 from lab import machine
+from lab.checkpoint_names import checkpoint_name
 from lab.errors import UserError, run_command
 from lab.places import place
 from lab.recipe import DEFAULT_RECIPE, load_recipe, recipe_to_yaml
@@ -66,6 +67,12 @@ def test_nothing_is_still_nothing(text):
 
 def test_quotes_are_those_of_yaml():
     assert load_recipe(DEFAULT_RECIPE, ['data.title="a\\tb"']).data.title == "a\tb"
+
+
+def test_a_checkpoint_at_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert checkpoint_name("~/run") == str(tmp_path / "run")
+    assert checkpoint_name("org/name") == "org/name"
 
 
 def test_home(monkeypatch, tmp_path):
