@@ -129,7 +129,7 @@ def find_examples(checkpoint: str, view: type[View]) -> list[str]:
 def _open(classifier: Classifier, path: str) -> Any:
     view = classifier.view
     try:
-        return view.open(Path(path), classifier.processor)
+        return view.read(Path(path), classifier.processor)
     except UserError:
         ending = view.examples.removeprefix("*")
         raise gr.Error(f"That file is not a readable {view.sample}. Try a {ending} file.") from None

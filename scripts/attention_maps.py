@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None):
     options = parser.parse_args(arguments)
     load = load_untrained if options.checkpoint.endswith(".yaml") else load_trained
     model, processor = load(options.checkpoint)
-    sample = VIEWS[type(model).__name__].open(options.file, processor)
+    sample = VIEWS[type(model).__name__].read(options.file, processor)
     figure = draw_attention_maps(
         model, processor, sample, options.cross_attends, options.heads, options.latents, options.logits
     )

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None):
     if options.top_k < 1:
         raise UserError(f"--top_k {options.top_k}: expected at least 1")
     classifier = load_classifier(options.checkpoint)
-    samples = [classifier.view.open(path, classifier.processor) for path in options.files]
+    samples = [classifier.view.read(path, classifier.processor) for path in options.files]
     numbers = classifier.model.config.problem_type == "regression"
     top_k = classifier.model.config.num_labels if numbers else options.top_k
     for path, predictions in zip(options.files, classifier.pipeline(samples, top_k=top_k), strict=True):

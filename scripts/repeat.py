@@ -24,15 +24,16 @@ _TRAIN = Path(__file__).with_name("train.py")
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description="Train a recipe several times.")
     parser.add_argument("--config", default=str(DEFAULT_RECIPE), metavar="PATH", help="recipe (default: digits)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[], metavar="SEED")
+    parser.add_argument("--seeds", nargs="+", default=[], metavar="SEED", help="one run for each")
     parser.add_argument(
         "--leave_out", nargs="+", default=[], metavar=("COLUMN", "VALUE"), help="one run for each value"
     )
     parser.add_argument("--processes", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optimization.epochs=5")
     options = parser.parse_intermixed_args(arguments)
-    options.overrides += [text for text in options.leave_out if "=" in text]  # argparse gives it all that follows
-    options.leave_out = [text for text in options.leave_out if "=" not in text]
+    for given in (options.seeds, options.leave_out):  # to which argparse gives all that follows
+        options.overrides += [text for text in given if "=" in text]
+        given[:] = [text for text in given if "=" not in text]
     recipe = load_recipe(options.config, options.overrides)
     jobs = {f"seed-{seed}": [f"seed={seed}"] for seed in options.seeds}
     if options.leave_out:

@@ -19,7 +19,7 @@ def arguments(tmp_path_factory):
 
 
 def test_seeds(arguments, tmp_path, capsys):
-    repeat.main([*arguments, f"output_dir={tmp_path}", "--seeds", "0", "1"])
+    repeat.main([*arguments, "--seeds", "0", "1", f"output_dir={tmp_path}"])
     result = json.loads((tmp_path / "repeated.json").read_text())
     each = [json.loads((tmp_path / f"seed-{seed}" / "metrics.json").read_text())["test_accuracy"] for seed in (0, 1)]
     assert result["split"] == "test" and list(result["each"]["accuracy"].values()) == each
@@ -32,7 +32,7 @@ def test_seeds(arguments, tmp_path, capsys):
 
 
 def test_groups(arguments, tmp_path):
-    repeat.main([*arguments, f"output_dir={tmp_path}", "--processes", "2", "--leave_out", "speaker", "b", "c"])
+    repeat.main([*arguments, "--processes", "2", "--leave_out", "speaker", "b", "c", f"output_dir={tmp_path}"])
     result = json.loads((tmp_path / "repeated.json").read_text())
     assert result["samples"] == {"speaker-b": 20, "speaker-c": 20} and result["runs"] == 2
 

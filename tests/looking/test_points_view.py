@@ -29,11 +29,11 @@ def build(**fields):
 def test_files_are_opened(cloud, tmp_path):
     np.save(tmp_path / "cloud.npy", cloud)
     processor = PerceiverStudyPointCloudProcessor()
-    np.testing.assert_array_equal(PointsView.open(tmp_path / "cloud.npy", processor), cloud)
+    np.testing.assert_array_equal(PointsView.read(tmp_path / "cloud.npy", processor), cloud)
     (tmp_path / "text.npy").write_text("nothing")
     for name, message in (("missing.npy", "no such file"), ("text.npy", "not a readable cloud")):
         with pytest.raises(UserError, match=message):
-            PointsView.open(tmp_path / name, processor)
+            PointsView.read(tmp_path / name, processor)
 
 
 @pytest.mark.parametrize("num_axes", [1, 2, 3, 4])

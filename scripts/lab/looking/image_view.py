@@ -29,7 +29,7 @@ class ImageView(View):
         self.grid = list(pixels.shape[1:]) if grid is None else grid
 
     @classmethod
-    def open(cls, path: Path, processor: Any) -> Image.Image:
+    def read(cls, path: Path, processor: Any) -> Image.Image:
         return open_image(path)
 
     @classmethod

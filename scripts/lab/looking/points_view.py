@@ -38,7 +38,7 @@ class PointsView(View):
         self.places, self.depths = projected(points)
 
     @classmethod
-    def open(cls, path: Path, processor: Any) -> np.ndarray:
+    def read(cls, path: Path, processor: Any) -> np.ndarray:
         """`(m, A + C)`"""
         if not path.is_file():
             raise UserError(f"{path}: no such file")

@@ -30,7 +30,7 @@ class SoundView(View):
         self.values, self.grid, self.seconds, self.is_spectrogram = values, grid, seconds, is_spectrogram
 
     @classmethod
-    def open(cls, path: Path, processor: Any) -> np.ndarray:
+    def read(cls, path: Path, processor: Any) -> np.ndarray:
         """`(C, L)` at the processor's rate."""
         if not path.is_file():
             raise UserError(f"{path}: no such file")

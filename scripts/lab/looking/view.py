@@ -1,4 +1,4 @@
-"""What the commands that look at one sample need to know of its kind: how to open a file, and how to draw on it.
+"""What the commands that look at one sample need to know of its kind: how to read a file, and how to draw on it.
 
 A kind of input has a view of its own beside this file, and a line in views.py. Nothing here needs `datasets`, so that a
 Space on the Hub gets by with a few files.
@@ -33,13 +33,13 @@ class View(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, path: Path, processor: Any) -> Any:
+    def read(cls, path: Path, processor: Any) -> Any:
         """What pipeline, processor and `of` take, from a file; a missing or unreadable one is a `UserError`."""
 
     @classmethod
     @abstractmethod
     def of(cls, processor: Any, config: PreTrainedConfig, sample: Any) -> "View":
-        """The view of what `open` returned."""
+        """The view of what `read` returned."""
 
     @classmethod
     @abstractmethod
