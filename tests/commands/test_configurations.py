@@ -10,10 +10,12 @@ PARAMETERS = {
     "cifar10-study": 3_888_532,
     "digits": 239_408,
     "digits-finetune": 3_888_532,
+    "fsdd": 849_298,
     "imagenet-8gpus": 44_912_254,
     "imagenet-fourier": 44_912_254,  # the paper's table 7 says 44.9 M
     "modelnet10": 765_142,
     "study-digits": 95_856,
+    "time-series": 124_118,
 }
 
 
