@@ -28,6 +28,7 @@ from .decoder import PerceiverStudyDecoder, PerceiverStudyLatents
 from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor  # noqa: F401 - see below
 from .grid import LearnedPositions
 from .image_reading import open_image  # noqa: F401 - see below
+from .input_fields import INPUT_FIELDS  # noqa: F401 - see below
 from .inputs import LearnedPadding, input_adapter, without_hidden_end
 from .local_start import start_locally
 from .paths import PATHS
