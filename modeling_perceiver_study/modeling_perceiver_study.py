@@ -22,7 +22,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import CrossAttention, MultiHeadAttention, PerceiverStudyLayer, SelfAttention
 from .audio_reading import read_audio  # noqa: F401 - see below
-from .bytes import BytesAdapter  # noqa: F401 - see below
+from .bytes import ResizableVocabulary
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .decoder import PerceiverStudyDecoder, PerceiverStudyLatents
 from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor  # noqa: F401 - see below
@@ -68,7 +68,7 @@ class PerceiverStudyClassifierOutput(ModelOutput):
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class PerceiverStudyPreTrainedModel(PreTrainedModel):
+class PerceiverStudyPreTrainedModel(ResizableVocabulary, PreTrainedModel):
     config: PerceiverStudyConfig
     base_model_prefix = "perceiver"
     main_input_name = "pixel_values"
