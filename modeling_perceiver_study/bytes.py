@@ -56,4 +56,40 @@ class BytesAdapter(InputAdapter):
         return array_inputs((self.embeddings(input_ids) + self.position_embeddings(positions)).to(dtype), mask)
 
 
+class ResizableVocabulary:
+    """What a model of bytes has beside transformers' methods, to which the latents are the input embeddings."""
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """Let bytes have other ids, as transformers' method of this name does: those that stay keep their embeddings.
+
+        Returns:
+            The embedding of ids, the same one where no number is given.
+
+        Raises:
+            ValueError: bytes are not among the inputs, or several times.
+        """
+        inputs = self.base_model.inputs
+        found = {name: module for name, module in inputs.named_modules() if isinstance(module, BytesAdapter)}
+        if len(found) != 1:
+            raise ValueError(
+                f"resize_token_embeddings with {len(found) or 'no'} vocabularies in the model: expected a single input "
+                "of input_type='bytes'. Of others, say vocab_size in the config of a new model."
+            )
+        ((path, adapter),) = found.items()
+        learns = adapter.embeddings.weight.requires_grad
+        adapter.embeddings = self._get_resized_embeddings(
+            adapter.embeddings, new_num_tokens, pad_to_multiple_of, mean_resizing
+        )
+        adapter.embeddings.requires_grad_(learns)
+        adapter.config.vocab_size = adapter.embeddings.num_embeddings
+        modalities = self.config.modalities
+        if modalities is not None:  # the adapter's config is made of these fields
+            name = path.rpartition(".")[2]
+            fields = modalities[name] | {"vocab_size": adapter.embeddings.num_embeddings}
+            self.config.modalities = modalities | {name: fields}
+        return adapter.embeddings
+
+
 register_input_adapter("bytes", BytesAdapter)

@@ -4,15 +4,21 @@ import math
 from collections.abc import Sequence
 
 import transformers
-from torch.nn import ModuleDict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .bytes import BytesAdapter  # noqa: F401 - for the kind that it registers
-from .grid import SMALLEST_CONV_STEM_SIZE
+from .input_fields import (
+    INPUT_FIELDS,
+    check_input,
+    check_modalities,
+    is_number,
+    require,
+    require_choices,
+    require_counts,
+    require_widths,
+)
 from .inputs import adapter_class
 from .paths import PATHS
-from .points import PointsAdapter  # noqa: F401
 from .position import count_axis_features, resolve_max_frequencies
 
 
@@ -155,28 +161,21 @@ class PerceiverStudyConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        for name in _COUNTS:
-            self._require(name, _is_count(getattr(self, name), minimum=1), "a whole number of at least 1")
-        for name, minimum in (("num_self_attends_per_block", 0), ("num_channels", int(self.input_type != "points"))):
-            fits = _is_count(getattr(self, name), minimum)
-            self._require(name, fits, f"a whole number of at least {minimum}")
-        for name in ("qk_channels", "v_channels", "learned_position_channels"):
-            value = getattr(self, name)
-            self._require(name, value is None or _is_count(value, minimum=1), "None or a whole number of at least 1")
-        for name in _SWITCHES:
-            self._require(name, isinstance(getattr(self, name), bool), "True or False")
-        for name, choices in _CHOICES.items():
-            self._require(name, getattr(self, name) in choices, f"one of {', '.join(map(repr, choices))}")
-        self._require("hidden_act", self.hidden_act in ACT2FN, "a name in transformers.activations.ACT2FN")
+        require_counts(self, _COUNTS)
+        require_counts(self, ("num_self_attends_per_block",), minimum=0)
+        require_widths(self, ("qk_channels", "v_channels"))
+        require_choices(self, _SWITCHES, _CHOICES)
+        require(self, "hidden_act", self.hidden_act in ACT2FN, "a name in transformers.activations.ACT2FN")
         for name in ("initializer_range", "layer_norm_eps"):
-            self._require(name, _is_number(getattr(self, name)) and getattr(self, name) > 0, "a number above 0")
+            require(self, name, is_number(getattr(self, name)) and getattr(self, name) > 0, "a number above 0")
         dropout = self.attention_probs_dropout_prob
-        self._require("attention_probs_dropout_prob", _is_number(dropout) and 0 <= dropout < 1, "a number in [0, 1)")
+        require(self, "attention_probs_dropout_prob", is_number(dropout) and 0 <= dropout < 1, "a number in [0, 1)")
         if self.modalities is None:
-            self._validate_input()
+            check_input(self)
         else:
-            self._validate_modalities()
-        self._require(
+            check_modalities(self)
+        require(
+            self,
             "num_cross_attends",
             self.num_cross_attends <= self.num_blocks,
             f"at most num_blocks={self.num_blocks}, since each cross-attend begins a block",
@@ -188,93 +187,17 @@ class PerceiverStudyConfig(PreTrainedConfig):
         if self.modalities is None:
             self.auto_map |= _AUTO_MAP_OF_INPUTS.get(adapter_class(self.input_type).arguments_of(self)[0], {})
 
-    def _validate_input(self):
-        adapter = adapter_class(self.input_type)
-        for name in _INPUT_FIELDS[2:]:
-            fits = name in adapter.config_fields or getattr(self, name) == getattr(type(self), name)
-            self._require(name, fits, f"{getattr(type(self), name)!r} with input_type={self.input_type!r}")
-        name = self.input_name
-        fits = name is None or (isinstance(name, str) and name.isidentifier())
-        self._require("input_name", fits, "None or the name of an argument")
-        self._validate_grid()
-        self._validate_positions()
-        adapter.check_config(self)
-        # Resolved once, so that a later change of size leaves a model as it was trained.
-        fourier = "max_frequencies" in adapter.config_fields and self.position_encoding_type == "fourier"
-        if fourier and self.max_frequencies is None:
-            self.max_frequencies = self.axis_max_frequencies
-        if "absolute_positions" in adapter.config_fields and self.absolute_positions is None:
-            self.absolute_positions = self.input_name == "input_values"
-
-    def _validate_modalities(self):
-        named = isinstance(self.modalities, dict) and len(self.modalities) > 0
-        named = named and all(isinstance(fields, dict) for fields in self.modalities.values())
-        self._require("modalities", named, "a dict of at least one name, each with a dict of fields")
-        for name in self.modalities:
-            fits = isinstance(name, str) and name.isidentifier() and not hasattr(ModuleDict, name)
-            self._require("modalities", fits, f"another name than {name!r}, a letter and then letters, digits and _")
-        for name in _INPUT_FIELDS:
-            fits = getattr(self, name) == getattr(type(self), name)
-            self._require(name, fits, "to be in `modalities`, where it says of which input")
-        resolved, inputs = {}, {}
-        for name, fields in self.modalities.items():
-            own = self.modality_config(name)
-            inputs.setdefault(adapter_class(own.input_type).arguments_of(own)[0], []).append(name)
-            kept = ("max_frequencies", "absolute_positions")
-            resolved[name] = fields | {key: getattr(own, key) for key in kept if getattr(own, key) is not None}
-        for argument, names in inputs.items():
-            self._require("modalities", len(names) == 1, f"an input_name for each of {names}, now all {argument!r}")
-        self.modalities = resolved
-        dropout = self.modality_dropout
-        chances = dropout.values() if isinstance(dropout, dict) else [dropout]
-        fits = all(_is_number(chance) and 0 <= chance <= 1 for chance in chances)
-        fits = fits and (not isinstance(dropout, dict) or dropout.keys() <= self.modalities.keys())
-        self._require("modality_dropout", fits, f"a number in [0, 1], or some by name of {list(self.modalities)}")
-
     def modality_config(self, name: str) -> "PerceiverStudyConfig":
         """A config of the only input that `modalities[name]` describes."""
         fields = self.modalities[name]
         try:
-            known = {*_INPUT_FIELDS, *adapter_class(fields.get("input_type", "grid")).config_fields}
+            known = {*INPUT_FIELDS, *adapter_class(fields.get("input_type", "grid")).config_fields}
             unknown = sorted(fields.keys() - known)
             if unknown:
                 raise ValueError(f"{unknown[0]!r} describes no input: expected some of {', '.join(sorted(known))}.")
             return type(self)(initializer_range=self.initializer_range, **fields)
         except ValueError as error:
             raise ValueError(f"modalities[{name!r}]: {error}") from error
-
-    def _validate_grid(self):
-        per_axis = f"one number per axis (num_axes={self.num_axes})"
-        size = self.image_size
-        sizes = size if isinstance(size, (list, tuple)) else [size] * self.num_axes
-        fits = len(sizes) == self.num_axes and all(_is_count(points, minimum=1) for points in sizes)
-        self._require("image_size", fits, f"a whole number of at least 1, or {per_axis}")
-        convolved = self.stem_type == "conv"
-        self._require("stem_type", not convolved or self.num_axes == 2, "another for other than images (num_axes=2)")
-        fits = not convolved or min(sizes) >= SMALLEST_CONV_STEM_SIZE
-        self._require("image_size", fits, f"at least {SMALLEST_CONV_STEM_SIZE} for each axis with stem_type='conv'")
-        patch = self.patch_size
-        patches = patch if isinstance(patch, (list, tuple)) else [1 if patch is None else patch] * self.num_axes
-        fits = len(patches) == self.num_axes and all(_is_count(points, minimum=1) for points in patches)
-        self._require("patch_size", fits, f"None, a whole number of at least 1, or {per_axis}")
-        self._require("patch_size", not convolved or patch is None, "None with stem_type='conv', which makes its own")
-        fits = _is_count(self.channel_axis, minimum=1) and self.channel_axis <= self.num_axes + 1
-        self._require("channel_axis", fits, f"1 to {self.num_axes + 1}")
-        absolute = self.absolute_positions
-        self._require("absolute_positions", absolute is None or isinstance(absolute, bool), "None, True or False")
-        frequency = self.max_frequencies
-        if frequency is not None:
-            frequencies = frequency if isinstance(frequency, (list, tuple)) else [frequency] * self.num_axes
-            fits = len(frequencies) == self.num_axes and all(_is_number(value) and value > 0 for value in frequencies)
-            self._require("max_frequencies", fits, f"None, a number above 0, or {per_axis}")
-
-    def _validate_positions(self):
-        learned = self.position_encoding_type == "learned"
-        for name, default in (("learned_position_channels", None), ("project_learned_positions", False)):
-            fits = learned or getattr(self, name) == default
-            self._require(name, fits, f"{default} unless position_encoding_type='learned'")
-        fits = self.position_encoding_type == "fourier" or self.cross_attend_path != "separable"
-        self._require("cross_attend_path", fits, "'auto' or 'general' unless position_encoding_type='fourier'")
 
     def _validate_heads(self):
         for kind, heads_name, widths in (
@@ -283,7 +206,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
         ):
             heads = getattr(self, heads_name)
             for what, width in zip(("queries and keys", "values"), widths, strict=True):
-                self._require(heads_name, width % heads == 0, f"a divisor of {width}, the width of {what} in {kind}")
+                require(self, heads_name, width % heads == 0, f"a divisor of {width}, the width of {what} in {kind}")
 
     def _validate_start(self):
         positions = self.modalities is None and adapter_class(self.input_type).supports_local_start
@@ -294,9 +217,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
             ("local_start_reach", spots_last, "there is a local_start_width and a query residual"),
         ):
             value = getattr(self, name)
-            proper = value is None or (_is_number(value) and 0 < value < 1)
-            self._require(name, proper, "None or a number between 0 and 1")
-            self._require(name, value is None or fits, f"None unless {needed}")
+            proper = value is None or (is_number(value) and 0 < value < 1)
+            require(self, name, proper, "None or a number between 0 and 1")
+            require(self, name, value is None or fits, f"None unless {needed}")
         angles = 2 * self.num_axes
         for name, heads, width in (
             ("local_start_width", "num_cross_attention_heads", min(self.d_latents, self.cross_attend_widths[0])),
@@ -304,11 +227,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
         ):
             room = getattr(self, name) is None or getattr(self, heads) <= width // angles
             most = f"at most {width // angles} with {name}, which takes {angles} channels of each head"
-            self._require(heads, room, most)
-
-    def _require(self, field: str, holds: bool, expected: str):
-        if not holds:
-            raise ValueError(f"{field}={getattr(self, field)!r} in {type(self).__name__}: expected {expected}.")
+            require(self, heads, room, most)
 
     def to_dict(self) -> dict:
         """As in transformers; `auto_map` without names that no Auto class has, under which models save their code."""
@@ -454,58 +373,18 @@ _COUNTS = (
     "num_self_attention_heads",
     "self_attention_widening_factor",
     "cross_attention_widening_factor",
-    "num_axes",
-    "stem_channels",
-    "num_frequency_bands",
-    "vocab_size",
-    "max_position_embeddings",
-    "d_model",
     "modality_channels",
-)
-# Those that describe an input: flat the only one, and in `modalities` each.
-_INPUT_FIELDS = (
-    "input_type",
-    "input_name",
-    "image_size",
-    "num_channels",
-    "channel_axis",
-    "num_axes",
-    "patch_size",
-    "stem_type",
-    "stem_channels",
-    "num_frequency_bands",
-    "max_frequencies",
-    "concat_positions",
-    "absolute_positions",
-    "position_encoding_type",
-    "learned_position_channels",
-    "project_learned_positions",
-    "vocab_size",
-    "max_position_embeddings",
-    "d_model",
 )
 _SWITCHES = (
     "share_cross_attend_weights",
     "share_block_weights",
     "use_query_residual",
-    "concat_positions",
-    "project_learned_positions",
 )
 _CHOICES = {
     "cross_attention_shape_for_attention": ("kv", "q"),
-    "stem_type": ("none", "linear", "conv"),
-    "position_encoding_type": ("fourier", "learned", "none"),
     "decoder_type": ("mean", "query"),
     "cross_attend_path": PATHS,
 }
-
-
-def _is_count(value, minimum: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 PerceiverStudyConfig.register_for_auto_class()

@@ -26,6 +26,7 @@ class InputAdapter(nn.Module):
         input_name: what the argument with the input itself is called, unless the config's `input_name` says otherwise.
         more_arguments: names of further arguments.
         config_fields: fields of the config that the kind reads; the others that describe an input must be left alone.
+        fewest_channels: least `num_channels`.
         supports_local_start: whether elements end in Fourier positions, as those of a grid of `num_axes` axes do.
         arguments: names of all arguments, in the order in which `forward` takes them.
         width: `K`, channels of an element.
@@ -34,6 +35,7 @@ class InputAdapter(nn.Module):
     input_name: str = "inputs"
     more_arguments: tuple[str, ...] = ()
     config_fields: tuple[str, ...] = ()
+    fewest_channels: int = 1
     supports_local_start: bool = False
 
     def __init__(self, config: "PerceiverStudyConfig"):

@@ -22,12 +22,13 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import CrossAttention, MultiHeadAttention, PerceiverStudyLayer, SelfAttention
 from .audio_reading import read_audio  # noqa: F401 - see below
-from .bytes import BytesAdapter  # noqa: F401 - see below
+from .bytes import ResizableVocabulary
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .decoder import PerceiverStudyDecoder, PerceiverStudyLatents
 from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor  # noqa: F401 - see below
 from .grid import LearnedPositions
 from .image_reading import open_image  # noqa: F401 - see below
+from .input_fields import INPUT_FIELDS  # noqa: F401 - see below
 from .inputs import LearnedPadding, input_adapter, without_hidden_end
 from .local_start import start_locally
 from .paths import PATHS
@@ -67,7 +68,7 @@ class PerceiverStudyClassifierOutput(ModelOutput):
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class PerceiverStudyPreTrainedModel(PreTrainedModel):
+class PerceiverStudyPreTrainedModel(ResizableVocabulary, PreTrainedModel):
     config: PerceiverStudyConfig
     base_model_prefix = "perceiver"
     main_input_name = "pixel_values"

@@ -31,6 +31,7 @@ class PointsAdapter(InputAdapter):
         "max_frequencies",
         "concat_positions",
     )
+    fewest_channels = 0
     supports_local_start = True
 
     @classmethod

@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import multiprocessing
 import statistics
 import time
 from pathlib import Path
@@ -30,6 +29,7 @@ from lab.data.decoded_images import ImageDataset
 from lab.errors import UserError, run_command
 from lab.machine import keep_memory
 from lab.peers.contenders import GENERAL, OURS, Case, contenders, copy_weights
+from lab.peers.memory import in_own_process, peak_of
 from lab.peers.results import draw_growth, table
 from lab.places import place
 from lab.provenance import describe_run
@@ -216,10 +216,8 @@ def peak_memory(case: Case, name: str, device: torch.device, arguments) -> float
     """
     if arguments.compile and device.type == "cpu":
         return None
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        settings = (str(device), arguments.dtype, arguments.matmul_precision, arguments.compile)
-        return pool.apply(_peak_memory, (case, name, *settings))
+    settings = (str(device), arguments.dtype, arguments.matmul_precision, arguments.compile)
+    return in_own_process(_peak_memory, case, name, *settings)
 
 
 def _peak_memory(case: Case, name: str, device: str, dtype: str, matmul_precision: str, compiled: bool) -> float:
@@ -231,22 +229,7 @@ def _peak_memory(case: Case, name: str, device: str, dtype: str, matmul_precisio
     pixels = torch.randn(case.batch, 3, case.image_size, case.image_size, device=device)
     # First what is allocated only once. Compiling takes memory too, and is for one size.
     training_step(model, pixels if compiled else pixels[:1, :, :8, :8], AUTOCAST[dtype])
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        training_step(model, pixels, AUTOCAST[dtype])
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    # Linux keeps the peak of a process, even across exec; writing 5 resets it (proc(5)).
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    before = _peak_resident()
-    training_step(model, pixels, AUTOCAST[dtype])
-    return _peak_resident() - before
-
-
-def _peak_resident() -> float:
-    """Return megabytes since the peak was last reset."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
+    return peak_of(lambda: training_step(model, pixels, AUTOCAST[dtype]), device)
 
 
 def parse():

@@ -138,6 +138,8 @@ def array_of(
         return flat, mask
     if config.position_encoding_type == "learned":
         positions = adapter.learned_positions.weight[: flat.shape[1]]
+    elif before + "position_features" in given:
+        positions = _given_positions(config, given[before + "position_features"], grid)
     else:
         sizes = config.attended_grid if config.absolute_positions else grid
         places = [
@@ -156,6 +158,16 @@ def _waves(config: PerceiverStudyConfig, places: torch.Tensor) -> torch.Tensor:
             angles.append(math.pi * frequency * places[..., axis])
     angles = torch.stack(angles, dim=-1)
     return torch.cat([places, angles.sin(), angles.cos()], dim=-1)
+
+
+def _given_positions(config: PerceiverStudyConfig, features: torch.Tensor, grid: list[int]) -> torch.Tensor:
+    """`(1 or B, S_1 + .. + S_A, F) -> (1 or B, M, P)`, one point after the other."""
+    axes, bands, positions = features.split(grid, dim=1), config.num_frequency_bands, []
+    for point in itertools.product(*map(range, grid)):
+        rows = [axis[:, index] for axis, index in zip(axes, point, strict=True)]
+        parts = [row.split([row.shape[-1] - 2 * bands, bands, bands], dim=-1) for row in rows]
+        positions.append(torch.cat([part[kind] for kind in range(3) for part in parts], dim=-1))
+    return torch.stack(positions, dim=1)
 
 
 def _patches(config, pixels, mask):

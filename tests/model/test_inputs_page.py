@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyModel, inputs
-from modeling_perceiver_study.configuration_perceiver_study import _INPUT_FIELDS
+from modeling_perceiver_study.input_fields import INPUT_FIELDS
 from tests import reference
 from tests.models import small_model
 
@@ -57,4 +57,4 @@ def test_a_kind_that_nobody_registered():
 def test_the_page_names_every_kind():
     for kind in inputs._ADAPTERS:
         assert f"| `{kind}` |" in PAGE.read_text()
-    assert _INPUT_FIELDS[0] == "input_type" and _INPUT_FIELDS[-1] == "d_model"
+    assert INPUT_FIELDS[0] == "input_type" and INPUT_FIELDS[-1] == "d_model"

@@ -55,3 +55,61 @@ def draw_growth(points: dict, path: Path):
         panel.grid(alpha=0.3)
         panel.legend()
     figure.savefig(path, dpi=150)
+
+
+def _where(results: dict) -> str:
+    """Hardware, and a warning where other work ran beside."""
+    crowded = results["load_average"] > results["cores"] + 0.5
+    beside = (
+        f"{results['cores']} cores at a load of {results['load_average']:.1f}, so compare times only within a case"
+        if crowded
+        else f"{results['cores']} cores"
+    )
+    return f"{results['hardware']} on {beside}"
+
+
+def inputs_table(results: dict) -> str:
+    """Return a Markdown table of scripts/benchmark_inputs.py, with a row for each case and contender."""
+    lines = [
+        f"{_where(results)}; float32, medians of {results['rounds']} rounds. Memory is what is needed beyond model and "
+        f"clip; more than {results['limit_gigabytes']:g} GB does not fit.",
+        "",
+        "| video beside sound | elements | array MB | | forward ms | × ours | MB | step ms | × ours | MB |",
+        "|---|---:|---:|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for case, result in results["cases"].items():
+        start = f"| {case} | {result['elements']:,} | {result['array_megabytes']:.0f} |"
+        for name in dict.fromkeys((*result["step"], *result["does_not_fit"])):
+            if name in result["does_not_fit"]:
+                needed = f"does not fit: {result['does_not_fit'][name]:.1f} GB for a step"
+                lines.append(f"{start} {name} | | | | {needed} | | |")
+                continue
+            cells = []
+            for what in ("forward", "step"):
+                found = result[what][name]
+                timed = "milliseconds" in found
+                cells += [f"{found['milliseconds']:,.0f}", f"{found['times_ours']:.2f}"] if timed else ["", ""]
+                cells.append(f"{found['megabytes']:,.0f}")
+            lines.append(f"{start} {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def decoding_table(results: dict) -> str:
+    """Return a Markdown table of scripts/benchmark_inputs.py, with a row for each number of output queries."""
+    lines = [
+        f"{_where(results)}; float32, one run. Memory is what is needed beyond the model; more than "
+        f"{results['limit_gigabytes']:g} GB does not fit.",
+        "",
+        "| output queries | | forward MB | forward s | step MB | step s |",
+        "|---:|---|---:|---:|---:|---:|",
+    ]
+    for queries, ways in results["queries"].items():
+        for way, found in ways.items():
+            if "does_not_fit" in found:
+                lines.append(f"| {int(queries):,} | {way} | | | does not fit: {found['does_not_fit']:.1f} GB | |")
+                continue
+            cells = [
+                f"{found[f'{what}_{unit}']:,.1f}" for what in ("forward", "step") for unit in ("megabytes", "seconds")
+            ]
+            lines.append(f"| {int(queries):,} | {way} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
