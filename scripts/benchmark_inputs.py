@@ -29,7 +29,7 @@ from lab.places import place
 from lab.provenance import describe_run
 
 PATCH = (2, 8, 8)
-EDGES = [32, 316, 1000]
+EDGES = [32, 100, 316, 1000]
 
 
 def main(arguments: list[str] | None = None):

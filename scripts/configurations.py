@@ -12,7 +12,7 @@ import torch
 
 from lab.errors import UserError, run_command
 from lab.looking.architecture import draw_architecture
-from lab.peers.results import draw_growth
+from lab.peers.results import decoding_table, draw_growth, inputs_table
 from lab.peers.results import table as benchmark_table
 from lab.recipe import CONFIGURATION_FOLDER, load_recipe
 from lab.tasks import build_task
@@ -113,6 +113,8 @@ def pages() -> dict[Path, str]:
     """Return the text of all pages with tables; in those written by hand only what is between the marks changes."""
     benchmarks, earlier = ([benchmark_table(_measured(name)) for name in names] for names in (_TABLES, _EARLIER_TABLES))
     performance = _between(PERFORMANCE.read_text(encoding="utf-8"), "benchmark", "\n".join(benchmarks))
+    performance = _between(performance, "inputs", inputs_table(_measured("inputs")))
+    performance = _between(performance, "decoding", decoding_table(_measured("decoding")))
     others = ", ".join(_link(preset, MAIN_README) for preset in not_run())
     results = f"{table(presets(), MAIN_README)}\nRecipes that have not been run: {others}.\n"
     readme = _between(MAIN_README.read_text(encoding="utf-8"), "results", results)
