@@ -45,7 +45,10 @@ def test_the_page_is_executed(tmp_path):
         ("nowhere:Task", r"task=nowhere:Task cannot be imported: No module named 'nowhere'"),
         ("lab.errors:Task", r"task=lab.errors:Task cannot be imported: .*has no attribute 'Task'"),
         ("lab.errors:UserError", r"task=lab.errors:UserError: expected a subclass of lab.tasks.task.Task"),
-        ("nothing", r"task=nothing: expected one of image-classification, or module:Class of a task of yours"),
+        (
+            "nothing",
+            r"task=nothing: expected one of image-classification, audio-classification, point-cloud-classification, or module:Class of a task of yours",
+        ),
     ],
 )
 def test_what_is_not_a_task(task, message):
