@@ -28,6 +28,7 @@ def _touch_memory_again_and_again():
 @pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no mallopt"
 )
+@pytest.mark.slow
 def test_freed_memory_is_kept():
     process = start(_touch_memory_again_and_again)
     process.join(timeout=120)

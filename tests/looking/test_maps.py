@@ -151,6 +151,7 @@ def test_what_cannot_be_drawn(checkpoint, image, tmp_path, options, message):
         attention_maps.main([str(checkpoint[0]), str(tmp_path / "image.png"), *options])
 
 
+@pytest.mark.slow
 def test_a_page_has_all_that_it_imports(tmp_path):
     """Of the files that docs/hub.md names for a Space; Gradio itself is not among what the tests need."""
     copy_space(tmp_path)

@@ -130,6 +130,7 @@ def test_an_empty_file():
         read_audio(encoded(np.zeros(0, np.float32)), RATE, 1)
 
 
+@pytest.mark.slow
 def test_missing_libraries_are_named(tmp_path):
     program = """
 import sys

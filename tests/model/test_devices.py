@@ -78,6 +78,7 @@ def test_offloaded_weights_come_to_the_device(device):
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_program_runs_on_the_device(device):
     model = small_model().to(device)
     inputs = pixels(model.config).to(device)

@@ -185,6 +185,7 @@ def test_none_is_found_where_there_is_none(features):
 @pytest.mark.filterwarnings("default")  # the compiler and the tracer have deprecation warnings of their own
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("program", ["compiled", "exported", "traced"])
+@pytest.mark.slow
 def test_programs_take_what_they_are_given(program, dtype):
     """No number decides where they go: rounded features become exact in them too, but other bands are no error."""
     model = small_model(num_blocks=1, num_cross_attends=1, num_self_attends_per_block=1, return_dict=False)

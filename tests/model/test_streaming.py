@@ -31,6 +31,7 @@ def random_mask(batch: int = 2, grid=(4, 3)) -> torch.Tensor:
 @pytest.mark.parametrize("elements", [1, 40, 10**6], ids=["one by one", "some latents", "all at once"])
 @pytest.mark.parametrize("masked", [False, True], ids=["all points", "masked"])
 @pytest.mark.parametrize(("questions", "features"), [(1, 1), (2, 2), (1, 2)])
+@pytest.mark.slow
 def test_gradients(monkeypatch, elements, masked, questions, features):
     """Against finite differences, for every argument."""
     monkeypatch.setattr(streaming, "_FEWEST_ROWS", 1)
@@ -83,6 +84,7 @@ def test_nothing_of_the_size_of_the_map_is_kept(monkeypatch):
 
 @pytest.mark.parametrize("elements", [1, 40, 10**6])
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.slow
 def test_the_logarithm_of_the_sum(monkeypatch, elements, masked):
     """Its value, its gradients against finite differences, and theirs."""
     monkeypatch.setattr(streaming, "_FEWEST_ROWS", 1)
