@@ -1,5 +1,6 @@
 """Feature extractor of the Perceiver study models: recordings and other series -> what the model takes."""
 
+import functools
 import math
 from typing import Any
 
@@ -236,17 +237,15 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
             return_complex=True,
         )
         power = torch.view_as_real(spectrum).square().sum(dim=-1).transpose(1, 2)  # faster than abs
-        filters = mel_filter_bank(
-            num_frequency_bins=size // 2 + 1,
-            num_mel_filters=self.num_mel_bins,
-            min_frequency=self.min_frequency,
-            max_frequency=self.max_frequency,
-            sampling_rate=self.sampling_rate,
-            norm=None,
-            mel_scale="htk",
-        )
+        filters = _filters(size, self.num_mel_bins, self.min_frequency, self.max_frequency, self.sampling_rate)
         bands = power @ torch.from_numpy(filters).to(power)
         return (bands + _FLOOR).log().unflatten(0, samples.shape[:2])
+
+
+@functools.lru_cache(maxsize=8)
+def _filters(size: int, bands: int, lowest: float, highest: float, sampling_rate: int) -> np.ndarray:
+    """`(size // 2 + 1, F)`: the same for all recordings of an extractor, so they are made once."""
+    return mel_filter_bank(size // 2 + 1, bands, lowest, highest, sampling_rate, norm=None, mel_scale="htk")
 
 
 def _is_count(value: Any) -> bool:

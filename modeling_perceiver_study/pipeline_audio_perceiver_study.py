@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from transformers import AudioClassificationPipeline
+from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.pipelines.base import ChunkPipeline
 
 
@@ -35,12 +36,7 @@ class PerceiverStudyAudioClassificationPipeline(ChunkPipeline, AudioClassificati
 
     def postprocess(self, model_outputs: list[dict[str, Any]], **settings) -> list[dict[str, Any]]:
         logits = torch.stack([output["logits"] for output in model_outputs]).float().mean(dim=0)
-        return super().postprocess(_Logits(logits), **settings)
-
-
-class _Logits:
-    def __init__(self, logits: torch.Tensor):
-        self.logits = logits
+        return super().postprocess(SequenceClassifierOutput(logits=logits), **settings)
 
 
 def windows_of(samples: Any, length: int | None) -> list[Any]:

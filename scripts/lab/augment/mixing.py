@@ -70,10 +70,11 @@ def mix(
     """
     shown = _inside(rectangles, images) * opacity[:, None, None, None]
     share = shown.mean(dim=(1, 2, 3))[:, None]
-    return torch.lerp(images, _neighbours(images), shown), torch.lerp(targets, _neighbours(targets), share)
+    return torch.lerp(images, neighbours(images), shown), torch.lerp(targets, neighbours(targets), share)
 
 
-def _neighbours(rows: torch.Tensor) -> torch.Tensor:
+def neighbours(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of a batch, or of an even part of it, each in the place of its neighbour: 1, 0, 3, 2, and so on."""
     return rows.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
 
 

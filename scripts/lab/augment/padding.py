@@ -13,3 +13,8 @@ def padded(samples: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
     for row, sample in zip(values, samples, strict=True):
         row[: len(sample)] = sample
     return {"values": torch.from_numpy(values), "lengths": torch.from_numpy(lengths)}
+
+
+def shown(lengths: torch.Tensor, longest: int) -> torch.Tensor:
+    """`(n,) -> (n, longest)` bool: what is not padding."""
+    return torch.arange(longest, device=lengths.device) < lengths[:, None]

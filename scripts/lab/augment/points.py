@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from lab.augment.mixing import neighbours
+from lab.augment.padding import shown
 from lab.augment.seeds import fold_seed
 from lab.errors import UserError
 from modeling_perceiver_study import PerceiverStudyPointCloudProcessor
@@ -97,7 +99,7 @@ class PointTrainingInputs:
         generators = [np.random.default_rng(fold_seed(self.seed, step, first + row)) for row in range(count)]
         if settings.num_points is not None:
             values, lengths = _chosen(values, lengths, settings.num_points, generators)
-        mask = _mask(lengths, values.shape[1])
+        mask = shown(lengths, values.shape[1])
         points = values[..., :axes]
         matrices = np.stack([draw_matrix(settings, axes, rng) for rng in generators])
         points = points @ torch.from_numpy(matrices).to(points)
@@ -124,8 +126,8 @@ class PointTrainingInputs:
         """Clouds whose last points are those of their neighbour in the batch, 0 and 1, 2 and 3, and so on."""
         alpha = self.settings.mix_alpha
         shares = torch.tensor([rng.beta(alpha, alpha) for rng in generators])
-        others = values.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
-        of_others = lengths.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+        others = neighbours(values)
+        of_others = neighbours(lengths)
         shares = shares.to(lengths.device)
         # Whole points of either cloud, at least one of its own.
         kept = (lengths - (shares * lengths).long()).clamp(min=1)
@@ -136,10 +138,9 @@ class PointTrainingInputs:
         source = (place - kept[:, None]).clamp(min=0)[..., None].expand_as(values)
         mixed = torch.where(own[..., None], values, others.gather(1, source))
         lengths = kept + taken
-        mixed = mixed * _mask(lengths, mixed.shape[1])[..., None]
+        mixed = mixed * shown(lengths, mixed.shape[1])[..., None]
         share = (taken / lengths).to(targets)[:, None]
-        neighbours = targets.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
-        return mixed, lengths, torch.lerp(targets, neighbours, share)
+        return mixed, lengths, torch.lerp(targets, neighbours(targets), share)
 
 
 def draw_matrix(settings: PointAugmentation, axes: int, rng: np.random.Generator) -> np.ndarray:
@@ -207,8 +208,3 @@ def _chosen(
         row[: len(chosen)] = chosen
     index = torch.from_numpy(index).to(values.device)[..., None].expand(-1, -1, values.shape[-1])
     return values.gather(1, index), counts.to(lengths.device)
-
-
-def _mask(lengths: torch.Tensor, longest: int) -> torch.Tensor:
-    """`(n,) -> (n, longest)` bool"""
-    return torch.arange(longest, device=lengths.device) < lengths[:, None]

@@ -12,6 +12,7 @@ import numpy as np
 import soxr
 import torch
 
+from lab.augment.mixing import neighbours
 from lab.augment.padding import padded
 from lab.augment.seeds import fold_seed
 from modeling_perceiver_study import PerceiverStudyFeatureExtractor
@@ -242,10 +243,6 @@ def _mix(
     features: torch.Tensor, mask: torch.Tensor, targets: torch.Tensor, opacity: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Each recording of a batch blended with its neighbour: 0 with 1, 2 with 3, and so on."""
-
-    def neighbours(rows: torch.Tensor) -> torch.Tensor:
-        return rows.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
-
     share = opacity.to(features)
     blended = torch.lerp(features, neighbours(features), share.view(-1, *[1] * (features.ndim - 1)))
     return blended, mask | neighbours(mask), torch.lerp(targets, neighbours(targets), share[:, None])

@@ -46,11 +46,16 @@ def media_column(role: str, feature: type) -> Column:
     def is_possible(found: Any) -> bool:
         if isinstance(found, dict):
             return found.keys() <= {"bytes", "path"} and "bytes" in found
-        return is_certain(found) or (isinstance(found, datasets.Value) and found.dtype in _FILES)
+        return is_certain(found) or is_file(found)
 
     return Column(
         role, f"{role}s, bytes of files, or paths", is_certain, is_possible, lambda found: feature(decode=False)
     )
+
+
+def is_file(feature: Any) -> bool:
+    """Whether values may be bytes of files, or their paths."""
+    return isinstance(feature, datasets.Value) and feature.dtype in _FILES
 
 
 def find_column(column: Column, features: datasets.Features, chosen: dict[str, Any], split: str) -> str:
@@ -97,6 +102,12 @@ def file_of(value: Any) -> str | None:
     """The path of a file that a row only refers to; None where the row holds the content."""
     is_reference = isinstance(value, dict) and value.get("bytes") is None
     return value.get("path") if is_reference else None
+
+
+def require_content(value: Any):
+    """Raise a ValueError where a row holds nothing: neither content nor the path of a file."""
+    if value is None or (isinstance(value, dict) and value.get("bytes") is None and not value.get("path")):
+        raise ValueError("there is none")
 
 
 def located(value: Any, folder: str | None) -> Any:

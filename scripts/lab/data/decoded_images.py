@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from lab.augment.crops import random_box
-from lab.data.columns import media_column
+from lab.data.columns import media_column, require_content
 from lab.data.decoding import SampleDecoder
 from lab.data.images import UNUSABLE, seen_pixels
 from lab.data.sources import Source
@@ -137,8 +137,7 @@ class Decoder(SampleDecoder):
 
     def upright_image(self, encoded) -> Image.Image:
         """One image as it is, but upright; raises one of `UNUSABLE` if that fails."""
-        if encoded is None or (isinstance(encoded, dict) and encoded["bytes"] is None and not encoded["path"]):
-            raise ValueError("there is none")
+        require_content(encoded)
         if isinstance(encoded, dict) and encoded["bytes"] is None:
             with fsspec.open(encoded["path"], "rb") as file:  # also inside an archive, or on the Hub
                 encoded = {"bytes": file.read(), "path": None}

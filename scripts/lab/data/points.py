@@ -6,15 +6,13 @@ import datasets
 import fsspec
 import numpy as np
 
-from lab.data.columns import Column, file_of
+from lab.data.columns import Column, file_of, is_file, require_content
 from lab.data.images import UNUSABLE
 from lab.data.point_folders import ENDINGS
 from lab.data.point_folders import POINTS as ROLE
 from lab.data.ragged import RaggedDecoder
 from lab.recipe import Data
 from modeling_perceiver_study import PerceiverStudyPointCloudProcessor
-
-_FILES = ("binary", "large_binary", "string", "large_string")
 
 
 def _is_nested(feature: Any) -> bool:
@@ -29,17 +27,13 @@ def _is_certain(feature: Any) -> bool:
     return _is_nested(feature) or (isinstance(feature, dict) and feature.keys() == {"bytes", "path"})
 
 
-def _is_file(feature: Any) -> bool:
-    return isinstance(feature, datasets.Value) and feature.dtype in _FILES
-
-
 POINTS = Column(
     ROLE,
     f"points as nested lists, bytes of {', '.join(ENDINGS)} files, or paths",
     _is_certain,
-    lambda feature: _is_certain(feature) or _is_file(feature),
+    lambda feature: _is_certain(feature) or is_file(feature),
     # Undecoded, an image is nothing but bytes and a path.
-    lambda feature: datasets.Image(decode=False) if _is_file(feature) else None,
+    lambda feature: datasets.Image(decode=False) if is_file(feature) else None,
 )
 
 
@@ -53,8 +47,7 @@ class PointsDecoder(RaggedDecoder):
         self.processor = processor
 
     def decode_one(self, encoded: Any) -> np.ndarray:
-        if encoded is None or (isinstance(encoded, dict) and encoded.get("bytes") is None and not encoded.get("path")):
-            raise ValueError("there is none")
+        require_content(encoded)
         if (path := file_of(encoded)) is not None:
             with fsspec.open(path, "rb") as file:  # also inside an archive, or on the Hub
                 encoded = {"bytes": file.read()}

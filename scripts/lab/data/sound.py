@@ -6,7 +6,7 @@ import datasets
 import fsspec
 import numpy as np
 
-from lab.data.columns import Column, file_of, media_column
+from lab.data.columns import Column, file_of, media_column, require_content
 from lab.data.images import UNUSABLE
 from lab.data.ragged import RaggedDecoder
 from lab.recipe import Data
@@ -46,8 +46,7 @@ class SoundDecoder(RaggedDecoder):
         self.extractor = extractor
 
     def decode_one(self, encoded: Any) -> np.ndarray:
-        if encoded is None or (isinstance(encoded, dict) and encoded.get("bytes") is None and not encoded.get("path")):
-            raise ValueError("there is none")
+        require_content(encoded)
         if not isinstance(encoded, dict):
             return self.extractor.read(self._channels_first(np.asarray(encoded, dtype=np.float64))).T
         if (path := file_of(encoded)) is not None:

@@ -307,19 +307,16 @@ def _open_folder(folder: Path, reading: Reading, wanted: dict[str, str]) -> dict
         if not streaming:
             return saved
         return {name: split.to_iterable_dataset(min(_SHARDS, len(split))) for name, split in saved.items()}
-    if files := find_ts(folder):
-        _require_splits(files, wanted, reading)
-        if streaming:
-            raise UserError(f"data.streaming=true: {folder} holds .ts files, which are read whole; set it to false")
-        return read_ts(files)
     wants_points = any(column.role == POINTS for column in reading.inputs)
-    if wants_points and (clouds := find_clouds(folder, set(wanted.values()))):
-        _require_splits(clouds, wanted, reading)
-        if streaming:
-            raise UserError(
-                f"data.streaming=true: {folder} holds files of points, which are read whole; set it to false"
-            )
-        return read_clouds(clouds)
+    for what, files, read in (
+        (".ts files", find_ts(folder), read_ts),
+        ("files of points", find_clouds(folder, set(wanted.values())) if wants_points else {}, read_clouds),
+    ):
+        if files:
+            _require_splits(files, wanted, reading)
+            if streaming:
+                raise UserError(f"data.streaming=true: {folder} holds {what}, which are read whole; set it to false")
+            return read(files)
     has_paths = bool(reading.settings.columns.keys() & {column.role for column in reading.inputs})
     arguments = find_splits(folder, set(wanted.values()), has_paths)
     if arguments is None:

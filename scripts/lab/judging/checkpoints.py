@@ -20,7 +20,7 @@ class Classifier:
 
     Attributes:
         pipeline: transformers' pipeline for it.
-        view: what opens and draws its samples.
+        view: what reads and draws its samples.
     """
 
     pipeline: Pipeline

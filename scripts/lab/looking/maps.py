@@ -59,7 +59,7 @@ def draw_attention_maps(
 
     Args:
         model: in evaluation mode.
-        sample: what the view of the model's input opens: an image, a recording `(C, L)`, a cloud of points.
+        sample: what the view of the model's input reads: an image, a recording `(C, L)`, a cloud of points.
         cross_attends: numbers from 1, or `"first"`, `"second"` and `"last"`; None is these three.
         heads: numbers from 1; None is all.
         latents: numbers from 1; None is a few at even distances.
@@ -85,15 +85,10 @@ def draw_attention_maps(
     return draw_map_lines(lines, latents, logits)
 
 
-def draw_last_maps(model: PreTrainedModel, processor: Any, samples: Sequence[Any], view: type[View]) -> Figure:
-    """Draw maps of the last cross-attend on samples: the mean over latents, then some of them, heads averaged."""
-    return draw_maps_on(samples, model, processor, view, model.config.num_cross_attends)
-
-
 def draw_maps_on(
     samples: Sequence[Any], model: PreTrainedModel, processor: Any, view: type[View], cross_attend: int
 ) -> Figure:
-    """Draw maps of one cross-attend, numbered from 1, on samples, as `draw_last_maps` does."""
+    """Draw maps of one cross-attend, numbered from 1: the mean over latents, then some of them, heads averaged."""
     lines = []
     for sample in samples:
         maps = attention_maps(model, **arguments_of(processor, sample, model.device))
@@ -106,7 +101,7 @@ def draw_maps_on(
 
 
 def arguments_of(processor: Any, sample: Any, device: torch.device) -> dict[str, torch.Tensor]:
-    """What the model takes, of one sample that a view opened."""
+    """What the model takes, of one sample that a view read."""
     batch = sample[None] if isinstance(sample, np.ndarray) else sample
     return processor(batch, return_tensors="pt").to(device)
 

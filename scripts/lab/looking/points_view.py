@@ -1,6 +1,5 @@
 """How clouds of points, and attention on them, are drawn."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from transformers import PreTrainedConfig
 
-from lab.errors import UserError
 from lab.looking.style import ORANGE, YELLOW
-from lab.looking.view import View
+from lab.looking.view import View, as_image, read_with
 
 # Points lie on white, so the lowest colour is a light one.
 _COLOURS = LinearSegmentedColormap.from_list("attention to points", ["0.87", YELLOW, ORANGE, "#4d1a00"])
@@ -40,12 +38,7 @@ class PointsView(View):
     @classmethod
     def read(cls, path: Path, processor: Any) -> np.ndarray:
         """`(m, A + C)`"""
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
-        try:
-            return processor.read(path)
-        except (OSError, ValueError, ImportError) as error:
-            raise UserError(f"{path} is not a readable cloud of points: {error}") from None
+        return read_with(processor, path, "cloud of points")
 
     @classmethod
     def of(cls, processor: Any, config: PreTrainedConfig, sample: np.ndarray) -> "PointsView":
@@ -91,9 +84,7 @@ class PointsView(View):
         axes = figure.subplots()
         self.paint(axes, weights)
         axes.set_axis_off()
-        file = io.BytesIO()
-        figure.savefig(file, dpi=100)
-        return Image.open(file).convert("RGB")
+        return as_image(figure)
 
 
 def projected(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

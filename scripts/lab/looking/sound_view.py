@@ -1,6 +1,5 @@
 """How recordings, and attention on them, are drawn: over the waveform or over the spectrogram."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from transformers import PreTrainedConfig
 
-from lab.errors import UserError
 from lab.looking.style import BLUE
-from lab.looking.view import COLOURS, View
+from lab.looking.view import COLOURS, View, as_image, read_with
 
 
 class SoundView(View):
@@ -32,12 +30,7 @@ class SoundView(View):
     @classmethod
     def read(cls, path: Path, processor: Any) -> np.ndarray:
         """`(C, L)` at the processor's rate."""
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
-        try:
-            return processor.read(path)
-        except (ValueError, ImportError) as error:
-            raise UserError(f"{path} is not a readable recording: {error}") from None
+        return read_with(processor, path, "recording")
 
     @classmethod
     def of(cls, processor: Any, config: PreTrainedConfig, sample: np.ndarray) -> "SoundView":
@@ -92,6 +85,4 @@ class SoundView(View):
         lower.set_xlabel("seconds")
         for axes in (upper, lower):
             axes.set_yticks([])
-        file = io.BytesIO()
-        figure.savefig(file, dpi=100)
-        return Image.open(file).convert("RGB")
+        return as_image(figure)

@@ -4,16 +4,37 @@ A kind of input has a view of its own beside this file, and a line in views.py. 
 Space on the Hub gets by with a few files.
 """
 
+import io
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from transformers import PreTrainedConfig
 
+from lab.errors import UserError
+
 COLOURS = "cividis"  # of attention
+
+
+def read_with(processor: Any, path: Path, what: str) -> Any:
+    """What a processor reads of a file; a `UserError` that calls it `what` where there is none, or it is another."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        return processor.read(path)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{path} is not a readable {what}: {error}") from None
+
+
+def as_image(figure: Figure) -> Image.Image:
+    """A figure as pixels."""
+    file = io.BytesIO()
+    figure.savefig(file, dpi=100)
+    return Image.open(file).convert("RGB")
 
 
 class View(ABC):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from lab.augment.sound import RANGES, SoundAugmentation, TrainingSound, describe_augmentation
 from lab.data.sound import AUDIO, SoundDecoder
@@ -163,7 +164,7 @@ class AudioClassification(RaggedTask):
         lengths = torch.full((size,), self.processor.max_length, device=device)
         return self._arguments(samples, lengths), self.target.example(size, self.config.num_labels, device)
 
-    def as_opened(self, sample: np.ndarray) -> np.ndarray:
+    def as_read(self, sample: np.ndarray) -> np.ndarray:
         return sample.T
 
     def write_example(self, folder: Path, name: str, sample: np.ndarray) -> str:
@@ -197,13 +198,9 @@ assert pipeline("audio-classification", model=folder, trust_remote_code=True)(no
 """
 
 
-@dataclasses.dataclass
-class _Answers:
-    logits: torch.Tensor
-
-
-def _of_recordings(output: Any, windows: Windows) -> _Answers:
+def _of_recordings(output: Any, windows: Windows) -> SequenceClassifierOutput:
     """The mean of the answers to the windows of each recording."""
     logits = output.logits.float()
     total = logits.new_zeros(len(windows.labels), logits.shape[1]).index_add_(0, windows.owners, logits)
-    return _Answers(total / torch.bincount(windows.owners, minlength=len(total))[:, None])
+    counts = torch.bincount(windows.owners, minlength=len(total))
+    return SequenceClassifierOutput(logits=total / counts[:, None])

@@ -12,13 +12,12 @@ from lab.augment.crops import require_scale
 from lab.augment.images import RANGES, Augmentation, Normalization, TrainingInputs, describe_augmentation
 from lab.data.decoded_images import IMAGE, Decoder, ImageDataset
 from lab.data.encoded_images import EncodedImages
-from lab.data.splits import Rows, Splits, choose_split, choose_splits
-from lab.data.streams import choose_stream_split, choose_stream_splits
+from lab.data.splits import Rows
 from lab.errors import UserError
 from lab.looking.image_pictures import draw_attention, draw_predictions
 from lab.looking.image_view import displayed
 from lab.recipe import Recipe, build, require_keys
-from lab.tasks.labelled import LabelledTask
+from lab.tasks.decoded import DecodedTask
 from lab.tasks.task import Arguments, Batch, Judged, drawn
 from lab.tasks.usage import with_parts, with_pipeline
 from modeling_perceiver_study import (
@@ -47,7 +46,7 @@ _PROCESSOR_KEYS = (
 _SIZES = ("size", "crop_size", "crop_first")
 
 
-class ImageClassification(LabelledTask):
+class ImageClassification(DecodedTask):
     """`pixels` `(b, C, H, W)` uint8 and `labels`, as a batch of `ImageDataset` has them."""
 
     name = "image-classification"
@@ -106,34 +105,10 @@ class ImageClassification(LabelledTask):
         }
         return build(section, self.processor_class, settings | self.recipe.image_processor)
 
-    def load_splits(self) -> Splits:
-        reading, decoder, streaming = self.reading, self._decoder(), self.recipe.data.streaming
-        if streaming:
-            train, validation, test, names = choose_stream_splits(reading, decoder, self.config.num_labels)
-        else:
-            train, validation, test = choose_splits(reading)
-            names = train.source.label_names
-        self.require_labels(names)
-        splits = Splits(
-            validation=decoder.decode(validation),
-            train=train if streaming else self._images_to_train_on(train, decoder),
-            test=test and decoder.decode(test),
-            label_names=names,
-        )
-        self.fit(splits)
-        return splits
-
-    def read_split(self, split: str) -> tuple[ImageDataset, list[str]]:
-        if self.recipe.data.streaming:
-            rows = choose_stream_split(self.reading, split, self.config.num_labels)
-        else:
-            rows = choose_split(self.reading, split)
-        return self._decoder().decode(rows), rows.source.label_names
-
-    def _decoder(self) -> Decoder:
+    def decoder(self) -> Decoder:
         return Decoder(self.recipe.data, self.config, self.processor, self.augmentation.random_resized_crop)
 
-    def _images_to_train_on(self, rows: Rows, decoder: Decoder) -> ImageDataset | EncodedImages:
+    def to_train_on(self, rows: Rows, decoder: Decoder) -> ImageDataset | EncodedImages:
         return decoder.decode(rows) if decoder.crop_scale is None else EncodedImages(rows, decoder)
 
     def training_inputs(self, batch: Batch, step: int, first: int) -> tuple[Arguments, Any]:

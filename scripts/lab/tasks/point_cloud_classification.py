@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lab.augment.padding import shown
 from lab.augment.points import POINT_RANGES, PointAugmentation, PointTrainingInputs, describe_point_augmentation
 from lab.data.points import POINTS, PointsDecoder
 from lab.data.splits import Splits
@@ -95,8 +96,7 @@ class PointCloudClassification(RaggedTask):
         arguments = {"points": values[..., :axes]}
         if self.processor.num_features:
             arguments["point_features"] = values[..., axes:]
-        places = torch.arange(values.shape[1], device=lengths.device)
-        return arguments | {"attention_mask": places < lengths[:, None]}
+        return arguments | {"attention_mask": shown(lengths, values.shape[1])}
 
     def example(self, size: int, device: torch.device | str) -> tuple[Arguments, Any]:
         points = self.augmentation.num_points or self.processor.num_points or self._longest
@@ -104,7 +104,7 @@ class PointCloudClassification(RaggedTask):
         lengths = torch.full((size,), points, device=device)
         return self._arguments(values, lengths), self.target.example(size, self.config.num_labels, device)
 
-    def as_opened(self, sample: np.ndarray) -> np.ndarray:
+    def as_read(self, sample: np.ndarray) -> np.ndarray:
         return sample
 
     def write_example(self, folder: Path, name: str, sample: np.ndarray) -> str:

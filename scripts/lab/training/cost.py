@@ -38,7 +38,7 @@ def measure(task: Task) -> Cost:
     """The cost of one sample, by doing a training step of it on the CPU."""
     model = task.new_model()
     # The counter puts hooks on all layers, so they would be called: count the path that training takes.
-    if takes_separable_path(model.config):
+    if is_separable(model.config):
         model.config.cross_attend_path = "separable"
     # The counter sees no fused attention; the kernel of plain products does the same ones.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -51,7 +51,7 @@ def measure(task: Task) -> Cost:
     return Cost(model.num_parameters(), forward_flops, step_flops, two - one, 2 * one - two)
 
 
-def takes_separable_path(config: PreTrainedConfig) -> bool:
+def is_separable(config: PreTrainedConfig) -> bool:
     """Whether all inputs are grids with Fourier positions."""
     configs = [config] if config.modalities is None else [config.modality_config(name) for name in config.modalities]
     return all(own.input_type == "grid" and own.position_encoding_type == "fourier" for own in configs)

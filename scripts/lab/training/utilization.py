@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lab.errors import one_line
 from lab.tasks.task import Task
+from lab.training.cost import is_separable
 
 _HALF, _TF32, _FLOAT32 = "bf16 or fp16", "TF32", "float32"
 # Dense matrix products in 1e12 FLOP a second, from NVIDIA's data sheets, by the name that CUDA gives a device. The
@@ -55,20 +56,16 @@ def sample_flops(task: Task, model: nn.Module, samples: int, device: torch.devic
         model: whose parameters say which of them are trained.
         samples: of a part of the batch, which share out what is done once.
     """
-    counted = task.model_class(copy.deepcopy(task.config)).to(device)
+    config = copy.deepcopy(task.config)
+    # The counter puts hooks on all layers, so they would be called: count the path that training takes.
+    if is_separable(config) and config.cross_attend_path == "auto":
+        config.cross_attend_path = "separable"
+    counted = task.model_class(config).to(device)
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for name, parameter in counted.named_parameters():
         parameter.requires_grad_(trained.get(name, True))
-    inner = counted.base_model.config
-    try:
-        # The counter puts hooks on all layers, so they would be called: count the path that training takes.
-        if inner.cross_attend_path == "auto":
-            inner.cross_attend_path = "separable"
-        one = _step_flops(task, counted, 1, device)
-    except ValueError:  # of what is no grid with Fourier positions layers are called in training too
-        inner.cross_attend_path = "general"
-        one = _step_flops(task, counted, 1, device)
-    each = _step_flops(task, counted, 2, device) - one
+    one, two = (_step_flops(task, counted, size, device) for size in (1, 2))
+    each = two - one
     return each + (one - each) / samples
 
 

@@ -1,0 +1,46 @@
+"""What tasks share whose samples are decoded from rows of a dataset: images, recordings, clouds of points."""
+
+from abc import abstractmethod
+
+from torch.utils.data import Dataset
+
+from lab.data.decoding import SampleDecoder
+from lab.data.splits import Rows, Splits, choose_split, choose_splits
+from lab.data.streams import choose_stream_split, choose_stream_splits
+from lab.tasks.labelled import LabelledTask
+
+
+class DecodedTask(LabelledTask):
+    """A task that only has to say what decodes a row."""
+
+    @abstractmethod
+    def decoder(self) -> SampleDecoder:
+        """What turns rows into samples, with a method `decode` that makes a dataset of `Rows`."""
+
+    def to_train_on(self, rows: Rows, decoder: SampleDecoder) -> Dataset:
+        """The samples to train on, where they are not streamed."""
+        return decoder.decode(rows)
+
+    def load_splits(self) -> Splits:
+        reading, decoder, streaming = self.reading, self.decoder(), self.recipe.data.streaming
+        if streaming:
+            train, validation, test, names = choose_stream_splits(reading, decoder, self.config.num_labels)
+        else:
+            train, validation, test = choose_splits(reading)
+            names = train.source.label_names
+        self.require_labels(names)
+        splits = Splits(
+            validation=decoder.decode(validation),
+            train=train if streaming else self.to_train_on(train, decoder),
+            test=test and decoder.decode(test),
+            label_names=names,
+        )
+        self.fit(splits)
+        return splits
+
+    def read_split(self, split: str) -> tuple[Dataset, list[str]]:
+        if self.recipe.data.streaming:
+            rows = choose_stream_split(self.reading, split, self.config.num_labels)
+        else:
+            rows = choose_split(self.reading, split)
+        return self.decoder().decode(rows), rows.source.label_names
