@@ -7,6 +7,7 @@ import transformers
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .auto_classes import AUTO_MAP, AUTO_MAP_OF_INPUTS, PIPELINES
 from .input_fields import (
     INPUT_FIELDS,
     check_input,
@@ -183,9 +184,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
         self._validate_heads()
         self._validate_start()
         # Saved from any of the models, a folder loads as all that take its input; the code is always saved beside.
-        self.auto_map = dict(_AUTO_MAP)
+        self.auto_map = dict(AUTO_MAP)
         if self.modalities is None:
-            self.auto_map |= _AUTO_MAP_OF_INPUTS.get(adapter_class(self.input_type).arguments_of(self)[0], {})
+            self.auto_map |= AUTO_MAP_OF_INPUTS.get(adapter_class(self.input_type).arguments_of(self)[0], {})
 
     def modality_config(self, name: str) -> "PerceiverStudyConfig":
         """A config of the only input that `modalities[name]` describes."""
@@ -244,7 +245,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
         return {
             task: {"impl": name, "pt": model, "type": kind}
             for architecture in self.architectures or ()
-            for task, (name, model, kind) in _PIPELINES.get(architecture, {}).items()
+            for task, (name, model, kind) in PIPELINES.get(architecture, {}).items()
         }
 
     @property
@@ -322,48 +323,6 @@ class PerceiverStudyConfig(PreTrainedConfig):
         return self.num_cross_attends + self.num_blocks * self.num_self_attends_per_block
 
 
-_AUTO_MAP = {
-    "AutoConfig": "configuration_perceiver_study.PerceiverStudyConfig",
-    "AutoModel": "modeling_perceiver_study.PerceiverStudyModel",
-}
-# Of a folder whose model takes this argument alone.
-_AUTO_MAP_OF_INPUTS = {
-    "pixel_values": {
-        "AutoModelForImageClassification": "modeling_perceiver_study.PerceiverStudyForImageClassification",
-    },
-    "input_values": {
-        "AutoModelForAudioClassification": "modeling_perceiver_study.PerceiverStudyForAudioClassification",
-    },
-}
-# By the model: tasks, file and class of each pipeline, the Auto class that loads its model, and the type of its input.
-_PIPELINES = {
-    "PerceiverStudyForAudioClassification": {
-        "audio-classification": (
-            "pipeline_audio_perceiver_study.PerceiverStudyAudioClassificationPipeline",
-            "AutoModelForAudioClassification",
-            "audio",
-        ),
-    },
-    "PerceiverStudyForImageClassification": {
-        "image-classification": (
-            "pipeline_perceiver_study.PerceiverStudyImageClassificationPipeline",
-            "AutoModelForImageClassification",
-            "image",
-        ),
-        "image-feature-extraction": (
-            "pipeline_perceiver_study.PerceiverStudyImageFeatureExtractionPipeline",
-            "AutoModel",
-            "image",
-        ),
-    },
-    "PerceiverStudyForPointCloudClassification": {
-        "point-cloud-classification": (
-            "pipeline_point_cloud_perceiver_study.PerceiverStudyPointCloudClassificationPipeline",
-            "AutoModel",  # without the head, which the pipeline loads: transformers has no Auto class for it
-            "multimodal",
-        ),
-    },
-}
 _COUNTS = (
     "num_latents",
     "d_latents",

@@ -8,28 +8,27 @@ latents (B, N, D)  ->  mean, or a learned output query  ->  logits
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
-from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.output_capturing import capture_outputs
 
-from .attention import CrossAttention, MultiHeadAttention, PerceiverStudyLayer, SelfAttention
+from .attention import CrossAttention, PerceiverStudyLayer, SelfAttention
 from .audio_reading import read_audio  # noqa: F401 - see below
-from .bytes import ResizableVocabulary
+from .auto_classes import AUTO_MAP  # noqa: F401 - see below
+from .base import PerceiverStudyClassifierOutput, PerceiverStudyPreTrainedModel
+from .bytes import BytesAdapter  # noqa: F401 - see below
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .decoder import PerceiverStudyDecoder, PerceiverStudyLatents
 from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor  # noqa: F401 - see below
-from .grid import LearnedPositions
+from .grid import GridAdapter  # noqa: F401 - see below
 from .image_reading import open_image  # noqa: F401 - see below
 from .input_fields import INPUT_FIELDS  # noqa: F401 - see below
-from .inputs import LearnedPadding, input_adapter, without_hidden_end
+from .inputs import input_adapter, without_hidden_end
 from .local_start import start_locally
 from .paths import PATHS
 from .pipeline_audio_perceiver_study import PerceiverStudyAudioClassificationPipeline  # noqa: F401 - see below
@@ -46,70 +45,6 @@ from .streaming import GridAttention  # noqa: F401 - see below
 
 # transformers' loader of remote code fetches what this file imports, then what that imports. A download that breaks off
 # at the second stage leaves a cache that never mends, so this file imports every sibling, used here or not.
-
-
-@dataclass
-class PerceiverStudyClassifierOutput(ModelOutput):
-    """What the classifier returns.
-
-    Attributes:
-        loss: scalar, with `labels`.
-        logits: `(B, num_labels)`.
-        hidden_states: latents `(B, N, D)` that the first layer receives, then those that each layer returns, with
-            `output_hidden_states=True`.
-        attentions: `(B, h, N, N)` for each self-attend, with `output_attentions=True`.
-        cross_attentions: `(B, h, N, M)` for each cross-attend, with `output_attentions=True`.
-    """
-
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-class PerceiverStudyPreTrainedModel(ResizableVocabulary, PreTrainedModel):
-    config: PerceiverStudyConfig
-    base_model_prefix = "perceiver"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["PerceiverStudyLayer"]
-    _supports_sdpa = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
-    _input_embed_layer = "latents"
-    _can_record_outputs = {
-        "hidden_states": OutputRecorder(PerceiverStudyLayer),
-        "attentions": OutputRecorder(SelfAttention, index=1),
-        "cross_attentions": OutputRecorder(CrossAttention, index=1),
-    }
-
-    @classmethod
-    def from_pretrained(cls, *arguments, **kwargs):
-        """As transformers', which makes parameters anew: those of them that are frozen are frozen again."""
-        loaded = super().from_pretrained(*arguments, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_key_biases()
-        return loaded
-
-    def requires_grad_(self, requires_grad: bool = True):
-        super().requires_grad_(requires_grad)
-        self._freeze_key_biases()
-        return self
-
-    def _freeze_key_biases(self):
-        for module in self.modules():
-            if isinstance(module, MultiHeadAttention):
-                module.freeze_key_bias()
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, (PerceiverStudyLatents, LearnedPositions, LearnedPadding)):
-            # The paper's appendix cuts at the values -2 and 2, a hundred standard deviations away.
-            init.trunc_normal_(module.weight, std=self.config.initializer_range, a=-2.0, b=2.0)
-        if hasattr(module, "local_start") and not getattr(module.weight, "_is_hf_initialized", False):
-            init.copy_(module.weight, module.local_start(module.weight))
 
 
 class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
