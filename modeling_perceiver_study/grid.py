@@ -151,6 +151,10 @@ class GridAdapter(InputAdapter):
     def width_of(cls, config: "PerceiverStudyConfig") -> int:
         return config.num_attended_channels + config.num_position_channels
 
+    @classmethod
+    def is_separable(cls, config: "PerceiverStudyConfig") -> bool:
+        return config.position_encoding_type == "fourier"
+
     def length(
         self,
         pixel_values: torch.Tensor | None,

@@ -80,6 +80,8 @@ def check_input(config: "PerceiverStudyConfig"):
     _check_grid(config)
     _check_positions(config)
     adapter.check_config(config)
+    fits = adapter.is_separable(config) or config.cross_attend_path != "separable"
+    require(config, "cross_attend_path", fits, "'auto' or 'general' unless this is a grid with Fourier positions")
     # Resolved once, so that a later change of size leaves a model as it was trained.
     fourier = "max_frequencies" in adapter.config_fields and config.position_encoding_type == "fourier"
     if fourier and config.max_frequencies is None:
@@ -122,8 +124,6 @@ def _check_positions(config: "PerceiverStudyConfig"):
     for name, default in (("learned_position_channels", None), ("project_learned_positions", False)):
         fits = learned or getattr(config, name) == default
         require(config, name, fits, f"{default} unless position_encoding_type='learned'")
-    fits = config.position_encoding_type == "fourier" or config.cross_attend_path != "separable"
-    require(config, "cross_attend_path", fits, "'auto' or 'general' unless position_encoding_type='fourier'")
 
 
 def check_modalities(config: "PerceiverStudyConfig"):

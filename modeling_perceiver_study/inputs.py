@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class InputAdapter(nn.Module):
     """`arguments of forward -> GridInputs`: the base of all kinds.
 
-    A kind sets the class attributes, and defines `width_of`, `length` and `forward`.
+    A kind sets the class attributes, and defines `width_of`, `length` and `forward`; `is_separable` where it is.
 
     Attributes:
         input_name: what the argument with the input itself is called, unless the config's `input_name` says otherwise.
@@ -53,6 +53,11 @@ class InputAdapter(nn.Module):
     def width_of(cls, config: "PerceiverStudyConfig") -> int:
         """`K`, channels of an element."""
         raise NotImplementedError
+
+    @classmethod
+    def is_separable(cls, config: "PerceiverStudyConfig") -> bool:
+        """Whether elements keep their positions in separable form, so that no array of them is needed."""
+        return False
 
     @classmethod
     def check_config(cls, config: "PerceiverStudyConfig"):

@@ -13,14 +13,16 @@ pytestmark = pytest.mark.slow
 
 COMMANDS = ["train", "score", "predict", "study", "publish", "attention_maps", "app"]
 
-# Writes down what is set whenever something looks for torch or imports it, in a process that a command has to itself.
+# Writes down what is set when torch is first looked for or imported, in a process that a command has to itself. That
+# is the end: torch reads it once.
 WATCH = """
 import os, runpy, sys
 
 class Watch:
     def find_spec(self, name, *_):
         if name == "torch":
-            print("policy", os.environ.get("OMP_WAIT_POLICY"))
+            print("policy", os.environ.get("OMP_WAIT_POLICY"), flush=True)
+            os._exit(0)
 
 sys.meta_path.insert(0, Watch())
 sys.argv = [sys.argv[1], "--help"]

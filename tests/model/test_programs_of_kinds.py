@@ -71,7 +71,6 @@ def test_exported_for_any_batch(kinds):
 
 @needs_onnx
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("kinds", [("waveform",), ("points",), ("bytes",)], ids="+".join)
 def test_onnx(kinds, tmp_path):
     import onnxruntime
 

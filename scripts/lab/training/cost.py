@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig
 
 from lab.tasks.task import Task
+from modeling_perceiver_study.inputs import adapter_class
 
 # Costs are those of a GPU to come, and `auto` is bf16 on every GPU that has it.
 _AUTOCAST = {"auto": torch.bfloat16, "no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -52,9 +53,9 @@ def measure(task: Task) -> Cost:
 
 
 def is_separable(config: PreTrainedConfig) -> bool:
-    """Whether all inputs are grids with Fourier positions."""
+    """Whether an input keeps its positions in separable form; cross-attends then take that path for all of them."""
     configs = [config] if config.modalities is None else [config.modality_config(name) for name in config.modalities]
-    return all(own.input_type == "grid" and own.position_encoding_type == "fourier" for own in configs)
+    return any(adapter_class(own.input_type).is_separable(own) for own in configs)
 
 
 def _loss(model: nn.Module, task: Task, samples: int) -> torch.Tensor:
