@@ -20,7 +20,7 @@ from .paths import has_values, keeps_nothing
 from .position import count_axis_features, fourier_features, resolve_max_frequencies
 
 # Queries of all samples that are decoded at a time.
-_CHUNK = 2**14
+_CHUNK = 2**12
 
 
 class PerceiverStudyLatents(nn.Module):

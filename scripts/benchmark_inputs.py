@@ -51,10 +51,11 @@ def main(arguments: list[str] | None = None):
                 series, options.contenders, device, options.rounds, options.limit_gb, options.timed_frames
             ):
                 results["cases"][name] = result
+                results |= _load()
                 _write(options.output / "inputs.json", results)
         print(inputs_table(results))
     if "decoding" in options.part:
-        results = {**run, "queries": measure_decoding(options.edges, device, options.limit_gb)}
+        results = {**run, "queries": measure_decoding(options.edges, device, options.limit_gb), **_load()}
         _write(options.output / "decoding.json", results)
         print(decoding_table(results))
 
@@ -74,10 +75,13 @@ def parse(arguments: list[str] | None):
     return parser.parse_args(arguments)
 
 
+def _load() -> dict:
+    """How busy the machine is, as the time of a crowded one says little."""
+    return {"load_average": os.getloadavg()[0], "cores": os.cpu_count()}
+
+
 def _write(path: Path, results: dict):
-    """Write what there is so far, with the load of the machine, as the time of a crowded one says little."""
-    load = {"load_average": os.getloadavg()[0], "cores": os.cpu_count()}
-    path.write_text(json.dumps(results | load, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """Several inputs beside others, and many output queries: tiny ones, and what the tables say of them."""
 
+import json
+
 import pytest
 import torch
 
+import benchmark_inputs
 from lab.errors import UserError
 from lab.peers import several_inputs, several_measured
 from lab.peers.contenders import GENERAL, OURS
@@ -53,6 +56,19 @@ def test_memory_of_an_array_is_seen():
     ours, theirs = (several_measured._peaks(name, case, "cpu") for name in (OURS, TRANSFORMERS))
     assert theirs["forward"] > 2 * case.array_megabytes > 4 * ours["forward"]
     assert theirs["step"] > theirs["forward"]
+
+
+def test_the_command_writes_and_prints_tables(tmp_path, monkeypatch, capsys):
+    def tiny(frames, *arguments, samples_per_patch):
+        return VideoWithSound(frames, *arguments, **TINY, samples_per_patch=samples_per_patch)
+
+    monkeypatch.setattr(benchmark_inputs, "VideoWithSound", tiny)
+    monkeypatch.setattr(several_measured, "in_own_process", lambda *_: dict.fromkeys(("forward", "step"), 1.0))
+    options = ["--frames", "1", "--rounds", "1", "--contenders", OURS, "--edges", "4", "--output", str(tmp_path)]
+    benchmark_inputs.main(options)
+    printed = capsys.readouterr().out
+    for name, table in (("inputs", inputs_table), ("decoding", decoding_table)):
+        assert table(json.loads((tmp_path / f"{name}.json").read_text())) in printed
 
 
 def test_memory_of_decoding_is_measured():

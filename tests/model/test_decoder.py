@@ -320,7 +320,7 @@ def test_what_does_not_fit_is_said(arguments, message):
 
 
 def test_the_size_of_chunks_counts_samples():
-    assert module._CHUNK == 2**14
+    assert module._CHUNK == 2**12
     decoder, sizes = PerceiverStudyDecoder(small_config(), PerceiverStudyLatents(10, 4)), []
     decoder.layer.register_forward_hook(lambda _, given, answers: sizes.append(tuple(answers.shape)))
     with torch.no_grad():
