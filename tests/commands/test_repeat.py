@@ -1,12 +1,21 @@
 import json
 
+import subprocess
+from types import SimpleNamespace
+
 import pytest
 
 import repeat
 from lab.errors import UserError
+from tests.processes import run_script
 from tests.task_kinds import KINDS, make_sound
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def quick_processes(monkeypatch):
+    monkeypatch.setattr(repeat, "subprocess", SimpleNamespace(run=run_script, STDOUT=subprocess.STDOUT))
 
 
 @pytest.fixture(scope="module")
