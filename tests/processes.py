@@ -32,14 +32,15 @@ def train_tiny(*arguments: str):
 
 
 def run_script(command: list[str], stdout: TextIO | None = None, **_) -> subprocess.CompletedProcess:
-    """As `subprocess.run` of `[python, SCRIPT, *arguments]`, without the seconds that imports take.
+    """As `subprocess.run` of Python with a script, launched or not, without the seconds that imports take.
 
     Args:
         stdout: where all that is printed goes; None returns it as `stdout` and `stderr` alike.
     """
     with tempfile.TemporaryDirectory() as folder:
         printed = Path(folder) / "printed" if stdout is None else Path(stdout.name)
-        process = start(_as_script, str(printed), command[1:])
+        script = next(index for index, word in enumerate(command) if word.endswith(".py"))
+        process = start(_as_script, str(printed), command[script:])
         process.join(timeout=240)
         text = printed.read_text(encoding="utf-8") if stdout is None else ""
     return subprocess.CompletedProcess(command, process.exitcode, text, text)

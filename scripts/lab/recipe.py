@@ -181,7 +181,7 @@ def load_recipe(path: str | Path | None, overrides: list[str] | tuple[str, ...] 
     for source, layer in [*file, *((text, _read_override(text)) for text in overrides)]:
         _check_keys(layer, source)
         try:
-            merged = OmegaConf.merge(merged, layer)
+            merged.merge_with(layer)
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{error.full_key or 'a section'} in {source}: {reason}") from None

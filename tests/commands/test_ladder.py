@@ -1,11 +1,13 @@
 import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import ladder
 from lab.errors import UserError
+from tests.processes import run_script
 from tests.small_data import TINY_RUN, make_parquet
 
 pytestmark = pytest.mark.slow
@@ -20,6 +22,11 @@ rungs:
     beside: first
     overrides: [model.d_latents=32]
 """
+
+
+@pytest.fixture(autouse=True)
+def quick_processes(monkeypatch):
+    monkeypatch.setattr(ladder, "subprocess", SimpleNamespace(run=run_script))
 
 
 def write(folder, text):

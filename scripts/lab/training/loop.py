@@ -86,6 +86,7 @@ def train(
             bar.write(summary)
     bar.close()
     progress.seconds = time.perf_counter() - begin
+    log.draw()
     return learner.model, progress, best_weights
 
 

@@ -27,6 +27,7 @@ from lab.training.utilization import Utilization
 RESULTS = "metrics.json"  # written last, so a folder that has it is finished
 LOG = "metrics.jsonl"
 EPOCHS = "train.log"  # a line for each epoch, for people
+_SECONDS_BETWEEN_PICTURES = 60.0  # one takes as long as an epoch of a small model
 _ATTEMPTS, _SECONDS_BETWEEN = 20, 0.5  # to see a file that another machine has written
 
 
@@ -176,6 +177,7 @@ class TrainingLog:
         # A sum on the device: reading it at every step would wait for the device at every step.
         self.loss = torch.zeros((), device=accelerator.device)
         self.first_bad = torch.full((), float("inf"), device=accelerator.device)
+        self.drawn, self.undrawn = time.perf_counter(), False
         self.restart(progress)
         if accelerator.is_main_process and path.exists():
             self._forget_after(progress)
@@ -229,7 +231,7 @@ class TrainingLog:
         return f"loss {loss:.3f}, rate {learning_rate:.2g}, {speed:.0f} {self.task.samples}/s"
 
     def epoch(self, progress: Progress, scores: dict[str, float]) -> str:
-        """Write the validation scores of the epoch that ended and draw the curves; returns them as text."""
+        """Write the validation scores of the epoch that ended, now and then draw the curves; returns them as text."""
         named = {f"validation_{name}": score for name, score in scores.items()}
         self._write(progress, kind="epoch", epoch=progress.epoch, **named)
         measure, best = measure_of(self.task.best), self.task.best
@@ -241,9 +243,18 @@ class TrainingLog:
         if self.accelerator.is_main_process:
             with self.path.with_name(EPOCHS).open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-            draw_curves(self.path, self.path.with_name("curves.png"), title=self.path.parent.name, best=best)
+        self.undrawn = True
+        if time.perf_counter() - self.drawn > _SECONDS_BETWEEN_PICTURES:
+            self.draw()
         self.restart(progress)
         return text
+
+    def draw(self):
+        """Draw the curves of what is written so far, if an epoch is new."""
+        if self.undrawn and self.accelerator.is_main_process:
+            picture = self.path.with_name("curves.png")
+            draw_curves(self.path, picture, title=self.path.parent.name, best=self.task.best)
+        self.drawn, self.undrawn = time.perf_counter(), False
 
     def _write(self, progress: Progress, kind: str, **values):
         self.accelerator.log(values, step=progress.step)
