@@ -10,6 +10,7 @@ from transformers import (
 )
 
 from .configuration_perceiver_study import PerceiverStudyConfig
+from .elastic import classify_early
 from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor
 from .image_processing_perceiver_study import PerceiverStudyImageProcessor
 from .modeling_perceiver_study import (
@@ -53,4 +54,5 @@ __all__ = [
     "PerceiverStudyPointCloudClassificationPipeline",
     "PerceiverStudyPointCloudProcessor",
     "PerceiverStudyPreTrainedModel",
+    "classify_early",
 ]

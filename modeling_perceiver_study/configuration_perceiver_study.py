@@ -12,6 +12,7 @@ from .input_fields import (
     INPUT_FIELDS,
     check_input,
     check_modalities,
+    fits_range,
     is_number,
     require,
     require_choices,
@@ -100,6 +101,10 @@ class PerceiverStudyConfig(PreTrainedConfig):
             are brought to the same width by as many as that takes (transformers' `min_padding_size`).
         modality_dropout: probability in [0, 1] with which a modality of a sample is hidden in training, though never
             all that it has; a number for each, or a dict by name, in which those left out are not hidden.
+        training_latents: how many of the latents a training step computes, drawn by chance: a number, or the lowest and
+            the highest of an even draw at each step, from 1 to `num_latents`; None is all.
+        training_blocks: how many of the blocks a training step runs, counted from the first: likewise, up to
+            `num_blocks`. A call of `forward` says `num_latents` and `num_blocks` itself (`elastic.py`).
         decoder_type: `"mean"` classifies the mean of the latents (Perceiver); `"query"` lets a learned output query
             attend to them (Perceiver IO).
         cross_attend_path: how cross-attends compute: `"separable"` reads the weights of its layers and never builds the
@@ -157,6 +162,8 @@ class PerceiverStudyConfig(PreTrainedConfig):
     modalities: dict[str, dict] | None = None
     modality_channels: int = 4
     modality_dropout: float | int | dict[str, float] = 0.0
+    training_latents: int | list[int] | tuple[int, ...] | None = None
+    training_blocks: int | list[int] | tuple[int, ...] | None = None
     decoder_type: str = "mean"
     cross_attend_path: str = "auto"
 
@@ -181,6 +188,8 @@ class PerceiverStudyConfig(PreTrainedConfig):
             self.num_cross_attends <= self.num_blocks,
             f"at most num_blocks={self.num_blocks}, since each cross-attend begins a block",
         )
+        for name, most in (("training_latents", self.num_latents), ("training_blocks", self.num_blocks)):
+            require(self, name, fits_range(getattr(self, name), most), f"None, or one or two numbers from 1 to {most}")
         self._validate_heads()
         self._validate_start()
         # Saved from any of the models, a folder loads as all that take its input; the code is always saved beside.

@@ -60,6 +60,15 @@ def is_count(value, minimum: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
+def fits_range(value, most: int) -> bool:
+    """Whether it is None, a whole number from 1 to `most`, or two of them, the lower first."""
+    if value is None:
+        return True
+    numbers = list(value) if isinstance(value, (list, tuple)) else [value, value]
+    counts = len(numbers) == 2 and all(is_count(number, minimum=1) for number in numbers)
+    return counts and numbers[0] <= numbers[1] <= most
+
+
 def is_number(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 

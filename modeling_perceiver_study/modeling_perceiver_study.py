@@ -24,6 +24,7 @@ from .base import PerceiverStudyClassifierOutput, PerceiverStudyPreTrainedModel
 from .bytes import BytesAdapter  # noqa: F401 - see below
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .decoder import PerceiverStudyDecoder, PerceiverStudyLatents
+from .elastic import chosen_count, chosen_rows
 from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor  # noqa: F401 - see below
 from .grid import GridAdapter  # noqa: F401 - see below
 from .image_reading import open_image  # noqa: F401 - see below
@@ -40,7 +41,7 @@ from .point_cloud_processing_perceiver_study import PerceiverStudyPointCloudProc
 from .point_reading import open_points  # noqa: F401 - see below
 from .points import PointsAdapter  # noqa: F401 - see below
 from .position import fourier_features  # noqa: F401 - see below
-from .separable import byte_array, join_parts
+from .separable import GridInputs, byte_array, join_parts
 from .streaming import GridAttention  # noqa: F401 - see below
 
 # transformers' loader of remote code fetches what this file imports, then what that imports. A download that breaks off
@@ -84,6 +85,8 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
         points: torch.Tensor | None = None,
         point_features: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
+        num_latents: int | None = None,
+        num_blocks: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithCrossAttentions:
         """What the config's input or inputs are, `-> (B, N, D)`
@@ -104,16 +107,16 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
             points: `(B, M, A)`, coordinates.
             point_features: `(B, M, C)`, what is known of the points beside where they are.
             input_ids: `(B, M)`, bytes.
+            num_latents: compute the first so many latents alone; None is all, or in training what `training_latents`
+                of the config says.
+            num_blocks: stop after so many blocks; None is all, or in training what `training_blocks` says.
             kwargs: other arguments of input adapters, such as `sound_attention_mask`, the mask of the modality `sound`
                 where there are several (docs/inputs.md); and those of transformers.
 
         Raises:
-            ValueError: an argument is missing, is one that the model does not take, or does not fit the config; or the
-                path cannot be taken.
+            ValueError: an argument is missing, is one that the model does not take, or does not fit the config; there
+                are not as many latents or blocks; or the path cannot be taken.
         """
-        path = self.config.cross_attend_path if cross_attend_path is None else cross_attend_path
-        if path not in PATHS:
-            raise ValueError(f"cross_attend_path={path!r}: expected one of {', '.join(map(repr, PATHS))}.")
         output_attentions = kwargs.pop("output_attentions", None)
         if output_attentions is None:
             output_attentions = self.config.output_attentions
@@ -127,22 +130,56 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
             "input_ids": input_ids,
             **{name: kwargs.pop(name) for name in self.inputs.arguments if name in kwargs},
         }
-        parts = self.inputs.parts(self._taken(given), attention_mask, self.dtype)
-        if not output_attentions:  # maps are as wide as the input
-            parts = [without_hidden_end(part) for part in parts]
-        fields = [field for part in parts for field in part]
-        latents = self.latents()
+        parts = self.parts_of(attention_mask, keep_hidden_end=output_attentions, **given)
+        latents = self.first_latents(num_latents)
         if kwargs.get("output_hidden_states", self.config.output_hidden_states):
             latents = latents.repeat(len(parts[0].pixels), 1, 1)  # the first of them; otherwise one for all is enough
-        for index in range(self.config.num_blocks):
-            if index < self.config.num_cross_attends:
-                cross_attend = self.cross_attends[min(index, len(self.cross_attends) - 1)]
-                latents = cross_attend(
-                    latents, *fields, join=join_parts, output_attentions=output_attentions, path=path, **kwargs
-                )
-            for self_attend in self.blocks[min(index, len(self.blocks) - 1)]:
-                latents = self_attend(latents, output_attentions=output_attentions, **kwargs)
+        drawn_from = self.config.training_blocks if self.training else None
+        for index in range(chosen_count("num_blocks", num_blocks, self.config.num_blocks, drawn_from)):
+            latents = self.block(index, latents, parts, cross_attend_path, output_attentions, **kwargs)
         return BaseModelOutputWithCrossAttentions(last_hidden_state=latents)
+
+    def parts_of(
+        self, attention_mask: torch.Tensor | None = None, keep_hidden_end: bool = False, **given: torch.Tensor | None
+    ) -> list[GridInputs]:
+        """What `forward` takes, as the elements that latents attend to.
+
+        Args:
+            keep_hidden_end: also of what masks hide of all samples; maps are as wide as the input.
+        """
+        parts = self.inputs.parts(self._taken(given), attention_mask, self.dtype)
+        return list(parts) if keep_hidden_end else [without_hidden_end(part) for part in parts]
+
+    def first_latents(self, num_latents: int | None = None) -> torch.Tensor:
+        """`-> (1, N, D)`: latents before they have seen anything; `num_latents` as in `forward`."""
+        most = self.config.num_latents
+        drawn_from = self.config.training_latents if self.training else None
+        count = chosen_count("num_latents", num_latents, most, drawn_from)
+        by_chance = drawn_from is not None and num_latents is None
+        return self.latents(chosen_rows(count, most, by_chance, self.latents.weight.device))
+
+    def block(
+        self,
+        index: int,
+        latents: torch.Tensor,
+        parts: Sequence[GridInputs],
+        cross_attend_path: str | None = None,
+        output_attentions: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        """`(B, N, D) -> (B, N, D)`: latents after this block, which begins with a cross-attend where it has one."""
+        path = self.config.cross_attend_path if cross_attend_path is None else cross_attend_path
+        if path not in PATHS:
+            raise ValueError(f"cross_attend_path={path!r}: expected one of {', '.join(map(repr, PATHS))}.")
+        if index < self.config.num_cross_attends:
+            cross_attend = self.cross_attends[min(index, len(self.cross_attends) - 1)]
+            fields = [field for part in parts for field in part]
+            latents = cross_attend(
+                latents, *fields, join=join_parts, output_attentions=output_attentions, path=path, **kwargs
+            )
+        for self_attend in self.blocks[min(index, len(self.blocks) - 1)]:
+            latents = self_attend(latents, output_attentions=output_attentions, **kwargs)
+        return latents
 
     def split_cross_attentions(
         self, cross_attentions: Sequence[torch.Tensor], **given: torch.Tensor
@@ -196,9 +233,7 @@ class PerceiverStudyClassifier(PerceiverStudyPreTrainedModel):
                 `(B,)` or `(B, num_labels)` floats for regression. `config.problem_type` decides where set.
         """
         outputs = self.perceiver(**given, return_dict=True)
-        latents = outputs.last_hidden_state
-        pooled = latents.mean(dim=1) if self.decoder is None else self.decoder(latents).squeeze(1)
-        logits = self.classifier(pooled)
+        logits = self.logits_of(outputs.last_hidden_state)
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **given)
         return PerceiverStudyClassifierOutput(
             loss=loss,
@@ -207,6 +242,11 @@ class PerceiverStudyClassifier(PerceiverStudyPreTrainedModel):
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
         )
+
+    def logits_of(self, latents: torch.Tensor) -> torch.Tensor:
+        """`(B, N, D) -> (B, num_labels)`"""
+        pooled = latents.mean(dim=1) if self.decoder is None else self.decoder(latents).squeeze(1)
+        return self.classifier(pooled)
 
 
 class PerceiverStudyForImageClassification(PerceiverStudyClassifier):

@@ -28,6 +28,7 @@ RECIPE = [
     "augmentation.mixup_alpha=0.2",
     "augmentation.cutmix_alpha=1.0",
     "model.attention_probs_dropout_prob=0.2",
+    "model.training_latents=[1,3]",
     "checkpoint.every_steps=1",
     "checkpoint.keep_last=1",
 ]

@@ -95,6 +95,13 @@ def test_accumulation_over_two_processes_too(folder, arguments, alone):
     assert_same_training(output, alone)
 
 
+def test_steps_of_some_blocks(folder, arguments):
+    """Weights of the blocks that a step leaves out have no gradients to wait for."""
+    model = ["model.num_blocks=3", "model.share_block_weights=false", "model.training_blocks=[1,3]"]
+    output = folder / "some blocks"
+    assert run_together(2, train_tiny, *arguments, *model, f"output_dir={output}") == [0, 0]
+
+
 def on_a_machine(folder: str, *arguments: str):
     """Train on a machine that has a folder `own-0` or `own-1` to itself, in which paths without a root are."""
     own = Path(folder) / f"own-{os.environ['RANK']}"

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, DistributedType
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, DistributedType
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -120,6 +120,8 @@ def build_accelerator(task: Task) -> Accelerator:
     recipe, settings = task.recipe, task.recipe.optimization
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for on a GPU
+    # Blocks that a step leaves out have no gradients, which processes otherwise wait for.
+    some_blocks = getattr(task.config, "training_blocks", None) is not None
     try:
         accelerator = Accelerator(
             cpu=without_gpu(),
@@ -130,6 +132,7 @@ def build_accelerator(task: Task) -> Accelerator:
             project_dir=recipe.output_dir,
             # A batch of an evaluation is cut among processes.
             dataloader_config=DataLoaderConfiguration(split_batches=True),
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if some_blocks else None,
         )
     except (ValueError, ImportError) as error:
         raise UserError(
