@@ -12,6 +12,11 @@ AUTO_MAP_OF_INPUTS = {
     "input_values": {
         "AutoModelForAudioClassification": "modeling_perceiver_study.PerceiverStudyForAudioClassification",
     },
+    "input_ids": {
+        "AutoModelForSequenceClassification": "modeling_perceiver_study.PerceiverStudyForSequenceClassification",
+        "AutoModelForTokenClassification": "modeling_perceiver_study.PerceiverStudyForTokenClassification",
+        "AutoModelForMaskedLM": "modeling_perceiver_study.PerceiverStudyForMaskedLM",
+    },
 }
 # By the model: tasks, file and class of each pipeline, the Auto class that loads its model, and the type of its input.
 PIPELINES = {

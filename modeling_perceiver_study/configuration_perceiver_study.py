@@ -60,7 +60,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
             from random weights.
         layer_norm_eps: added to variances before the square root, above 0.
         input_type: kind of the only input: `"grid"`, `"points"`, `"bytes"`, `"array"` (elements as they are given), or
-            a name that `inputs.register_input_adapter` was called with. The fields from here to `d_model` describe an
+            a name that `inputs.register_input_adapter` was called with. The fields from here to `ngram_vocab_size` describe an
             input; those that a kind does not read must be left alone.
         input_name: what the argument of `forward` with the input is called; None is `pixel_values`, `points`,
             `input_ids` or `inputs`. `input_values` is for waveforms.
@@ -94,6 +94,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
         vocab_size: ids that bytes may have.
         max_position_embeddings: bytes that an input may have at most.
         d_model: width of the embedding of a byte.
+        ngram_sizes: lengths, of at least 2, of runs of bytes that have embeddings too, such as `[2, 3, 4]`: that of the
+            run that ends with a byte is added to the byte's own. None has no such embeddings, as Perceiver IO.
+        ngram_vocab_size: rows of the table that runs of all lengths are hashed into.
         modalities: several inputs instead of the only one: a dict of names, each with a dict of the fields that
             describe an input. Names have the form of Python's identifiers, and `input_name` differs between them.
         modality_channels: learned channels that the widest modality gets, at least 1, to say which it is; the others
@@ -154,6 +157,8 @@ class PerceiverStudyConfig(PreTrainedConfig):
     vocab_size: int = 262
     max_position_embeddings: int = 2048
     d_model: int = 768
+    ngram_sizes: list[int] | tuple[int, ...] | None = None
+    ngram_vocab_size: int = 4096
     modalities: dict[str, dict] | None = None
     modality_channels: int = 4
     modality_dropout: float | int | dict[str, float] = 0.0
