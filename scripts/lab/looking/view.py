@@ -45,12 +45,14 @@ class View(ABC):
         sample: what a sample is called.
         processor: attribute of the pipeline that holds what makes the model's arguments.
         examples: endings of the files that publish.py puts beside the weights.
+        settings: further arguments of the pipeline.
     """
 
     task: ClassVar[str]
     sample: ClassVar[str]
     processor: ClassVar[str] = "feature_extractor"
     examples: ClassVar[str]
+    settings: ClassVar[dict[str, Any]] = {}
 
     @classmethod
     @abstractmethod
