@@ -27,6 +27,7 @@ class BytesAdapter(InputAdapter):
 
     input_name = "input_ids"
     config_fields = ("vocab_size", "max_position_embeddings", "d_model", "ngram_sizes", "ngram_vocab_size")
+    supports_local_start = True
 
     def __init__(self, config: "PerceiverStudyConfig"):
         super().__init__(config)
@@ -35,8 +36,18 @@ class BytesAdapter(InputAdapter):
         self.ngram_embeddings = nn.Embedding(config.ngram_vocab_size, config.d_model) if config.ngram_sizes else None
 
     @classmethod
+    def num_local_axes(cls, config: "PerceiverStudyConfig") -> int:
+        return 1
+
+    @classmethod
     def width_of(cls, config: "PerceiverStudyConfig") -> int:
         return config.d_model
+
+    @property
+    def tables(self) -> tuple[nn.Embedding, list[nn.Embedding]]:
+        """Embeddings of positions, and of what stands there."""
+        contents = [self.embeddings, self.ngram_embeddings]
+        return self.position_embeddings, [table for table in contents if table is not None]
 
     def length(self, input_ids: torch.Tensor) -> int:
         return input_ids.shape[1]

@@ -52,16 +52,17 @@ class PerceiverStudyConfig(PreTrainedConfig):
         initializer_range: standard deviation of initial weights and latents, above 0.
         local_start_width: standard deviation of the spot at a random place that each head of each latent looks at
             before training, above 0 and below 1, in coordinates, which span 2 along each axis; None starts from random
-            weights, with nearly uniform attention. For the first cross-attend, with Fourier positions. It holds for
-            inputs of unit variance, and for `d_latents` several times the two channels per axis and head that it takes.
+            weights, with nearly uniform attention. For the first cross-attend, with Fourier positions or bytes. It
+            holds for inputs of unit variance, and for `d_latents` several times the two channels per axis and head that
+            it takes.
         local_start_reach: in the same range and units, standard deviation of the offset from one of these spots to the
             place where each head of a self-attend looks for latents before training, and the most that this look is
             wide: as much narrower as the deviation of the latents is below 1. With `local_start_width`; None starts
             from random weights.
         layer_norm_eps: added to variances before the square root, above 0.
         input_type: kind of the only input: `"grid"`, `"points"`, `"bytes"`, `"array"` (elements as they are given), or
-            a name that `inputs.register_input_adapter` was called with. The fields from here to `ngram_vocab_size` describe an
-            input; those that a kind does not read must be left alone.
+            a name that `inputs.register_input_adapter` was called with. The fields from here to `ngram_vocab_size`
+            describe an input; those that a kind does not read must be left alone.
         input_name: what the argument of `forward` with the input is called; None is `pixel_values`, `points`,
             `input_ids` or `inputs`. `input_values` is for waveforms.
         image_size: points along each axis of the grid the model is made for: a number for all axes or one per axis
@@ -219,14 +220,18 @@ class PerceiverStudyConfig(PreTrainedConfig):
         fourier = positions and self.position_encoding_type == "fourier"
         spots_last = self.local_start_width is not None and self.use_query_residual
         for name, fits, needed in (
-            ("local_start_width", fourier, "position_encoding_type='fourier', and the only input is a grid or points"),
+            (
+                "local_start_width",
+                fourier,
+                "position_encoding_type='fourier', and the only input is a grid, points or bytes",
+            ),
             ("local_start_reach", spots_last, "there is a local_start_width and a query residual"),
         ):
             value = getattr(self, name)
             proper = value is None or (is_number(value) and 0 < value < 1)
             require(self, name, proper, "None or a number between 0 and 1")
             require(self, name, value is None or fits, f"None unless {needed}")
-        angles = 2 * self.num_axes
+        angles = 2 * adapter_class(self.input_type).num_local_axes(self)
         for name, heads, width in (
             ("local_start_width", "num_cross_attention_heads", min(self.d_latents, self.cross_attend_widths[0])),
             ("local_start_reach", "num_self_attention_heads", self.self_attend_widths[0]),

@@ -5,6 +5,7 @@ from torch import nn
 
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .decoder import PerceiverStudyDecoder, PerceiverStudyLatents
+from .local_start import start_queries_locally
 from .paths import has_values
 
 # As in transformers' PerceiverForMaskedLM, whatever the size of the model.
@@ -13,7 +14,7 @@ _NO_LABEL = -100
 
 
 class MaskedLMDecoder(nn.Module):
-    """`(B, N, D) -> (B, M, vocab_size)`: a learned query for each position, and the embeddings of bytes to compare with.
+    """`(B, N, D) -> (B, M, vocab_size)`: a learned query for each position, and embeddings of bytes to compare with.
 
     Queries have the width of an element and are not added to what the attention returns.
     """
@@ -31,6 +32,8 @@ class MaskedLMDecoder(nn.Module):
             qk_channels=_QK_CHANNELS,
             v_channels=config.d_model,
         )
+        if config.local_start_reach is not None:
+            start_queries_locally(config, query, self.positions.layer.attention, _HEADS)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(
@@ -63,8 +66,8 @@ class MaskedLMDecoder(nn.Module):
             lowest, highest = (int(bound) for bound in output_positions.aminmax())
             if lowest < 0 or highest >= length:
                 raise ValueError(
-                    f"output_positions hold numbers from {lowest} to {highest}: expected 0 to {length - 1}, as the text "
-                    f"has {length} bytes."
+                    f"output_positions hold numbers from {lowest} to {highest}: expected 0 to {length - 1}, as the "
+                    f"text has {length} bytes."
                 )
         queries = self.positions.query(output_positions.flatten())[0].unflatten(0, shape)
         return compare(self.positions(latents, output_queries=queries))
@@ -74,6 +77,8 @@ class MaskedLMDecoder(nn.Module):
         old = self.bias.detach()
         bias = old.new_zeros(count)
         bias[: len(old)] = old[:count]
+        if config.local_start_reach is not None:
+            start_queries_locally(config, query, self.positions.layer.attention, _HEADS)
         self.bias = nn.Parameter(bias, requires_grad=self.bias.requires_grad)
 
 

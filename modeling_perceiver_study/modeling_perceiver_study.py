@@ -29,7 +29,7 @@ from .grid import GridAdapter  # noqa: F401 - see below
 from .image_reading import open_image  # noqa: F401 - see below
 from .input_fields import INPUT_FIELDS  # noqa: F401 - see below
 from .inputs import input_adapter, without_hidden_end
-from .local_start import start_locally
+from .local_start import start_bytes_locally, start_locally
 from .masked_lm import MaskedLMDecoder, labelled_positions
 from .paths import PATHS, has_values
 from .pipeline_audio_perceiver_study import PerceiverStudyAudioClassificationPipeline  # noqa: F401 - see below
@@ -72,6 +72,8 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
         )
         if config.local_start_width is not None:
             start_locally(config, self.latents, self.cross_attends, self.blocks)
+            if config.input_type == "bytes":
+                start_bytes_locally(config, *self.inputs.tables)
         self.post_init()
 
     @capture_outputs
