@@ -1,8 +1,8 @@
 """Bytes, or any other ids of a small vocabulary: an embedding plus learned positions, as in Perceiver IO.
 
 A byte alone says little, and which bytes stand beside each other is hard to learn for latents that see all of them as a
-set. With `ngram_sizes` each byte brings along embeddings of the runs of bytes that end with it, from one table into
-which runs are hashed, so that there need be no list of them.
+set. With `ngram_sizes` each byte brings along embeddings of the runs of bytes that end or begin with it, from one table
+into which runs are hashed, so that there need be no list of them.
 """
 
 from typing import TYPE_CHECKING
@@ -85,13 +85,13 @@ class BytesAdapter(InputAdapter):
 def _rows_of_runs(input_ids: torch.Tensor, size: int, count: int) -> torch.Tensor:
     """`(B, M) -> (B, M)`: for each byte the row, below `count`, of the run of `size` bytes that ends with it.
 
-    Before the beginning there are zeros, the id of padding.
+    Of the run that begins with it where `size` is negative. Outside of the text there are zeros, the id of padding.
     """
     ids = input_ids.long()
-    length, before = ids.shape[1], ids.new_zeros(ids.shape[0], size - 1)
-    ids = torch.cat([before, ids], dim=1)
-    key = torch.full_like(input_ids, size, dtype=torch.long)  # so that runs of different sizes differ
-    for first in range(size):
+    length, beside = ids.shape[1], ids.new_zeros(ids.shape[0], abs(size) - 1)
+    ids = torch.cat([beside, ids] if size > 0 else [ids, beside], dim=1)
+    key = torch.full_like(input_ids, size % _FACTOR, dtype=torch.long)  # so that runs of different sizes differ
+    for first in range(abs(size)):
         key = (key * _FACTOR + ids[:, first : first + length] + 1) % _MODULUS
     return key % count
 

@@ -96,7 +96,8 @@ class PerceiverStudyConfig(PreTrainedConfig):
         max_position_embeddings: bytes that an input may have at most.
         d_model: width of the embedding of a byte.
         ngram_sizes: lengths, of at least 2, of runs of bytes that have embeddings too, such as `[2, 3, 4]`: that of the
-            run that ends with a byte is added to the byte's own. None has no such embeddings, as Perceiver IO.
+            run that ends with a byte is added to the byte's own, and with a negative length that of the run that begins
+            with it. None has no such embeddings, as Perceiver IO.
         ngram_vocab_size: rows of the table that runs of all lengths are hashed into.
         modalities: several inputs instead of the only one: a dict of names, each with a dict of the fields that
             describe an input. Names have the form of Python's identifiers, and `input_name` differs between them.
@@ -106,6 +107,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
             all that it has; a number for each, or a dict by name, in which those left out are not hidden.
         decoder_type: `"mean"` classifies the mean of the latents (Perceiver); `"query"` lets a learned output query
             attend to them (Perceiver IO).
+        masked_lm_queries: what asks for a masked byte: `"positions"`, a learned query for each position (Perceiver IO),
+            or `"inputs"`, the element of the byte itself, which is added to the answer too: with `ngram_sizes` it knows
+            the bytes beside it.
         cross_attend_path: how cross-attends compute: `"separable"` reads the weights of its layers and never builds the
             array of pixels and positions, for Fourier positions; `"general"` builds it and calls the layers, with the
             same numbers; `"auto"` takes the first unless calls do more than weights tell, as with hooks, offloaded or
@@ -164,6 +168,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
     modality_channels: int = 4
     modality_dropout: float | int | dict[str, float] = 0.0
     decoder_type: str = "mean"
+    masked_lm_queries: str = "positions"
     cross_attend_path: str = "auto"
 
     def __post_init__(self, **kwargs):
@@ -352,6 +357,7 @@ _SWITCHES = (
 _CHOICES = {
     "cross_attention_shape_for_attention": ("kv", "q"),
     "decoder_type": ("mean", "query"),
+    "masked_lm_queries": ("positions", "inputs"),
     "cross_attend_path": PATHS,
 }
 

@@ -72,6 +72,10 @@ def is_number(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _is_run(size) -> bool:
+    return is_count(size, minimum=2) or (isinstance(size, int) and is_count(-size, minimum=2))
+
+
 def check_input(config: "PerceiverStudyConfig"):
     """Check the fields of the only input, and resolve those that are None for what the others say."""
     require_counts(config, _COUNTS)
@@ -86,9 +90,9 @@ def check_input(config: "PerceiverStudyConfig"):
     fits = name is None or (isinstance(name, str) and name.isidentifier())
     require(config, "input_name", fits, "None or the name of an argument")
     sizes = config.ngram_sizes
-    fits = sizes is None or (isinstance(sizes, (list, tuple)) and all(is_count(size, minimum=2) for size in sizes))
+    fits = sizes is None or (isinstance(sizes, (list, tuple)) and all(map(_is_run, sizes)))
     fits = fits and (sizes is None or len({*sizes}) == len(sizes) > 0)
-    require(config, "ngram_sizes", fits, "None, or different whole numbers of at least 2")
+    require(config, "ngram_sizes", fits, "None, or different whole numbers of at least 2, or of at most -2")
     _check_grid(config)
     _check_positions(config)
     adapter.check_config(config)

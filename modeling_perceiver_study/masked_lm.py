@@ -14,25 +14,28 @@ _NO_LABEL = -100
 
 
 class MaskedLMDecoder(nn.Module):
-    """`(B, N, D) -> (B, M, vocab_size)`: a learned query for each position, and embeddings of bytes to compare with.
+    """`(B, N, D) -> (B, M, vocab_size)`: a query for each position, and embeddings of bytes to compare answers with.
 
-    Queries have the width of an element and are not added to what the attention returns.
+    Queries have the width of an element. Those of positions are learned, and not added to what the attention returns;
+    elements of the input, where they are the queries, are.
     """
 
     def __init__(self, config: PerceiverStudyConfig):
         super().__init__()
         if config.d_model % _HEADS:
             raise ValueError(f"d_model={config.d_model}: expected a multiple of {_HEADS}, the heads of the decoder.")
-        query = PerceiverStudyLatents(config.max_position_embeddings, config.d_model)
+        self.asks_positions = config.masked_lm_queries == "positions"
+        query = PerceiverStudyLatents(config.max_position_embeddings, config.d_model) if self.asks_positions else None
         self.positions = PerceiverStudyDecoder(
             config,
             query,
+            query_width=config.d_model,
             num_heads=_HEADS,
-            use_query_residual=False,
+            use_query_residual=not self.asks_positions,
             qk_channels=_QK_CHANNELS,
             v_channels=config.d_model,
         )
-        if config.local_start_reach is not None:
+        if config.local_start_reach is not None and self.asks_positions:
             start_queries_locally(config, query, self.positions.layer.attention, _HEADS)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
@@ -40,27 +43,37 @@ class MaskedLMDecoder(nn.Module):
         self,
         latents: torch.Tensor,
         embeddings: nn.Embedding,
+        elements: torch.Tensor | None,
         length: int,
         output_positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Args:
             embeddings: of ids, as the input has them.
+            elements: `(B, M, d_model)`, of the input, where they are the queries.
             length: `M`, how many positions there are.
             output_positions: `(B, O)`, which of them to answer for each sample; None is all.
         """
+        if output_positions is not None:
+            self._check(output_positions, latents.shape[0], length)
+        if elements is not None:
+            queries = elements
+            if output_positions is not None:
+                queries = elements.gather(1, output_positions[..., None].expand(-1, -1, elements.shape[-1]))
+            answers = self.positions(latents, output_queries=queries)
+        elif output_positions is None:
+            answers = self.positions(latents, output_query_indices=torch.arange(length, device=latents.device))
+        else:
+            queries = self.positions.query(output_positions.flatten())[0].unflatten(0, output_positions.shape)
+            answers = self.positions(latents, output_queries=queries)
+        return answers @ embeddings.weight.T + self.bias
 
-        def compare(answers: torch.Tensor) -> torch.Tensor:
-            return answers @ embeddings.weight.T + self.bias
-
-        if output_positions is None:
-            indices = torch.arange(length, device=latents.device)
-            return compare(self.positions(latents, output_query_indices=indices))
+    def _check(self, output_positions: torch.Tensor, batch: int, length: int):
         shape = tuple(output_positions.shape)
-        if len(shape) != 2 or shape[0] != latents.shape[0] or shape[1] == 0 or output_positions.is_floating_point():
+        if len(shape) != 2 or shape[0] != batch or shape[1] == 0 or output_positions.dtype != torch.int64:
             raise ValueError(
-                f"output_positions have shape {shape} and dtype {output_positions.dtype}: expected "
-                f"({latents.shape[0]}, positions) with at least one and an integer dtype."
+                f"output_positions have shape {shape} and dtype {output_positions.dtype}: expected ({batch}, positions) "
+                "with at least one, and torch.int64."
             )
         if has_values(output_positions):
             lowest, highest = (int(bound) for bound in output_positions.aminmax())
@@ -69,8 +82,6 @@ class MaskedLMDecoder(nn.Module):
                     f"output_positions hold numbers from {lowest} to {highest}: expected 0 to {length - 1}, as the "
                     f"text has {length} bytes."
                 )
-        queries = self.positions.query(output_positions.flatten())[0].unflatten(0, shape)
-        return compare(self.positions(latents, output_queries=queries))
 
     def resize(self, count: int):
         """Answer with `count` ids; of new ones nothing is known."""

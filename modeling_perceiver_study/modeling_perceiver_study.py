@@ -385,7 +385,7 @@ class PerceiverStudyForTokenClassification(PerceiverStudyPreTrainedModel):
 
 
 class PerceiverStudyForMaskedLM(PerceiverStudyPreTrainedModel):
-    """Bytes that are masked in a text: each position is an output query, and answers are ids by their embeddings."""
+    """Bytes that are masked in a text: each position has an output query, and answers are ids by their embeddings."""
 
     main_input_name = "input_ids"
     input_modalities = ("text",)
@@ -435,8 +435,11 @@ class PerceiverStudyForMaskedLM(PerceiverStudyPreTrainedModel):
         _check_labels(labels, asked, self.config.vocab_size)
         if labels is not None and output_positions is None and self.training and has_values(labels):
             output_positions, labels = labelled_positions(labels)
-        embeddings = self.perceiver.inputs.embeddings
-        logits = self.decoder(outputs.last_hidden_state, embeddings, input_ids.shape[1], output_positions)
+        elements = None
+        if not self.decoder.asks_positions:
+            elements = self.perceiver.elements(input_ids=input_ids, attention_mask=attention_mask)
+        embeddings, latents = self.perceiver.inputs.embeddings, outputs.last_hidden_state
+        logits = self.decoder(latents, embeddings, elements, input_ids.shape[1], output_positions)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
