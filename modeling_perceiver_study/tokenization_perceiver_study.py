@@ -189,10 +189,14 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         else:
             widths = lengths
         before = (padding_side or self.padding_side) == "left"
-        found = {"input_ids": [_widen(row, width, self.pad_token_id, before) for row, width in zip(rows, widths)]}
+        found = {
+            "input_ids": [
+                _widen(row, width, self.pad_token_id, before) for row, width in zip(rows, widths, strict=True)
+            ]
+        }
         if return_attention_mask or return_attention_mask is None:
             ones = [np.ones(length, dtype=np.int64) for length in lengths]
-            found["attention_mask"] = [_widen(one, width, 0, before) for one, width in zip(ones, widths)]
+            found["attention_mask"] = [_widen(one, width, 0, before) for one, width in zip(ones, widths, strict=True)]
         alone = isinstance(text, str) and return_tensors is None
         if return_tensors is None or len({*widths}) > 1:
             found = {name: [row.tolist() for row in values] for name, values in found.items()}

@@ -81,7 +81,7 @@ _BUCKET, _SORTED = 64, 32  # samples of about one length that stay together, and
 
 
 def epoch_order(dataset: Dataset, seed: int, epoch: int) -> np.ndarray:
-    """`(n,)`: the samples of an epoch in random order; those of a dataset `in_buckets` stay beside others of their length.
+    """`(n,)`: the samples of an epoch in random order, those of a dataset `in_buckets` beside others of their length.
 
     Of such a dataset, in random order, as many samples as some buckets hold are sorted by length and cut into buckets,
     which are shuffled: batches then need little padding, and the order does not depend on their size.
@@ -94,13 +94,9 @@ def epoch_order(dataset: Dataset, seed: int, epoch: int) -> np.ndarray:
     for first in range(0, len(order), _BUCKET * _SORTED):
         some = order[first : first + _BUCKET * _SORTED]
         some = some[np.argsort(dataset.lengths[some], kind="stable")]
-        # What is left over is cut off at a random place, so that it is not always the longest.
+        # What is left over is at a random place, so that it is not always the longest.
         start = int(rng.integers(len(some) % _BUCKET + 1))
-        buckets += (
-            np.split(some, np.arange(start, len(some), _BUCKET))
-            if start
-            else np.split(some, np.arange(_BUCKET, len(some), _BUCKET))
-        )
+        buckets += np.split(some, np.arange(start or _BUCKET, len(some), _BUCKET))
     whole = [bucket for bucket in buckets if len(bucket) == _BUCKET]
     rest = [bucket for bucket in buckets if len(bucket) != _BUCKET]
     return np.concatenate([*(whole[place] for place in rng.permutation(len(whole))), *rest])

@@ -9,7 +9,7 @@ import torch
 
 from lab.data.columns import Column
 from lab.data.ragged import RaggedDataset, RaggedDecoder
-from lab.data.sources import Reading, load_sources, stratified_order
+from lab.data.sources import Reading, Source, load_sources, stratified_order
 from lab.data.splits import Rows
 from lab.errors import UserError
 from lab.recipe import Data
@@ -58,7 +58,7 @@ class TextDecoder(RaggedDecoder):
 
 
 def pieces_of(texts: Sequence[np.ndarray], newline: int, length: int) -> TextDataset:
-    """Texts with a newline behind each, one after the other, cut into pieces of this length; the last may be shorter."""
+    """Texts with a newline behind each, one after the other, cut into pieces of this length, but for the last."""
     joined = np.concatenate([part for text in texts for part in (text, np.array([newline], np.int16))])
     pieces = [joined[first : first + length] for first in range(0, len(joined), length)]
     return TextDataset(pieces, np.zeros(len(pieces), np.int64))
@@ -74,11 +74,7 @@ def choose_pieces(
     """
     settings = reading.settings
     train, *tests = (
-        pieces_of(
-            [decoder.decode_one(text) for text in source.read(np.arange(len(source.labels)))[TEXT.role]],
-            newline,
-            length,
-        )
+        pieces_of([decoder.decode_one(text) for text in _texts(source)], newline, length)
         for source in load_sources(reading)
     )
     held, wanted = settings.validation_samples, settings.train_samples
@@ -92,6 +88,10 @@ def choose_pieces(
     order = stratified_order(train.labels, settings.split_seed)
     chosen, validation = np.sort(order[held : held + wanted]), np.sort(order[:held])
     return _some(train, chosen), _some(train, validation), tests[0] if tests else None
+
+
+def _texts(source: Source) -> list[str]:
+    return source.read(np.arange(len(source.labels)))[TEXT.role]
 
 
 def _some(dataset: TextDataset, rows: np.ndarray) -> TextDataset:
