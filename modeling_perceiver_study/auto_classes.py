@@ -4,18 +4,13 @@ AUTO_MAP = {
     "AutoConfig": "configuration_perceiver_study.PerceiverStudyConfig",
     "AutoModel": "modeling_perceiver_study.PerceiverStudyModel",
 }
-# Of a folder whose model takes this argument alone.
+# Of a folder whose model takes this argument alone. Bytes have several heads, each of which adds itself when it is saved.
 AUTO_MAP_OF_INPUTS = {
     "pixel_values": {
         "AutoModelForImageClassification": "modeling_perceiver_study.PerceiverStudyForImageClassification",
     },
     "input_values": {
         "AutoModelForAudioClassification": "modeling_perceiver_study.PerceiverStudyForAudioClassification",
-    },
-    "input_ids": {
-        "AutoModelForSequenceClassification": "modeling_perceiver_study.PerceiverStudyForSequenceClassification",
-        "AutoModelForTokenClassification": "modeling_perceiver_study.PerceiverStudyForTokenClassification",
-        "AutoModelForMaskedLM": "modeling_perceiver_study.PerceiverStudyForMaskedLM",
     },
 }
 # By the model: tasks, file and class of each pipeline, the Auto class that loads its model, and the type of its input.

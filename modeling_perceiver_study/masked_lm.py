@@ -72,8 +72,8 @@ class MaskedLMDecoder(nn.Module):
         shape = tuple(output_positions.shape)
         if len(shape) != 2 or shape[0] != batch or shape[1] == 0 or output_positions.dtype != torch.int64:
             raise ValueError(
-                f"output_positions have shape {shape} and dtype {output_positions.dtype}: expected ({batch}, positions) "
-                "with at least one, and torch.int64."
+                f"output_positions have shape {shape} and dtype {output_positions.dtype}: expected ({batch}, "
+                "positions) with at least one, and torch.int64."
             )
         if has_values(output_positions):
             lowest, highest = (int(bound) for bound in output_positions.aminmax())
@@ -88,8 +88,6 @@ class MaskedLMDecoder(nn.Module):
         old = self.bias.detach()
         bias = old.new_zeros(count)
         bias[: len(old)] = old[:count]
-        if config.local_start_reach is not None:
-            start_queries_locally(config, query, self.positions.layer.attention, _HEADS)
         self.bias = nn.Parameter(bias, requires_grad=self.bias.requires_grad)
 
 

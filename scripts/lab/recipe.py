@@ -111,10 +111,8 @@ class Recipe:
     seed: int = 0
     pretrained: str | None = None  # a folder or a name on the Hub to start from; `model:` then only says what differs
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    image_processor: dict[str, Any] = dataclasses.field(
-        default_factory=dict
-    )  # of pictures; the next of sound and points
-    feature_extractor: dict[str, Any] = dataclasses.field(default_factory=dict)
+    image_processor: dict[str, Any] = dataclasses.field(default_factory=dict)  # of pictures
+    feature_extractor: dict[str, Any] = dataclasses.field(default_factory=dict)  # of sound and points
     tokenizer: dict[str, Any] = dataclasses.field(default_factory=dict)  # of texts
     data: Data = dataclasses.field(default_factory=Data)
     augmentation: dict[str, Any] = dataclasses.field(default_factory=dict)

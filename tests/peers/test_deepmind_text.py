@@ -145,7 +145,7 @@ def test_the_card(both):
 
 
 def test_what_does_not_fit_is_said(both, tmp_path):
-    folder, theirs, ours = both
+    folder, theirs, _ = both
     config = json.loads((folder / "ours" / "config.json").read_text())
     changed = {"ngram_sizes": [2, 3]} | ({"masked_lm_queries": "inputs"} if "Masked" in type(theirs).__name__ else {})
     (tmp_path / "config.json").write_text(json.dumps(config | changed))

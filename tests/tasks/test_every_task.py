@@ -119,7 +119,7 @@ def _doubled(arguments):
     return {name: value.double() if value.is_floating_point() else value for name, value in arguments.items()}
 
 
-def test_padding_changes_nothing(task):
+def test_padding_changes_nothing(task, kind):
     """Each sample alone gets the answer that it gets in a batch."""
     task, splits = task
     model = task.build_model().double().eval()
@@ -127,7 +127,7 @@ def test_padding_changes_nothing(task):
     def answers(rows: list[int]) -> torch.Tensor:
         batch = splits.validation.__getitems__(rows)
         arguments, targets = task.inputs(batch)
-        return task.judge([model(**_doubled(arguments))], targets)["logits"]
+        return task.judge([model(**_doubled(arguments))], targets)[kind.judged]
 
     torch.testing.assert_close(torch.cat([answers([row]) for row in range(6)]), answers(list(range(6))))
 

@@ -12,10 +12,8 @@ from lab.tasks.pretrained import open_pretrained
 from lab.tasks.task import Task
 from lab.tasks.text_classification import TextClassification
 
-TASKS: dict[str, type[Task]] = {
-    task.name: task
-    for task in (ImageClassification, AudioClassification, PointCloudClassification, TextClassification, MaskedLM)
-}
+_ALL = (ImageClassification, AudioClassification, PointCloudClassification, TextClassification, MaskedLM)
+TASKS: dict[str, type[Task]] = {task.name: task for task in _ALL}
 
 
 def find_task(recipe: Recipe) -> type[Task]:

@@ -107,12 +107,10 @@ class MaskedLM(Task):
     def load_split(self, split: str, by_number: bool = False) -> Dataset:
         reading, decoder = self.reading, self.decoder()
         if self._joins and split in ("train", "validation"):
-            return dict(zip(("train", "validation"), choose_pieces(reading, decoder, self._newline, self._room)))[split]
-        if self.recipe.data.streaming:
-            rows = choose_stream_split(reading, split, 1)
-        else:
-            rows = choose_split(reading, split)
-        dataset = decoder.decode(rows)
+            train, validation, _ = choose_pieces(reading, decoder, self._newline, self._room)
+            return train if split == "train" else validation
+        streaming = self.recipe.data.streaming
+        dataset = decoder.decode(choose_stream_split(reading, split, 1) if streaming else choose_split(reading, split))
         if not self._joins:
             return dataset
         return pieces_of([dataset.sample(row) for row in range(len(dataset))], self._newline, self._room)

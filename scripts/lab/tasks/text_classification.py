@@ -112,7 +112,8 @@ class TextClassification(RaggedTask):
                 _USAGE % self.target.shown_answers,
                 with_parts("AutoTokenizer", "AutoModelForSequenceClassification", '"TEXT"', self.target),
             ],
-            "limits": f"Texts of other kinds than those of the data are untested. Of longer ones the first {most:,} bytes are read.",
+            "limits": "Texts of other kinds than those of the data are untested. Of longer ones the first "
+            f"{most:,} bytes are read.",
         }
 
     clean_check = """
