@@ -4,7 +4,7 @@ AUTO_MAP = {
     "AutoConfig": "configuration_perceiver_study.PerceiverStudyConfig",
     "AutoModel": "modeling_perceiver_study.PerceiverStudyModel",
 }
-# Of a folder whose model takes this argument alone. Bytes have several heads, each of which adds itself when it is saved.
+# Of a folder whose model takes this argument alone.
 AUTO_MAP_OF_INPUTS = {
     "pixel_values": {
         "AutoModelForImageClassification": "modeling_perceiver_study.PerceiverStudyForImageClassification",
@@ -12,6 +12,11 @@ AUTO_MAP_OF_INPUTS = {
     "input_values": {
         "AutoModelForAudioClassification": "modeling_perceiver_study.PerceiverStudyForAudioClassification",
     },
+}
+# Of a folder that holds this model: of those that take bytes each has a head of its own.
+AUTO_MAP_OF_MODELS = {
+    f"PerceiverStudyFor{head}": {f"AutoModelFor{head}": f"modeling_perceiver_study.PerceiverStudyFor{head}"}
+    for head in ("SequenceClassification", "TokenClassification", "MaskedLM")
 }
 # By the model: tasks, file and class of each pipeline, the Auto class that loads its model, and the type of its input.
 PIPELINES = {

@@ -7,7 +7,7 @@ import transformers
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .auto_classes import AUTO_MAP, AUTO_MAP_OF_INPUTS, PIPELINES
+from .auto_classes import AUTO_MAP, AUTO_MAP_OF_INPUTS, AUTO_MAP_OF_MODELS, PIPELINES
 from .input_fields import (
     INPUT_FIELDS,
     check_input,
@@ -198,6 +198,8 @@ class PerceiverStudyConfig(PreTrainedConfig):
         self.auto_map = dict(AUTO_MAP)
         if self.modalities is None:
             self.auto_map |= AUTO_MAP_OF_INPUTS.get(adapter_class(self.input_type).arguments_of(self)[0], {})
+        for architecture in self.architectures or ():
+            self.auto_map |= AUTO_MAP_OF_MODELS.get(architecture, {})
 
     def modality_config(self, name: str) -> "PerceiverStudyConfig":
         """A config of the only input that `modalities[name]` describes."""
@@ -246,10 +248,21 @@ class PerceiverStudyConfig(PreTrainedConfig):
             require(self, heads, room, most)
 
     def to_dict(self) -> dict:
-        """As in transformers; `auto_map` without names that no Auto class has, under which models save their code."""
+        """As in transformers; `auto_map` without names that no Auto class has, under which models save their code.
+
+        And without those of models that the weights were before they became these.
+        """
         fields = super().to_dict()
-        names = {name: code for name, code in fields["auto_map"].items() if hasattr(transformers, name)}
+        others = {name for model, names in AUTO_MAP_OF_MODELS.items() for name in names if not self._holds(model)}
+        names = {
+            name: code
+            for name, code in fields["auto_map"].items()
+            if hasattr(transformers, name) and name not in others
+        }
         return fields | {"auto_map": names}
+
+    def _holds(self, model: str) -> bool:
+        return model in (self.architectures or ())
 
     @property
     def custom_pipelines(self) -> dict[str, dict]:

@@ -14,6 +14,8 @@ from transformers import PreTrainedConfig
 from lab.errors import UserError
 from lab.looking.view import COLOURS, View, as_image
 
+FIRST_BYTE = 6  # id of the byte 0; an app on the Hub has no package beside it to ask
+
 _EXAMPLE_BYTES = 32
 _LINE, _MOST_LINES = 24, 6  # characters of a line, and lines that small pictures have room for
 
@@ -114,8 +116,31 @@ class TextView(View):
         return as_image(figure)
 
 
+def _shown(token: int) -> str:
+    """A byte as people read it; one that is no character by itself as a number."""
+    byte = token - FIRST_BYTE
+    return repr(chr(byte)) if 32 <= byte < 127 else f"{byte:#04x}" if byte >= 0 else f"token {token}"
+
+
 class MaskedView(TextView):
     """A text some of whose bytes are `[MASK]`."""
 
     task = "fill-mask"
     settings = {"tokenizer_kwargs": {"truncation": True}}
+
+    @classmethod
+    def read(cls, path: Path, processor: Any) -> str:
+        text = super().read(path, processor)
+        if processor.mask_token not in text:
+            raise UserError(f"{path} holds no {processor.mask_token}: expected a text with some bytes masked")
+        return text
+
+    @classmethod
+    def named(cls, predictions: list) -> list[tuple[str, float]]:
+        """The likeliest bytes for each masked one, in their order."""
+        several = predictions if isinstance(predictions[0], list) else [predictions]
+        return [
+            (f"byte {number}: {_shown(prediction['token'])}", prediction["score"])
+            for number, of_byte in enumerate(several, 1)
+            for prediction in of_byte
+        ]

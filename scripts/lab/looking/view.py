@@ -69,6 +69,11 @@ class View(ABC):
     def example(cls, config: PreTrainedConfig, count: int) -> dict[str, torch.Tensor]:
         """Random arguments of a model for `count` samples, always the same, to compare programs with."""
 
+    @classmethod
+    def named(cls, predictions: list) -> list[tuple[str, float]]:
+        """Names and scores, of what the pipeline answers to a sample."""
+        return [(prediction["label"], prediction["score"]) for prediction in predictions]
+
     @abstractmethod
     def draw(self, axes: Any):
         """Draw the sample on matplotlib axes."""

@@ -237,7 +237,7 @@ class MaskedLM(Task):
             "usage": [_USAGE],
             "limits": "Texts of other kinds than those of the data are untested.",
             "tags": ["text", "bytes", "perceiver", "custom_code", "arxiv:2107.14795"],
-            "metric": None,
+            "metric": "bits_per_byte",
         }
 
     clean_check = """
