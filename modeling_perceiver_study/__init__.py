@@ -1,4 +1,4 @@
-"""The Perceiver for images, sound and points, as a model repository for transformers."""
+"""The Perceiver for images, sound, points and text, as a model repository for transformers."""
 
 from transformers import (
     AutoConfig,
@@ -7,6 +7,10 @@ from transformers import (
     AutoModel,
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
 )
 
 from .configuration_perceiver_study import PerceiverStudyConfig
@@ -16,7 +20,10 @@ from .image_processing_perceiver_study import PerceiverStudyImageProcessor
 from .modeling_perceiver_study import (
     PerceiverStudyForAudioClassification,
     PerceiverStudyForImageClassification,
+    PerceiverStudyForMaskedLM,
     PerceiverStudyForPointCloudClassification,
+    PerceiverStudyForSequenceClassification,
+    PerceiverStudyForTokenClassification,
     PerceiverStudyModel,
     PerceiverStudyPreTrainedModel,
 )
@@ -27,12 +34,17 @@ from .pipeline_perceiver_study import (
 )
 from .pipeline_point_cloud_perceiver_study import PerceiverStudyPointCloudClassificationPipeline
 from .point_cloud_processing_perceiver_study import PerceiverStudyPointCloudProcessor
+from .tokenization_perceiver_study import PerceiverStudyTokenizer
 
 # With the package imported, the Auto classes know its model type without trust_remote_code.
 AutoConfig.register(PerceiverStudyConfig.model_type, PerceiverStudyConfig)
 AutoModel.register(PerceiverStudyConfig, PerceiverStudyModel)
 AutoModelForImageClassification.register(PerceiverStudyConfig, PerceiverStudyForImageClassification)
 AutoModelForAudioClassification.register(PerceiverStudyConfig, PerceiverStudyForAudioClassification)
+AutoModelForSequenceClassification.register(PerceiverStudyConfig, PerceiverStudyForSequenceClassification)
+AutoModelForTokenClassification.register(PerceiverStudyConfig, PerceiverStudyForTokenClassification)
+AutoModelForMaskedLM.register(PerceiverStudyConfig, PerceiverStudyForMaskedLM)
+AutoTokenizer.register(PerceiverStudyConfig, tokenizer_class=PerceiverStudyTokenizer)
 AutoFeatureExtractor.register(PerceiverStudyConfig, PerceiverStudyFeatureExtractor)
 # One class under both names: where torchvision is installed it is asked for by that name.
 AutoImageProcessor.register(
@@ -46,7 +58,10 @@ __all__ = [
     "PerceiverStudyFeatureExtractor",
     "PerceiverStudyForAudioClassification",
     "PerceiverStudyForImageClassification",
+    "PerceiverStudyForMaskedLM",
     "PerceiverStudyForPointCloudClassification",
+    "PerceiverStudyForSequenceClassification",
+    "PerceiverStudyForTokenClassification",
     "PerceiverStudyImageClassificationPipeline",
     "PerceiverStudyImageFeatureExtractionPipeline",
     "PerceiverStudyImageProcessor",
@@ -54,5 +69,6 @@ __all__ = [
     "PerceiverStudyPointCloudClassificationPipeline",
     "PerceiverStudyPointCloudProcessor",
     "PerceiverStudyPreTrainedModel",
+    "PerceiverStudyTokenizer",
     "classify_early",
 ]

@@ -13,6 +13,11 @@ AUTO_MAP_OF_INPUTS = {
         "AutoModelForAudioClassification": "modeling_perceiver_study.PerceiverStudyForAudioClassification",
     },
 }
+# Of a folder that holds this model: of those that take bytes each has a head of its own.
+AUTO_MAP_OF_MODELS = {
+    f"PerceiverStudyFor{head}": {f"AutoModelFor{head}": f"modeling_perceiver_study.PerceiverStudyFor{head}"}
+    for head in ("SequenceClassification", "TokenClassification", "MaskedLM")
+}
 # By the model: tasks, file and class of each pipeline, the Auto class that loads its model, and the type of its input.
 PIPELINES = {
     "PerceiverStudyForAudioClassification": {

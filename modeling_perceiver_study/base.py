@@ -14,6 +14,7 @@ from .configuration_perceiver_study import PerceiverStudyConfig
 from .decoder import PerceiverStudyLatents
 from .grid import LearnedPositions
 from .inputs import LearnedPadding
+from .masked_lm import MaskedLMDecoder
 
 
 @dataclass
@@ -34,6 +35,14 @@ class PerceiverStudyClassifierOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class PerceiverStudyTokenOutput(PerceiverStudyClassifierOutput):
+    """What models return that answer for each byte: `logits` are `(B, M, num_labels)`, or of ids `(B, M, vocab_size)`.
+
+    Of some bytes alone, where only those were asked for, `(B, O, ..)`.
+    """
 
 
 class PerceiverStudyPreTrainedModel(ResizableVocabulary, PreTrainedModel):
@@ -78,5 +87,7 @@ class PerceiverStudyPreTrainedModel(ResizableVocabulary, PreTrainedModel):
         if isinstance(module, (PerceiverStudyLatents, LearnedPositions, LearnedPadding)):
             # The paper's appendix cuts at the values -2 and 2, a hundred standard deviations away.
             init.trunc_normal_(module.weight, std=self.config.initializer_range, a=-2.0, b=2.0)
+        if isinstance(module, MaskedLMDecoder):
+            init.zeros_(module.bias)
         if hasattr(module, "local_start") and not getattr(module.weight, "_is_hf_initialized", False):
             init.copy_(module.weight, module.local_start(module.weight))

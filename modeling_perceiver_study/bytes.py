@@ -1,4 +1,9 @@
-"""Bytes, or any other ids of a small vocabulary: an embedding plus learned positions, as in Perceiver IO."""
+"""Bytes, or any other ids of a small vocabulary: an embedding plus learned positions, as in Perceiver IO.
+
+A byte alone says little, and which bytes stand beside each other is hard to learn for latents that see all of them as a
+set. With `ngram_sizes` each byte brings along embeddings of the runs of bytes that end or begin with it, from one table
+into which runs are hashed, so that there need be no list of them.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -13,20 +18,36 @@ if TYPE_CHECKING:
     from .configuration_perceiver_study import PerceiverStudyConfig
 
 
+# Of the hash of a run: any two large primes, whose product fits into 63 bits.
+_FACTOR, _MODULUS = 1_000_003, 2_147_483_647
+
+
 class BytesAdapter(InputAdapter):
-    """`(B, M) -> (B, M, d_model)`: as transformers' `PerceiverTextPreprocessor`. The mask is `(B, M)`."""
+    """`(B, M) -> (B, M, d_model)`: as transformers' `PerceiverTextPreprocessor`, but for runs. The mask is `(B, M)`."""
 
     input_name = "input_ids"
-    config_fields = ("vocab_size", "max_position_embeddings", "d_model")
+    config_fields = ("vocab_size", "max_position_embeddings", "d_model", "ngram_sizes", "ngram_vocab_size")
+    supports_local_start = True
 
     def __init__(self, config: "PerceiverStudyConfig"):
         super().__init__(config)
         self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.d_model)
+        self.ngram_embeddings = nn.Embedding(config.ngram_vocab_size, config.d_model) if config.ngram_sizes else None
+
+    @classmethod
+    def num_local_axes(cls, config: "PerceiverStudyConfig") -> int:
+        return 1
 
     @classmethod
     def width_of(cls, config: "PerceiverStudyConfig") -> int:
         return config.d_model
+
+    @property
+    def tables(self) -> tuple[nn.Embedding, list[nn.Embedding]]:
+        """Embeddings of positions, and of what stands there."""
+        contents = [self.embeddings, self.ngram_embeddings]
+        return self.position_embeddings, [table for table in contents if table is not None]
 
     def length(self, input_ids: torch.Tensor) -> int:
         return input_ids.shape[1]
@@ -53,7 +74,26 @@ class BytesAdapter(InputAdapter):
                 )
         mask = check_mask(attention_mask, input_ids.shape)
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        return array_inputs((self.embeddings(input_ids) + self.position_embeddings(positions)).to(dtype), mask)
+        array = self.embeddings(input_ids) + self.position_embeddings(positions)
+        if self.ngram_embeddings is not None:
+            shown = input_ids if mask is None else input_ids.masked_fill(~mask, 0)
+            for size in self.config.ngram_sizes:
+                array = array + self.ngram_embeddings(_rows_of_runs(shown, size, self.config.ngram_vocab_size))
+        return array_inputs(array.to(dtype), mask)
+
+
+def _rows_of_runs(input_ids: torch.Tensor, size: int, count: int) -> torch.Tensor:
+    """`(B, M) -> (B, M)`: for each byte the row, below `count`, of the run of `size` bytes that ends with it.
+
+    Of the run that begins with it where `size` is negative. Outside of the text there are zeros, the id of padding.
+    """
+    ids = input_ids.long()
+    length, beside = ids.shape[1], ids.new_zeros(ids.shape[0], abs(size) - 1)
+    ids = torch.cat([beside, ids] if size > 0 else [ids, beside], dim=1)
+    key = torch.full_like(input_ids, size % _FACTOR, dtype=torch.long)  # so that runs of different sizes differ
+    for first in range(abs(size)):
+        key = (key * _FACTOR + ids[:, first : first + length] + 1) % _MODULUS
+    return key % count
 
 
 class ResizableVocabulary:

@@ -7,7 +7,7 @@ import transformers
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .auto_classes import AUTO_MAP, AUTO_MAP_OF_INPUTS, PIPELINES
+from .auto_classes import AUTO_MAP, AUTO_MAP_OF_INPUTS, AUTO_MAP_OF_MODELS, PIPELINES
 from .input_fields import (
     INPUT_FIELDS,
     check_input,
@@ -53,16 +53,17 @@ class PerceiverStudyConfig(PreTrainedConfig):
         initializer_range: standard deviation of initial weights and latents, above 0.
         local_start_width: standard deviation of the spot at a random place that each head of each latent looks at
             before training, above 0 and below 1, in coordinates, which span 2 along each axis; None starts from random
-            weights, with nearly uniform attention. For the first cross-attend, with Fourier positions. It holds for
-            inputs of unit variance, and for `d_latents` several times the two channels per axis and head that it takes.
+            weights, with nearly uniform attention. For the first cross-attend, with Fourier positions or bytes. It
+            holds for inputs of unit variance, and for `d_latents` several times the two channels per axis and head that
+            it takes.
         local_start_reach: in the same range and units, standard deviation of the offset from one of these spots to the
             place where each head of a self-attend looks for latents before training, and the most that this look is
             wide: as much narrower as the deviation of the latents is below 1. With `local_start_width`; None starts
             from random weights.
         layer_norm_eps: added to variances before the square root, above 0.
         input_type: kind of the only input: `"grid"`, `"points"`, `"bytes"`, `"array"` (elements as they are given), or
-            a name that `inputs.register_input_adapter` was called with. The fields from here to `d_model` describe an
-            input; those that a kind does not read must be left alone.
+            a name that `inputs.register_input_adapter` was called with. The fields from here to `ngram_vocab_size`
+            describe an input; those that a kind does not read must be left alone.
         input_name: what the argument of `forward` with the input is called; None is `pixel_values`, `points`,
             `input_ids` or `inputs`. `input_values` is for waveforms.
         image_size: points along each axis of the grid the model is made for: a number for all axes or one per axis
@@ -95,6 +96,10 @@ class PerceiverStudyConfig(PreTrainedConfig):
         vocab_size: ids that bytes may have.
         max_position_embeddings: bytes that an input may have at most.
         d_model: width of the embedding of a byte.
+        ngram_sizes: lengths, of at least 2, of runs of bytes that have embeddings too, such as `[2, 3, 4]`: that of the
+            run that ends with a byte is added to the byte's own, and with a negative length that of the run that begins
+            with it. None has no such embeddings, as Perceiver IO.
+        ngram_vocab_size: rows of the table that runs of all lengths are hashed into.
         modalities: several inputs instead of the only one: a dict of names, each with a dict of the fields that
             describe an input. Names have the form of Python's identifiers, and `input_name` differs between them.
         modality_channels: learned channels that the widest modality gets, at least 1, to say which it is; the others
@@ -107,6 +112,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
             `num_blocks`. A call of `forward` says `num_latents` and `num_blocks` itself (`elastic.py`).
         decoder_type: `"mean"` classifies the mean of the latents (Perceiver); `"query"` lets a learned output query
             attend to them (Perceiver IO).
+        masked_lm_queries: what asks for a masked byte: `"positions"`, a learned query for each position (Perceiver IO),
+            or `"inputs"`, the element of the byte itself, which is added to the answer too: with `ngram_sizes` it knows
+            the bytes beside it.
         cross_attend_path: how cross-attends compute: `"separable"` reads the weights of its layers and never builds the
             array of pixels and positions, for Fourier positions; `"general"` builds it and calls the layers, with the
             same numbers; `"auto"` takes the first unless calls do more than weights tell, as with hooks, offloaded or
@@ -159,12 +167,15 @@ class PerceiverStudyConfig(PreTrainedConfig):
     vocab_size: int = 262
     max_position_embeddings: int = 2048
     d_model: int = 768
+    ngram_sizes: list[int] | tuple[int, ...] | None = None
+    ngram_vocab_size: int = 4096
     modalities: dict[str, dict] | None = None
     modality_channels: int = 4
     modality_dropout: float | int | dict[str, float] = 0.0
     training_latents: int | list[int] | tuple[int, ...] | None = None
     training_blocks: int | list[int] | tuple[int, ...] | None = None
     decoder_type: str = "mean"
+    masked_lm_queries: str = "positions"
     cross_attend_path: str = "auto"
 
     def __post_init__(self, **kwargs):
@@ -196,6 +207,8 @@ class PerceiverStudyConfig(PreTrainedConfig):
         self.auto_map = dict(AUTO_MAP)
         if self.modalities is None:
             self.auto_map |= AUTO_MAP_OF_INPUTS.get(adapter_class(self.input_type).arguments_of(self)[0], {})
+        for architecture in self.architectures or ():
+            self.auto_map |= AUTO_MAP_OF_MODELS.get(architecture, {})
 
     def modality_config(self, name: str) -> "PerceiverStudyConfig":
         """A config of the only input that `modalities[name]` describes."""
@@ -223,14 +236,18 @@ class PerceiverStudyConfig(PreTrainedConfig):
         fourier = positions and self.position_encoding_type == "fourier"
         spots_last = self.local_start_width is not None and self.use_query_residual
         for name, fits, needed in (
-            ("local_start_width", fourier, "position_encoding_type='fourier', and the only input is a grid or points"),
+            (
+                "local_start_width",
+                fourier,
+                "position_encoding_type='fourier', and the only input is a grid, points or bytes",
+            ),
             ("local_start_reach", spots_last, "there is a local_start_width and a query residual"),
         ):
             value = getattr(self, name)
             proper = value is None or (is_number(value) and 0 < value < 1)
             require(self, name, proper, "None or a number between 0 and 1")
             require(self, name, value is None or fits, f"None unless {needed}")
-        angles = 2 * self.num_axes
+        angles = 2 * adapter_class(self.input_type).num_local_axes(self)
         for name, heads, width in (
             ("local_start_width", "num_cross_attention_heads", min(self.d_latents, self.cross_attend_widths[0])),
             ("local_start_reach", "num_self_attention_heads", self.self_attend_widths[0]),
@@ -240,10 +257,21 @@ class PerceiverStudyConfig(PreTrainedConfig):
             require(self, heads, room, most)
 
     def to_dict(self) -> dict:
-        """As in transformers; `auto_map` without names that no Auto class has, under which models save their code."""
+        """As in transformers; `auto_map` without names that no Auto class has, under which models save their code.
+
+        And without those of models that the weights were before they became these.
+        """
         fields = super().to_dict()
-        names = {name: code for name, code in fields["auto_map"].items() if hasattr(transformers, name)}
+        others = {name for model, names in AUTO_MAP_OF_MODELS.items() for name in names if not self._holds(model)}
+        names = {
+            name: code
+            for name, code in fields["auto_map"].items()
+            if hasattr(transformers, name) and name not in others
+        }
         return fields | {"auto_map": names}
+
+    def _holds(self, model: str) -> bool:
+        return model in (self.architectures or ())
 
     @property
     def custom_pipelines(self) -> dict[str, dict]:
@@ -351,6 +379,7 @@ _SWITCHES = (
 _CHOICES = {
     "cross_attention_shape_for_attention": ("kv", "q"),
     "decoder_type": ("mean", "query"),
+    "masked_lm_queries": ("positions", "inputs"),
     "cross_attend_path": PATHS,
 }
 

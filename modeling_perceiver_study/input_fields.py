@@ -19,7 +19,15 @@ INPUT_FIELDS = (
     "input_name",
     *dict.fromkeys(name for adapter in _ADAPTERS for name in adapter.config_fields),
 )
-_COUNTS = ("num_axes", "stem_channels", "num_frequency_bands", "vocab_size", "max_position_embeddings", "d_model")
+_COUNTS = (
+    "num_axes",
+    "stem_channels",
+    "num_frequency_bands",
+    "vocab_size",
+    "max_position_embeddings",
+    "d_model",
+    "ngram_vocab_size",
+)
 _SWITCHES = ("concat_positions", "project_learned_positions")
 _CHOICES = {
     "stem_type": ("none", "linear", "conv"),
@@ -73,6 +81,10 @@ def is_number(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _is_run(size) -> bool:
+    return is_count(size, minimum=2) or (isinstance(size, int) and is_count(-size, minimum=2))
+
+
 def check_input(config: "PerceiverStudyConfig"):
     """Check the fields of the only input, and resolve those that are None for what the others say."""
     require_counts(config, _COUNTS)
@@ -86,6 +98,10 @@ def check_input(config: "PerceiverStudyConfig"):
     name = config.input_name
     fits = name is None or (isinstance(name, str) and name.isidentifier())
     require(config, "input_name", fits, "None or the name of an argument")
+    sizes = config.ngram_sizes
+    fits = sizes is None or (isinstance(sizes, (list, tuple)) and all(map(_is_run, sizes)))
+    fits = fits and (sizes is None or len({*sizes}) == len(sizes) > 0)
+    require(config, "ngram_sizes", fits, "None, or different whole numbers of at least 2, or of at most -2")
     _check_grid(config)
     _check_positions(config)
     adapter.check_config(config)

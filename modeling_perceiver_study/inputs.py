@@ -27,7 +27,8 @@ class InputAdapter(nn.Module):
         more_arguments: names of further arguments.
         config_fields: fields of the config that the kind reads; the others that describe an input must be left alone.
         fewest_channels: least `num_channels`.
-        supports_local_start: whether elements end in Fourier positions, as those of a grid of `num_axes` axes do.
+        supports_local_start: whether elements end in Fourier positions, as those of a grid of `num_axes` axes do, or
+            begin with the lowest band.
         arguments: names of all arguments, in the order in which `forward` takes them.
         width: `K`, channels of an element.
     """
@@ -58,6 +59,11 @@ class InputAdapter(nn.Module):
     def is_separable(cls, config: "PerceiverStudyConfig") -> bool:
         """Whether elements keep their positions in separable form, so that no array of them is needed."""
         return False
+
+    @classmethod
+    def num_local_axes(cls, config: "PerceiverStudyConfig") -> int:
+        """Axes along which heads can start locally."""
+        return config.num_axes
 
     @classmethod
     def check_config(cls, config: "PerceiverStudyConfig"):

@@ -14,6 +14,9 @@ so attention is a spot of standard deviation `w` around `c` (a von Mises density
 - In the self-attends each head takes the centres of one of those heads, for queries moved by an offset of its own, and
   so looks at latents that have seen a place nearby. No layer writes where centres are before it has learned to.
 
+Bytes have no Fourier positions: their learned ones begin with the lowest band in two channels, which embeddings leave
+free. Output queries that are learned positions of bytes begin likewise, and look at latents whose centres are near.
+
 Centres are random, on any number of axes; all of it is learned from there on.
 """
 
@@ -25,6 +28,7 @@ import torch
 from torch import nn
 
 from .configuration_perceiver_study import PerceiverStudyConfig
+from .inputs import adapter_class
 from .position import split_position_columns
 
 
@@ -39,8 +43,8 @@ def start_locally(
     first = cross_attends[0].attention
     latents.local_start = partial(_centres, config)
     first.q_proj.local_start = partial(_cross_queries, config)
-    first.k_proj.local_start = partial(_cross_keys, config)
-    first.v_proj.local_start = partial(_pixel_values, config)
+    first.k_proj.local_start = partial(_byte_keys if _has_bytes(config) else _cross_keys, config)
+    first.v_proj.local_start = partial(_byte_values if _has_bytes(config) else _pixel_values, config)
     if config.local_start_reach is None:
         return
     for layer in self_attends:
@@ -50,15 +54,78 @@ def start_locally(
         layer.attention.o_proj.local_start = layer.mlp.fc2.local_start = partial(_beside_centres, config)
 
 
+def start_bytes_locally(config: PerceiverStudyConfig, positions: nn.Embedding, contents: Iterable[nn.Embedding]):
+    """The same for embeddings of the positions of bytes, and of bytes and runs of them."""
+    positions.local_start = partial(_wave_of_rows, config.initializer_range)
+    for content in contents:
+        content.local_start = _beside_wave
+
+
+def start_queries_locally(config: PerceiverStudyConfig, query: nn.Module, attention: nn.Module, num_heads: int):
+    """The same for learned output queries, one for each position of bytes, and the attention that answers them.
+
+    Spots are as wide as the latents' own, or as far as these are from each other.
+    """
+    width = max(config.local_start_width, min(0.5, 2 / config.num_latents))
+    query.local_start = partial(_wave_of_rows, config.initializer_range)
+    attention.q_proj.local_start = partial(_wave_queries, width, num_heads)
+    attention.k_proj.local_start = partial(_centre_keys, config, width, num_heads)
+
+
+def _wave_of_rows(deviation: float, weight: torch.Tensor) -> torch.Tensor:
+    """`(M, d)`: sine and cosine of the place of each row, as large as what is beside them."""
+    angles = torch.pi * torch.linspace(-1, 1, len(weight))
+    wave = math.sqrt(2) * deviation * torch.stack([angles.sin(), angles.cos()], dim=1)
+    return torch.cat([wave.to(weight), weight[:, 2:]], dim=1)
+
+
+def _beside_wave(weight: torch.Tensor) -> torch.Tensor:
+    """`(vocabulary, d)`: nothing where positions have their sine and cosine."""
+    return torch.cat([torch.zeros_like(weight[:, :2]), weight[:, 2:]], dim=1)
+
+
+def _byte_keys(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
+    """`(h E, d_model)`: each head reads sine and cosine, of what embeddings and the position add up to."""
+    heads, parts = config.num_cross_attention_heads, 2 + len(config.ngram_sizes or ())
+    columns = torch.arange(2).expand(heads, 1, 2)
+    gain = _gain(config.local_start_width, weight.shape[0] // heads) * math.sqrt(parts / 2)
+    return _point(weight, columns, gain)
+
+
+def _byte_values(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
+    """`(h V, d_model)`: rows of about unit length, from all but sine and cosine."""
+    return _beside_wave(torch.randn_like(weight) / math.sqrt(weight.shape[1]))
+
+
+def _wave_queries(width: float, num_heads: int, weight: torch.Tensor) -> torch.Tensor:
+    """`(h E, d)`: each head of the decoder reads sine and cosine."""
+    gain = _gain(width, weight.shape[0] // num_heads) / math.sqrt(2)
+    return _point(weight, torch.arange(2).expand(num_heads, 1, 2), gain)
+
+
+def _centre_keys(config: PerceiverStudyConfig, width: float, num_heads: int, weight: torch.Tensor) -> torch.Tensor:
+    """`(h E, D)`: each head of the decoder reads the centre of a head of the cross-attend."""
+    gain = _gain(width, weight.shape[0] // num_heads) / math.sqrt(2)
+    return _point(weight, _code_columns(config, num_heads), gain)
+
+
+def _has_bytes(config: PerceiverStudyConfig) -> bool:
+    return config.input_type == "bytes"
+
+
+def _num_axes(config: PerceiverStudyConfig) -> int:
+    return adapter_class(config.input_type).num_local_axes(config)
+
+
 def _centres(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
     """`(N, D)`: sines and cosines of the centres of all heads, then what was there.
 
     The heads of a latent are spread around a place of its own, with a standard deviation between half the width of a
     spot and a quarter of the grid, evenly in its logarithm: some see detail, others the whole.
     """
-    place = 2 * torch.rand(len(weight), 1, config.num_axes) - 1
+    place = 2 * torch.rand(len(weight), 1, _num_axes(config)) - 1
     distance = config.local_start_width ** torch.rand(len(weight), 1, 1) / 2
-    offset = torch.randn(len(weight), config.num_cross_attention_heads, config.num_axes)
+    offset = torch.randn(len(weight), config.num_cross_attention_heads, _num_axes(config))
     centres = 1 - ((place + distance * offset + 1) % 4 - 2).abs()  # mirrored at the borders
     angles = torch.pi * centres.flatten(1)
     codes = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).to(weight) * math.sqrt(2)
@@ -100,7 +167,7 @@ def _pixel_values(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.T
 
 def _self_queries(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
     """`(h E, D)`: each head reads the centre that its keys read, moved by a random offset."""
-    turns = torch.pi * config.local_start_reach * torch.randn(config.num_self_attention_heads, config.num_axes)
+    turns = torch.pi * config.local_start_reach * torch.randn(config.num_self_attention_heads, _num_axes(config))
     return _self_keys(config, weight, turns)
 
 
@@ -119,7 +186,7 @@ def _beside_centres(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch
 
 def _num_codes(config: PerceiverStudyConfig) -> int:
     """Channels of the latents that hold the centres."""
-    return 2 * config.num_axes * config.num_cross_attention_heads
+    return 2 * _num_axes(config) * config.num_cross_attention_heads
 
 
 def _code_deviation(config: PerceiverStudyConfig) -> float:
@@ -129,7 +196,7 @@ def _code_deviation(config: PerceiverStudyConfig) -> float:
 
 def _code_columns(config: PerceiverStudyConfig, num_heads: int) -> torch.Tensor:
     """`(num_heads, A, 2)`: channels of the latents with a centre for each head, in turn where they are more."""
-    spots = torch.arange(_num_codes(config)).view(config.num_cross_attention_heads, config.num_axes, 2)
+    spots = torch.arange(_num_codes(config)).view(config.num_cross_attention_heads, _num_axes(config), 2)
     return spots[torch.arange(num_heads) % len(spots)]
 
 

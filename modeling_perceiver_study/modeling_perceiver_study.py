@@ -20,7 +20,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .attention import CrossAttention, PerceiverStudyLayer, SelfAttention
 from .audio_reading import read_audio  # noqa: F401 - see below
 from .auto_classes import AUTO_MAP  # noqa: F401 - see below
-from .base import PerceiverStudyClassifierOutput, PerceiverStudyPreTrainedModel
+from .base import PerceiverStudyClassifierOutput, PerceiverStudyPreTrainedModel, PerceiverStudyTokenOutput
 from .bytes import BytesAdapter  # noqa: F401 - see below
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .decoder import PerceiverStudyDecoder, PerceiverStudyLatents
@@ -30,8 +30,9 @@ from .grid import GridAdapter  # noqa: F401 - see below
 from .image_reading import open_image  # noqa: F401 - see below
 from .input_fields import INPUT_FIELDS  # noqa: F401 - see below
 from .inputs import input_adapter, without_hidden_end
-from .local_start import start_locally
-from .paths import PATHS
+from .local_start import start_bytes_locally, start_locally
+from .masked_lm import MaskedLMDecoder, labelled_positions
+from .paths import PATHS, has_values
 from .pipeline_audio_perceiver_study import PerceiverStudyAudioClassificationPipeline  # noqa: F401 - see below
 from .pipeline_perceiver_study import PerceiverStudyImageClassificationPipeline  # noqa: F401 - see below
 from .pipeline_point_cloud_perceiver_study import (  # noqa: F401 - see below
@@ -43,6 +44,7 @@ from .points import PointsAdapter  # noqa: F401 - see below
 from .position import fourier_features  # noqa: F401 - see below
 from .separable import GridInputs, byte_array, join_parts
 from .streaming import GridAttention  # noqa: F401 - see below
+from .tokenization_perceiver_study import PerceiverStudyTokenizer  # noqa: F401 - see below
 
 # transformers' loader of remote code fetches what this file imports, then what that imports. A download that breaks off
 # at the second stage leaves a cache that never mends, so this file imports every sibling, used here or not.
@@ -71,6 +73,8 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
         )
         if config.local_start_width is not None:
             start_locally(config, self.latents, self.cross_attends, self.blocks)
+            if config.input_type == "bytes":
+                start_bytes_locally(config, *self.inputs.tables)
         self.post_init()
 
     @capture_outputs
@@ -353,6 +357,154 @@ class PerceiverStudyForPointCloudClassification(PerceiverStudyClassifier):
         )
 
 
+class PerceiverStudyForSequenceClassification(PerceiverStudyClassifier):
+    """Classes of texts, as bytes."""
+
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        cross_attend_path: str | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> PerceiverStudyClassifierOutput:
+        """`(B, M) -> (B, num_labels)`
+
+        Args:
+            input_ids: bytes, as the tokenizer makes them.
+            attention_mask: `(B, M)`, 1 for bytes and 0 for padding.
+            labels: see `classify`.
+            cross_attend_path: see `PerceiverStudyModel.forward`.
+        """
+        return self.classify(
+            labels, input_ids=input_ids, attention_mask=attention_mask, cross_attend_path=cross_attend_path, **kwargs
+        )
+
+
+class PerceiverStudyForTokenClassification(PerceiverStudyPreTrainedModel):
+    """A class for each byte of a text: the byte's own element, as an output query, asks the latents around it."""
+
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+
+    def __init__(self, config: PerceiverStudyConfig):
+        super().__init__(config)
+        self.perceiver = PerceiverStudyModel(config)
+        self.decoder = PerceiverStudyDecoder(config, query_width=config.num_input_channels)
+        self.classifier = nn.Linear(config.num_input_channels, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        cross_attend_path: str | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> PerceiverStudyTokenOutput:
+        """`(B, M) -> (B, M, num_labels)`
+
+        Args:
+            input_ids: bytes, as the tokenizer makes them.
+            attention_mask: `(B, M)`, 1 for bytes and 0 for padding.
+            labels: `(B, M)`, a class for each byte, or -100 for those that the loss leaves out.
+            cross_attend_path: see `PerceiverStudyModel.forward`.
+        """
+        given = {"input_ids": input_ids, "attention_mask": attention_mask}
+        outputs = self.perceiver(**given, cross_attend_path=cross_attend_path, **kwargs, return_dict=True)
+        _check_labels(labels, input_ids.shape, self.config.num_labels)
+        queries = self.perceiver.elements(**given)
+        logits = self.decoder(outputs.last_hidden_state, output_queries=queries, head=self.classifier)
+        loss = None if labels is None else self.loss_function(logits, labels, self.config, **kwargs)
+        return PerceiverStudyTokenOutput(loss, logits, *_recorded(outputs))
+
+
+class PerceiverStudyForMaskedLM(PerceiverStudyPreTrainedModel):
+    """Bytes that are masked in a text: each position has an output query, and answers are ids by their embeddings."""
+
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+
+    def __init__(self, config: PerceiverStudyConfig):
+        super().__init__(config)
+        self.perceiver = PerceiverStudyModel(config)
+        self.decoder = MaskedLMDecoder(config)
+        self.post_init()
+
+    def resize_token_embeddings(self, *arguments, **kwargs) -> nn.Embedding:
+        embeddings = super().resize_token_embeddings(*arguments, **kwargs)
+        self.decoder.resize(embeddings.num_embeddings)
+        return embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_positions: torch.Tensor | None = None,
+        cross_attend_path: str | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> PerceiverStudyTokenOutput:
+        """`(B, M) -> (B, M, vocab_size)`, or of some positions `(B, O) -> (B, O, vocab_size)`
+
+        In training with labels only positions that have one are answered, which are `O` for the sample with most of
+        them: the loss is the same, and most of the decoder's work is saved.
+
+        Args:
+            input_ids: bytes, as the tokenizer makes them, some of them masked.
+            attention_mask: `(B, M)`, 1 for bytes and 0 for padding.
+            labels: `(B, M)`, what the bytes were, or -100 for those that the loss leaves out. With `output_positions`
+                `(B, O)`, of those.
+            output_positions: `(B, O)`, which positions of each text to answer; None is all.
+            cross_attend_path: see `PerceiverStudyModel.forward`.
+        """
+        outputs = self.perceiver(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            cross_attend_path=cross_attend_path,
+            **kwargs,
+            return_dict=True,
+        )
+        asked = input_ids.shape if output_positions is None else output_positions.shape
+        _check_labels(labels, asked, self.config.vocab_size)
+        if labels is not None and output_positions is None and self.training and has_values(labels):
+            output_positions, labels = labelled_positions(labels)
+        elements = None
+        if not self.decoder.asks_positions:
+            elements = self.perceiver.elements(input_ids=input_ids, attention_mask=attention_mask)
+        embeddings, latents = self.perceiver.inputs.embeddings, outputs.last_hidden_state
+        logits = self.decoder(latents, embeddings, elements, input_ids.shape[1], output_positions)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
+        return PerceiverStudyTokenOutput(loss, logits, *_recorded(outputs))
+
+
+def _check_labels(labels: torch.Tensor | None, shape: tuple[int, ...], count: int):
+    """Raise a ValueError unless labels are a class below `count`, or -100, for each of the bytes that are asked for."""
+    if labels is None:
+        return
+    if labels.shape != shape or labels.is_floating_point():
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}: expected {tuple(shape)}, a class for "
+            "each byte, and an integer dtype."
+        )
+    if has_values(labels) and labels.numel():
+        wrong = labels[(labels != -100) & ((labels < 0) | (labels >= count))]
+        if len(wrong):
+            raise ValueError(f"labels hold {int(wrong[0])}: expected 0 to {count - 1}, or -100 where there is none.")
+
+
+def _recorded(outputs: BaseModelOutputWithCrossAttentions) -> tuple:
+    return outputs.hidden_states, outputs.attentions, outputs.cross_attentions
+
+
 def _cross_attend(config: PerceiverStudyConfig) -> PerceiverStudyLayer:
     attention = CrossAttention(
         config,
@@ -373,11 +525,17 @@ def _self_attend(config: PerceiverStudyConfig) -> PerceiverStudyLayer:
 PerceiverStudyModel.register_for_auto_class("AutoModel")
 PerceiverStudyForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 PerceiverStudyForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
+PerceiverStudyForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+PerceiverStudyForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
+PerceiverStudyForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
 
 __all__ = [
     "PerceiverStudyForAudioClassification",
     "PerceiverStudyForImageClassification",
+    "PerceiverStudyForMaskedLM",
     "PerceiverStudyForPointCloudClassification",
+    "PerceiverStudyForSequenceClassification",
+    "PerceiverStudyForTokenClassification",
     "PerceiverStudyModel",
     "PerceiverStudyPreTrainedModel",
 ]

@@ -1,6 +1,7 @@
-"""Turn a Perceiver of transformers for images into a checkpoint of this repository, or back.
+"""Turn a Perceiver of transformers for images or text into a checkpoint of this repository, or back.
 
 python scripts/convert.py deepmind/vision-perceiver-fourier output/vision-perceiver-fourier
+python scripts/convert.py deepmind/language-perceiver output/language-perceiver
 python scripts/convert.py output/imagenet output/imagenet-transformers --reverse
 """
 
@@ -19,16 +20,32 @@ from huggingface_hub import ModelCard, ModelCardData, snapshot_download
 from huggingface_hub.errors import HFValidationError, HTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import PerceiverConfig, PerceiverImageProcessorPil, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    PerceiverConfig,
+    PerceiverImageProcessorPil,
+    PerceiverTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from lab.errors import UserError, one_line, run_command
 from lab.peers.deepmind import ARCHITECTURES, our_config, our_processor, their_config, their_name, their_processor
+from lab.peers.deepmind_text import (
+    MODELS,
+    our_text_config,
+    our_tokenizer,
+    their_text_config,
+    their_text_name,
+    their_tokenizer,
+)
 from lab.places import place
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForImageClassification,
     PerceiverStudyImageProcessor,
+    PerceiverStudyTokenizer,
 )
 
 Weights = dict[str, torch.Tensor]
@@ -60,9 +77,24 @@ model = {architecture}.from_pretrained("{title}")
 logits = model(**processor(image, return_tensors="pt")).logits
 ```"""
 
+_TEXT_USE = """\
+```python
+from transformers import AutoTokenizer, {architecture}
+
+tokenizer = AutoTokenizer.from_pretrained("{title}"{trust})
+model = {architecture}.from_pretrained("{title}"{trust})
+logits = model(**tokenizer("{sample}", return_tensors="pt"{padding})).logits
+```"""
+# By the class of transformers: the Auto class, the Hub's name of the pipeline, and a text.
+_TEXTS = {
+    "PerceiverForMaskedLM": ("AutoModelForMaskedLM", "fill-mask", "A text with a [MASK]yte to guess."),
+    "PerceiverForSequenceClassification": ("AutoModelForSequenceClassification", "text-classification", "A text."),
+}
+Converted = tuple[PreTrainedModel, PerceiverStudyImageProcessor | PreTrainedTokenizerBase, str | None]
+
 
 def main(arguments: list[str] | None = None):
-    parser = argparse.ArgumentParser(description="Convert a Perceiver of transformers for images, or convert it back.")
+    parser = argparse.ArgumentParser(description="Convert a Perceiver of transformers, or convert it back.")
     parser.add_argument("source", metavar="SOURCE", help="folder with a checkpoint, or a name on the Hub")
     parser.add_argument("dest", metavar="DEST", type=place, help="folder to write: a new or an empty one")
     parser.add_argument("--reverse", action="store_true", help="from a checkpoint of this repository to transformers'")
@@ -81,10 +113,12 @@ def main(arguments: list[str] | None = None):
     print(f"wrote {options.dest}" + (f"; {note}" if note else ""))
 
 
-def from_transformers(folder: Path) -> tuple[PerceiverStudyForImageClassification, PerceiverStudyImageProcessor, None]:
+def from_transformers(folder: Path) -> Converted:
     """A model of ours, its processor, and nothing to note, from a folder that transformers' Perceiver can open."""
-    architecture = _architecture(folder, ARCHITECTURES)
+    architecture = _architecture(folder, (*ARCHITECTURES, *MODELS))
     theirs = _config(folder, PerceiverConfig)
+    if architecture in MODELS:
+        return _text_from_transformers(folder, architecture, theirs)
     their_images = _processor(
         folder, PerceiverImageProcessorPil, ("PerceiverImageProcessor", "PerceiverFeatureExtractor")
     )
@@ -97,10 +131,21 @@ def from_transformers(folder: Path) -> tuple[PerceiverStudyForImageClassificatio
     return model, our_processor(their_images, ours), None
 
 
-def from_here(folder: Path) -> tuple[PreTrainedModel, PerceiverImageProcessorPil, str | None]:
+def _text_from_transformers(folder: Path, architecture: str, theirs: PerceiverConfig) -> Converted:
+    model = _empty(MODELS[architecture], our_text_config(theirs, architecture))
+    weights = read_weights(folder)
+    require_same_shapes(weights, _empty(getattr(transformers, architecture), theirs).state_dict())
+    fill(model, {name: weights[their_text_name(architecture, name)] for name in model.state_dict()})
+    return model, our_tokenizer(_tokenizer(folder, PerceiverTokenizer)), None
+
+
+def from_here(folder: Path) -> Converted:
     """A model of transformers, its processor, and what differs in that, from a folder of this repository."""
-    _architecture(folder, ("PerceiverStudyForImageClassification",))
+    texts = {model.__name__: name for name, model in MODELS.items()}
+    found = _architecture(folder, ("PerceiverStudyForImageClassification", *texts))
     ours = _config(folder, PerceiverStudyConfig)
+    if found in texts:
+        return _text_from_here(folder, texts[found], ours)
     theirs = their_config(ours)
     images, note = their_processor(_processor(folder, PerceiverStudyImageProcessor, ("PerceiverStudyImageProcessor",)))
     source = _empty(PerceiverStudyForImageClassification, ours)
@@ -111,12 +156,21 @@ def from_here(folder: Path) -> tuple[PreTrainedModel, PerceiverImageProcessorPil
     return model, images, note
 
 
+def _text_from_here(folder: Path, architecture: str, ours: PerceiverStudyConfig) -> Converted:
+    theirs = their_text_config(ours, architecture)
+    model = _empty(getattr(transformers, architecture), theirs)
+    weights = read_weights(folder)
+    require_same_shapes(weights, _empty(MODELS[architecture], ours).state_dict())
+    fill(model, {their_text_name(architecture, name): weight for name, weight in weights.items()})
+    return model, their_tokenizer(_tokenizer(folder, PerceiverStudyTokenizer)), None
+
+
 def fetch(source: str) -> Path:
     """The folder that holds the checkpoint, downloaded if `source` is a name on the Hub."""
     if Path(source).is_dir():
         return Path(source)
     try:
-        files = ["config.json", "preprocessor_config.json", "README.md", "model*.safetensors"]
+        files = ["*config.json", "README.md", "model*.safetensors"]
         folder = Path(snapshot_download(source, allow_patterns=files))
         if not _safetensors(folder):
             folder = Path(snapshot_download(source, allow_patterns=[*files, "pytorch_model.bin"]))
@@ -187,18 +241,24 @@ def card(source: str, folder: Path, title: str, config: PreTrainedConfig, note: 
     licence = "Its card names no licence: ask its authors."
     if theirs.license:
         licence = f"Its licence, {theirs.license_name or theirs.license}, holds here too."
+    here, architecture = isinstance(config, PerceiverStudyConfig), config.architectures[0]
+    texts = _TEXTS.get(architecture.replace("PerceiverStudyFor", "PerceiverFor"))
+    tag = texts[1] if texts else "image-classification"
     data = ModelCardData(
         license=theirs.license,
         license_name=theirs.license_name,
         license_link=theirs.license_link,
         base_model=None if local else name,
         library_name="transformers",
-        pipeline_tag="image-classification",
-        tags=["perceiver", "vision"],
+        pipeline_tag=tag,
+        tags=["perceiver", "text" if texts else "vision"],
         datasets=theirs.datasets,
     )
-    here = isinstance(config, PerceiverStudyConfig)
-    use = _USE_HERE if here else _USE_THERE.replace("{architecture}", config.architectures[0])
+    use = _USE_HERE if here else _USE_THERE.replace("{architecture}", architecture)
+    if texts:
+        use = _TEXT_USE.replace("{architecture}", texts[0] if here else architecture).replace("{sample}", texts[2])
+        use = use.replace("{trust}", ", trust_remote_code=True" if here else "")
+        use = use.replace("{padding}", "" if here else ', padding="max_length"')
     text = _CARD.format(
         title=title,
         what="The weights" if here else "For transformers' own classes, the weights",
@@ -257,6 +317,17 @@ def _processor(folder: Path, processor_class: type, names: tuple[str, ...]):
         return processor_class.from_dict(fields)
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise UserError(f"{path} is not a valid {processor_class.__name__}: {one_line(error)}") from None
+
+
+def _tokenizer(folder: Path, tokenizer_class: type[PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase:
+    path = folder / "tokenizer_config.json"
+    name = _read_json(path).get("tokenizer_class")
+    if name != tokenizer_class.__name__:
+        raise UserError(f"{path} is for {name}: expected {tokenizer_class.__name__}")
+    try:
+        return tokenizer_class.from_pretrained(folder)
+    except (OSError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a valid {tokenizer_class.__name__}: {one_line(error)}") from None
 
 
 def _empty(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:

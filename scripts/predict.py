@@ -1,10 +1,11 @@
-"""Name what is on images, in recordings, or whatever else a checkpoint knows.
+"""Name what is on images, in recordings, in texts, or whatever else a checkpoint knows.
 
     python scripts/predict.py output/digits three.png seven.png
     python scripts/predict.py org/perceiver-cifar10 cat.jpg --top_k 3
     python scripts/predict.py output/fsdd seven.wav
 
 Every file is followed by its likeliest classes and their probabilities, or by all numbers that a regression answers.
+Of a model of masked bytes the files are texts with `[MASK]` in them, and the likeliest bytes for each follow.
 """
 
 import argparse
@@ -34,12 +35,13 @@ def main(arguments: list[str] | None = None):
     samples = [classifier.view.read(path, classifier.processor) for path in options.files]
     numbers = classifier.model.config.problem_type == "regression"
     top_k = classifier.model.config.num_labels if numbers else options.top_k
-    for path, predictions in zip(options.files, classifier.pipeline(samples, top_k=top_k), strict=True):
-        width = max(len(prediction["label"]) for prediction in predictions)
+    for path, sample in zip(options.files, samples, strict=True):
+        named = classifier.view.named(classifier.pipeline(sample, top_k=top_k))
+        width = max(len(label) for label, _ in named)
         print(path)
-        for prediction in predictions:
-            score = f"{prediction['score']:.4g}" if numbers else f"{100 * prediction['score']:5.1f} %"
-            print(f"  {prediction['label']:<{width}}  {score}")
+        for label, number in named:
+            score = f"{number:.4g}" if numbers else f"{100 * number:5.1f} %"
+            print(f"  {label:<{width}}  {score}")
 
 
 if __name__ == "__main__":

@@ -28,12 +28,16 @@ class Kind:
         changes: random changes of its samples, all that there are.
         write_data: writes splits `train` and `test` into a folder.
         write_file: writes a file to ask about into a folder; returns its path.
+        judged: an entry of what `task.judge` says.
+        classifies: its pipeline names classes.
     """
 
     recipe: list[str]
     changes: list[str]
     write_data: Callable[[Path], Path]
     write_file: Callable[[Path], Path]
+    judged: str = "logits"
+    classifies: bool = True
 
 
 def tones(count: int, seed: int) -> tuple[list[np.ndarray], list[int]]:
@@ -133,6 +137,42 @@ def write_cloud(folder: Path) -> Path:
     return folder / "cloud.npy"
 
 
+VOWELS = ["with a", "with e", "with u"]
+
+
+def texts(count: int, seed: int) -> tuple[list[str], np.ndarray]:
+    """Texts of 3 to 60 letters with one vowel, some of them of two bytes; a few are longer than a model looks at."""
+    rng, found = np.random.default_rng(seed), []
+    labels = np.arange(count) % len(VOWELS)
+    for label in labels:
+        letters = [*"bcdfg hkl", *["aeu"[label], "äëü"[label]] * 4]
+        found.append("".join(rng.choice(letters, rng.integers(3, 61))).strip() or "aeu"[label])
+    return found, labels
+
+
+def make_texts(folder: Path) -> Path:
+    """`folder/train.parquet` and `folder/test.parquet`, with columns `text` and `label`."""
+    features = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=VOWELS)}
+    folder.mkdir(parents=True)
+    for seed, (split, count) in enumerate({"train": 60, "test": 21}.items()):
+        found, labels = texts(count, seed)
+        table = datasets.Dataset.from_dict({"text": found, "label": labels}, features=datasets.Features(features))
+        table.to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def write_text(folder: Path) -> Path:
+    """A text of the first class, longer than a model looks at."""
+    (folder / "text.txt").write_text("bad hat, clä lad " * 5, encoding="utf-8")
+    return folder / "text.txt"
+
+
+def write_masked_text(folder: Path) -> Path:
+    """A text with masked bytes."""
+    (folder / "text.txt").write_text("bad h[MASK]t, c[MASK]d", encoding="utf-8")
+    return folder / "text.txt"
+
+
 _SOUND = [
     "task=audio-classification",
     f"feature_extractor.sampling_rate={RATE}",
@@ -147,6 +187,14 @@ _SOUND_CHANGES = [
     "augmentation.noise=[10,20]",
     "augmentation.time_masks=1",
     "augmentation.mixup_alpha=0.3",
+]
+_TEXT = [
+    *(name for name in _MODEL if "frequency" not in name),
+    *_RUN,
+    "model.d_model=16",
+    "model.max_position_embeddings=48",
+    "model.ngram_sizes=[-2,2,3]",
+    "model.ngram_vocab_size=64",
 ]
 KINDS = {
     "images": Kind(
@@ -199,6 +247,25 @@ KINDS = {
         _SOUND_CHANGES,
         make_series,
         write_sound,
+    ),
+    "text": Kind(
+        ["task=text-classification", *_TEXT],
+        [
+            "augmentation.window=[10,40]",
+            "augmentation.case_share=0.3",
+            "augmentation.typos=0.1",
+            "augmentation.mask_share=0.1",
+        ],
+        make_texts,
+        write_text,
+    ),
+    "masked-lm": Kind(
+        ["task=masked-lm", *(name for name in _TEXT if "num_labels" not in name)],
+        ["augmentation.masked=spans", "augmentation.span=2"],
+        make_texts,
+        write_masked_text,
+        judged="nats",
+        classifies=False,
     ),
     "waveforms": Kind([*_SOUND, "model.patch_size=8"], _SOUND_CHANGES, make_sound, write_sound),
 }

@@ -30,6 +30,7 @@ _VERDICTS = {
     "model.*": _OTHER_MODEL,
     "feature_extractor.*": _OTHER_READING,
     "image_processor.*": _OTHER_READING,
+    "tokenizer.*": _OTHER_READING,
     # The samples themselves are compared when they have been read.
     "data.name": ACCEPTED,
     "data.path": ACCEPTED,
@@ -37,6 +38,7 @@ _VERDICTS = {
     "data.train_split": _OTHER_SAMPLES,
     "data.test_split": ACCEPTED,  # read once, at the end
     "data.label_column": _OTHER_SAMPLES,
+    "data.text_column": _OTHER_SAMPLES,
     "data.columns": _OTHER_SAMPLES,
     "data.hold_out": _OTHER_SAMPLES,
     "data.validate_on": _OTHER_SAMPLES,

@@ -36,6 +36,7 @@ class Data:
     train_split: str = "train"
     test_split: str | None = "test"  # read once, after training; null while choosing between recipes: never
     label_column: str | None = None  # null is the only column of class labels; or `data.columns.label`
+    text_column: str | None = None  # null is the only column of texts; or `data.columns.text`
     columns: dict[str, Any] = dataclasses.field(default_factory=dict)  # such as image: photo, label: [width, height]
     # Rows that have a value in a column, such as {speaker: theo}, are for testing, and all others for training,
     # whatever split they are in.
@@ -110,8 +111,9 @@ class Recipe:
     seed: int = 0
     pretrained: str | None = None  # a folder or a name on the Hub to start from; `model:` then only says what differs
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    image_processor: dict[str, Any] = dataclasses.field(default_factory=dict)  # of pictures; the next of all else
-    feature_extractor: dict[str, Any] = dataclasses.field(default_factory=dict)
+    image_processor: dict[str, Any] = dataclasses.field(default_factory=dict)  # of pictures
+    feature_extractor: dict[str, Any] = dataclasses.field(default_factory=dict)  # of sound and points
+    tokenizer: dict[str, Any] = dataclasses.field(default_factory=dict)  # of texts
     data: Data = dataclasses.field(default_factory=Data)
     augmentation: dict[str, Any] = dataclasses.field(default_factory=dict)
     optimization: Optimization = dataclasses.field(default_factory=Optimization)
@@ -154,7 +156,7 @@ _RANGES: dict[str, Range] = {
 # Keys that say where something is.
 _PLACES = ("output_dir", "pretrained", "data.path", "data.cache_dir")
 
-PROCESSOR_SECTIONS = ("image_processor", "feature_extractor")
+PROCESSOR_SECTIONS = ("image_processor", "feature_extractor", "tokenizer")
 # Sections whose keys a task knows.
 _OF_TASKS = tuple(f"{section}." for section in (*PROCESSOR_SECTIONS, "augmentation"))
 

@@ -17,6 +17,7 @@ import score
 import train
 from lab.judging.checkpoints import load_classifier
 from lab.recipe import load_recipe
+from lab.scoring.measures import measure_of
 from lab.tasks import build_task
 from lab.training.checkpoint import checkpoints, read_progress
 from lab.training.run_folder import RESULTS
@@ -99,7 +100,7 @@ def test_two_processes_train_as_one(run, arguments, tmp_path):
     assert results[0]["best_epoch"] == results[1]["best_epoch"]
 
 
-def test_cut_batches_get_the_same_changes(task):
+def test_cut_batches_get_the_same_changes(task, kind):
     """A batch in two parts, padded apart, is the same batch."""
     task, splits = task
     task.config.attention_probs_dropout_prob = 0.0
@@ -108,8 +109,8 @@ def test_cut_batches_get_the_same_changes(task):
 
     def answers(first: int, last: int) -> torch.Tensor:
         rows = splits.train.__getitems__(list(range(first, last)))
-        arguments, _ = task.training_inputs(rows, 3, first)
-        return model(**_doubled(arguments)).logits
+        arguments, targets = task.training_inputs(rows, 3, first)
+        return task.judge([model(**_doubled(arguments))], targets)[kind.judged]
 
     assert len(batch["labels"]) == 8
     torch.testing.assert_close(torch.cat([answers(0, 4), answers(4, 8)]), answers(0, 8), rtol=0, atol=1e-4)
@@ -119,7 +120,7 @@ def _doubled(arguments):
     return {name: value.double() if value.is_floating_point() else value for name, value in arguments.items()}
 
 
-def test_padding_changes_nothing(task):
+def test_padding_changes_nothing(task, kind):
     """Each sample alone gets the answer that it gets in a batch."""
     task, splits = task
     model = task.build_model().double().eval()
@@ -127,15 +128,18 @@ def test_padding_changes_nothing(task):
     def answers(rows: list[int]) -> torch.Tensor:
         batch = splits.validation.__getitems__(rows)
         arguments, targets = task.inputs(batch)
-        return task.judge([model(**_doubled(arguments))], targets)["logits"]
+        return task.judge([model(**_doubled(arguments))], targets)[kind.judged]
 
     torch.testing.assert_close(torch.cat([answers([row]) for row in range(6)]), answers(list(range(6))))
 
 
-def test_the_pipeline_answers_as_evaluation_does(run, folder, tmp_path):
+def test_the_pipeline_answers_as_evaluation_does(run, folder, tmp_path, kind):
     fresh_accelerate()
     score.main([str(run), "--output", str(tmp_path / "out")])
     evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    if not kind.classifies:
+        assert evaluation["masked_bytes"] > 0 and (tmp_path / "out" / "evaluation.md").is_file()
+        return
     rows = datasets.load_dataset("parquet", data_files=str(folder / "data" / "test.parquet"), split="train")
     samples, labels = (list(rows[name]) for name in rows.column_names[:2])
     classifier = load_classifier(str(run))
@@ -150,7 +154,8 @@ def test_commands_that_look_at_a_file(run, kind, tmp_path, capsys):
     file = kind.write_file(tmp_path)
     predict.main([str(run), str(file), str(file), "--top_k", "2"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == str(file) and len(lines) == 6 and lines[1].endswith(" %")
+    assert lines[0] == str(file) and len(lines) % 2 == 0 and lines[1].endswith(" %")
+    assert len(lines) == (6 if kind.classifies else 10)  # two masked bytes
     attention_maps.main([str(run), str(file), "-o", str(tmp_path / "maps.png")])
     assert (tmp_path / "maps.png").stat().st_size > 1000
 
@@ -166,14 +171,15 @@ def test_exported_to_onnx(run, tmp_path, capsys):
     assert "logits differ by at most" in capsys.readouterr().out
 
 
-def test_a_card_and_what_is_published(run, folder, tmp_path):
+def test_a_card_and_what_is_published(run, folder, task, tmp_path):
     """Everything loads in a process without the package, which publish.py sees to."""
     output = tmp_path / "published"
     publish.main([str(run), "--repo_id", "org/name", "--output", str(output), f"data.path={folder / 'data'}"])
     card = (output / "README.md").read_text()
     results = json.loads((run / RESULTS).read_text())
-    assert f"{100 * results['test_accuracy']:.2f}" in card
-    for name in ("figures/attention.png", "figures/curves.png", "model.safetensors", "preprocessor_config.json"):
+    best = task[0].best
+    assert measure_of(best).write(results[f"test_{best}"]) in card
+    for name in ("figures/attention.png", "figures/curves.png", "model.safetensors", *task[0].processor_files):
         assert (output / name).is_file()
     view = load_classifier(str(output)).view
     assert len(list((output / "examples").glob(view.examples))) == 3

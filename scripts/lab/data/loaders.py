@@ -62,7 +62,7 @@ class EpochLoader:
         """
         in_epoch = getattr(self.dataset, "in_epoch", None)
         dataset = in_epoch(self.seed, epoch) if in_epoch else self.dataset
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.dataset))
+        order = epoch_order(self.dataset, self.seed, epoch)
         steps = self.steps_left(done)
         # Part after part of a batch, and in each part process after process, so that neither number changes a batch.
         shape = (steps * self.parts, self.place.processes, -1)
@@ -75,6 +75,31 @@ class EpochLoader:
             pin_memory=self.place.pins_memory,
         )
         return map(self.place.move, plainly(loader))
+
+
+_BUCKET, _SORTED = 64, 32  # samples of about one length that stay together, and such buckets that are sorted together
+
+
+def epoch_order(dataset: Dataset, seed: int, epoch: int) -> np.ndarray:
+    """`(n,)`: the samples of an epoch in random order, those of a dataset `in_buckets` beside others of their length.
+
+    Of such a dataset, in random order, as many samples as some buckets hold are sorted by length and cut into buckets,
+    which are shuffled: batches then need little padding, and the order does not depend on their size.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(len(dataset))
+    if not getattr(dataset, "in_buckets", False):
+        return order
+    buckets = []
+    for first in range(0, len(order), _BUCKET * _SORTED):
+        some = order[first : first + _BUCKET * _SORTED]
+        some = some[np.argsort(dataset.lengths[some], kind="stable")]
+        # What is left over is at a random place, so that it is not always the longest.
+        start = int(rng.integers(len(some) % _BUCKET + 1))
+        buckets += np.split(some, np.arange(start or _BUCKET, len(some), _BUCKET))
+    whole = [bucket for bucket in buckets if len(bucket) == _BUCKET]
+    rest = [bucket for bucket in buckets if len(bucket) != _BUCKET]
+    return np.concatenate([*(whole[place] for place in rng.permutation(len(whole))), *rest])
 
 
 def plainly(batches: Iterable) -> Iterator:

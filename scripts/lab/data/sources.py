@@ -134,6 +134,12 @@ class Reading:
             )
 
     @property
+    def chosen_inputs(self) -> dict[str, Any]:
+        """The columns of inputs that the recipe names, by role."""
+        text = self.settings.text_column
+        return self.settings.columns if text is None else {"text": text} | self.settings.columns
+
+    @property
     def chosen_labels(self) -> tuple[str, list[str]] | None:
         """The columns of labels that the recipe names, and the key that names them."""
         key, chosen = "data.label_column", self.settings.label_column
@@ -181,6 +187,7 @@ class OpenSplit:
         columns = self.rows.with_format("arrow")[:]
         lists = [columns[name].to_pylist() for name in self.labels.columns]
         values = lists[0] if len(lists) == 1 else [list(row) for row in zip(*lists, strict=True)]
+        values = values if lists else [[]] * len(self.rows)
         self.labels.fit(values)
         labels, kept = read_labels(self.labels, values, on_error)
         fingerprint, held = f"{self.rows._fingerprint} {self.roles}", TableRows(self.rows, self.roles, self.folder)
@@ -224,7 +231,7 @@ def _with_columns(dataset: datasets.Dataset | datasets.IterableDataset, split: s
     if dataset.features is None:  # a stream of files that do not say what they hold
         dataset = dataset._resolve_features()
     features = dataset.features
-    roles = {column.role: find_column(column, features, settings.columns, name) for column in reading.inputs}
+    roles = {column.role: find_column(column, features, reading.chosen_inputs, name) for column in reading.inputs}
     labels = find_labels(features, reading.chosen_labels, roles.values(), reading.problem_type, name)
     reader = label_reader({label: features[label] for label in labels}, reading.problem_type, name)
     rows = dataset.select_columns(list(dict.fromkeys([*roles.values(), *labels])))

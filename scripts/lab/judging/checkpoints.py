@@ -52,6 +52,6 @@ def load_classifier(checkpoint: str) -> Classifier:
         if name not in VIEWS:
             raise UserError(f"{checkpoint} holds {name or 'no model'}: expected one of {', '.join(VIEWS)}")
         view = VIEWS[name]
-        return Classifier(pipeline(view.task, model=checkpoint, trust_remote_code=True), view)
+        return Classifier(pipeline(view.task, model=checkpoint, trust_remote_code=True, **view.settings), view)
     except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
         raise UserError(f"{checkpoint} cannot be loaded: {one_line(error)}") from None

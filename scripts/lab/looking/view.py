@@ -45,12 +45,14 @@ class View(ABC):
         sample: what a sample is called.
         processor: attribute of the pipeline that holds what makes the model's arguments.
         examples: endings of the files that publish.py puts beside the weights.
+        settings: further arguments of the pipeline.
     """
 
     task: ClassVar[str]
     sample: ClassVar[str]
     processor: ClassVar[str] = "feature_extractor"
     examples: ClassVar[str]
+    settings: ClassVar[dict[str, Any]] = {}
 
     @classmethod
     @abstractmethod
@@ -66,6 +68,11 @@ class View(ABC):
     @abstractmethod
     def example(cls, config: PreTrainedConfig, count: int) -> dict[str, torch.Tensor]:
         """Random arguments of a model for `count` samples, always the same, to compare programs with."""
+
+    @classmethod
+    def named(cls, predictions: list) -> list[tuple[str, float]]:
+        """Names and scores, of what the pipeline answers to a sample."""
+        return [(prediction["label"], prediction["score"]) for prediction in predictions]
 
     @abstractmethod
     def draw(self, axes: Any):

@@ -3,10 +3,13 @@
 from lab.looking.image_view import ImageView
 from lab.looking.points_view import PointsView
 from lab.looking.sound_view import SoundView
+from lab.looking.text_view import MaskedView, TextView
 from lab.looking.view import View
 
 VIEWS: dict[str, type[View]] = {
     "PerceiverStudyForAudioClassification": SoundView,
     "PerceiverStudyForImageClassification": ImageView,
+    "PerceiverStudyForMaskedLM": MaskedView,
     "PerceiverStudyForPointCloudClassification": PointsView,
+    "PerceiverStudyForSequenceClassification": TextView,
 }

@@ -42,7 +42,7 @@ ARCHITECTURES = {
     },
 }
 # Fields of the same name and meaning in both configurations.
-_SHARED = (
+SHARED_FIELDS = (
     "num_latents",
     "d_latents",
     "num_blocks",
@@ -107,6 +107,11 @@ def their_name(name: str) -> str:
         if name == ours or name.startswith(ours + "."):
             name = theirs + name.removeprefix(ours)
             break
+    return names_in_layers(name)
+
+
+def names_in_layers(name: str) -> str:
+    """The same for the part of a name that lies inside a layer."""
     for ours, theirs in _NAMES_IN_LAYERS.items():
         name = name.replace(ours, theirs)
     return name
@@ -126,7 +131,9 @@ def our_config(theirs: PerceiverConfig, architecture: str, image_size: list[int]
         image_size = [theirs.image_size] * 2
     try:
         ours = PerceiverStudyConfig(
-            image_size=image_size, **ARCHITECTURES[architecture], **{name: getattr(theirs, name) for name in _SHARED}
+            image_size=image_size,
+            **ARCHITECTURES[architecture],
+            **{name: getattr(theirs, name) for name in SHARED_FIELDS},
         )
     except (ValueError, StrictDataclassError) as error:
         raise UserError(f"the configuration does not fit: {error}") from None
@@ -149,7 +156,7 @@ def their_config(ours: PerceiverStudyConfig) -> PerceiverConfig:
         )
     _require_their_shape(ours, architecture)
     size = ours.image_size if isinstance(ours.image_size, int) else ours.image_size[0]
-    shared = {name: getattr(ours, name) for name in _SHARED}
+    shared = {name: getattr(ours, name) for name in SHARED_FIELDS}
     return PerceiverConfig(architectures=[architecture], image_size=size, **shared)
 
 

@@ -6,13 +6,14 @@ from lab.errors import UserError, one_line
 from lab.recipe import Recipe
 from lab.tasks.audio_classification import AudioClassification
 from lab.tasks.image_classification import ImageClassification
+from lab.tasks.masked_lm import MaskedLM
 from lab.tasks.point_cloud_classification import PointCloudClassification
 from lab.tasks.pretrained import open_pretrained
 from lab.tasks.task import Task
+from lab.tasks.text_classification import TextClassification
 
-TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (ImageClassification, AudioClassification, PointCloudClassification)
-}
+_ALL = (ImageClassification, AudioClassification, PointCloudClassification, TextClassification, MaskedLM)
+TASKS: dict[str, type[Task]] = {task.name: task for task in _ALL}
 
 
 def find_task(recipe: Recipe) -> type[Task]:

@@ -183,7 +183,13 @@ def open_pretrained(recipe: Recipe, processor_class: type, resume: bool = False)
     if config.problem_type is not None:
         architecture["problem_type"] = config.problem_type
     names = [config.id2label[label] for label in range(config.num_labels)]
-    return Pretrained(name, revision, architecture, names, json.loads(processor.to_json_string()))
+    return Pretrained(name, revision, architecture, names, _settings_of(processor))
+
+
+def _settings_of(processor: Any) -> dict[str, Any]:
+    if hasattr(processor, "to_json_string"):
+        return json.loads(processor.to_json_string())
+    return {"model_max_length": processor.model_max_length}  # a tokenizer
 
 
 def _module(model: PreTrainedModel, weight: str) -> torch.nn.Module:

@@ -1,0 +1,98 @@
+"""Texts as ids of bytes: rows of tables, lines of files, or pieces of one long text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+
+from lab.data.columns import Column
+from lab.data.ragged import RaggedDataset, RaggedDecoder
+from lab.data.sources import Reading, Source, load_sources, stratified_order
+from lab.data.splits import Rows
+from lab.errors import UserError
+from lab.recipe import Data
+from modeling_perceiver_study import PerceiverStudyTokenizer
+
+
+def _is_text(feature: Any) -> bool:
+    return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
+
+
+TEXT = Column("text", "text", _is_text, _is_text)
+
+
+class TextDataset(RaggedDataset):
+    """Ids `(l_i,)` int16 of texts, without `[CLS]` and `[SEP]`; a batch says too which rows it holds."""
+
+    in_buckets = True  # batches are of texts of about the same length
+
+    def __getitems__(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        return {**super().__getitems__(rows), "rows": torch.tensor(rows)}
+
+
+class TextDecoder(RaggedDecoder):
+    """A text `-> (l,)` int16. No text at all is not a sample, unless `may_be_empty`."""
+
+    role, sample, unusable = TEXT.role, "text", (ValueError,)
+
+    def __init__(self, settings: Data, tokenizer: PerceiverStudyTokenizer, may_be_empty: bool = False):
+        super().__init__(settings)
+        self.tokenizer, self.may_be_empty = tokenizer, may_be_empty
+
+    def decode_one(self, encoded: Any) -> np.ndarray:
+        if not isinstance(encoded, str):
+            raise ValueError(f"it is {type(encoded).__name__}, expected a text")
+        if not encoded and not self.may_be_empty:
+            raise ValueError("it is empty")
+        try:
+            (ids,) = self.tokenizer([encoded], add_special_tokens=False, verbose=False)["input_ids"]
+        except UnicodeEncodeError as error:
+            raise ValueError(f"it is not Unicode: {error}") from None
+        return np.array(ids, np.int16)
+
+    def decode(self, of: Rows) -> TextDataset:
+        ragged = super().decode(of)
+        return TextDataset([ragged.sample(row) for row in range(len(ragged))], ragged.labels)
+
+
+def pieces_of(texts: Sequence[np.ndarray], newline: int, length: int) -> TextDataset:
+    """Texts with a newline behind each, one after the other, cut into pieces of this length, but for the last."""
+    joined = np.concatenate([part for text in texts for part in (text, np.array([newline], np.int16))])
+    pieces = [joined[first : first + length] for first in range(0, len(joined), length)]
+    return TextDataset(pieces, np.zeros(len(pieces), np.int64))
+
+
+def choose_pieces(
+    reading: Reading, decoder: TextDecoder, newline: int, length: int
+) -> tuple[TextDataset, TextDataset, TextDataset | None]:
+    """Pieces to train on, validate on and test on: those of the train split, of which some are left out, and the rest.
+
+    Raises:
+        UserError: there are too few.
+    """
+    settings = reading.settings
+    train, *tests = (
+        pieces_of([decoder.decode_one(text) for text in _texts(source)], newline, length)
+        for source in load_sources(reading)
+    )
+    held, wanted = settings.validation_samples, settings.train_samples
+    wanted = len(train) - held if wanted is None else wanted
+    if not 1 <= wanted <= len(train) - held:
+        raise UserError(
+            f"{reading.describe(settings.train_split)} makes {len(train)} pieces of {length} bytes: "
+            f"data.validation_samples={held} leaves {max(0, len(train) - held)} to train on, but {max(wanted, 1)} are "
+            "needed"
+        )
+    order = stratified_order(train.labels, settings.split_seed)
+    chosen, validation = np.sort(order[held : held + wanted]), np.sort(order[:held])
+    return _some(train, chosen), _some(train, validation), tests[0] if tests else None
+
+
+def _texts(source: Source) -> list[str]:
+    return source.read(np.arange(len(source.labels)))[TEXT.role]
+
+
+def _some(dataset: TextDataset, rows: np.ndarray) -> TextDataset:
+    return TextDataset([dataset.sample(row) for row in rows], dataset.labels[rows])

@@ -1,0 +1,130 @@
+"""The tokenizer: the ids of transformers' PerceiverTokenizer on any text, and what fast tokenizers have beside them."""
+
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer, PerceiverTokenizer
+
+from modeling_perceiver_study import PerceiverStudyTokenizer
+
+THEIRS, OURS = PerceiverTokenizer(), PerceiverStudyTokenizer()
+
+
+def random_text(rng: random.Random) -> str:
+    """Any Unicode, and special tokens, whole and broken."""
+    parts = []
+    for _ in range(rng.choice([0, 1, 2, 5, 40])):
+        kind = rng.random()
+        if kind < 0.1:
+            parts.append(rng.choice(["[MASK]", "[CLS]", " [SEP]", "[PAD]", "[MAS", "[", "]"]))
+        elif kind < 0.5:
+            parts.append(chr(rng.randrange(32, 127)))
+        else:
+            point = rng.randrange(0x110000)
+            parts.append(chr(65 if 0xD800 <= point < 0xE000 else point))
+    return "".join(parts)
+
+
+SETTINGS = [
+    {},
+    {"add_special_tokens": False},
+    {"truncation": True, "max_length": 9},
+    {"truncation": True, "max_length": 24},
+    {"padding": "max_length", "max_length": 70},
+    {"split_special_tokens": True},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_the_same_ids(settings):
+    rng = random.Random(0)
+    for _ in range(150):
+        one, two = random_text(rng), random_text(rng)
+        for arguments in ((one,), (one, two), ([one, two],), ([one, two], [two, one])):
+            assert dict(OURS(*arguments, **settings)) == dict(THEIRS(*arguments, **settings)), (arguments, settings)
+
+
+def test_the_same_tokens_and_texts():
+    rng = random.Random(1)
+    assert OURS.get_vocab() == THEIRS.get_vocab()
+    assert (len(OURS), OURS.vocab_size) == (len(THEIRS), THEIRS.vocab_size) == (262, 256)
+    for _ in range(200):
+        text, ids = random_text(rng), [rng.randrange(262) for _ in range(20)]  # most of them are no text
+        assert OURS.tokenize(text) == THEIRS.tokenize(text)
+        for skip in (False, True):
+            expected = THEIRS.decode(ids, skip_special_tokens=skip)
+            assert OURS.decode(ids, skip_special_tokens=skip) == expected
+        tokens = THEIRS.convert_ids_to_tokens(ids)
+        assert OURS.convert_ids_to_tokens(ids) == tokens and OURS.convert_tokens_to_ids(tokens) == ids
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_sides(side):
+    sides = {"padding_side": side, "truncation_side": side}
+    ours, theirs = PerceiverStudyTokenizer(**sides), PerceiverTokenizer(**sides)
+    texts = ["a", "some longer text", "été"]
+    settings = {"padding": True, "truncation": True, "max_length": 8, "return_tensors": "np", "pad_to_multiple_of": 4}
+    for name, expected in theirs(texts, **settings).items():
+        np.testing.assert_array_equal(ours(texts, **settings)[name], expected)
+
+
+def test_special_tokens_of_ones_own():
+    settings = {"mask_token": "<?>", "cls_token": "<é>"}
+    ours, theirs = PerceiverStudyTokenizer(**settings), PerceiverTokenizer(**settings)
+    assert dict(ours(["a <?> b [MASK]<é>"])) == dict(theirs(["a <?> b [MASK]<é>"]))
+    for tokenizer in (ours, theirs):
+        tokenizer.add_tokens(["new"])
+    assert ours(["a new word"])["input_ids"] == theirs(["a new word"])["input_ids"]
+    assert ours("a new word")["input_ids"] == theirs("a new word")["input_ids"]
+    with pytest.raises(ValueError, match="expected 6 different texts"):
+        PerceiverStudyTokenizer(mask_token="[CLS]")
+
+
+def test_no_unicode():
+    for broken in ("\ud800", ["a\udc80"]):
+        with pytest.raises((UnicodeEncodeError, TypeError)):
+            OURS(broken)
+    with pytest.raises((TypeError, ValueError)):
+        OURS([3.5])
+
+
+def test_offsets_and_words():
+    found = OURS("hé €!", return_offsets_mapping=True)
+    assert found["offset_mapping"] == [
+        (0, 0),
+        *[(0, 1), (1, 2), (1, 2), (2, 3), (3, 4), (3, 4), (3, 4), (4, 5)],
+        (0, 0),
+    ]
+    words = OURS(["hé", "€"], is_split_into_words=True)
+    assert words.word_ids() == [None, 0, 0, 0, 1, 1, 1, None]
+
+
+def test_windows_of_a_long_text():
+    found = OURS("abcdefgh", truncation=True, max_length=6, stride=1, return_overflowing_tokens=True)
+    assert [OURS.decode(ids, skip_special_tokens=True) for ids in found["input_ids"]] == ["abcd", "defg", "gh"]
+
+
+def test_saved_and_loaded_by_a_stranger(tmp_path):
+    tokenizer = PerceiverStudyTokenizer(model_max_length=100)
+    tokenizer.add_tokens(["new"])
+    tokenizer.save_pretrained(tmp_path)
+    expected = tokenizer(["naïve [MASK] new", "b"], padding=True)["input_ids"]
+    program = f"""
+import sys
+sys.modules["modeling_perceiver_study"] = None
+from transformers import AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained({str(tmp_path)!r}, trust_remote_code=True)
+assert tokenizer.is_fast and tokenizer.model_max_length == 100
+assert tokenizer(["naïve [MASK] new", "b"], padding=True)["input_ids"] == {expected}
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, cwd=tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=True)("a")["input_ids"] == OURS("a")["input_ids"]
+
+
+def test_long_texts_are_warned_of_once(caplog):
+    tokenizer = PerceiverStudyTokenizer(model_max_length=5)
+    assert len(tokenizer(["long text"])["input_ids"][0]) == 11
+    assert len(tokenizer(["long text"], truncation=True)["input_ids"][0]) == 5

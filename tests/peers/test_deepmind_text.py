@@ -1,0 +1,170 @@
+"""transformers' Perceivers for text, converted there and back: the same numbers, and the same gradients."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from huggingface_hub import ModelCard
+from transformers import AutoTokenizer, PerceiverConfig, PerceiverTokenizer
+
+import convert
+from lab.errors import UserError
+from lab.peers.deepmind_text import MODELS, their_text_name
+from tests.deepmind_models import assert_close
+
+TOY = {
+    "num_latents": 6,
+    "d_latents": 16,
+    "d_model": 24,
+    "num_blocks": 2,
+    "num_self_attends_per_block": 2,
+    "num_self_attention_heads": 4,
+    "num_cross_attention_heads": 4,
+    "qk_channels": 8,
+    "v_channels": 16,
+    "max_position_embeddings": 20,
+    "attention_probs_dropout_prob": 0.0,
+    "num_labels": 3,
+    # Fresh weights of the usual size attend almost evenly, which would hide a wrong scale or a wrong position.
+    "initializer_range": 0.3,
+}
+# deepmind/language-perceiver, but for the weights.
+OFFICIAL = {
+    "num_latents": 256,
+    "d_latents": 1280,
+    "d_model": 768,
+    "num_blocks": 1,
+    "num_self_attends_per_block": 26,
+    "num_self_attention_heads": 8,
+    "num_cross_attention_heads": 8,
+    "qk_channels": 256,
+    "v_channels": 1280,
+    "self_attention_widening_factor": 1,
+    "cross_attention_widening_factor": 1,
+    "max_position_embeddings": 2048,
+    "num_labels": 2,
+    "initializer_range": 0.05,
+}
+
+
+def their_model(architecture, **fields):
+    """In evaluation mode, with norms and biases that are not the identity."""
+    torch.manual_seed(0)
+    model = getattr(transformers, architecture)(PerceiverConfig(**fields)).eval()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name.endswith("weight") and "norm" in name:
+                tensor.uniform_(0.5, 1.5)
+            elif name.endswith("bias"):
+                tensor.normal_(std=0.2)
+    return model
+
+
+def save(model, folder):
+    model.save_pretrained(folder)
+    PerceiverTokenizer(model_max_length=model.config.max_position_embeddings).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def both(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    theirs = their_model(request.param, **TOY)
+    save(theirs, folder / "theirs")
+    convert.main([str(folder / "theirs"), str(folder / "ours")])
+    return folder, theirs, MODELS[request.param].from_pretrained(folder / "ours").eval()
+
+
+def texts(config, batch=3):
+    """Ids of whole inputs, of which the ends are padding."""
+    torch.manual_seed(1)
+    length = config.max_position_embeddings
+    ids = torch.randint(0, config.vocab_size, (batch, length))
+    mask = (torch.arange(length) < torch.tensor([[length], [length // 2], [3]])[:batch]).long()
+    return ids, mask
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_same_logits(both, dtype):
+    _, theirs, ours = both
+    ids, mask = texts(theirs.config)
+    with torch.no_grad():
+        expected = theirs.to(dtype)(inputs=ids, attention_mask=mask).logits
+        assert_close(ours.to(dtype)(input_ids=ids, attention_mask=mask).logits, expected, dtype)
+
+
+def test_the_same_gradients(both):
+    _, theirs, ours = both
+    architecture = type(theirs).__name__
+    theirs, ours = theirs.double(), ours.double()
+    ids, mask = texts(theirs.config)
+    for model, name in ((theirs, "inputs"), (ours, "input_ids")):
+        model.zero_grad()
+        model(**{name: ids}, attention_mask=mask).logits.log_softmax(dim=-1)[..., 1].mean().backward()
+    their_weights = dict(theirs.named_parameters())
+    for name, weight in ours.named_parameters():
+        if not weight.requires_grad:  # biases of keys, which change nothing
+            continue
+        expected = their_weights[their_text_name(architecture, name)].grad
+        torch.testing.assert_close(weight.grad, expected, rtol=0, atol=1e-9, msg=name)
+
+
+def test_the_same_losses(both):
+    _, theirs, ours = both
+    ids, mask = texts(theirs.config)
+    labels = torch.tensor([0, 2, 1])
+    if type(theirs).__name__ == "PerceiverForMaskedLM":
+        labels = torch.where(torch.rand(ids.shape) < 0.2, ids, -100)
+    expected = theirs.float()(inputs=ids, attention_mask=mask, labels=labels).loss
+    ours = ours.float()
+    for training in (False, True):  # in training only what has a label is asked for
+        found = ours.train(training)(input_ids=ids, attention_mask=mask, labels=labels).loss
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    ours.eval()
+
+
+def test_there_and_back(both, tmp_path):
+    folder, theirs, _ = both
+    convert.main([str(folder / "ours"), str(tmp_path / "again"), "--reverse"])
+    again = type(theirs).from_pretrained(tmp_path / "again")
+    for name, weight in theirs.float().state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight), name
+    text = "naïve [MASK] text"
+    expected = PerceiverTokenizer.from_pretrained(folder / "theirs")(text)["input_ids"]
+    assert PerceiverTokenizer.from_pretrained(tmp_path / "again")(text)["input_ids"] == expected
+    ours = AutoTokenizer.from_pretrained(folder / "ours", trust_remote_code=True)
+    assert ours(text)["input_ids"] == expected and ours.model_max_length == TOY["max_position_embeddings"]
+
+
+def test_the_card(both):
+    folder, theirs, _ = both
+    card = ModelCard.load(folder / "ours" / "README.md")
+    masked = type(theirs).__name__ == "PerceiverForMaskedLM"
+    assert card.data.pipeline_tag == ("fill-mask" if masked else "text-classification")
+    assert "AutoTokenizer" in card.text and "trust_remote_code=True" in card.text
+
+
+def test_what_does_not_fit_is_said(both, tmp_path):
+    folder, theirs, _ = both
+    config = json.loads((folder / "ours" / "config.json").read_text())
+    changed = {"ngram_sizes": [2, 3]} | ({"masked_lm_queries": "inputs"} if "Masked" in type(theirs).__name__ else {})
+    (tmp_path / "config.json").write_text(json.dumps(config | changed))
+    with pytest.raises(UserError, match=r"does not fit into transformers'.*\n.*ngram_sizes=\[2, 3\], expected None"):
+        convert.main([str(tmp_path), str(tmp_path / "there"), "--reverse"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", MODELS)
+def test_the_official_size(architecture, tmp_path):
+    """256 latents of 1,280 channels, 26 self-attends, 2,048 bytes: 201 million parameters, with random weights."""
+    theirs = their_model(architecture, **OFFICIAL)
+    save(theirs, tmp_path / "theirs")
+    convert.main([str(tmp_path / "theirs"), str(tmp_path / "ours")])
+    ours = MODELS[architecture].from_pretrained(tmp_path / "ours").eval()
+    if architecture == "PerceiverForMaskedLM":
+        assert ours.num_parameters() == theirs.num_parameters() == 201_108_230
+    ids, mask = texts(theirs.config, batch=2)
+    with torch.no_grad():
+        for dtype in (torch.float32, torch.float64):
+            expected = theirs.to(dtype)(inputs=ids, attention_mask=mask).logits
+            assert_close(ours.to(dtype)(input_ids=ids, attention_mask=mask).logits, expected, dtype)
