@@ -7,7 +7,7 @@ import transformers
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .auto_classes import AUTO_MAP, AUTO_MAP_OF_INPUTS, PIPELINES
+from .auto_classes import AUTO_MAP, AUTO_MAP_OF_INPUTS, PIPELINES, VIDEO
 from .input_fields import (
     INPUT_FIELDS,
     check_input,
@@ -186,7 +186,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
         # Saved from any of the models, a folder loads as all that take its input; the code is always saved beside.
         self.auto_map = dict(AUTO_MAP)
         if self.modalities is None:
-            self.auto_map |= AUTO_MAP_OF_INPUTS.get(adapter_class(self.input_type).arguments_of(self)[0], {})
+            argument = adapter_class(self.input_type).arguments_of(self)[0]
+            is_video = (argument, self.num_axes, self.channel_axis) == ("pixel_values", 3, 2)
+            self.auto_map |= AUTO_MAP_OF_INPUTS.get(VIDEO if is_video else argument, {})
 
     def modality_config(self, name: str) -> "PerceiverStudyConfig":
         """A config of the only input that `modalities[name]` describes."""

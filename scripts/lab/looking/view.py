@@ -67,6 +67,11 @@ class View(ABC):
     def example(cls, config: PreTrainedConfig, count: int) -> dict[str, torch.Tensor]:
         """Random arguments of a model for `count` samples, always the same, to compare programs with."""
 
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """`M`, elements that the model attends to."""
+
     @abstractmethod
     def draw(self, axes: Any):
         """Draw the sample on matplotlib axes."""

@@ -6,12 +6,21 @@ from lab.errors import UserError, one_line
 from lab.recipe import Recipe
 from lab.tasks.audio_classification import AudioClassification
 from lab.tasks.image_classification import ImageClassification
+from lab.tasks.multimodal_classification import MultimodalClassification
 from lab.tasks.point_cloud_classification import PointCloudClassification
 from lab.tasks.pretrained import open_pretrained
 from lab.tasks.task import Task
+from lab.tasks.video_classification import VideoClassification
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (ImageClassification, AudioClassification, PointCloudClassification)
+    task.name: task
+    for task in (
+        ImageClassification,
+        AudioClassification,
+        PointCloudClassification,
+        VideoClassification,
+        MultimodalClassification,
+    )
 }
 
 
