@@ -10,6 +10,7 @@ from transformers.processing_utils import Unpack
 from .image_processing_perceiver_study import PerceiverStudyImageProcessor, PerceiverStudyImageProcessorKwargs
 from .video_reading import choose_frames, is_file, is_frame, read_frames
 
+_NORMALIZATIONS = ("training", "clip", "pixel")
 _SMALLEST_STD = 1e-5  # of a clip in [0, 1]; below it all pixels are taken to be the same, and become 0
 
 
@@ -24,14 +25,15 @@ class PerceiverStudyVideoProcessorKwargs(PerceiverStudyImageProcessorKwargs, tot
             frames count from the start of a clip, as the model's `absolute_positions` do, and shorter clips are padded.
         fps: frames that are taken of each second of a file before all that; None is those that it has. Lists and arrays
             of frames do not say how long they last, and are left as they are.
-        normalize_clips: give each clip a mean of 0 and a standard deviation of 1, over all its pixels, in place of
-            `image_mean` and `image_std`.
+        normalize: where mean and standard deviation come from with `do_normalize`: `"training"` takes `image_mean` and
+            `image_std`; with `"clip"` those of each clip, over all its pixels; with `"pixel"` each pixel of a clip
+            loses its own mean over time, so that only what moves is left, and the clip is divided by its deviation.
     """
 
     num_frames: int | None
     do_sample_frames: bool
     fps: float | int | None
-    normalize_clips: bool
+    normalize: str
 
 
 class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
@@ -63,7 +65,7 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
     num_frames = None
     do_sample_frames = False
     fps = None
-    normalize_clips = False
+    normalize = "training"
 
     def __init__(self, **kwargs: Unpack[PerceiverStudyVideoProcessorKwargs]):
         super().__init__(**kwargs)
@@ -73,7 +75,7 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
         num_frames: int | None = None,
         do_sample_frames: bool = False,
         fps: float | None = None,
-        normalize_clips: bool = False,
+        normalize: str = "training",
         do_fourier_encode: bool = False,
         **kwargs,
     ):
@@ -85,6 +87,8 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
             raise ValueError("do_sample_frames=True needs num_frames, to say how many.")
         if fps is not None and not (isinstance(fps, (int, float)) and fps > 0):
             raise ValueError(f"fps={fps!r}: expected None or a number above 0.")
+        if normalize not in _NORMALIZATIONS:
+            raise ValueError(f"normalize={normalize!r}: expected one of {', '.join(map(repr, _NORMALIZATIONS))}.")
         if do_fourier_encode:
             raise ValueError("do_fourier_encode=True: expected False, since the model makes positions of clips itself.")
 
@@ -150,7 +154,7 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
         padded = made[0].new_zeros(len(made), int(lengths.max()), *made[0].shape[1:])
         for row, clip in zip(padded, made, strict=True):
             row[: len(clip)] = clip
-        settings = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "normalize_clips")
+        settings = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "normalize")
         values, mask = self.features(padded, lengths, **{key: kwargs[key] for key in settings if key in kwargs})
         data = {"pixel_values": values.numpy(), "attention_mask": mask.numpy()}
         return BatchFeature(data, tensor_type=return_tensors)
@@ -161,14 +165,14 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
         Training calls it on whole batches, on their device, so that a model is trained on what `__call__` gives.
         """
         settings = {name: getattr(self, name) for name in ("do_rescale", "rescale_factor", "do_normalize")}
-        settings |= {name: getattr(self, name) for name in ("image_mean", "image_std", "normalize_clips")} | kwargs
+        settings |= {name: getattr(self, name) for name in ("image_mean", "image_std", "normalize")} | kwargs
         mask = torch.arange(frames.shape[1], device=frames.device) < lengths.to(frames.device)[:, None]
         shown = mask[:, :, None, None, None]
         values = frames.float()
         if settings["do_rescale"]:
             values = values * settings["rescale_factor"]
-        if settings["do_normalize"] and settings["normalize_clips"]:
-            values = _normalize_each(values, shown)
+        if settings["do_normalize"] and settings["normalize"] != "training":
+            values = _normalize_each(values, shown, over_time=settings["normalize"] == "pixel")
         elif settings["do_normalize"]:
             mean, std = (
                 values.new_tensor(settings[name]).expand(values.shape[2])[:, None, None]
@@ -178,11 +182,13 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
         return values.masked_fill(~shown, 0.0), mask.long()
 
 
-def _normalize_each(values: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+def _normalize_each(values: torch.Tensor, shown: torch.Tensor, over_time: bool) -> torch.Tensor:
+    """`(B, T, C, H, W) -> (B, T, C, H, W)`: each clip, or each of its pixels over time, with a mean of 0."""
     axes = (1, 2, 3, 4)
-    weights = shown / shown.expand_as(values).sum(dim=axes, keepdim=True)
-    centred = values - (values * weights).sum(dim=axes, keepdim=True)
-    std = (centred.square() * weights).sum(dim=axes, keepdim=True).sqrt()
+    weights = shown / shown.sum(dim=1, keepdim=True)
+    mean = (values * weights).sum(dim=1, keepdim=True)
+    centred = values - (mean if over_time else mean.mean(dim=axes, keepdim=True))
+    std = (centred.square() * weights).sum(dim=1, keepdim=True).mean(dim=axes, keepdim=True).sqrt()
     varies = std > _SMALLEST_STD * values.abs().masked_fill(~shown, 0.0).amax(dim=axes, keepdim=True)
     return torch.where(varies, centred / torch.where(varies, std, 1.0), 0.0)
 

@@ -39,7 +39,7 @@ _PROCESSOR_KEYS = (
     "do_normalize",
     "image_mean",
     "image_std",
-    "normalize_clips",
+    "normalize",
 )
 _SHOWN_FOR = 40  # milliseconds of a frame in an example
 
