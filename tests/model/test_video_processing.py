@@ -67,7 +67,13 @@ def test_all_forms_of_a_clip_are_read_alike(tmp_path):
         files.append(tmp_path / f"{number}.png")
     contents = [{"bytes": file.read_bytes(), "path": None} for file in files]
     first_axis = torch.from_numpy(clip).movedim(-1, 1)
-    forms = [path, str(path), path.read_bytes(), {"bytes": path.read_bytes(), "path": None}, io.BytesIO(path.read_bytes())]
+    forms = [
+        path,
+        str(path),
+        path.read_bytes(),
+        {"bytes": path.read_bytes(), "path": None},
+        io.BytesIO(path.read_bytes()),
+    ]
     forms += [clip, first_axis, list(clip), pictures, files, contents, [frame.tolist() for frame in clip]]
     processor = build_processor(size={"height": 12, "width": 16})
     expected = processor(clip)["pixel_values"]
