@@ -52,8 +52,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
         initializer_range: standard deviation of initial weights and latents, above 0.
         local_start_width: standard deviation of the spot at a random place that each head of each latent looks at
             before training, above 0 and below 1, in coordinates, which span 2 along each axis; None starts from random
-            weights, with nearly uniform attention. For the first cross-attend, with Fourier positions. It holds for
-            inputs of unit variance, and for `d_latents` several times the two channels per axis and head that it takes.
+            weights, with nearly uniform attention. For the first cross-attend, with Fourier positions; each of several
+            inputs has heads of its own, in turn. It holds for inputs of unit variance, and for `d_latents` several
+            times the two channels per axis and head that it takes.
         local_start_reach: in the same range and units, standard deviation of the offset from one of these spots to the
             place where each head of a self-attend looks for latents before training, and the most that this look is
             wide: as much narrower as the deviation of the latents is below 1. With `local_start_width`; None starts
@@ -212,23 +213,33 @@ class PerceiverStudyConfig(PreTrainedConfig):
                 require(self, heads_name, width % heads == 0, f"a divisor of {width}, the width of {what} in {kind}")
 
     def _validate_start(self):
-        positions = self.modalities is None and adapter_class(self.input_type).supports_local_start
-        fourier = positions and self.position_encoding_type == "fourier"
+        located = self.located_inputs
+        fourier = 0 < len(located) <= self.num_cross_attention_heads
         spots_last = self.local_start_width is not None and self.use_query_residual
         for name, fits, needed in (
-            ("local_start_width", fourier, "position_encoding_type='fourier', and the only input is a grid or points"),
+            (
+                "local_start_width",
+                fourier,
+                "position_encoding_type='fourier' of a grid or of points, with a head for each",
+            ),
             ("local_start_reach", spots_last, "there is a local_start_width and a query residual"),
         ):
             value = getattr(self, name)
             proper = value is None or (is_number(value) and 0 < value < 1)
             require(self, name, proper, "None or a number between 0 and 1")
             require(self, name, value is None or fits, f"None unless {needed}")
-        angles = 2 * self.num_axes
+        several = self.modalities is not None and self.local_start_width is not None
+        told_apart = not several or len(self.modalities) <= self.modality_channels
+        require(self, "modality_channels", told_apart, "at least one for each modality with local_start_width")
+        gates = 0 if self.modalities is None else 1
+        angles = max((2 * own.num_axes + gates for _, own in located), default=0)
         for name, heads, width in (
             ("local_start_width", "num_cross_attention_heads", min(self.d_latents, self.cross_attend_widths[0])),
             ("local_start_reach", "num_self_attention_heads", self.self_attend_widths[0]),
         ):
-            room = getattr(self, name) is None or getattr(self, heads) <= width // angles
+            if getattr(self, name) is None:
+                continue
+            room = getattr(self, heads) <= width // angles
             most = f"at most {width // angles} with {name}, which takes {angles} channels of each head"
             require(self, heads, room, most)
 
@@ -249,6 +260,19 @@ class PerceiverStudyConfig(PreTrainedConfig):
             for architecture in self.architectures or ()
             for task, (name, model, kind) in PIPELINES.get(architecture, {}).items()
         }
+
+    @property
+    def located_inputs(self) -> list[tuple[str | None, "PerceiverStudyConfig"]]:
+        """Names and configs of inputs whose elements have Fourier positions; None is the name of the only input."""
+        if self.modalities is None:
+            found = [(None, self)]
+        else:
+            found = [(name, self.modality_config(name)) for name in sorted(self.modalities)]
+        return [
+            (name, own)
+            for name, own in found
+            if adapter_class(own.input_type).supports_local_start and own.position_encoding_type == "fourier"
+        ]
 
     @property
     def grid(self) -> list[int]:

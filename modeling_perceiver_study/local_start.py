@@ -14,11 +14,15 @@ so attention is a spot of standard deviation `w` around `c` (a von Mises density
 - In the self-attends each head takes the centres of one of those heads, for queries moved by an offset of its own, and
   so looks at latents that have seen a place nearby. No layer writes where centres are before it has learned to.
 
+Of several inputs each head has one to look at, in turn: its centres are places there, its keys and values read
+channels of that input alone, and a channel of the learned padding, which says which input it is, keeps it from the
+others.
+
 Centres are random, on any number of axes; all of it is learned from there on.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import torch
@@ -27,13 +31,23 @@ from torch import nn
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .position import split_position_columns
 
+_SIGN = 2.0  # of the channel that says which input an element is of
+_PREFERENCE = 8.0  # added to the logits of a head's own input, where others have numbers of any kind
+
 
 def start_locally(
-    config: PerceiverStudyConfig, latents: nn.Module, cross_attends: Iterable[nn.Module], blocks: Iterable[nn.Module]
+    config: PerceiverStudyConfig,
+    latents: nn.Module,
+    cross_attends: Iterable[nn.Module],
+    blocks: Iterable[nn.Module],
+    paddings: Mapping[str, nn.Module],
 ):
     """Give modules a `local_start`, a function from the usual random weight to the one to begin with.
 
     Functions of one weight each, as transformers initialises one module at a time.
+
+    Args:
+        paddings: the learned padding of each of several inputs, by name.
     """
     cross_attends, self_attends = list(cross_attends), [layer for block in blocks for layer in block]
     first = cross_attends[0].attention
@@ -41,6 +55,10 @@ def start_locally(
     first.q_proj.local_start = partial(_cross_queries, config)
     first.k_proj.local_start = partial(_cross_keys, config)
     first.v_proj.local_start = partial(_pixel_values, config)
+    if len(paddings) > 1:
+        first.q_proj.local_start_bias = partial(_gate_queries, config)
+        for number, name in enumerate(sorted(paddings)):
+            paddings[name].local_start = partial(_gate_channels, config, number)
     if config.local_start_reach is None:
         return
     for layer in self_attends:
@@ -50,57 +68,97 @@ def start_locally(
         layer.attention.o_proj.local_start = layer.mlp.fc2.local_start = partial(_beside_centres, config)
 
 
+def inputs_of_heads(config: PerceiverStudyConfig) -> list[tuple[str | None, PerceiverStudyConfig]]:
+    """Name and config of the input that each head of the first cross-attend looks at; None is the only one."""
+    inputs = config.located_inputs
+    return [inputs[head % len(inputs)] for head in range(config.num_cross_attention_heads)]
+
+
 def _centres(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
     """`(N, D)`: sines and cosines of the centres of all heads, then what was there.
 
     The heads of a latent are spread around a place of its own, with a standard deviation between half the width of a
     spot and a quarter of the grid, evenly in its logarithm: some see detail, others the whole.
     """
-    place = 2 * torch.rand(len(weight), 1, config.num_axes) - 1
-    distance = config.local_start_width ** torch.rand(len(weight), 1, 1) / 2
-    offset = torch.randn(len(weight), config.num_cross_attention_heads, config.num_axes)
-    centres = 1 - ((place + distance * offset + 1) % 4 - 2).abs()  # mirrored at the borders
-    angles = torch.pi * centres.flatten(1)
-    codes = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).to(weight) * math.sqrt(2)
-    return torch.cat([codes * _code_deviation(config), weight[:, codes.shape[1] :]], dim=1)
+    owners = inputs_of_heads(config)
+    codes: list[torch.Tensor | None] = [None] * len(owners)
+    for name, own in config.located_inputs:
+        heads = [head for head, (owner, _) in enumerate(owners) if owner == name]
+        place = 2 * torch.rand(len(weight), 1, own.num_axes) - 1
+        distance = config.local_start_width ** torch.rand(len(weight), 1, 1) / 2
+        offset = torch.randn(len(weight), len(heads), own.num_axes)
+        centres = 1 - ((place + distance * offset + 1) % 4 - 2).abs()  # mirrored at the borders
+        waves = torch.stack([(torch.pi * centres).sin(), (torch.pi * centres).cos()], dim=-1)
+        for head, code in zip(heads, waves.unbind(dim=1), strict=True):
+            codes[head] = code.flatten(1)
+    joined = torch.cat(codes, dim=1).to(weight) * math.sqrt(2)
+    return torch.cat([joined * _code_deviation(config), weight[:, joined.shape[1] :]], dim=1)
 
 
 def _cross_queries(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
-    """`(h E, D)`: each head reads its centre."""
+    """`(h E, D)`: each head reads its centre, and nothing for the row that `_gate_queries` gives a bias."""
     heads, share = config.num_cross_attention_heads, _num_codes(config) / config.d_latents
     code, noise = _code_deviation(config), config.initializer_range
     norm = math.sqrt(share * code**2 + (1 - share) * noise**2 + config.layer_norm_eps)
     gain = _gain(config.local_start_width, weight.shape[0] // heads) * norm / (math.sqrt(2) * code)
-    return _point(weight, _code_columns(config, heads), gain)
+    return _without_gates(config, _point(weight, _code_columns(config, heads), [gain] * heads))
 
 
 def _cross_keys(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
-    """`(h E, C + P)`: each head reads the lowest band."""
-    heads = config.num_cross_attention_heads
-    columns = config.num_attended_channels + split_position_columns(
-        torch.arange(config.num_position_channels), config.num_axes
-    )
-    lowest = columns[:, config.num_axis_features % 2 :: config.num_frequency_bands][:, :2]  # a sine and a cosine
-    # Waves have a variance of 1/2, coordinates one of 1/3, and pixels are taken to have one of 1.
-    coordinates = config.num_axes * (config.num_axis_features % 2) / 3
-    waves = config.num_axes * config.num_frequency_bands
-    norm = math.sqrt((config.num_attended_channels + coordinates + waves) / config.num_input_channels)
-    gain = _gain(config.local_start_width, weight.shape[0] // heads) * norm
-    return _point(weight, lowest.expand(heads, -1, -1), gain)
+    """`(h E, C + P)`: each head reads the lowest band, and the channel that says which input it is."""
+    owners = inputs_of_heads(config)
+    gain = _gain(config.local_start_width, weight.shape[0] // len(owners))
+    columns, gains = [], []
+    for _, own in owners:
+        places = split_position_columns(torch.arange(own.num_position_channels), own.num_axes)
+        lowest = places[:, own.num_axis_features % 2 :: own.num_frequency_bands][:, :2]  # a sine and a cosine
+        columns.append(own.num_attended_channels + lowest)
+        gains.append(gain * _norm(config, own))
+    weight = _without_gates(config, _point(weight, columns, gains))
+    heads = weight.unflatten(0, (len(owners), -1))
+    for head, (name, own) in enumerate(owners):
+        if name is not None and len(config.modalities) > 1:
+            row, column = 2 * own.num_axes, _gate_column(config, sorted(config.modalities).index(name))
+            heads[head, row, column] = _gate(weight.shape[0] // len(owners)) * _norm(config, own) / _SIGN
+    return heads.flatten(0, 1)
 
 
 def _pixel_values(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
     """`(h V, C + P)`: rows of about unit length, from pixels alone."""
-    num_channels = config.num_attended_channels
-    if num_channels == 0:  # points that are nothing but a place
-        return weight
-    pixels = torch.randn_like(weight[:, :num_channels]) / math.sqrt(num_channels)
-    return torch.cat([pixels, torch.zeros_like(weight[:, num_channels:])], dim=1)
+    owners = inputs_of_heads(config)
+    rows = []
+    for (_, own), part in zip(owners, weight.unflatten(0, (len(owners), -1)), strict=True):
+        num_channels = own.num_attended_channels
+        if num_channels == 0:  # points that are nothing but a place
+            rows.append(part)
+            continue
+        pixels = torch.randn_like(part[:, :num_channels]) / math.sqrt(num_channels)
+        rows.append(torch.cat([pixels, torch.zeros_like(part[:, num_channels:])], dim=1))
+    return torch.cat(rows)
+
+
+def _gate_channels(config: PerceiverStudyConfig, number: int, weight: torch.Tensor) -> torch.Tensor:
+    """`(count,)`: learned padding of which one channel, of the last that all inputs have, says which input it is."""
+    weight = weight.clone()
+    column = _gate_column(config, number) - config.num_input_channels  # from the end
+    weight[-config.modality_channels :] = 0
+    weight[column] = _SIGN
+    return weight
+
+
+def _gate_queries(config: PerceiverStudyConfig, bias: torch.Tensor) -> torch.Tensor:
+    """`(h E,)`: what turns the sign of its input into a logit, whatever the latent is."""
+    owners = inputs_of_heads(config)
+    heads = bias.clone().unflatten(0, (len(owners), -1))
+    for head, (_, own) in enumerate(owners):
+        heads[head, 2 * own.num_axes] = _gate(heads.shape[1])
+    return heads.flatten()
 
 
 def _self_queries(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
     """`(h E, D)`: each head reads the centre that its keys read, moved by a random offset."""
-    turns = torch.pi * config.local_start_reach * torch.randn(config.num_self_attention_heads, config.num_axes)
+    axes = max(own.num_axes for _, own in config.located_inputs)
+    turns = torch.pi * config.local_start_reach * torch.randn(config.num_self_attention_heads, axes)
     return _self_keys(config, weight, turns)
 
 
@@ -108,7 +166,7 @@ def _self_keys(config: PerceiverStudyConfig, weight: torch.Tensor, turns: torch.
     """`(h E, D)`: each head reads a centre. The gain is right where the LayerNorm after a layer divides by 1."""
     heads = config.num_self_attention_heads
     gain = _gain(config.local_start_reach, weight.shape[0] // heads) / math.sqrt(2)
-    return _point(weight, _code_columns(config, heads), gain, turns)
+    return _point(weight, _code_columns(config, heads), [gain] * heads, turns)
 
 
 def _beside_centres(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
@@ -117,9 +175,20 @@ def _beside_centres(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch
     return torch.cat([torch.zeros_like(weight[:num_codes]), weight[num_codes:]])
 
 
+def _norm(config: PerceiverStudyConfig, own: PerceiverStudyConfig) -> float:
+    """What the LayerNorm divides elements of an input by.
+
+    Waves have a variance of 1/2, coordinates one of 1/3, and pixels are taken to have one of 1.
+    """
+    coordinates = own.num_axes * (own.num_axis_features % 2) / 3
+    waves = own.num_axes * own.num_frequency_bands
+    sign = _SIGN**2 if config.modalities is not None and len(config.modalities) > 1 else 0
+    return math.sqrt((own.num_attended_channels + coordinates + waves + sign) / config.num_input_channels)
+
+
 def _num_codes(config: PerceiverStudyConfig) -> int:
     """Channels of the latents that hold the centres."""
-    return 2 * config.num_axes * config.num_cross_attention_heads
+    return sum(2 * own.num_axes for _, own in inputs_of_heads(config))
 
 
 def _code_deviation(config: PerceiverStudyConfig) -> float:
@@ -127,10 +196,34 @@ def _code_deviation(config: PerceiverStudyConfig) -> float:
     return config.initializer_range if config.local_start_reach is None else 1.0
 
 
-def _code_columns(config: PerceiverStudyConfig, num_heads: int) -> torch.Tensor:
-    """`(num_heads, A, 2)`: channels of the latents with a centre for each head, in turn where they are more."""
-    spots = torch.arange(_num_codes(config)).view(config.num_cross_attention_heads, config.num_axes, 2)
-    return spots[torch.arange(num_heads) % len(spots)]
+def _code_columns(config: PerceiverStudyConfig, num_heads: int) -> list[torch.Tensor]:
+    """`[(A, 2), ..]`: channels of the latents with a centre for each head, in turn where they are more."""
+    spots, first = [], 0
+    for _, own in inputs_of_heads(config):
+        spots.append(torch.arange(first, first + 2 * own.num_axes).view(own.num_axes, 2))
+        first += 2 * own.num_axes
+    return [spots[head % len(spots)] for head in range(num_heads)]
+
+
+def _gate_column(config: PerceiverStudyConfig, number: int) -> int:
+    """The channel of an element that says that it is of this modality, among the last, which all have for padding."""
+    return config.num_input_channels - 1 - number
+
+
+def _gate(head_width: int) -> float:
+    """Of the query and of the key: together they add `_PREFERENCE` to the logits of a head's own input."""
+    return math.sqrt(_PREFERENCE * math.sqrt(head_width))
+
+
+def _without_gates(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
+    """Rows that are to hold nothing but the gate of each head, of several inputs, as zeros."""
+    if config.modalities is None or len(config.modalities) == 1:
+        return weight
+    owners = inputs_of_heads(config)
+    heads = weight.unflatten(0, (len(owners), -1)).clone()
+    for head, (_, own) in enumerate(owners):
+        heads[head, 2 * own.num_axes] = 0
+    return heads.flatten(0, 1)
 
 
 def _gain(width: float, head_width: int) -> float:
@@ -139,15 +232,18 @@ def _gain(width: float, head_width: int) -> float:
     return math.sqrt(kappa * math.sqrt(head_width))
 
 
-def _point(weight: torch.Tensor, columns: torch.Tensor, gain: float, turns: torch.Tensor | None = None) -> torch.Tensor:
+def _point(
+    weight: torch.Tensor, columns: list[torch.Tensor], gains: list[float], turns: torch.Tensor | None = None
+) -> torch.Tensor:
     """`weight` whose first rows of each head read angles, given where their sines and cosines are.
 
-    `columns` is `(h, A, 2)`; `turns`, `(h, A)`, are added to the angles.
+    `columns` are `(A, 2)` for each head; `turns`, `(h, A)` or with more axes, are added to the angles.
     """
-    turns = torch.zeros(columns.shape[:2]) if turns is None else turns
-    sine, cosine = nn.functional.one_hot(columns, weight.shape[1]).unbind(2)
-    ahead, across = turns.cos()[..., None], turns.sin()[..., None]
-    reading = torch.stack([ahead * sine + across * cosine, ahead * cosine - across * sine], dim=2).flatten(1, 2)
     heads = weight.clone().unflatten(0, (len(columns), -1))
-    heads[:, : reading.shape[1]] = gain * reading.to(heads)
+    for head, (places, gain) in enumerate(zip(columns, gains, strict=True)):
+        own = torch.zeros(len(places)) if turns is None else turns[head, : len(places)]
+        sine, cosine = nn.functional.one_hot(places, weight.shape[1]).unbind(1)
+        ahead, across = own.cos()[:, None], own.sin()[:, None]
+        reading = torch.stack([ahead * sine + across * cosine, ahead * cosine - across * sine], dim=1).flatten(0, 1)
+        heads[head, : len(reading)] = gain * reading.to(heads)
     return heads.flatten(0, 1)

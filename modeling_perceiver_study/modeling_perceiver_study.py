@@ -76,7 +76,8 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
             ]
         )
         if config.local_start_width is not None:
-            start_locally(config, self.latents, self.cross_attends, self.blocks)
+            paddings = dict(self.inputs.padding) if config.modalities else {}
+            start_locally(config, self.latents, self.cross_attends, self.blocks, paddings)
         self.post_init()
 
     @capture_outputs
