@@ -1,4 +1,4 @@
-"""The Perceiver for images, sound, points and text, as a model repository for transformers."""
+"""The Perceiver for images, sound, video, points and text, alone or together, for transformers."""
 
 from transformers import (
     AutoConfig,
@@ -10,6 +10,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoModelForVideoClassification,
     AutoTokenizer,
 )
 
@@ -21,20 +22,26 @@ from .modeling_perceiver_study import (
     PerceiverStudyForAudioClassification,
     PerceiverStudyForImageClassification,
     PerceiverStudyForMaskedLM,
+    PerceiverStudyForMultimodalClassification,
     PerceiverStudyForPointCloudClassification,
     PerceiverStudyForSequenceClassification,
     PerceiverStudyForTokenClassification,
+    PerceiverStudyForVideoClassification,
     PerceiverStudyModel,
     PerceiverStudyPreTrainedModel,
 )
 from .pipeline_audio_perceiver_study import PerceiverStudyAudioClassificationPipeline
+from .pipeline_multimodal_perceiver_study import PerceiverStudyMultimodalClassificationPipeline
 from .pipeline_perceiver_study import (
     PerceiverStudyImageClassificationPipeline,
     PerceiverStudyImageFeatureExtractionPipeline,
 )
 from .pipeline_point_cloud_perceiver_study import PerceiverStudyPointCloudClassificationPipeline
+from .pipeline_video_perceiver_study import PerceiverStudyVideoClassificationPipeline
 from .point_cloud_processing_perceiver_study import PerceiverStudyPointCloudProcessor
+from .processing_perceiver_study import PerceiverStudyProcessor
 from .tokenization_perceiver_study import PerceiverStudyTokenizer
+from .video_processing_perceiver_study import PerceiverStudyVideoProcessor
 
 # With the package imported, the Auto classes know its model type without trust_remote_code.
 AutoConfig.register(PerceiverStudyConfig.model_type, PerceiverStudyConfig)
@@ -45,6 +52,7 @@ AutoModelForSequenceClassification.register(PerceiverStudyConfig, PerceiverStudy
 AutoModelForTokenClassification.register(PerceiverStudyConfig, PerceiverStudyForTokenClassification)
 AutoModelForMaskedLM.register(PerceiverStudyConfig, PerceiverStudyForMaskedLM)
 AutoTokenizer.register(PerceiverStudyConfig, tokenizer_class=PerceiverStudyTokenizer)
+AutoModelForVideoClassification.register(PerceiverStudyConfig, PerceiverStudyForVideoClassification)
 AutoFeatureExtractor.register(PerceiverStudyConfig, PerceiverStudyFeatureExtractor)
 # One class under both names: where torchvision is installed it is asked for by that name.
 AutoImageProcessor.register(
@@ -59,16 +67,22 @@ __all__ = [
     "PerceiverStudyForAudioClassification",
     "PerceiverStudyForImageClassification",
     "PerceiverStudyForMaskedLM",
+    "PerceiverStudyForMultimodalClassification",
     "PerceiverStudyForPointCloudClassification",
     "PerceiverStudyForSequenceClassification",
     "PerceiverStudyForTokenClassification",
+    "PerceiverStudyForVideoClassification",
     "PerceiverStudyImageClassificationPipeline",
     "PerceiverStudyImageFeatureExtractionPipeline",
     "PerceiverStudyImageProcessor",
     "PerceiverStudyModel",
+    "PerceiverStudyMultimodalClassificationPipeline",
     "PerceiverStudyPointCloudClassificationPipeline",
     "PerceiverStudyPointCloudProcessor",
     "PerceiverStudyPreTrainedModel",
+    "PerceiverStudyProcessor",
     "PerceiverStudyTokenizer",
+    "PerceiverStudyVideoClassificationPipeline",
+    "PerceiverStudyVideoProcessor",
     "classify_early",
 ]

@@ -2,7 +2,8 @@
 
 Training, evaluation, the commands and the pipeline all read recordings with `read_audio`, so that a model is asked
 about what it was trained on. Files are read by soundfile (WAV, FLAC, OGG, MP3 and more) and resampled by soxr, block by
-block: a long recording takes the memory of what is made of it, not of the file. Arrays need neither library.
+block: a long recording takes the memory of what is made of it, not of the file. What soundfile does not know, such as
+the sound of a video, is read by PyAV. Arrays need none of these libraries.
 """
 
 import os
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from transformers.image_utils import httpx  # the client that transformers itself fetches files with
+
+from .video_reading import open_video
 
 _BLOCK = 2**18  # samples of each channel that are read at a time
 _MOST_CHANNELS = 64  # more are taken for samples, in an array that is the wrong way round
@@ -115,8 +118,46 @@ def _read_file(source: Any, sampling_rate: int, num_channels: int, seconds: floa
     except soundfile.LibsndfileError as error:
         if isinstance(opened, str) and not Path(opened).is_file():
             raise ValueError(f"{name} is not a recording: there is no such file.") from None
-        raise ValueError(f"{name} is not a recording that can be read: {error}") from None
+        if hasattr(opened, "seek"):
+            opened.seek(0)
+        made = _read_container(opened, sampling_rate, num_channels, seconds)
+        if made is None:
+            raise ValueError(f"{name} is not a recording that can be read: {error}") from None
     return np.concatenate(made, axis=1) if made else np.zeros((num_channels, 0), np.float32)
+
+
+def _read_container(source: Any, sampling_rate: int, num_channels: int, seconds: float | None) -> list | None:
+    """The sound of a video, or of another file that PyAV knows, as blocks `(C, l)`; None where it knows none in it."""
+    try:
+        container, _ = open_video(source)
+    except (ValueError, ImportError):
+        return None
+    with container:
+        if not container.streams.audio:
+            return None
+        rate = container.streams.audio[0].rate
+        blocks = (_with_channels(block, num_channels) for block in _blocks(container, seconds))
+        try:
+            return list(blocks if rate == sampling_rate else _resampled(blocks, rate, sampling_rate, num_channels))
+        except OSError:  # as errors of PyAV are
+            return None
+
+
+def _blocks(container: Any, seconds: float | None):
+    """`(channels, l)` float32, one after the other, of the first stream of sound."""
+    import av  # there, since the container is
+
+    stream = container.streams.audio[0]
+    floats = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
+    left = None if seconds is None else _count(seconds * stream.rate)
+    for frame in container.decode(stream):
+        for part in floats.resample(frame):
+            block = part.to_ndarray()[:, :left]
+            yield block
+            if left is not None:
+                left -= block.shape[1]
+                if left <= 0:
+                    return
 
 
 def _resampled(blocks, rate: int, sampling_rate: int, num_channels: int):

@@ -4,6 +4,7 @@ AUTO_MAP = {
     "AutoConfig": "configuration_perceiver_study.PerceiverStudyConfig",
     "AutoModel": "modeling_perceiver_study.PerceiverStudyModel",
 }
+VIDEO = "pixel_values of frames"  # three axes, the channels behind the first
 # Of a folder whose model takes this argument alone.
 AUTO_MAP_OF_INPUTS = {
     "pixel_values": {
@@ -11,6 +12,9 @@ AUTO_MAP_OF_INPUTS = {
     },
     "input_values": {
         "AutoModelForAudioClassification": "modeling_perceiver_study.PerceiverStudyForAudioClassification",
+    },
+    VIDEO: {
+        "AutoModelForVideoClassification": "modeling_perceiver_study.PerceiverStudyForVideoClassification",
     },
 }
 # Of a folder that holds this model: of those that take bytes each has a head of its own.
@@ -43,6 +47,20 @@ PIPELINES = {
         "point-cloud-classification": (
             "pipeline_point_cloud_perceiver_study.PerceiverStudyPointCloudClassificationPipeline",
             "AutoModel",  # without the head, which the pipeline loads: transformers has no Auto class for it
+            "multimodal",
+        ),
+    },
+    "PerceiverStudyForVideoClassification": {
+        "video-classification": (
+            "pipeline_video_perceiver_study.PerceiverStudyVideoClassificationPipeline",
+            "AutoModelForVideoClassification",
+            "video",
+        ),
+    },
+    "PerceiverStudyForMultimodalClassification": {
+        "multimodal-classification": (
+            "pipeline_multimodal_perceiver_study.PerceiverStudyMultimodalClassificationPipeline",
+            "AutoModel",  # as above
             "multimodal",
         ),
     },

@@ -91,3 +91,5 @@ class PerceiverStudyPreTrainedModel(ResizableVocabulary, PreTrainedModel):
             init.zeros_(module.bias)
         if hasattr(module, "local_start") and not getattr(module.weight, "_is_hf_initialized", False):
             init.copy_(module.weight, module.local_start(module.weight))
+        if hasattr(module, "local_start_bias") and not getattr(module.bias, "_is_hf_initialized", False):
+            init.copy_(module.bias, module.local_start_bias(module.bias))

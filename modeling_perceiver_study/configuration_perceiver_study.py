@@ -7,7 +7,7 @@ import transformers
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .auto_classes import AUTO_MAP, AUTO_MAP_OF_INPUTS, AUTO_MAP_OF_MODELS, PIPELINES
+from .auto_classes import AUTO_MAP, AUTO_MAP_OF_INPUTS, AUTO_MAP_OF_MODELS, PIPELINES, VIDEO
 from .input_fields import (
     INPUT_FIELDS,
     check_input,
@@ -53,9 +53,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
         initializer_range: standard deviation of initial weights and latents, above 0.
         local_start_width: standard deviation of the spot at a random place that each head of each latent looks at
             before training, above 0 and below 1, in coordinates, which span 2 along each axis; None starts from random
-            weights, with nearly uniform attention. For the first cross-attend, with Fourier positions or bytes. It
-            holds for inputs of unit variance, and for `d_latents` several times the two channels per axis and head that
-            it takes.
+            weights, with nearly uniform attention. For the first cross-attend, with Fourier positions or bytes alone;
+            each of several inputs has heads of its own, in turn. It holds for inputs of unit variance, and for
+            `d_latents` several times the two channels per axis and head that it takes.
         local_start_reach: in the same range and units, standard deviation of the offset from one of these spots to the
             place where each head of a self-attend looks for latents before training, and the most that this look is
             wide: as much narrower as the deviation of the latents is below 1. With `local_start_width`; None starts
@@ -206,7 +206,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
         # Saved from any of the models, a folder loads as all that take its input; the code is always saved beside.
         self.auto_map = dict(AUTO_MAP)
         if self.modalities is None:
-            self.auto_map |= AUTO_MAP_OF_INPUTS.get(adapter_class(self.input_type).arguments_of(self)[0], {})
+            argument = adapter_class(self.input_type).arguments_of(self)[0]
+            is_video = (argument, self.num_axes, self.channel_axis) == ("pixel_values", 3, 2)
+            self.auto_map |= AUTO_MAP_OF_INPUTS.get(VIDEO if is_video else argument, {})
         for architecture in self.architectures or ():
             self.auto_map |= AUTO_MAP_OF_MODELS.get(architecture, {})
 
@@ -232,14 +234,14 @@ class PerceiverStudyConfig(PreTrainedConfig):
                 require(self, heads_name, width % heads == 0, f"a divisor of {width}, the width of {what} in {kind}")
 
     def _validate_start(self):
-        positions = self.modalities is None and adapter_class(self.input_type).supports_local_start
-        fourier = positions and self.position_encoding_type == "fourier"
+        located = self.located_inputs
+        fourier = 0 < len(located) <= self.num_cross_attention_heads
         spots_last = self.local_start_width is not None and self.use_query_residual
         for name, fits, needed in (
             (
                 "local_start_width",
                 fourier,
-                "position_encoding_type='fourier', and the only input is a grid, points or bytes",
+                "position_encoding_type='fourier' of a grid or of points, or bytes alone, with a head for each",
             ),
             ("local_start_reach", spots_last, "there is a local_start_width and a query residual"),
         ):
@@ -247,12 +249,19 @@ class PerceiverStudyConfig(PreTrainedConfig):
             proper = value is None or (is_number(value) and 0 < value < 1)
             require(self, name, proper, "None or a number between 0 and 1")
             require(self, name, value is None or fits, f"None unless {needed}")
-        angles = 2 * adapter_class(self.input_type).num_local_axes(self)
+        several = self.modalities is not None and self.local_start_width is not None
+        told_apart = not several or len(self.modalities) <= self.modality_channels
+        require(self, "modality_channels", told_apart, "at least one for each modality with local_start_width")
+        gates = 0 if self.modalities is None else 1
+        axes = [adapter_class(own.input_type).num_local_axes(own) for _, own in located]
+        angles = max((2 * count + gates for count in axes), default=0)
         for name, heads, width in (
             ("local_start_width", "num_cross_attention_heads", min(self.d_latents, self.cross_attend_widths[0])),
             ("local_start_reach", "num_self_attention_heads", self.self_attend_widths[0]),
         ):
-            room = getattr(self, name) is None or getattr(self, heads) <= width // angles
+            if getattr(self, name) is None:
+                continue
+            room = getattr(self, heads) <= width // angles
             most = f"at most {width // angles} with {name}, which takes {angles} channels of each head"
             require(self, heads, room, most)
 
@@ -284,6 +293,21 @@ class PerceiverStudyConfig(PreTrainedConfig):
             for architecture in self.architectures or ()
             for task, (name, model, kind) in PIPELINES.get(architecture, {}).items()
         }
+
+    @property
+    def located_inputs(self) -> list[tuple[str | None, "PerceiverStudyConfig"]]:
+        """Names and configs of inputs whose elements have Fourier positions; None is the name of the only input."""
+        if self.modalities is None:
+            found = [(None, self)]
+        else:
+            found = [(name, self.modality_config(name)) for name in sorted(self.modalities)]
+        return [
+            (name, own)
+            for name, own in found
+            if adapter_class(own.input_type).supports_local_start
+            and own.position_encoding_type == "fourier"
+            and (name is None or adapter_class(own.input_type).starts_locally_beside_others)
+        ]
 
     @property
     def grid(self) -> list[int]:

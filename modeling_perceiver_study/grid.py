@@ -134,6 +134,7 @@ class GridAdapter(InputAdapter):
         "project_learned_positions",
     )
     supports_local_start = True
+    starts_locally_beside_others = True
 
     def __init__(self, config: "PerceiverStudyConfig"):
         super().__init__(config)

@@ -29,6 +29,7 @@ class InputAdapter(nn.Module):
         fewest_channels: least `num_channels`.
         supports_local_start: whether elements end in Fourier positions, as those of a grid of `num_axes` axes do, or
             begin with the lowest band.
+        starts_locally_beside_others: the same where it is one of several inputs.
         arguments: names of all arguments, in the order in which `forward` takes them.
         width: `K`, channels of an element.
     """
@@ -38,6 +39,7 @@ class InputAdapter(nn.Module):
     config_fields: tuple[str, ...] = ()
     fewest_channels: int = 1
     supports_local_start: bool = False
+    starts_locally_beside_others: bool = False
 
     def __init__(self, config: "PerceiverStudyConfig"):
         super().__init__()

@@ -14,14 +14,18 @@ so attention is a spot of standard deviation `w` around `c` (a von Mises density
 - In the self-attends each head takes the centres of one of those heads, for queries moved by an offset of its own, and
   so looks at latents that have seen a place nearby. No layer writes where centres are before it has learned to.
 
+Of several inputs each head has one to look at, in turn: its centres are places there, its keys and values read
+channels of that input alone, and a channel of the learned padding, which says which input it is, keeps it from the
+others.
+
 Bytes have no Fourier positions: their learned ones begin with the lowest band in two channels, which embeddings leave
-free. Output queries that are learned positions of bytes begin likewise, and look at latents whose centres are near.
+free (`byte_start.py`).
 
 Centres are random, on any number of axes; all of it is learned from there on.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import torch
@@ -31,20 +35,34 @@ from .configuration_perceiver_study import PerceiverStudyConfig
 from .inputs import adapter_class
 from .position import split_position_columns
 
+_SIGN = 2.0  # of the channel that says which input an element is of
+_PREFERENCE = 8.0  # added to the logits of a head's own input, where others have numbers of any kind
+
 
 def start_locally(
-    config: PerceiverStudyConfig, latents: nn.Module, cross_attends: Iterable[nn.Module], blocks: Iterable[nn.Module]
+    config: PerceiverStudyConfig,
+    latents: nn.Module,
+    cross_attends: Iterable[nn.Module],
+    blocks: Iterable[nn.Module],
+    paddings: Mapping[str, nn.Module],
 ):
     """Give modules a `local_start`, a function from the usual random weight to the one to begin with.
 
     Functions of one weight each, as transformers initialises one module at a time.
+
+    Args:
+        paddings: the learned padding of each of several inputs, by name.
     """
     cross_attends, self_attends = list(cross_attends), [layer for block in blocks for layer in block]
     first = cross_attends[0].attention
     latents.local_start = partial(_centres, config)
     first.q_proj.local_start = partial(_cross_queries, config)
-    first.k_proj.local_start = partial(_byte_keys if _has_bytes(config) else _cross_keys, config)
-    first.v_proj.local_start = partial(_byte_values if _has_bytes(config) else _pixel_values, config)
+    first.k_proj.local_start = partial(_cross_keys, config)
+    first.v_proj.local_start = partial(_pixel_values, config)
+    if len(paddings) > 1:
+        first.q_proj.local_start_bias = partial(_gate_queries, config)
+        for number, name in enumerate(sorted(paddings)):
+            paddings[name].local_start = partial(_gate_channels, config, number)
     if config.local_start_reach is None:
         return
     for layer in self_attends:
@@ -54,67 +72,10 @@ def start_locally(
         layer.attention.o_proj.local_start = layer.mlp.fc2.local_start = partial(_beside_centres, config)
 
 
-def start_bytes_locally(config: PerceiverStudyConfig, positions: nn.Embedding, contents: Iterable[nn.Embedding]):
-    """The same for embeddings of the positions of bytes, and of bytes and runs of them."""
-    positions.local_start = partial(_wave_of_rows, config.initializer_range)
-    for content in contents:
-        content.local_start = _beside_wave
-
-
-def start_queries_locally(config: PerceiverStudyConfig, query: nn.Module, attention: nn.Module, num_heads: int):
-    """The same for learned output queries, one for each position of bytes, and the attention that answers them.
-
-    Spots are as wide as the latents' own, or as far as these are from each other.
-    """
-    width = max(config.local_start_width, min(0.5, 2 / config.num_latents))
-    query.local_start = partial(_wave_of_rows, config.initializer_range)
-    attention.q_proj.local_start = partial(_wave_queries, width, num_heads)
-    attention.k_proj.local_start = partial(_centre_keys, config, width, num_heads)
-
-
-def _wave_of_rows(deviation: float, weight: torch.Tensor) -> torch.Tensor:
-    """`(M, d)`: sine and cosine of the place of each row, as large as what is beside them."""
-    angles = torch.pi * torch.linspace(-1, 1, len(weight))
-    wave = math.sqrt(2) * deviation * torch.stack([angles.sin(), angles.cos()], dim=1)
-    return torch.cat([wave.to(weight), weight[:, 2:]], dim=1)
-
-
-def _beside_wave(weight: torch.Tensor) -> torch.Tensor:
-    """`(vocabulary, d)`: nothing where positions have their sine and cosine."""
-    return torch.cat([torch.zeros_like(weight[:, :2]), weight[:, 2:]], dim=1)
-
-
-def _byte_keys(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
-    """`(h E, d_model)`: each head reads sine and cosine, of what embeddings and the position add up to."""
-    heads, parts = config.num_cross_attention_heads, 2 + len(config.ngram_sizes or ())
-    columns = torch.arange(2).expand(heads, 1, 2)
-    gain = _gain(config.local_start_width, weight.shape[0] // heads) * math.sqrt(parts / 2)
-    return _point(weight, columns, gain)
-
-
-def _byte_values(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
-    """`(h V, d_model)`: rows of about unit length, from all but sine and cosine."""
-    return _beside_wave(torch.randn_like(weight) / math.sqrt(weight.shape[1]))
-
-
-def _wave_queries(width: float, num_heads: int, weight: torch.Tensor) -> torch.Tensor:
-    """`(h E, d)`: each head of the decoder reads sine and cosine."""
-    gain = _gain(width, weight.shape[0] // num_heads) / math.sqrt(2)
-    return _point(weight, torch.arange(2).expand(num_heads, 1, 2), gain)
-
-
-def _centre_keys(config: PerceiverStudyConfig, width: float, num_heads: int, weight: torch.Tensor) -> torch.Tensor:
-    """`(h E, D)`: each head of the decoder reads the centre of a head of the cross-attend."""
-    gain = _gain(width, weight.shape[0] // num_heads) / math.sqrt(2)
-    return _point(weight, _code_columns(config, num_heads), gain)
-
-
-def _has_bytes(config: PerceiverStudyConfig) -> bool:
-    return config.input_type == "bytes"
-
-
-def _num_axes(config: PerceiverStudyConfig) -> int:
-    return adapter_class(config.input_type).num_local_axes(config)
+def inputs_of_heads(config: PerceiverStudyConfig) -> list[tuple[str | None, PerceiverStudyConfig]]:
+    """Name and config of the input that each head of the first cross-attend looks at; None is the only one."""
+    inputs = config.located_inputs
+    return [inputs[head % len(inputs)] for head in range(config.num_cross_attention_heads)]
 
 
 def _centres(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
@@ -123,59 +84,102 @@ def _centres(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor
     The heads of a latent are spread around a place of its own, with a standard deviation between half the width of a
     spot and a quarter of the grid, evenly in its logarithm: some see detail, others the whole.
     """
-    place = 2 * torch.rand(len(weight), 1, _num_axes(config)) - 1
-    distance = config.local_start_width ** torch.rand(len(weight), 1, 1) / 2
-    offset = torch.randn(len(weight), config.num_cross_attention_heads, _num_axes(config))
-    centres = 1 - ((place + distance * offset + 1) % 4 - 2).abs()  # mirrored at the borders
-    angles = torch.pi * centres.flatten(1)
-    codes = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).to(weight) * math.sqrt(2)
-    return torch.cat([codes * _code_deviation(config), weight[:, codes.shape[1] :]], dim=1)
+    owners = inputs_of_heads(config)
+    codes: list[torch.Tensor | None] = [None] * len(owners)
+    for name, own in config.located_inputs:
+        heads = [head for head, (owner, _) in enumerate(owners) if owner == name]
+        place = 2 * torch.rand(len(weight), 1, num_axes(own)) - 1
+        distance = config.local_start_width ** torch.rand(len(weight), 1, 1) / 2
+        offset = torch.randn(len(weight), len(heads), num_axes(own))
+        centres = 1 - ((place + distance * offset + 1) % 4 - 2).abs()  # mirrored at the borders
+        waves = torch.stack([(torch.pi * centres).sin(), (torch.pi * centres).cos()], dim=-1)
+        for head, code in zip(heads, waves.unbind(dim=1), strict=True):
+            codes[head] = code.flatten(1)
+    joined = torch.cat(codes, dim=1).to(weight) * math.sqrt(2)
+    return torch.cat([joined * _code_deviation(config), weight[:, joined.shape[1] :]], dim=1)
 
 
 def _cross_queries(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
-    """`(h E, D)`: each head reads its centre."""
+    """`(h E, D)`: each head reads its centre, and nothing for the row that `_gate_queries` gives a bias."""
     heads, share = config.num_cross_attention_heads, _num_codes(config) / config.d_latents
     code, noise = _code_deviation(config), config.initializer_range
     norm = math.sqrt(share * code**2 + (1 - share) * noise**2 + config.layer_norm_eps)
-    gain = _gain(config.local_start_width, weight.shape[0] // heads) * norm / (math.sqrt(2) * code)
-    return _point(weight, _code_columns(config, heads), gain)
+    gain = gain_of(config.local_start_width, weight.shape[0] // heads) * norm / (math.sqrt(2) * code)
+    return _without_gates(config, point(weight, code_columns(config, heads), [gain] * heads))
 
 
 def _cross_keys(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
-    """`(h E, C + P)`: each head reads the lowest band."""
-    heads = config.num_cross_attention_heads
-    columns = config.num_attended_channels + split_position_columns(
-        torch.arange(config.num_position_channels), config.num_axes
-    )
-    lowest = columns[:, config.num_axis_features % 2 :: config.num_frequency_bands][:, :2]  # a sine and a cosine
-    # Waves have a variance of 1/2, coordinates one of 1/3, and pixels are taken to have one of 1.
-    coordinates = config.num_axes * (config.num_axis_features % 2) / 3
-    waves = config.num_axes * config.num_frequency_bands
-    norm = math.sqrt((config.num_attended_channels + coordinates + waves) / config.num_input_channels)
-    gain = _gain(config.local_start_width, weight.shape[0] // heads) * norm
-    return _point(weight, lowest.expand(heads, -1, -1), gain)
+    """`(h E, C + P)`: each head reads the lowest band, and the channel that says which input it is."""
+    owners = inputs_of_heads(config)
+    gain = gain_of(config.local_start_width, weight.shape[0] // len(owners))
+    columns, gains = [], []
+    for _, own in owners:
+        columns.append(_lowest_band(own))
+        gains.append(gain * _norm(config, own))
+    weight = _without_gates(config, point(weight, columns, gains))
+    heads = weight.unflatten(0, (len(owners), -1))
+    for head, (name, own) in enumerate(owners):
+        if name is not None and len(config.modalities) > 1:
+            row, column = 2 * num_axes(own), _gate_column(config, sorted(config.modalities).index(name))
+            heads[head, row, column] = _gate(weight.shape[0] // len(owners)) * _norm(config, own) / _SIGN
+    return heads.flatten(0, 1)
+
+
+def _lowest_band(own: PerceiverStudyConfig) -> torch.Tensor:
+    """`(A, 2)`: where elements of this input have a sine and a cosine of the lowest band of each axis."""
+    if _has_bytes(own):
+        return torch.arange(2)[None]
+    places = split_position_columns(torch.arange(own.num_position_channels), own.num_axes)
+    return own.num_attended_channels + places[:, own.num_axis_features % 2 :: own.num_frequency_bands][:, :2]
 
 
 def _pixel_values(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
     """`(h V, C + P)`: rows of about unit length, from pixels alone."""
-    num_channels = config.num_attended_channels
-    if num_channels == 0:  # points that are nothing but a place
-        return weight
-    pixels = torch.randn_like(weight[:, :num_channels]) / math.sqrt(num_channels)
-    return torch.cat([pixels, torch.zeros_like(weight[:, num_channels:])], dim=1)
+    owners = inputs_of_heads(config)
+    rows = []
+    for (_, own), part in zip(owners, weight.unflatten(0, (len(owners), -1)), strict=True):
+        if _has_bytes(own):
+            rows.append(beside_wave(torch.randn_like(part) / math.sqrt(part.shape[1])))
+            continue
+        num_channels = own.num_attended_channels
+        if num_channels == 0:  # points that are nothing but a place
+            rows.append(part)
+            continue
+        pixels = torch.randn_like(part[:, :num_channels]) / math.sqrt(num_channels)
+        rows.append(torch.cat([pixels, torch.zeros_like(part[:, num_channels:])], dim=1))
+    return torch.cat(rows)
+
+
+def _gate_channels(config: PerceiverStudyConfig, number: int, weight: torch.Tensor) -> torch.Tensor:
+    """`(count,)`: learned padding of which one channel, of the last that all inputs have, says which input it is."""
+    weight = weight.clone()
+    column = _gate_column(config, number) - config.num_input_channels  # from the end
+    weight[-config.modality_channels :] = 0
+    weight[column] = _SIGN
+    return weight
+
+
+def _gate_queries(config: PerceiverStudyConfig, bias: torch.Tensor) -> torch.Tensor:
+    """`(h E,)`: what turns the sign of its input into a logit, whatever the latent is."""
+    owners = inputs_of_heads(config)
+    heads = bias.clone().unflatten(0, (len(owners), -1))
+    for head, (_, own) in enumerate(owners):
+        heads[head, 2 * num_axes(own)] = _gate(heads.shape[1])
+    return heads.flatten()
 
 
 def _self_queries(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
     """`(h E, D)`: each head reads the centre that its keys read, moved by a random offset."""
-    turns = torch.pi * config.local_start_reach * torch.randn(config.num_self_attention_heads, _num_axes(config))
+    axes = max(num_axes(own) for _, own in config.located_inputs)
+    turns = torch.pi * config.local_start_reach * torch.randn(config.num_self_attention_heads, axes)
     return _self_keys(config, weight, turns)
 
 
 def _self_keys(config: PerceiverStudyConfig, weight: torch.Tensor, turns: torch.Tensor | None = None) -> torch.Tensor:
     """`(h E, D)`: each head reads a centre. The gain is right where the LayerNorm after a layer divides by 1."""
     heads = config.num_self_attention_heads
-    gain = _gain(config.local_start_reach, weight.shape[0] // heads) / math.sqrt(2)
-    return _point(weight, _code_columns(config, heads), gain, turns)
+    gain = gain_of(config.local_start_reach, weight.shape[0] // heads) / math.sqrt(2)
+    return point(weight, code_columns(config, heads), [gain] * heads, turns)
 
 
 def _beside_centres(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
@@ -184,9 +188,36 @@ def _beside_centres(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch
     return torch.cat([torch.zeros_like(weight[:num_codes]), weight[num_codes:]])
 
 
+def _norm(config: PerceiverStudyConfig, own: PerceiverStudyConfig) -> float:
+    """What the LayerNorm divides elements of an input by.
+
+    Waves have a variance of 1/2, coordinates one of 1/3, and pixels are taken to have one of 1.
+    """
+    if _has_bytes(own):  # the sum of embeddings of bytes, of runs of them and of positions
+        return math.sqrt((2 + len(own.ngram_sizes or ())) / 2)
+    coordinates = own.num_axes * (own.num_axis_features % 2) / 3
+    waves = own.num_axes * own.num_frequency_bands
+    sign = _SIGN**2 if config.modalities is not None and len(config.modalities) > 1 else 0
+    return math.sqrt((own.num_attended_channels + coordinates + waves + sign) / config.num_input_channels)
+
+
+def num_axes(own: PerceiverStudyConfig) -> int:
+    """Axes along which heads can start locally on this input."""
+    return adapter_class(own.input_type).num_local_axes(own)
+
+
+def _has_bytes(own: PerceiverStudyConfig) -> bool:
+    return own.input_type == "bytes"
+
+
+def beside_wave(weight: torch.Tensor) -> torch.Tensor:
+    """`(.., d)`: nothing where positions of bytes have their sine and cosine."""
+    return torch.cat([torch.zeros_like(weight[:, :2]), weight[:, 2:]], dim=1)
+
+
 def _num_codes(config: PerceiverStudyConfig) -> int:
     """Channels of the latents that hold the centres."""
-    return 2 * _num_axes(config) * config.num_cross_attention_heads
+    return sum(2 * num_axes(own) for _, own in inputs_of_heads(config))
 
 
 def _code_deviation(config: PerceiverStudyConfig) -> float:
@@ -194,27 +225,54 @@ def _code_deviation(config: PerceiverStudyConfig) -> float:
     return config.initializer_range if config.local_start_reach is None else 1.0
 
 
-def _code_columns(config: PerceiverStudyConfig, num_heads: int) -> torch.Tensor:
-    """`(num_heads, A, 2)`: channels of the latents with a centre for each head, in turn where they are more."""
-    spots = torch.arange(_num_codes(config)).view(config.num_cross_attention_heads, _num_axes(config), 2)
-    return spots[torch.arange(num_heads) % len(spots)]
+def code_columns(config: PerceiverStudyConfig, num_heads: int) -> list[torch.Tensor]:
+    """`[(A, 2), ..]`: channels of the latents with a centre for each head, in turn where they are more."""
+    spots, first = [], 0
+    for _, own in inputs_of_heads(config):
+        spots.append(torch.arange(first, first + 2 * num_axes(own)).view(num_axes(own), 2))
+        first += 2 * num_axes(own)
+    return [spots[head % len(spots)] for head in range(num_heads)]
 
 
-def _gain(width: float, head_width: int) -> float:
+def _gate_column(config: PerceiverStudyConfig, number: int) -> int:
+    """The channel of an element that says that it is of this modality, among the last, which all have for padding."""
+    return config.num_input_channels - 1 - number
+
+
+def _gate(head_width: int) -> float:
+    """Of the query and of the key: together they add `_PREFERENCE` to the logits of a head's own input."""
+    return math.sqrt(_PREFERENCE * math.sqrt(head_width))
+
+
+def _without_gates(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
+    """Rows that are to hold nothing but the gate of each head, of several inputs, as zeros."""
+    if config.modalities is None or len(config.modalities) == 1:
+        return weight
+    owners = inputs_of_heads(config)
+    heads = weight.unflatten(0, (len(owners), -1)).clone()
+    for head, (_, own) in enumerate(owners):
+        heads[head, 2 * num_axes(own)] = 0
+    return heads.flatten(0, 1)
+
+
+def gain_of(width: float, head_width: int) -> float:
     """Of queries and of keys, for spots of this width from sines and cosines of amplitude 1."""
     kappa = 1 / (math.pi * width) ** 2
     return math.sqrt(kappa * math.sqrt(head_width))
 
 
-def _point(weight: torch.Tensor, columns: torch.Tensor, gain: float, turns: torch.Tensor | None = None) -> torch.Tensor:
+def point(
+    weight: torch.Tensor, columns: list[torch.Tensor], gains: list[float], turns: torch.Tensor | None = None
+) -> torch.Tensor:
     """`weight` whose first rows of each head read angles, given where their sines and cosines are.
 
-    `columns` is `(h, A, 2)`; `turns`, `(h, A)`, are added to the angles.
+    `columns` are `(A, 2)` for each head; `turns`, `(h, A)` or with more axes, are added to the angles.
     """
-    turns = torch.zeros(columns.shape[:2]) if turns is None else turns
-    sine, cosine = nn.functional.one_hot(columns, weight.shape[1]).unbind(2)
-    ahead, across = turns.cos()[..., None], turns.sin()[..., None]
-    reading = torch.stack([ahead * sine + across * cosine, ahead * cosine - across * sine], dim=2).flatten(1, 2)
     heads = weight.clone().unflatten(0, (len(columns), -1))
-    heads[:, : reading.shape[1]] = gain * reading.to(heads)
+    for head, (places, gain) in enumerate(zip(columns, gains, strict=True)):
+        own = torch.zeros(len(places)) if turns is None else turns[head, : len(places)]
+        sine, cosine = nn.functional.one_hot(places, weight.shape[1]).unbind(1)
+        ahead, across = own.cos()[:, None], own.sin()[:, None]
+        reading = torch.stack([ahead * sine + across * cosine, ahead * cosine - across * sine], dim=1).flatten(0, 1)
+        heads[head, : len(reading)] = gain * reading.to(heads)
     return heads.flatten(0, 1)

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
+from .byte_start import start_queries_locally
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .decoder import PerceiverStudyDecoder, PerceiverStudyLatents
-from .local_start import start_queries_locally
 from .paths import has_values
 
 # As in transformers' PerceiverForMaskedLM, whatever the size of the model.

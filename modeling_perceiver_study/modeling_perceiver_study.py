@@ -21,6 +21,7 @@ from .attention import CrossAttention, PerceiverStudyLayer, SelfAttention
 from .audio_reading import read_audio  # noqa: F401 - see below
 from .auto_classes import AUTO_MAP  # noqa: F401 - see below
 from .base import PerceiverStudyClassifierOutput, PerceiverStudyPreTrainedModel, PerceiverStudyTokenOutput
+from .byte_start import start_bytes_locally
 from .bytes import BytesAdapter  # noqa: F401 - see below
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .decoder import PerceiverStudyDecoder, PerceiverStudyLatents
@@ -30,21 +31,30 @@ from .grid import GridAdapter  # noqa: F401 - see below
 from .image_reading import open_image  # noqa: F401 - see below
 from .input_fields import INPUT_FIELDS  # noqa: F401 - see below
 from .inputs import input_adapter, without_hidden_end
-from .local_start import start_bytes_locally, start_locally
+from .local_start import start_locally
 from .masked_lm import MaskedLMDecoder, labelled_positions
 from .paths import PATHS, has_values
 from .pipeline_audio_perceiver_study import PerceiverStudyAudioClassificationPipeline  # noqa: F401 - see below
+from .pipeline_multimodal_perceiver_study import (  # noqa: F401 - see below
+    PerceiverStudyMultimodalClassificationPipeline,
+)
 from .pipeline_perceiver_study import PerceiverStudyImageClassificationPipeline  # noqa: F401 - see below
 from .pipeline_point_cloud_perceiver_study import (  # noqa: F401 - see below
     PerceiverStudyPointCloudClassificationPipeline,
+)
+from .pipeline_video_perceiver_study import (  # noqa: F401 - see below
+    PerceiverStudyVideoClassificationPipeline,
 )
 from .point_cloud_processing_perceiver_study import PerceiverStudyPointCloudProcessor  # noqa: F401 - see below
 from .point_reading import open_points  # noqa: F401 - see below
 from .points import PointsAdapter  # noqa: F401 - see below
 from .position import fourier_features  # noqa: F401 - see below
+from .processing_perceiver_study import PerceiverStudyProcessor  # noqa: F401 - see below
 from .separable import GridInputs, byte_array, join_parts
 from .streaming import GridAttention  # noqa: F401 - see below
 from .tokenization_perceiver_study import PerceiverStudyTokenizer  # noqa: F401 - see below
+from .video_processing_perceiver_study import PerceiverStudyVideoProcessor  # noqa: F401 - see below
+from .video_reading import read_frames  # noqa: F401 - see below
 
 # transformers' loader of remote code fetches what this file imports, then what that imports. A download that breaks off
 # at the second stage leaves a cache that never mends, so this file imports every sibling, used here or not.
@@ -72,7 +82,8 @@ class PerceiverStudyModel(PerceiverStudyPreTrainedModel):
             ]
         )
         if config.local_start_width is not None:
-            start_locally(config, self.latents, self.cross_attends, self.blocks)
+            paddings = dict(self.inputs.padding) if config.modalities else {}
+            start_locally(config, self.latents, self.cross_attends, self.blocks, paddings)
             if config.input_type == "bytes":
                 start_bytes_locally(config, *self.inputs.tables)
         self.post_init()
@@ -357,6 +368,80 @@ class PerceiverStudyForPointCloudClassification(PerceiverStudyClassifier):
         )
 
 
+class PerceiverStudyForVideoClassification(PerceiverStudyClassifier):
+    """Classes of clips."""
+
+    input_modalities = ("video",)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        cross_attend_path: str | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> PerceiverStudyClassifierOutput:
+        """`(B, T, C, H, W) -> (B, num_labels)`, with the config's `num_axes=3` and `channel_axis=2`
+
+        Args:
+            pixel_values: frames, as the video processor makes them.
+            attention_mask: `(B, T)`, 1 for frames and 0 for padding; or `(B, T * H * W)`, one entry per pixel.
+            labels: see `classify`.
+            cross_attend_path: see `PerceiverStudyModel.forward`.
+        """
+        return self.classify(
+            labels,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            cross_attend_path=cross_attend_path,
+            **kwargs,
+        )
+
+
+class PerceiverStudyForMultimodalClassification(PerceiverStudyClassifier):
+    """Classes of samples of several inputs at once, the config's `modalities`, each of which may be missing."""
+
+    input_modalities = ("multimodal",)
+    _auto_class = "AutoModelForMultimodalClassification"  # see above
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_values: torch.Tensor | None = None,
+        points: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        cross_attend_path: str | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> PerceiverStudyClassifierOutput:
+        """What each modality takes `-> (B, num_labels)`
+
+        Args:
+            pixel_values: of images or clips.
+            input_values: of recordings.
+            points: of clouds.
+            input_ids: of bytes.
+            attention_mask: `(B, M)`, of the elements of all; or leave it out, and give a mask of each by its name.
+            labels: see `classify`.
+            cross_attend_path: see `PerceiverStudyModel.forward`.
+            kwargs: what else the modalities take, such as `video_attention_mask` (docs/inputs.md). A modality whose
+                mask hides all of a sample is missing there.
+        """
+        return self.classify(
+            labels,
+            pixel_values=pixel_values,
+            input_values=input_values,
+            points=points,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            cross_attend_path=cross_attend_path,
+            **kwargs,
+        )
+
+
 class PerceiverStudyForSequenceClassification(PerceiverStudyClassifier):
     """Classes of texts, as bytes."""
 
@@ -525,6 +610,7 @@ def _self_attend(config: PerceiverStudyConfig) -> PerceiverStudyLayer:
 PerceiverStudyModel.register_for_auto_class("AutoModel")
 PerceiverStudyForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 PerceiverStudyForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
+PerceiverStudyForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
 PerceiverStudyForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
 PerceiverStudyForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
 PerceiverStudyForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
@@ -533,9 +619,11 @@ __all__ = [
     "PerceiverStudyForAudioClassification",
     "PerceiverStudyForImageClassification",
     "PerceiverStudyForMaskedLM",
+    "PerceiverStudyForMultimodalClassification",
     "PerceiverStudyForPointCloudClassification",
     "PerceiverStudyForSequenceClassification",
     "PerceiverStudyForTokenClassification",
+    "PerceiverStudyForVideoClassification",
     "PerceiverStudyModel",
     "PerceiverStudyPreTrainedModel",
 ]

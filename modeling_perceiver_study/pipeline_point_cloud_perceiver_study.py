@@ -1,4 +1,4 @@
-"""A pipeline for clouds of points, for which transformers has none.
+"""A pipeline for clouds of points, for which transformers has none, and what it shares with others of that kind.
 
 `PerceiverStudyConfig.custom_pipelines` names it, so that `pipeline("point-cloud-classification", model=FOLDER,
 trust_remote_code=True)` takes it.
@@ -10,34 +10,37 @@ from transformers import BatchFeature, Pipeline
 _ACTIVATIONS = ("softmax", "sigmoid", "none")
 
 
-class PerceiverStudyPointCloudClassificationPipeline(Pipeline):
-    """Classes of clouds of points: what the processor takes, one cloud or a list of them.
+class HeadPipeline(Pipeline):
+    """Classes of samples of a kind that transformers knows no head for.
 
-    transformers loads the model of a pipeline with one of its own Auto classes, and has none for clouds with a head.
-    The bare model that `AutoModel` gives is therefore replaced by the classifier from the same folder and revision.
+    It loads the model of a pipeline with one of its own Auto classes, so the bare model that `AutoModel` gives is
+    replaced by the classifier from the same folder and revision.
     """
 
     _load_processor = False
     _load_image_processor = False
     _load_video_processor = False
-    _load_feature_extractor = True
+    _load_feature_extractor = False
     _load_tokenizer = False
 
     def __init__(self, model, *args, **kwargs):
         if not hasattr(model, "classifier"):
-            model = _with_head(model)
+            model = _load(self.head(), model)
         super().__init__(model, *args, **kwargs)
 
+    @staticmethod
+    def head() -> type:
+        """The classifier; a function, as its file imports this one."""
+        raise NotImplementedError
+
     def __call__(self, inputs, **kwargs):
-        """Answers for each cloud, the likeliest first: dicts of `label` and `score`.
+        """Answers for each sample, the likeliest first: dicts of `label` and `score`.
 
         Args:
-            inputs: a cloud `(m, A + C)` as an array, a tensor, a path or bytes of a file; or a list or a batch of such.
+            inputs: a sample as the processor takes it, or a list of such.
             kwargs: `top_k`, how many answers, 5 if left out and all with None; `function_to_apply`, `"softmax"`,
                 `"sigmoid"` or `"none"`, by `config.problem_type` if left out; `batch_size` and others of transformers.
         """
-        if hasattr(inputs, "ndim") and inputs.ndim == 3:
-            inputs = list(inputs)
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(self, top_k: int | None = 5, function_to_apply: str | None = None, **kwargs):
@@ -48,12 +51,6 @@ class PerceiverStudyPointCloudClassificationPipeline(Pipeline):
                 f"function_to_apply={function_to_apply!r}: expected one of {', '.join(map(repr, _ACTIVATIONS))}."
             )
         return {}, {}, {"top_k": top_k, "function_to_apply": function_to_apply}
-
-    def preprocess(self, cloud) -> BatchFeature:
-        """One cloud. Coordinates stay in float32, whatever the model's dtype is."""
-        if isinstance(cloud, (list, tuple)):
-            cloud = np.asarray(cloud)
-        return self.feature_extractor(cloud, return_tensors="pt")
 
     def _forward(self, model_inputs):
         return self.model(**model_inputs)
@@ -70,14 +67,38 @@ class PerceiverStudyPointCloudClassificationPipeline(Pipeline):
         return [{"label": config.id2label[label], "score": score} for score, label in pairs]
 
 
-def _with_head(model):
-    """The classifier from where a bare model was loaded, as it was loaded."""
-    from .modeling_perceiver_study import PerceiverStudyForPointCloudClassification
+class PerceiverStudyPointCloudClassificationPipeline(HeadPipeline):
+    """Classes of clouds of points: what the processor takes, one cloud or a list of them.
 
+    A cloud is an array or a tensor `(m, A + C)`, a path, or the bytes of a file; several are a list or a batch of such.
+    """
+
+    _load_feature_extractor = True
+
+    @staticmethod
+    def head() -> type:
+        from .modeling_perceiver_study import PerceiverStudyForPointCloudClassification
+
+        return PerceiverStudyForPointCloudClassification
+
+    def __call__(self, inputs, **kwargs):
+        if hasattr(inputs, "ndim") and inputs.ndim == 3:
+            inputs = list(inputs)
+        return super().__call__(inputs, **kwargs)
+
+    def preprocess(self, cloud) -> BatchFeature:
+        """One cloud. Coordinates stay in float32, whatever the model's dtype is."""
+        if isinstance(cloud, (list, tuple)):
+            cloud = np.asarray(cloud)
+        return self.feature_extractor(cloud, return_tensors="pt")
+
+
+def _load(kind: type, model):
+    """The classifier from where a bare model was loaded, as it was loaded."""
     arguments = {"dtype": model.dtype, "revision": getattr(model.config, "_commit_hash", None) or "main"}
     if getattr(model, "hf_device_map", None):
         arguments["device_map"] = "auto"
-    return PerceiverStudyForPointCloudClassification.from_pretrained(model.name_or_path, **arguments)
+    return kind.from_pretrained(model.name_or_path, **arguments)
 
 
 __all__ = ["PerceiverStudyPointCloudClassificationPipeline"]

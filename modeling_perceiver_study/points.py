@@ -33,6 +33,7 @@ class PointsAdapter(InputAdapter):
     )
     fewest_channels = 0
     supports_local_start = True
+    starts_locally_beside_others = True
 
     @classmethod
     def width_of(cls, config: "PerceiverStudyConfig") -> int:

@@ -3,6 +3,8 @@
     python scripts/benchmark_inputs.py                                     # both parts, into output/benchmark/
     python scripts/benchmark_inputs.py --part inputs --frames 1 2 --rounds 9
     python scripts/benchmark_inputs.py --part decoding
+    python scripts/benchmark_inputs.py --part inputs --elements patches --frames 32 --samples 61440 \
+        --samples_per_patch 128                                            # the paper's input
 
 One cross-attend of 512 × 1024 latents looks at frames of 224 × 224 pixels, as single pixels and as patches of 2 × 8 × 8
 (of 4 frames or more), beside one second of sound. Others are given the array of all elements, which transformers'
@@ -40,24 +42,25 @@ def main(arguments: list[str] | None = None):
     options.output.mkdir(parents=True, exist_ok=True)
     if "inputs" in options.part:
         results = {**run, "rounds": options.rounds, "cases": {}}
-        pixels = [VideoWithSound(count, samples_per_patch=options.samples_per_patch) for count in options.frames]
+        sound = {"samples": options.samples, "samples_per_patch": options.samples_per_patch}
+        pixels = [VideoWithSound(count, **sound) for count in options.frames]
         patches = [
-            VideoWithSound(count, PATCH, samples_per_patch=options.samples_per_patch)
+            VideoWithSound(count, PATCH, **sound)
             for count in options.frames
             if count % PATCH[0] == 0 and count > PATCH[0]  # of a single one transformers' preprocessor makes an image
         ]
-        for series in (pixels, patches):
+        series_of = {"pixels": pixels, "patches": patches}
+        for series in (series_of[name] for name in options.elements):
             for name, result in measure_series(
                 series, options.contenders, device, options.rounds, options.limit_gb, options.timed_frames
             ):
                 results["cases"][name] = result
-                results |= _load()
-                _write(options.output / "inputs.json", results)
-        print(inputs_table(results))
+                written = _write(options.output / "inputs.json", results)
+        (options.output / "inputs.md").write_text(inputs_table(written), encoding="utf-8")
+        print(inputs_table(written))
     if "decoding" in options.part:
-        results = {**run, "queries": measure_decoding(options.edges, device, options.limit_gb), **_load()}
-        _write(options.output / "decoding.json", results)
-        print(decoding_table(results))
+        results = {**run, "queries": measure_decoding(options.edges, device, options.limit_gb)}
+        print(decoding_table(_write(options.output / "decoding.json", results)))
 
 
 def parse(arguments: list[str] | None):
@@ -66,6 +69,9 @@ def parse(arguments: list[str] | None):
     parser.add_argument("--part", nargs="+", choices=parts, default=parts)
     parser.add_argument("--frames", nargs="+", type=int, default=[1, 2, 4, 8, 16], help="of the clips, ascending")
     parser.add_argument("--timed_frames", type=int, help="most frames of clips that are timed (default: all)")
+    elements = ("pixels", "patches")
+    parser.add_argument("--elements", nargs="+", choices=elements, default=elements, help="of video (default: both)")
+    parser.add_argument("--samples", type=int, default=16_000, help="of sound (default: 16000)")
     parser.add_argument("--samples_per_patch", type=int, default=16, help="of sound, one element (default: 16)")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument("--edges", nargs="+", type=int, default=EDGES, help="of images to decode, in pixels, ascending")
@@ -75,13 +81,11 @@ def parse(arguments: list[str] | None):
     return parser.parse_args(arguments)
 
 
-def _load() -> dict:
-    """How busy the machine is, as the time of a crowded one says little."""
-    return {"load_average": os.getloadavg()[0], "cores": os.cpu_count()}
-
-
-def _write(path: Path, results: dict):
-    path.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _write(path: Path, results: dict) -> dict:
+    """Write what there is so far, with the load of the machine, as the time of a crowded one says little."""
+    written = results | {"load_average": os.getloadavg()[0], "cores": os.cpu_count()}
+    path.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return written
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from pathlib import Path
 import datasets
 import numpy as np
 import soundfile
+from PIL import Image
 
-from tests.small_data import TINY_RUN, coloured_images, make_parquet
+from tests.small_data import CLASSES, TINY_RUN, coloured_images, make_parquet
 
 _MODEL = [
     name for name in TINY_RUN if name.startswith("model.") and "image_size" not in name and "channels" not in name
@@ -30,6 +31,7 @@ class Kind:
         write_file: writes a file to ask about into a folder; returns its path.
         judged: an entry of what `task.judge` says.
         classifies: its pipeline names classes.
+        modalities: of a sample of several the column of each; otherwise the first column is the sample.
     """
 
     recipe: list[str]
@@ -38,6 +40,14 @@ class Kind:
     write_file: Callable[[Path], Path]
     judged: str = "logits"
     classifies: bool = True
+    modalities: dict[str, str] | None = None
+
+    def read(self, rows: datasets.Dataset) -> tuple[list, list[int]]:
+        """What a pipeline takes of each row, and the labels."""
+        if self.modalities is None:
+            samples, labels = (list(rows[name]) for name in rows.column_names[:2])
+            return samples, labels
+        return [{name: row[column] for name, column in self.modalities.items()} for row in rows], list(rows["label"])
 
 
 def tones(count: int, seed: int) -> tuple[list[np.ndarray], list[int]]:
@@ -161,6 +171,30 @@ def make_texts(folder: Path) -> Path:
     return folder
 
 
+def clips(count: int, seed: int) -> tuple[list[list[Image.Image]], list[int]]:
+    """Clips of 2 to 7 frames of 12 x 16; some longer than a model looks at; the channel of the class is bright."""
+    rng = np.random.default_rng(seed)
+    labels = [index % len(CLASSES) for index in range(count)]
+    found = []
+    for label in labels:
+        frames = rng.integers(0, 160, (rng.integers(2, 8), 12, 16, 3), dtype=np.uint8)
+        frames[..., label] += 60
+        found.append([Image.fromarray(frame) for frame in frames])
+    return found, labels
+
+
+def make_clips(folder: Path) -> Path:
+    """`folder/train.parquet` and `folder/test.parquet`, with columns `frames` and `label`."""
+    features = {"frames": datasets.List(datasets.Image()), "label": datasets.ClassLabel(names=CLASSES)}
+    folder.mkdir(parents=True)
+    for seed, (split, count) in enumerate({"train": 60, "test": 21}.items()):
+        found, labels = clips(count, seed)
+        rows = {"frames": found, "label": labels}
+        table = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+        table.to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
 def write_text(folder: Path) -> Path:
     """A text of the first class, longer than a model looks at."""
     (folder / "text.txt").write_text("bad hat, clä lad " * 5, encoding="utf-8")
@@ -171,6 +205,41 @@ def write_masked_text(folder: Path) -> Path:
     """A text with masked bytes."""
     (folder / "text.txt").write_text("bad h[MASK]t, c[MASK]d", encoding="utf-8")
     return folder / "text.txt"
+
+
+def write_clip(folder: Path) -> Path:
+    """A clip of the first class, as an animation."""
+    first, *others = clips(1, seed=3)[0][0]
+    first.save(folder / "clip.gif", save_all=True, append_images=others, duration=40)
+    return folder / "clip.gif"
+
+
+def make_several(folder: Path) -> Path:
+    """Clips with a series of two channels, one of which is missing in some rows."""
+    features = datasets.Features(
+        {
+            "frames": datasets.List(datasets.Image()),
+            "series": datasets.List(datasets.List(datasets.Value("float32"))),
+            "label": datasets.ClassLabel(names=CLASSES),
+        }
+    )
+    folder.mkdir(parents=True)
+    for seed, (split, count) in enumerate({"train": 60, "test": 21}.items()):
+        (frames, labels), (recordings, _) = clips(count, seed), tones(count, seed)
+        rows = {
+            "frames": [None if index % 7 == 3 else one for index, one in enumerate(frames)],
+            "series": [None if index % 7 == 5 else [list(one), list(-one)] for index, one in enumerate(recordings)],
+            "label": labels,
+        }
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def write_several(folder: Path) -> Path:
+    """A clip and a series of the first class."""
+    frames, series = clips(1, seed=3)[0][0], tones(1, seed=3)[0][0]
+    np.savez(folder / "sample.npz", video=np.stack([np.asarray(frame) for frame in frames]), sound=[series, -series])
+    return folder / "sample.npz"
 
 
 _SOUND = [
@@ -266,6 +335,45 @@ KINDS = {
         write_masked_text,
         judged="nats",
         classifies=False,
+    ),
+    "video": Kind(
+        ["task=video-classification", *_MODEL, *_RUN, "model.image_size=[6,6,8]", "model.patch_size=[2,3,4]"],
+        [
+            "augmentation.flip=true",
+            "augmentation.zoom=[0.9,1.2]",
+            "augmentation.shift=0.1",
+            "augmentation.rotation=10",
+            "augmentation.stretch=0.1",
+            "augmentation.speed=[0.8,1.2]",
+            "augmentation.time_shift=1",
+            "augmentation.contrast=0.1",
+            "augmentation.brightness=0.1",
+            "augmentation.noise=0.1",
+            "augmentation.time_masks=1",
+            "augmentation.erase=0.5",
+            "augmentation.mixup_alpha=0.3",
+        ],
+        make_clips,
+        write_clip,
+    ),
+    "multimodal": Kind(
+        [
+            "task=multimodal-classification",
+            *(name for name in _MODEL if "bands" not in name),
+            *_RUN,
+            "data.columns={video: frames, sound: series}",
+            "feature_extractor.modalities={video: {task: video-classification}, sound: {task: audio-classification, "
+            f"sampling_rate: {RATE}, max_length: 160, feature_size: 2}}}}",
+            "model.modalities={video: {image_size: [6,6,8], patch_size: [2,3,4], num_frequency_bands: 2}, "
+            "sound: {patch_size: 8, num_frequency_bands: 2}}",
+        ],
+        [
+            "augmentation.modalities={video: {flip: true, speed: [0.8,1.2]}, sound: {shift: 0.02, noise: [10,20]}}",
+            "augmentation.mixup_alpha=0.3",
+        ],
+        make_several,
+        write_several,
+        {"video": "frames", "sound": "series"},
     ),
     "waveforms": Kind([*_SOUND, "model.patch_size=8"], _SOUND_CHANGES, make_sound, write_sound),
 }

@@ -42,6 +42,7 @@ _VERDICTS = {
     "data.columns": _OTHER_SAMPLES,
     "data.hold_out": _OTHER_SAMPLES,
     "data.validate_on": _OTHER_SAMPLES,
+    "data.withhold": _OTHER_SAMPLES,
     "data.validation_samples": _OTHER_SAMPLES,
     "data.train_samples": _OTHER_SAMPLES,
     "data.split_seed": _OTHER_SAMPLES,

@@ -47,6 +47,7 @@ class Data:
     split_seed: int = 0  # not `seed`, so that runs with several seeds share their splits
     max_memory_gb: float = 8.0  # decoded images beyond this are memory-mapped from `cache_dir`
     cache_dir: str | None = None  # null is a folder inside the cache of `datasets`
+    withhold: list[str] = dataclasses.field(default_factory=list)  # modalities that samples have and no model is shown
     on_error: str = "raise"  # at a broken image or a label out of range; `skip` leaves them out and says how many
     streaming: bool = False  # read training images from shards as they are needed; needs train_samples
     workers: int = 0  # processes that read and decode samples ahead, where those are not in memory; 0 is threads

@@ -5,6 +5,17 @@ from transformers import AutoConfig, AutoModel
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyForImageClassification, PerceiverStudyModel
 from tests.models import pixels
 
+SEVERAL = {
+    "image": {"image_size": 16, "num_frequency_bands": 4},
+    "sound": {
+        "input_name": "input_values",
+        "num_axes": 1,
+        "num_channels": 5,
+        "image_size": 60,
+        "num_frequency_bands": 6,
+    },
+}
+
 
 def config_of(grid, **fields):
     return PerceiverStudyConfig(
@@ -183,6 +194,22 @@ def test_a_saved_model_keeps_its_weights_and_its_code_starts_alike(tmp_path):
     assert not fresh.latents.weight.equal(model.perceiver.latents.weight)
 
 
+@torch.no_grad()
+def test_each_of_several_inputs_has_heads_that_start_at_spots_of_it():
+    torch.manual_seed(0)
+    fields = {"image_size": 32, "num_axes": 2, "num_latents": 128, "local_start_reach": 0.4}
+    model = PerceiverStudyModel(config_of([32, 32], **{**fields, "modalities": SEVERAL})).eval()
+    given = {"pixel_values": torch.randn(2, 3, 16, 16).sign(), "input_values": torch.randn(2, 5, 60).sign()}
+    output = model(**given, output_attentions=True)
+    maps = model.split_cross_attentions(output.cross_attentions, **given)
+    for name, heads in {"image": [0, 2], "sound": [1, 3]}.items():
+        weights = maps[name][0][:, heads]
+        assert weights.sum(dim=-1).mean() > 0.9
+        spread = weights.square().sum(dim=-1).reciprocal().mean()  # elements that share the attention
+        assert spread < 0.5 * weights.shape[-1]
+    assert output.last_hidden_state.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -191,8 +218,9 @@ def test_a_saved_model_keeps_its_weights_and_its_code_starts_alike(tmp_path):
         ({"position_encoding_type": "none"}, "local_start_width=0.2 .* position_encoding_type='fourier'"),
         ({"d_latents": 8, "num_self_attention_heads": 1}, "num_cross_attention_heads=4 .* at most 2"),
         ({"qk_channels": 8, "v_channels": 8}, "num_cross_attention_heads=4 .* at most 2"),
-        ({"input_type": "bytes", "d_model": 64}, "local_start_width=0.2 .* the only input is a grid or points"),
-        ({"modalities": {"one": {"image_size": 8}}}, "local_start_width=0.2 .* the only input is a grid or points"),
+        ({"modalities": {"one": {"input_type": "bytes"}}}, "local_start_width=0.2 .* of a grid or of points"),
+        ({"modalities": SEVERAL, "num_cross_attention_heads": 1}, "local_start_width=0.2 .* with a head for each"),
+        ({"modalities": SEVERAL, "modality_channels": 1}, "modality_channels=1 .* one for each modality"),
         ({"local_start_reach": 0}, "local_start_reach=0 .* between 0 and 1"),
         (
             {"local_start_reach": 0.3, "local_start_width": None},
@@ -205,4 +233,4 @@ def test_a_saved_model_keeps_its_weights_and_its_code_starts_alike(tmp_path):
 def test_what_does_not_go_together_is_said(fields, message):
     other = "input_type" in fields or "modalities" in fields
     with pytest.raises(ValueError, match=message):
-        config_of([8, 8], **fields, **({"image_size": 32} if other else {}))
+        config_of([8, 8], **fields, **({"image_size": 32, "num_axes": 2} if other else {}))

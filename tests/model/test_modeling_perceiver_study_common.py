@@ -13,7 +13,9 @@ from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForAudioClassification,
     PerceiverStudyForImageClassification,
+    PerceiverStudyForMultimodalClassification,
     PerceiverStudyForPointCloudClassification,
+    PerceiverStudyForVideoClassification,
     PerceiverStudyModel,
 )
 from tests.kinds import arguments_of, fields_of, joint_array
@@ -139,8 +141,11 @@ class PerceiverStudyKindTester(PerceiverStudyModelTester):
 
     def prepare_config_and_inputs_for_common(self):
         given = self.arguments()
-        # One entry for each sample of a waveform, before they become patches; of others one for each element.
-        length = given["input_values"].shape[-1] if self.kinds == ("waveform",) else self.seq_length
+        # One entry for each sample of a waveform, before they become patches, and for each frame; of others one for
+        # each element.
+        before_patches = {("waveform",): ("input_values", -1), ("video",): ("pixel_values", 1)}
+        argument, axis = before_patches.get(self.kinds, (None, 0))
+        length = given[argument].shape[axis] if argument else self.seq_length
         mask = torch.ones(self.batch_size, length, dtype=torch.int64)
         return self.get_config(), {**given, "attention_mask": mask}
 
@@ -177,6 +182,11 @@ class PerceiverStudyWaveformModelTest(PerceiverStudyPointModelTest):
     kinds = ("waveform",)
 
 
+class PerceiverStudyVideoModelTest(PerceiverStudyPointModelTest):
+    all_model_classes = (PerceiverStudyModel, PerceiverStudyForVideoClassification)
+    kinds = ("video",)
+
+
 class PerceiverStudyByteModelTest(PerceiverStudyPointModelTest):
     all_model_classes = (PerceiverStudyModel,)
     kinds = ("bytes",)
@@ -185,5 +195,5 @@ class PerceiverStudyByteModelTest(PerceiverStudyPointModelTest):
 class PerceiverStudyMultimodalModelTest(PerceiverStudyPointModelTest):
     """Two grids that stay separable, in patches, and an array."""
 
-    all_model_classes = (PerceiverStudyModel,)
+    all_model_classes = (PerceiverStudyModel, PerceiverStudyForMultimodalClassification)
     kinds = ("video", "waveform", "points")

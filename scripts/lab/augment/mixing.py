@@ -73,6 +73,22 @@ def mix(
     return torch.lerp(images, neighbours(images), shown), torch.lerp(targets, neighbours(targets), share)
 
 
+def blend(
+    values: torch.Tensor, mask: torch.Tensor, targets: torch.Tensor, opacity: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Each sample of a batch blended with its neighbour, which also shows where only the neighbour is not padding.
+
+    Args:
+        values: `(n, ..)`, in which padding is 0.
+        mask: `(n, ..)`, what is not padding.
+        targets: `(n, classes)`, probabilities.
+        opacity: `(n,)`, that of the neighbour.
+    """
+    share = opacity.to(values)
+    blended = torch.lerp(values, neighbours(values), share.view(-1, *[1] * (values.ndim - 1)))
+    return blended, mask | neighbours(mask), torch.lerp(targets, neighbours(targets), share[:, None])
+
+
 def neighbours(rows: torch.Tensor) -> torch.Tensor:
     """Rows of a batch, or of an even part of it, each in the place of its neighbour: 1, 0, 3, 2, and so on."""
     return rows.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)

@@ -7,12 +7,13 @@ batch is divided does not matter.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import soxr
 import torch
 
-from lab.augment.mixing import neighbours
+from lab.augment.mixing import blend
 from lab.augment.padding import padded
 from lab.augment.seeds import fold_seed
 from modeling_perceiver_study import PerceiverStudyFeatureExtractor
@@ -23,6 +24,7 @@ class SoundAugmentation:
     """What happens to each training recording."""
 
     speed: list[float] | None = None  # plays it so many times as fast, evenly from [lowest, highest], pitch included
+    linear_speed: bool = False  # by straight lines between samples, which is fast, and right for series of features
     shift: float = 0.0  # seconds: up to so much silence before it, or cut from its beginning
     gain: float = 0.0  # decibels: up to so much louder or softer
     noise: list[float] | None = (
@@ -33,8 +35,8 @@ class SoundAugmentation:
     equalizer: float = 0.0  # decibels: up to so much louder or softer at six places of a spectrogram, between in a line
     time_masks: int = 0  # stretches of time that become the mean
     time_mask: float = 0.1  # how long each is at most, as a share of the recording
-    band_masks: int = 0  # ranges of neighbouring bands that become the mean
-    band_mask: float = 0.2  # how wide each is at most, as a share of all bands
+    band_masks: int = 0  # ranges of neighbouring bands, or channels of a series, that become the mean
+    band_mask: float = 0.2  # how wide each is at most, as a share of all
     mixup_alpha: float = 0.0  # blend with another recording, its share from Beta(alpha, alpha); 0 is off
 
 
@@ -83,8 +85,10 @@ def change(
     """`(L, C) -> (l, C)`: one recording at another speed, shifted, and no longer than `most`, by a random window."""
     if settings.speed:
         low, high = settings.speed
+        factor = low + (high - low) * draws["speed"]
         # Low quality is a third of the time; what it gets wrong is far below the other changes.
-        samples = soxr.resample(samples, low + (high - low) * draws["speed"], 1.0, quality="LQ")
+        faster = _between_samples if settings.linear_speed else partial(soxr.resample, out_rate=1.0, quality="LQ")
+        samples = faster(samples, factor)
     shift = round((2 * draws["shift"] - 1) * settings.shift * rate)
     if shift > 0:
         samples = np.pad(samples, ((shift, 0), (0, 0)))
@@ -94,6 +98,15 @@ def change(
         first = int(draws["window"] * (len(samples) - most + 1))
         samples = samples[first : first + most]
     return samples
+
+
+def _between_samples(samples: np.ndarray, factor: float) -> np.ndarray:
+    """`(L, C) -> (l, C)`: each `factor` samples a new one, on the line between its neighbours."""
+    place = np.arange(max(1, round(len(samples) / factor))) * factor
+    place = place.clip(max=len(samples) - 1)
+    below = np.floor(place).astype(np.int64)
+    share = (place - below).astype(samples.dtype)[:, None]
+    return samples[below] * (1 - share) + samples[np.minimum(below + 1, len(samples) - 1)] * share
 
 
 def add_noise(
@@ -211,7 +224,7 @@ class TrainingSound:
         features, mask = self.extractor.normalized(features, mask)
         features = self._masked(features, mask, draws)
         if self.settings.mixup_alpha:
-            features, mask, labels = _mix(features, mask, self.blendable(labels), draws["opacity"])
+            features, mask, labels = blend(features, mask, self.blendable(labels), draws["opacity"])
         return {"input_values": features, "attention_mask": mask}, labels
 
     def _changed(
@@ -233,19 +246,11 @@ class TrainingSound:
             chosen = draws["time_masks"][:, : settings.time_masks]
             features = hide(features, axis, chosen, mask.sum(dim=1), settings.time_mask)
         if settings.band_masks:
+            axis = features.ndim - 1 if spectrogram else 1
             chosen = draws["band_masks"][:, : settings.band_masks]
-            sizes = mask.new_full((len(mask),), features.shape[-1], dtype=torch.long)
-            features = hide(features, features.ndim - 1, chosen, sizes, settings.band_mask)
+            sizes = mask.new_full((len(mask),), features.shape[axis], dtype=torch.long)
+            features = hide(features, axis, chosen, sizes, settings.band_mask)
         return features
-
-
-def _mix(
-    features: torch.Tensor, mask: torch.Tensor, targets: torch.Tensor, opacity: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Each recording of a batch blended with its neighbour: 0 with 1, 2 with 3, and so on."""
-    share = opacity.to(features)
-    blended = torch.lerp(features, neighbours(features), share.view(-1, *[1] * (features.ndim - 1)))
-    return blended, mask | neighbours(mask), torch.lerp(targets, neighbours(targets), share[:, None])
 
 
 def describe_augmentation(settings: SoundAugmentation) -> str:

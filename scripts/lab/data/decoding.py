@@ -61,11 +61,13 @@ class SampleDecoder(ABC):
 
         def decode_from(start: int) -> int:
             chunk = rows[start : start + _CHUNK]
-            for offset, encoded in enumerate(source.read(chunk)[self.role]):
+            read = source.read(chunk)
+            for offset in range(len(chunk)):
+                inputs = {role: values[offset] for role, values in read.items()}
                 try:
-                    keep(start + offset, self.decode_one(encoded))
+                    keep(start + offset, self.decode_row(inputs))
                 except self.unusable as error:
-                    self.leave_out(source, chunk[offset], encoded, error)
+                    self.leave_out(source, chunk[offset], inputs[self.role], error)
                     broken[start + offset] = True
             return len(chunk)
 

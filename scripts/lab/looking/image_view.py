@@ -42,6 +42,10 @@ class ImageView(View):
         generator = torch.Generator().manual_seed(count)
         return {"pixel_values": torch.randn(count, config.num_channels, *config.grid, generator=generator)}
 
+    @property
+    def count(self) -> int:
+        return int(np.prod(self.grid))
+
     def draw(self, axes: Any):
         axes.imshow(displayed(self.pixels), cmap="gray", vmin=0, vmax=255)
 

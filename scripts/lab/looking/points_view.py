@@ -55,6 +55,10 @@ class PointsView(View):
         lengths = torch.randint(1, _EXAMPLE_POINTS + 1, (count, 1), generator=generator)
         return arguments | {"attention_mask": (torch.arange(_EXAMPLE_POINTS) < lengths).long()}
 
+    @property
+    def count(self) -> int:
+        return len(self.points)
+
     def draw(self, axes: Any):
         """Nearer points are darker."""
         order = np.argsort(self.depths, kind="stable")

@@ -50,6 +50,10 @@ class SoundView(View):
         lengths = torch.randint(1, config.grid[0] + 1, (count, 1), generator=generator)
         return {"input_values": values, "attention_mask": (torch.arange(config.grid[0]) < lengths).long()}
 
+    @property
+    def count(self) -> int:
+        return int(np.prod(self.grid))
+
     def draw(self, axes: Any):
         if self.is_spectrogram:
             axes.imshow(self.values.T, origin="lower", aspect="auto", cmap="gray", extent=self._extent())

@@ -74,6 +74,11 @@ class View(ABC):
         """Names and scores, of what the pipeline answers to a sample."""
         return [(prediction["label"], prediction["score"]) for prediction in predictions]
 
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """`M`, elements that the model attends to."""
+
     @abstractmethod
     def draw(self, axes: Any):
         """Draw the sample on matplotlib axes."""

@@ -7,13 +7,25 @@ from lab.recipe import Recipe
 from lab.tasks.audio_classification import AudioClassification
 from lab.tasks.image_classification import ImageClassification
 from lab.tasks.masked_lm import MaskedLM
+from lab.tasks.multimodal_classification import MultimodalClassification
 from lab.tasks.point_cloud_classification import PointCloudClassification
 from lab.tasks.pretrained import open_pretrained
 from lab.tasks.task import Task
 from lab.tasks.text_classification import TextClassification
+from lab.tasks.video_classification import VideoClassification
 
-_ALL = (ImageClassification, AudioClassification, PointCloudClassification, TextClassification, MaskedLM)
-TASKS: dict[str, type[Task]] = {task.name: task for task in _ALL}
+TASKS: dict[str, type[Task]] = {
+    task.name: task
+    for task in (
+        ImageClassification,
+        AudioClassification,
+        PointCloudClassification,
+        VideoClassification,
+        MultimodalClassification,
+        TextClassification,
+        MaskedLM,
+    )
+}
 
 
 def find_task(recipe: Recipe) -> type[Task]:

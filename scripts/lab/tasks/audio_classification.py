@@ -64,6 +64,7 @@ class AudioClassification(RaggedTask):
     samples = "recordings"
     model_class = PerceiverStudyForAudioClassification
     processor_class = PerceiverStudyFeatureExtractor
+    processor_keys = _EXTRACTOR_KEYS
     columns = (AUDIO,)
     view = SoundView
     augmentation_class = SoundAugmentation
@@ -118,10 +119,13 @@ class AudioClassification(RaggedTask):
             if not fits:
                 above = "" if name == "noise" else " above 0"
                 raise UserError(f"augmentation.{name}={limits}: expected null, or two numbers{above}, the lower first")
-        of_bands = settings.vocal_tract or settings.equalizer or settings.band_masks
-        if self.processor.feature_type != "log-mel" and of_bands:
+        if self.processor.feature_type == "log-mel":
+            return
+        if settings.vocal_tract or settings.equalizer:
+            raise UserError("augmentation.vocal_tract and equalizer are for feature_extractor.feature_type=log-mel")
+        if settings.band_masks and self.processor.feature_size == 1:
             raise UserError(
-                "augmentation.vocal_tract, equalizer and band_masks are for feature_extractor.feature_type=log-mel"
+                "augmentation.band_masks is for feature_extractor.feature_type=log-mel, or a feature_size above 1"
             )
 
     def decoder(self) -> SoundDecoder:
@@ -143,6 +147,14 @@ class AudioClassification(RaggedTask):
             row[:, : window.shape[-1]] = window
         sizes = torch.tensor([window.shape[-1] for window in windows], device=values.device)
         return self._arguments(padded, sizes), Windows(batch["labels"], torch.tensor(owners, device=values.device))
+
+    def alone(self, batch: Batch) -> Arguments:
+        """Without windows: what is longer than `max_length` is cut, as the feature extractor does."""
+        most = self.processor.max_length
+        return self._arguments(batch["values"][:, :most].transpose(1, 2), batch["lengths"].clamp(max=most))
+
+    def blank(self) -> np.ndarray:
+        return np.zeros((1, self.processor.feature_size), np.float32)
 
     def _arguments(self, samples: torch.Tensor, lengths: torch.Tensor) -> Arguments:
         values, mask = self.processor.features(samples, lengths)

@@ -1,17 +1,39 @@
 """What tasks share whose samples are decoded from rows of a dataset: images, recordings, clouds of points."""
 
 from abc import abstractmethod
+from typing import Any, ClassVar
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from lab.data.decoding import SampleDecoder
 from lab.data.splits import Rows, Splits, choose_split, choose_splits
 from lab.data.streams import choose_stream_split, choose_stream_splits
+from lab.errors import UserError
 from lab.tasks.labelled import LabelledTask
+from lab.tasks.task import Arguments, Batch
 
 
 class DecodedTask(LabelledTask):
-    """A task that only has to say what decodes a row."""
+    """A task that only has to say what decodes a row.
+
+    Attributes:
+        processor_keys: what a recipe may say about the processor.
+    """
+
+    processor_keys: ClassVar[tuple[str, ...]] = ()
+
+    def blank(self) -> np.ndarray:
+        """The smallest sample, which stands for one that is missing among several modalities."""
+        raise UserError(f"task={self.name} is not one that a modality among several can have")
+
+    @abstractmethod
+    def as_read(self, sample: np.ndarray) -> Any:
+        """A sample of a dataset in the form in which the view reads a file."""
+
+    def alone(self, batch: Batch) -> Arguments:
+        """`inputs` with one row for each sample, without targets: what the model is given beside other modalities."""
+        return self.inputs(batch)[0]
 
     @abstractmethod
     def decoder(self) -> SampleDecoder:

