@@ -151,11 +151,11 @@ class PerceiverStudyKindTester(PerceiverStudyModelTester):
 class PerceiverStudyPointModelTest(PerceiverStudyModelTest):
     all_model_classes = (PerceiverStudyModel, PerceiverStudyForPointCloudClassification)
     kinds = ("points",)
-    tester = PerceiverStudyKindTester
+    maker = PerceiverStudyKindTester
 
     def setUp(self):
         super().setUp()
-        self.model_tester = self.tester(self, *self.kinds)
+        self.model_tester = self.maker(self, *self.kinds)
         self.additional_model_inputs = list(self.model_tester.arguments())[1:]
         for model_class in self.all_model_classes[1:]:
             # They look up by name which models take labels, and have no such list for clouds of points.
@@ -193,7 +193,7 @@ class PerceiverStudyByteTester(PerceiverStudyKindTester):
 class PerceiverStudyByteModelTest(PerceiverStudyPointModelTest):
     all_model_classes = (PerceiverStudyModel,)
     kinds = ("bytes",)
-    tester = PerceiverStudyByteTester
+    maker = PerceiverStudyByteTester
 
 
 class PerceiverStudyForSequenceClassificationTest(PerceiverStudyByteModelTest):
