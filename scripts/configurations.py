@@ -12,6 +12,7 @@ import torch
 
 from lab.errors import UserError, run_command
 from lab.looking.architecture import draw_architecture
+from lab.peers.masked_lm import masked_lm_table
 from lab.peers.results import decoding_table, draw_growth, inputs_table
 from lab.peers.results import table as benchmark_table
 from lab.recipe import CONFIGURATION_FOLDER, load_recipe
@@ -29,6 +30,7 @@ LADDERS = {
         "cifar10.md": "cifar10",
         "training.md": "finetuning",
         "modalities/sound.md": "modalities/sound",
+        "modalities/text.md": "modalities/text",
     }.items()
 }
 # Of scripts/benchmark.py.
@@ -115,6 +117,7 @@ def pages() -> dict[Path, str]:
     performance = _between(PERFORMANCE.read_text(encoding="utf-8"), "benchmark", "\n".join(benchmarks))
     performance = _between(performance, "inputs", inputs_table(_measured("inputs")))
     performance = _between(performance, "decoding", decoding_table(_measured("decoding")))
+    performance = _between(performance, "text", masked_lm_table(_measured("text")))
     others = ", ".join(_link(preset, MAIN_README) for preset in not_run())
     results = f"{table(presets(), MAIN_README)}\nRecipes that have not been run: {others}.\n"
     readme = _between(MAIN_README.read_text(encoding="utf-8"), "results", results)

@@ -13,8 +13,11 @@ from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForAudioClassification,
     PerceiverStudyForImageClassification,
+    PerceiverStudyForMaskedLM,
     PerceiverStudyForMultimodalClassification,
     PerceiverStudyForPointCloudClassification,
+    PerceiverStudyForSequenceClassification,
+    PerceiverStudyForTokenClassification,
     PerceiverStudyForVideoClassification,
     PerceiverStudyModel,
 )
@@ -153,10 +156,11 @@ class PerceiverStudyKindTester(PerceiverStudyModelTester):
 class PerceiverStudyPointModelTest(PerceiverStudyModelTest):
     all_model_classes = (PerceiverStudyModel, PerceiverStudyForPointCloudClassification)
     kinds = ("points",)
+    maker = PerceiverStudyKindTester
 
     def setUp(self):
         super().setUp()
-        self.model_tester = PerceiverStudyKindTester(self, *self.kinds)
+        self.model_tester = self.maker(self, *self.kinds)
         self.additional_model_inputs = list(self.model_tester.arguments())[1:]
         for model_class in self.all_model_classes[1:]:
             # They look up by name which models take labels, and have no such list for clouds of points.
@@ -187,9 +191,40 @@ class PerceiverStudyVideoModelTest(PerceiverStudyPointModelTest):
     kinds = ("video",)
 
 
+class PerceiverStudyByteTester(PerceiverStudyKindTester):
+    """With runs of bytes, and as many channels as the heads of the decoder divide."""
+
+    def get_config(self):
+        config = super().get_config()
+        fields = {"d_model": 16, "ngram_sizes": [-2, 3], "ngram_vocab_size": 30}
+        return PerceiverStudyConfig(**config.to_dict() | fields)
+
+
 class PerceiverStudyByteModelTest(PerceiverStudyPointModelTest):
     all_model_classes = (PerceiverStudyModel,)
     kinds = ("bytes",)
+    maker = PerceiverStudyByteTester
+
+
+class PerceiverStudyForSequenceClassificationTest(PerceiverStudyByteModelTest):
+    all_model_classes = (PerceiverStudyModel, PerceiverStudyForSequenceClassification)
+
+
+class PerceiverStudyByteHeadTest(PerceiverStudyByteModelTest):
+    """Heads that answer for each byte take a label for each."""
+
+    all_model_classes = (PerceiverStudyForTokenClassification, PerceiverStudyForMaskedLM)
+
+    def setUp(self):
+        super().setUp()
+        common.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.pop(PerceiverStudyConfig.model_type, None)
+        for mapping, model_class in (
+            (common.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, PerceiverStudyForTokenClassification),
+            (common.MODEL_FOR_MASKED_LM_MAPPING_NAMES, PerceiverStudyForMaskedLM),
+        ):
+            patch = mock.patch.dict(mapping, {PerceiverStudyConfig.model_type: model_class.__name__})
+            patch.start()
+            self.addCleanup(patch.stop)
 
 
 class PerceiverStudyMultimodalModelTest(PerceiverStudyPointModelTest):
