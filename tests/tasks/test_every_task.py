@@ -100,6 +100,19 @@ def test_two_processes_train_as_one(run, arguments, tmp_path):
     assert results[0]["best_epoch"] == results[1]["best_epoch"]
 
 
+def test_samples_are_streamed_from_shards_and_decoded_by_processes(kind, arguments, folder, tmp_path):
+    for split, shards in {"train": 6, "test": 1}.items():
+        rows = datasets.load_dataset("parquet", data_files=str(folder / "data" / f"{split}.parquet"), split="train")
+        for number in range(shards):
+            (tmp_path / "shards").mkdir(exist_ok=True)
+            rows.shard(shards, number).to_parquet(tmp_path / "shards" / f"{split}-{number:05d}.parquet")
+    fresh_accelerate()
+    streamed = ["data.streaming=true", "data.train_samples=40", "data.workers=1", "optimization.epochs=1"]
+    train.main([*arguments, *streamed, f"data.path={tmp_path / 'shards'}", f"output_dir={tmp_path / 'run'}"])
+    results = json.loads((tmp_path / "run" / RESULTS).read_text())
+    assert results["test_samples"] == 21
+
+
 def test_cut_batches_get_the_same_changes(task, kind):
     """A batch in two parts, padded apart, is the same batch."""
     task, splits = task

@@ -35,6 +35,9 @@ PARTS: dict[str, type[DecodedTask]] = {
 }
 
 
+_SIZES = ("size", "crop_size", "crop_first")  # of pictures, which follow from the model
+
+
 class MultimodalClassification(RaggedTask):
     """What the task of each modality has, its name before it: a batch of `SeveralDataset`.
 
@@ -95,7 +98,7 @@ class MultimodalClassification(RaggedTask):
         found, kinds = {}, {kind.processor_class.__name__: kind for kind in PARTS.values()}
         for name, settings in self.pretrained.processor["modalities"].items():
             kind = kinds[settings["processor"]]
-            kept = {key: settings[key] for key in kind.processor_keys if key in settings and "size" not in key}
+            kept = {key: settings[key] for key in kind.processor_keys if key in settings and key not in _SIZES}
             found[name] = {"task": kind.name, **kept}
         given = recipe.feature_extractor.get("modalities", {})
         merged = {name: {**found.get(name, {}), **given.get(name, {})} for name in {**found, **given}}

@@ -41,6 +41,7 @@ _PROCESSOR_KEYS = (
     "image_std",
     "normalize",
 )
+_SIZES = ("size", "crop_size", "crop_first")  # which follow from the model
 _SHOWN_FOR = 40  # milliseconds of a frame in an example
 
 
@@ -73,7 +74,7 @@ class VideoClassification(RaggedTask):
 
     def inherit(self, recipe: Recipe) -> Recipe:
         recipe, found = super().inherit(recipe), self.pretrained.processor
-        settings = {key: found[key] for key in _PROCESSOR_KEYS if key in found and "size" not in key}
+        settings = {key: found[key] for key in _PROCESSOR_KEYS if key in found and key not in _SIZES}
         return dataclasses.replace(recipe, feature_extractor=settings | recipe.feature_extractor)
 
     def build_config(self) -> PerceiverStudyConfig:

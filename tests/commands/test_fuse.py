@@ -1,0 +1,40 @@
+import json
+
+import numpy as np
+import pytest
+
+import fuse
+import train
+from lab.errors import UserError
+from tests.small_data import TINY_RUN, fresh_accelerate, make_parquet
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fuse")
+    make_parquet(folder / "data")
+    make_parquet(folder / "other", test=20)
+    for name, data, seed in (("one", "data", 0), ("two", "data", 1), ("other", "other", 0)):
+        fresh_accelerate()
+        common = [f"data.path={folder / data}", "logging.log_with=null", f"seed={seed}"]
+        train.main([*TINY_RUN, *common, f"output_dir={folder / name}"])
+    return folder
+
+
+def test_the_mean_of_two_models(runs, tmp_path, capsys):
+    fresh_accelerate()
+    fuse.main([str(runs / "one"), str(runs / "two"), "-o", str(tmp_path / "fused.json")])
+    scores = json.loads((tmp_path / "fused.json").read_text())["scores"]
+    assert list(scores) == [str(runs / "one"), str(runs / "two"), "mean"]
+    kept = [json.loads((runs / name / "metrics.json").read_text())["test_loss"] for name in ("one", "two")]
+    assert [scores[str(runs / name)]["loss"] for name in ("one", "two")] == pytest.approx(kept, abs=1e-4)
+    assert scores["mean"]["loss"] < np.mean(kept)  # of a mean of probabilities it is never more
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_other_samples_are_refused(runs):
+    fresh_accelerate()
+    with pytest.raises(UserError, match="has other samples than"):
+        fuse.main([str(runs / "one"), str(runs / "other")])

@@ -1,0 +1,119 @@
+"""What only a task of several modalities has: samples that lack some, modalities that are withheld, shared mixup."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import score
+import train
+from lab.errors import UserError
+from lab.recipe import load_recipe
+from lab.tasks import build_task
+from tests.small_data import fresh_accelerate
+from tests.task_kinds import KINDS
+
+KIND = KINDS["multimodal"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return KIND.write_data(tmp_path_factory.mktemp("several") / "data")
+
+
+def build(folder, *overrides):
+    return build_task(load_recipe(None, [*KIND.recipe, f"data.path={folder}", *overrides]))
+
+
+def test_a_sample_that_lacks_a_modality_is_answered_from_the_other(folder):
+    task = build(folder)
+    splits = task.load_splits()
+    there = splits.train.there
+    assert 0 < (~there["video"]).sum() < len(splits.train) and not (~there["video"] & ~there["sound"]).any()
+    model = task.build_model().eval()
+    row = int(np.flatnonzero(~there["video"])[0])
+    arguments, _ = task.inputs(splits.train.__getitems__([row, int(np.flatnonzero(there["video"])[0])]))
+    assert arguments["video_attention_mask"][0].sum() == 0 and arguments["video_attention_mask"][1].sum() > 0
+    logits = model(**arguments).logits[0]
+    length = int(arguments["sound_attention_mask"][0].sum())
+    alone = model(input_values=arguments["input_values"][:1, :, :length]).logits[0]
+    torch.testing.assert_close(logits, alone, rtol=0, atol=1e-5)
+
+
+def test_a_withheld_modality_is_not_shown(folder):
+    task = build(folder, "data.withhold=[sound]", "data.on_error=skip")
+    splits = task.load_splits()
+    arguments, _ = task.inputs(splits.validation.__getitems__([0, 1, 2]))
+    assert not arguments["sound_attention_mask"].any()
+
+
+def test_samples_of_which_everything_is_withheld_are_refused(folder):
+    with pytest.raises(UserError, match="not a usable sample: it has none of"):
+        build(folder, "data.withhold=[sound,video]").load_splits()
+
+
+def test_mixup_has_one_share_for_all_modalities(folder):
+    task = build(folder, "augmentation.mixup_alpha=0.5")
+    splits = task.load_splits()
+    batch = splits.train.__getitems__(list(range(4)))
+    mixed, targets = task.training_inputs(batch, 2, 0)
+    plain, labels = build(folder).training_inputs(batch, 2, 0)
+    share = targets[0, labels[0]] if labels[0] != labels[1] else None
+    if share is not None:
+        for name in ("pixel_values", "input_values"):
+            expected = share * plain[name][0] + (1 - share) * plain[name][1]
+            torch.testing.assert_close(mixed[name][0], expected, rtol=0, atol=1e-5)
+    parts = [task.training_inputs(splits.train.__getitems__(rows), 2, rows[0])[1] for rows in ([0, 1], [2, 3])]
+    torch.testing.assert_close(torch.cat(parts), targets)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.withhold=[smell]", "smell: expected a modality, one of video, sound"),
+        ("augmentation.modalities={smell: {}}", "smell: expected a modality"),
+        ("augmentation.modalities={sound: {mixup_alpha: 0.2}}", "sound mixes samples"),
+        ("augmentation.modalities={sound: {loudness: 2}}", "unknown key 'augmentation.loudness'"),
+        ("feature_extractor={}", "give each modality a name"),
+        ("feature_extractor.modalities={video: {task: smelling}}", "video.task: expected one of image-class"),
+        ("data.columns={frames: frames}", "data.columns.frames: this task reads video, sound, label"),
+    ],
+)
+def test_recipes_that_do_not_fit_are_refused(folder, override, message):
+    recipe = [text for text in KIND.recipe if not override.startswith(text.partition("=")[0] + "=")]
+    if override.startswith("feature_extractor"):
+        recipe = [text for text in recipe if not text.startswith(("feature_extractor", "model.modalities"))]
+    with pytest.raises(UserError, match=message):
+        build_task(load_recipe(None, [*recipe, f"data.path={folder}", override])).load_splits()
+
+
+def test_other_tasks_withhold_nothing():
+    with pytest.raises(UserError, match="samples of task=audio-classification have a single input"):
+        build_task(load_recipe(None, [*KINDS["waveforms"].recipe, "data.path=/tmp", "data.withhold=[sound]"]))
+
+
+@pytest.mark.slow
+def test_scores_with_a_modality_withheld_and_a_fine_tuned_copy(folder, tmp_path):
+    (tmp_path / "plain.yaml").write_text("seed: 0\n")
+    common = [f"--config={tmp_path / 'plain.yaml'}", f"data.path={folder}", "logging.log_with=null"]
+    fresh_accelerate()
+    train.main([*common, *KIND.recipe, f"output_dir={tmp_path / 'run'}"])
+    scores = {}
+    for withheld in ("", "video", "sound"):
+        fresh_accelerate()
+        output = tmp_path / f"without-{withheld}"
+        score.main(
+            [str(tmp_path / "run"), "--output", str(output), f"data.withhold=[{withheld}]", "data.on_error=skip"]
+        )
+        scores[withheld] = json.loads((output / "evaluation.json").read_text())
+    assert scores["video"]["data_settings"]["withhold"] == ["video"]
+    assert scores["video"]["loss"] != scores["sound"]["loss"] != scores[""]["loss"]
+    fresh_accelerate()
+    columns = next(text for text in KIND.recipe if text.startswith("data.columns"))
+    tuned = ["task=multimodal-classification", columns, f"pretrained={tmp_path / 'run'}", "data.validation_samples=12"]
+    tuned += ["optimization.epochs=1", "optimization.batch_size=8", "optimization.learning_rate=0"]
+    train.main([*common, *tuned, f"output_dir={tmp_path / 'tuned'}"])
+    found = json.loads((tmp_path / "tuned" / "metrics.json").read_text())
+    kept = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert found["test_loss"] == pytest.approx(kept["test_loss"], abs=1e-5)
