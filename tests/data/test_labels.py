@@ -5,14 +5,8 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, List, Value
 
-from lab.data.labels import (
-    MULTI_LABEL,
-    REGRESSION,
-    SINGLE_LABEL,
-    find_labels,
-    label_reader,
-    read_labels,
-)
+from lab.data.label_columns import MULTI_LABEL, REGRESSION, SINGLE_LABEL, find_labels
+from lab.data.labels import label_reader, read_labels
 from lab.data.matching import match_names, renumber
 from lab.errors import UserError
 

@@ -15,7 +15,8 @@ from PIL import Image
 from lab.data.columns import LABEL, Column, file_of, find_column, located
 from lab.data.folders import SOUND, find_splits
 from lab.data.held_out import regroup, underlying
-from lab.data.labels import SINGLE_LABEL, LabelReader, find_labels, label_reader, read_labels
+from lab.data.label_columns import SINGLE_LABEL, find_labels
+from lab.data.labels import LabelReader, label_reader, read_labels
 from lab.data.point_folders import POINTS, find_clouds, read_clouds
 from lab.data.ts_files import find_ts, read_ts
 from lab.errors import UserError, one_line

@@ -11,7 +11,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from lab.data.held_out import VALIDATION
-from lab.data.labels import REGRESSION
+from lab.data.label_columns import REGRESSION
 from lab.data.matching import match_names, renumber, used_labels
 from lab.data.sources import Reading, Source, load_named_sources, load_sources, stratified_order
 from lab.errors import UserError, listed

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from lab.data.columns import Column
-from lab.data.labels import REGRESSION, SINGLE_LABEL
+from lab.data.label_columns import REGRESSION, SINGLE_LABEL
 from lab.data.matching import match_names, renumber, used_labels
 from lab.data.sources import Reading
 from lab.data.splits import Splits

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from lab.augment.masking import MASKING_RANGES, NO_LABEL, UNITS, Masking, mask
 from lab.augment.padding import padded, shown
 from lab.augment.seeds import fold_seed
-from lab.data.labels import UNLABELLED
+from lab.data.label_columns import UNLABELLED
 from lab.data.sources import Reading
 from lab.data.splits import Splits, choose_split, choose_splits
 from lab.data.streams import choose_stream_split, choose_stream_splits
