@@ -11,10 +11,11 @@ from transformers import BatchFeature, ProcessorMixin
 from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor
 from .image_processing_perceiver_study import PerceiverStudyImageProcessor
 from .point_cloud_processing_perceiver_study import PerceiverStudyPointCloudProcessor
+from .tokenization_perceiver_study import PerceiverStudyTokenizer
 from .video_processing_perceiver_study import PerceiverStudyVideoProcessor
 from .video_reading import is_file
 
-# What a processor's part of the file is read by. A tokenizer needs no methods but `to_dict` and `from_dict` to join.
+# What a processor's part of the file is read by, beside the tokenizer.
 PROCESSORS = {
     kind.__name__: kind
     for kind in (
@@ -56,9 +57,7 @@ class PerceiverStudyProcessor(ProcessorMixin):
     def to_dict(self) -> dict[str, Any]:
         parts = {}
         for name, processor in self.modalities.items():
-            fields = json.loads(processor.to_json_string())
-            kept = {key: value for key, value in fields.items() if key not in ("auto_map", "processor_class")}
-            parts[name] = {"processor": type(processor).__name__, **kept}
+            parts[name] = {"processor": type(processor).__name__, **_settings(processor)}
         own = {"processor_class": type(self).__name__, "modalities": parts}
         return own | ({"auto_map": self.auto_map} if hasattr(self, "auto_map") else {})
 
@@ -117,9 +116,21 @@ def _processor(name: str, settings: Any) -> Any:
     if not isinstance(settings, Mapping):
         return settings
     kind = settings.get("processor")
+    settings = {key: value for key, value in settings.items() if key != "processor"}
+    if kind == PerceiverStudyTokenizer.__name__:
+        return PerceiverStudyTokenizer(**settings)
     if kind not in PROCESSORS:
-        raise ValueError(f"modalities[{name!r}] has processor={kind!r}: expected one of {', '.join(PROCESSORS)}.")
-    return PROCESSORS[kind].from_dict({key: value for key, value in settings.items() if key != "processor"})
+        known = ", ".join([*PROCESSORS, PerceiverStudyTokenizer.__name__])
+        raise ValueError(f"modalities[{name!r}] has processor={kind!r}: expected one of {known}.")
+    return PROCESSORS[kind].from_dict(settings)
+
+
+def _settings(processor: Any) -> dict[str, Any]:
+    """What the file says of a processor: its arguments."""
+    if isinstance(processor, PerceiverStudyTokenizer):
+        return {"model_max_length": processor.model_max_length, **processor.special_tokens_map}
+    fields = json.loads(processor.to_json_string())
+    return {key: value for key, value in fields.items() if key not in ("auto_map", "processor_class")}
 
 
 def _names(name: str, arguments: list[str]) -> list[str]:
@@ -131,6 +142,8 @@ def _names(name: str, arguments: list[str]) -> list[str]:
 
 def _call(name: str, processor: Any, samples: list[Any], settings: dict[str, Any]) -> dict[str, np.ndarray]:
     """What the processor makes of a list of samples, and always a mask."""
+    if isinstance(processor, PerceiverStudyTokenizer):
+        return _tokens(name, processor, samples, settings)
     plain = {switch: False for argument, switch in _LEFT_OUT.items() if argument in processor.model_input_names}
     if hasattr(samples[0], "ndim") and len(samples) == 1:
         samples = samples[0][None]
@@ -143,6 +156,18 @@ def _call(name: str, processor: Any, samples: list[Any], settings: dict[str, Any
         first = next(iter(made.values()))
         made["attention_mask"] = np.ones((len(first), first.shape[-2]), np.int64)
     return made
+
+
+def _tokens(
+    name: str, tokenizer: PerceiverStudyTokenizer, samples: list[Any], settings: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """Ids of texts, cut to what the model takes."""
+    texts = [str(sample) if isinstance(sample, np.ndarray) and sample.ndim == 0 else sample for sample in samples]
+    for text in texts:
+        if not isinstance(text, str) or not text:
+            raise ValueError(f"{name} is {text!r}: expected a text of at least one character.")
+    made = tokenizer(texts, return_tensors="np", **{"padding": True, "truncation": True, **settings})
+    return {argument: made[argument] for argument in tokenizer.model_input_names}
 
 
 def _spread(made: dict[str, np.ndarray], rows: list[int], count: int, name: str) -> dict[str, torch.Tensor]:

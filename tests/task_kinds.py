@@ -242,6 +242,30 @@ def write_several(folder: Path) -> Path:
     return folder / "sample.npz"
 
 
+def make_captions(folder: Path) -> Path:
+    """Texts with a series of two channels, one of which is missing in some rows."""
+    features = {"text": datasets.Value("string"), "series": datasets.List(datasets.List(datasets.Value("float32")))}
+    features |= {"label": datasets.ClassLabel(names=TONES)}
+    folder.mkdir(parents=True)
+    for seed, (split, count) in enumerate({"train": 60, "test": 21}.items()):
+        (found, labels), (recordings, _) = texts(count, seed), tones(count, seed)
+        rows = {
+            "text": [None if index % 7 == 3 else one for index, one in enumerate(found)],
+            "series": [None if index % 7 == 5 else [list(one), list(-one)] for index, one in enumerate(recordings)],
+            "label": labels,
+        }
+        table = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+        table.to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def write_caption(folder: Path) -> Path:
+    """A text and a series of the first class."""
+    series = tones(1, seed=3)[0][0]
+    np.savez(folder / "sample.npz", text="bad hat, clä lad", sound=[series, -series])
+    return folder / "sample.npz"
+
+
 _SOUND = [
     "task=audio-classification",
     f"feature_extractor.sampling_rate={RATE}",
@@ -373,7 +397,23 @@ KINDS = {
         ],
         make_several,
         write_several,
-        {"video": "frames", "sound": "series"},
+        modalities={"video": "frames", "sound": "series"},
+    ),
+    "captions": Kind(
+        [
+            "task=multimodal-classification",
+            *(name for name in _MODEL if "bands" not in name),
+            *_RUN,
+            "data.columns={text: text, sound: series}",
+            "feature_extractor.modalities={text: {task: text-classification, model_max_length: 40}, "
+            f"sound: {{task: audio-classification, sampling_rate: {RATE}, max_length: 160, feature_size: 2}}}}",
+            "model.modalities={text: {d_model: 12, max_position_embeddings: 50}, "
+            "sound: {patch_size: 8, num_frequency_bands: 2}}",
+        ],
+        ["augmentation.modalities={text: {typos: 0.1, window: [10,30]}, sound: {shift: 0.02, noise: [10,20]}}"],
+        make_captions,
+        write_caption,
+        modalities={"text": "text", "sound": "series"},
     ),
     "waveforms": Kind([*_SOUND, "model.patch_size=8"], _SOUND_CHANGES, make_sound, write_sound),
 }

@@ -13,6 +13,7 @@ from lab.errors import UserError
 from lab.looking.image_view import ImageView
 from lab.looking.points_view import PointsView
 from lab.looking.sound_view import SoundView
+from lab.looking.text_view import TextView
 from lab.looking.video_view import VideoView
 from lab.looking.view import View, as_image
 
@@ -21,6 +22,7 @@ _VIEWS: dict[str, type[View]] = {
     "PerceiverStudyFeatureExtractor": SoundView,
     "PerceiverStudyImageProcessor": ImageView,
     "PerceiverStudyPointCloudProcessor": PointsView,
+    "PerceiverStudyTokenizer": TextView,
     "PerceiverStudyVideoProcessor": VideoView,
 }
 _GAP = 0.06  # between pictures, as a share of the height
@@ -49,6 +51,7 @@ class MultimodalView(View):
         try:
             with np.load(path) as arrays:
                 found = {name: arrays[name] for name in arrays.files}
+            found = {name: str(value) if value.dtype.kind == "U" else value for name, value in found.items()}
         except (OSError, ValueError) as error:
             raise UserError(f"{path} is not a readable sample: {error}") from None
         unknown = sorted(found.keys() - names.keys())
@@ -117,6 +120,8 @@ def view_of(processor: Any) -> type[View]:
 
 
 def _view_of_input(config: PreTrainedConfig) -> type[View]:
+    if config.input_type == "bytes":
+        return TextView
     if config.input_type == "points":
         return PointsView
     if config.input_name == "input_values":

@@ -67,6 +67,10 @@ class TextView(View):
         lengths = torch.randint(1, length + 1, (count, 1), generator=generator)
         return {"input_ids": ids, "attention_mask": (torch.arange(length) < lengths).long()}
 
+    @property
+    def count(self) -> int:
+        return len(self.owners)
+
     def draw(self, axes: Any):
         self._write(axes, _LINE, None)
 

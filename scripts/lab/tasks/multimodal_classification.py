@@ -12,13 +12,14 @@ from lab.data.columns import Column
 from lab.data.several import Sample, SeveralDecoder, part_of
 from lab.errors import UserError
 from lab.looking.multimodal_view import MultimodalView
-from lab.recipe import Recipe, build, require_keys
+from lab.recipe import PROCESSOR_SECTIONS, Recipe, build, require_keys
 from lab.tasks.audio_classification import AudioClassification
 from lab.tasks.decoded import DecodedTask
 from lab.tasks.image_classification import ImageClassification
 from lab.tasks.point_cloud_classification import PointCloudClassification
 from lab.tasks.ragged import RaggedTask
 from lab.tasks.task import Arguments, Batch, Judged
+from lab.tasks.text_classification import TextClassification
 from lab.tasks.usage import with_pipeline
 from lab.tasks.video_classification import VideoClassification
 from modeling_perceiver_study import (
@@ -31,7 +32,13 @@ from modeling_perceiver_study.input_fields import INPUT_FIELDS
 # The tasks that a modality may have: their inputs, their random changes and what decodes them.
 PARTS: dict[str, type[DecodedTask]] = {
     kind.name: kind
-    for kind in (ImageClassification, AudioClassification, PointCloudClassification, VideoClassification)
+    for kind in (
+        ImageClassification,
+        AudioClassification,
+        PointCloudClassification,
+        VideoClassification,
+        TextClassification,
+    )
 }
 
 
@@ -89,7 +96,7 @@ class MultimodalClassification(RaggedTask):
     def _part_recipe(self, name: str, kind: type[DecodedTask], fields: dict, settings: dict) -> Recipe:
         changes = self.augmentation.modalities.get(name) or {}
         data = dataclasses.replace(self.recipe.data, withhold=[])
-        sections = {"image_processor": {}, "feature_extractor": {}, kind.processor_section: settings}
+        sections = {key: {} for key in PROCESSOR_SECTIONS} | {kind.processor_section: settings}
         return dataclasses.replace(
             self.recipe, task=kind.name, model=fields, data=data, augmentation=changes, pretrained=None, **sections
         )

@@ -15,7 +15,7 @@ from lab.looking.text_view import TextView
 from lab.recipe import Recipe
 from lab.tasks.ragged import RaggedTask
 from lab.tasks.task import Arguments, Batch, Judged
-from lab.tasks.texts import build_tokenizer, bytes_config, inherit_tokenizer, with_special_tokens
+from lab.tasks.texts import TOKENIZER_KEYS, build_tokenizer, bytes_config, inherit_tokenizer, with_special_tokens
 from lab.tasks.usage import with_parts
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
@@ -38,6 +38,7 @@ class TextClassification(RaggedTask):
     processor_class = PerceiverStudyTokenizer
     processor_section = "tokenizer"
     processor_files = ("tokenizer_config.json", "tokenizer.json")
+    processor_keys = TOKENIZER_KEYS
     columns = (TEXT,)
     view = TextView
     augmentation_class = TextAugmentation
@@ -79,6 +80,9 @@ class TextClassification(RaggedTask):
     def _arguments(self, values: torch.Tensor, lengths: torch.Tensor) -> Arguments:
         ids, lengths = with_special_tokens(values, lengths, self.processor)
         return {"input_ids": ids, "attention_mask": shown(lengths, ids.shape[1])}
+
+    def blank(self) -> np.ndarray:
+        return np.full(1, self.processor.convert_tokens_to_ids(" "), np.int16)
 
     def example(self, size: int, device: torch.device | str) -> tuple[Arguments, Any]:
         most = self.processor.model_max_length
