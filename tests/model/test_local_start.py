@@ -191,8 +191,8 @@ def test_a_saved_model_keeps_its_weights_and_its_code_starts_alike(tmp_path):
         ({"position_encoding_type": "none"}, "local_start_width=0.2 .* position_encoding_type='fourier'"),
         ({"d_latents": 8, "num_self_attention_heads": 1}, "num_cross_attention_heads=4 .* at most 2"),
         ({"qk_channels": 8, "v_channels": 8}, "num_cross_attention_heads=4 .* at most 2"),
-        ({"input_type": "bytes", "d_model": 64}, "local_start_width=0.2 .* the only input is a grid or points"),
-        ({"modalities": {"one": {"image_size": 8}}}, "local_start_width=0.2 .* the only input is a grid or points"),
+        ({"input_type": "array", "num_channels": 64}, "local_start_width=0.2 .* only input is a grid, points or bytes"),
+        ({"modalities": {"one": {"image_size": 8}}}, "local_start_width=0.2 .* only input is a grid, points or bytes"),
         ({"local_start_reach": 0}, "local_start_reach=0 .* between 0 and 1"),
         (
             {"local_start_reach": 0.3, "local_start_width": None},

@@ -20,7 +20,6 @@ from lab.data.columns import LABEL, describe, describe_all
 from lab.errors import UserError, listed
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
-UNLABELLED = "unlabelled"  # no column is read, and all rows are of one class
 
 _MOST_CLASSES = 1_000_000  # a larger whole number is not a class
 
@@ -77,8 +76,6 @@ def find_labels(
     Raises:
         UserError: a chosen column is not there, or it is not clear which one it is.
     """
-    if problem_type == UNLABELLED:
-        return []
     if chosen is not None:
         key, names = chosen
         for name in names:
@@ -357,26 +354,10 @@ class _Numbers(LabelReader):
         pass  # columns and lists say how many there are
 
 
-class _NoLabels(LabelReader):
-    """Of all rows the same class."""
-
-    names = ["text"]
-
-    def fit(self, values: Sequence[Any]):
-        pass
-
-    def read(self, value: Any) -> int:
-        return 0
-
-    def number_names(self, count: int):
-        pass
-
-
 _READERS: dict[str, type[LabelReader]] = {
     SINGLE_LABEL: _OneClass,
     MULTI_LABEL: _SeveralClasses,
     REGRESSION: _Numbers,
-    UNLABELLED: _NoLabels,
 }
 
 

@@ -12,11 +12,11 @@ from torch.utils.data import Dataset
 from lab.augment.masking import MASKING_RANGES, NO_LABEL, UNITS, Masking, mask
 from lab.augment.padding import padded, shown
 from lab.augment.seeds import fold_seed
-from lab.data.labels import UNLABELLED
 from lab.data.sources import Reading
 from lab.data.splits import Splits, choose_split, choose_splits
 from lab.data.streams import choose_stream_split, choose_stream_splits
 from lab.data.text import TEXT, TextDataset, TextDecoder, choose_pieces, pieces_of
+from lab.data.unlabelled import UNLABELLED
 from lab.errors import UserError
 from lab.looking.maps import draw_maps_on
 from lab.looking.style import save
