@@ -24,7 +24,7 @@ from lab.looking.text_view import MaskedView
 from lab.recipe import Recipe
 from lab.scoring.report import Details, write_evaluation
 from lab.tasks.task import Arguments, Batch, Judged, Scores, Task, drawn
-from lab.tasks.texts import build_tokenizer, bytes_config, inherit_tokenizer, with_special_tokens
+from lab.tasks.texts import build_tokenizer, byte_elements, bytes_config, inherit_tokenizer, with_special_tokens
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyForMaskedLM, PerceiverStudyTokenizer
 
 _DRAWN, _EXAMPLES = 4, 3
@@ -232,8 +232,8 @@ class MaskedLM(Task):
             "purpose": f"says what masked bytes of texts of up to {self._room:,} bytes were",
             "details": f"Masked were {self._masking}.",
             "weakness": "",
-            "elements": "bytes",
-            "augmentation": "other masks at each step",
+            "elements": byte_elements(self.config),
+            "augmentation": ", other masks at each step",
             "usage": [_USAGE],
             "limits": "Texts of other kinds than those of the data are untested.",
             "tags": ["text", "bytes", "perceiver", "custom_code", "arxiv:2107.14795"],
