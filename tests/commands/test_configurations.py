@@ -14,8 +14,12 @@ PARAMETERS = {
     "imagenet-8gpus": 44_912_254,
     "imagenet-fourier": 44_912_254,  # the paper's table 7 says 44.9 M
     "modelnet10": 765_142,
+    "sst2": 2_515_842,
+    "sst2-masked": 2_586_758,
     "study-digits": 95_856,
     "time-series": 124_118,
+    "tinyshakespeare": 2_578_566,
+    "udhr": 2_047_559,
 }
 
 

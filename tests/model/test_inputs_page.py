@@ -57,4 +57,4 @@ def test_a_kind_that_nobody_registered():
 def test_the_page_names_every_kind():
     for kind in inputs._ADAPTERS:
         assert f"| `{kind}` |" in PAGE.read_text()
-    assert INPUT_FIELDS[0] == "input_type" and INPUT_FIELDS[-1] == "d_model"
+    assert INPUT_FIELDS[0] == "input_type" and INPUT_FIELDS[-1] == "ngram_vocab_size"

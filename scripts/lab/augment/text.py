@@ -66,7 +66,7 @@ def mistyped(ids: np.ndarray, share: float, rng: np.random.Generator) -> np.ndar
 
 
 def describe_text_augmentation(settings: TextAugmentation) -> str:
-    """What a model card says."""
+    """The end of a list in a model card."""
     parts = []
     if settings.window:
         parts.append(f"random pieces of {settings.window[0]} to {settings.window[1]} bytes")
@@ -77,4 +77,4 @@ def describe_text_augmentation(settings: TextAugmentation) -> str:
     ):
         if share:
             parts.append(f"{what} ({100 * share:g} %)")
-    return ", ".join(parts)
+    return "".join(f", {part}" for part in parts)

@@ -10,7 +10,6 @@ from lab.data.columns import LABEL, describe_all
 from lab.errors import UserError
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
-UNLABELLED = "unlabelled"  # no column is read, and all rows are of one class
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,6 @@ def find_labels(
     Raises:
         UserError: a chosen column is not there, or it is not clear which one it is.
     """
-    if problem_type == UNLABELLED:
-        return []
     if chosen is not None:
         key, names = chosen
         for name in names:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lab.data.columns import describe
-from lab.data.label_columns import MULTI_LABEL, REGRESSION, SINGLE_LABEL, UNLABELLED, kind_of
+from lab.data.label_columns import MULTI_LABEL, REGRESSION, SINGLE_LABEL, kind_of
 from lab.errors import UserError, listed
 
 _MOST_CLASSES = 1_000_000  # a larger whole number is not a class
@@ -274,26 +274,10 @@ class _Numbers(LabelReader):
         pass  # columns and lists say how many there are
 
 
-class _NoLabels(LabelReader):
-    """Of all rows the same class."""
-
-    names = ["text"]
-
-    def fit(self, values: Sequence[Any]):
-        pass
-
-    def read(self, value: Any) -> int:
-        return 0
-
-    def number_names(self, count: int):
-        pass
-
-
 _READERS: dict[str, type[LabelReader]] = {
     SINGLE_LABEL: _OneClass,
     MULTI_LABEL: _SeveralClasses,
     REGRESSION: _Numbers,
-    UNLABELLED: _NoLabels,
 }
 
 

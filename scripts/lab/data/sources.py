@@ -19,6 +19,7 @@ from lab.data.label_columns import SINGLE_LABEL, find_labels
 from lab.data.labels import LabelReader, label_reader, read_labels
 from lab.data.point_folders import POINTS, find_clouds, read_clouds
 from lab.data.ts_files import find_ts, read_ts
+from lab.data.unlabelled import UNLABELLED, NoLabels
 from lab.errors import UserError, one_line
 from lab.recipe import Data
 
@@ -233,8 +234,11 @@ def _with_columns(dataset: datasets.Dataset | datasets.IterableDataset, split: s
         dataset = dataset._resolve_features()
     features = dataset.features
     roles = {column.role: find_column(column, features, reading.chosen_inputs, name) for column in reading.inputs}
-    labels = find_labels(features, reading.chosen_labels, roles.values(), reading.problem_type, name)
-    reader = label_reader({label: features[label] for label in labels}, reading.problem_type, name)
+    if reading.problem_type == UNLABELLED:
+        labels, reader = [], NoLabels(name)
+    else:
+        labels = find_labels(features, reading.chosen_labels, roles.values(), reading.problem_type, name)
+        reader = label_reader({label: features[label] for label in labels}, reading.problem_type, name)
     rows = dataset.select_columns(list(dict.fromkeys([*roles.values(), *labels])))
     for column in reading.inputs:
         stored_as = column.stored_as(features[roles[column.role]])

@@ -36,7 +36,7 @@ _MEASURES = {
     "mean_squared_error": Measure("mean squared error", higher_is_better=False, hub_name="mse"),
     "mean_absolute_error": Measure("mean absolute error", higher_is_better=False, hub_name="mae"),
     "bits_per_byte": Measure("bits per masked byte", higher_is_better=False, hub_name="bits_per_byte"),
-    "masked_accuracy": Measure("accuracy on masked bytes", percent=True),
+    "masked_accuracy": Measure("accuracy on masked bytes", percent=True, hub_name="accuracy"),
     "r2": Measure("R²", hub_name="r_squared"),
     "loss": Measure("loss", higher_is_better=False, hub_name="loss"),
 }

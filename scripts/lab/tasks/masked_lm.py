@@ -12,11 +12,11 @@ from torch.utils.data import Dataset
 from lab.augment.masking import MASKING_RANGES, NO_LABEL, UNITS, Masking, mask
 from lab.augment.padding import padded, shown
 from lab.augment.seeds import fold_seed
-from lab.data.label_columns import UNLABELLED
 from lab.data.sources import Reading
 from lab.data.splits import Splits, choose_split, choose_splits
 from lab.data.streams import choose_stream_split, choose_stream_splits
 from lab.data.text import TEXT, TextDataset, TextDecoder, choose_pieces, pieces_of
+from lab.data.unlabelled import UNLABELLED
 from lab.errors import UserError
 from lab.looking.maps import draw_maps_on
 from lab.looking.style import save
@@ -24,7 +24,7 @@ from lab.looking.text_view import MaskedView
 from lab.recipe import Recipe
 from lab.scoring.report import Details, write_evaluation
 from lab.tasks.task import Arguments, Batch, Judged, Scores, Task, drawn
-from lab.tasks.texts import build_tokenizer, bytes_config, inherit_tokenizer, with_special_tokens
+from lab.tasks.texts import build_tokenizer, byte_elements, bytes_config, inherit_tokenizer, with_special_tokens
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyForMaskedLM, PerceiverStudyTokenizer
 
 _DRAWN, _EXAMPLES = 4, 3
@@ -232,8 +232,8 @@ class MaskedLM(Task):
             "purpose": f"says what masked bytes of texts of up to {self._room:,} bytes were",
             "details": f"Masked were {self._masking}.",
             "weakness": "",
-            "elements": "bytes",
-            "augmentation": "other masks at each step",
+            "elements": byte_elements(self.config),
+            "augmentation": ", other masks at each step",
             "usage": [_USAGE],
             "limits": "Texts of other kinds than those of the data are untested.",
             "tags": ["text", "bytes", "perceiver", "custom_code", "arxiv:2107.14795"],

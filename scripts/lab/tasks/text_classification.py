@@ -15,7 +15,14 @@ from lab.looking.text_view import TextView
 from lab.recipe import Recipe
 from lab.tasks.ragged import RaggedTask
 from lab.tasks.task import Arguments, Batch, Judged
-from lab.tasks.texts import TOKENIZER_KEYS, build_tokenizer, bytes_config, inherit_tokenizer, with_special_tokens
+from lab.tasks.texts import (
+    TOKENIZER_KEYS,
+    build_tokenizer,
+    byte_elements,
+    bytes_config,
+    inherit_tokenizer,
+    with_special_tokens,
+)
 from lab.tasks.usage import with_parts
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
@@ -110,7 +117,7 @@ class TextClassification(RaggedTask):
         return parts | {
             "tags": ["text", "bytes", *parts["tags"]],
             "purpose": self.target.purpose(f"texts of up to {most:,} bytes", self.config.num_labels),
-            "elements": "bytes",
+            "elements": byte_elements(self.config),
             "augmentation": describe_text_augmentation(self.augmentation),
             "usage": [
                 _USAGE % self.target.shown_answers,

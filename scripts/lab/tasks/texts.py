@@ -34,6 +34,12 @@ def build_tokenizer(
     return PerceiverStudyTokenizer(model_max_length=length)
 
 
+def byte_elements(config: PerceiverStudyConfig) -> str:
+    """What latents look at, for model cards."""
+    sizes = ", ".join(str(abs(size)) for size in config.ngram_sizes or ())
+    return f"bytes, each with embeddings of the runs of {sizes} bytes beside it," if sizes else "bytes"
+
+
 def inherit_tokenizer(recipe: Recipe, found: dict[str, Any]) -> Recipe:
     """The recipe, with settings of a checkpoint's tokenizer where it says nothing."""
     settings = {key: found[key] for key in TOKENIZER_KEYS if key in found}

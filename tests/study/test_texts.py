@@ -1,0 +1,77 @@
+"""What texts withstand, and n-gram models of bytes."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+import baselines
+import robustness
+import train
+from lab.study.ngrams import NgramModel, bits_of_both_sides
+from lab.study.texts import cases_of, curves_of, disguised, mistyped, ngram_classifier, texts_table
+from tests.small_data import fresh_accelerate
+from tests.task_kinds import KINDS, make_texts, texts
+
+TEXT = np.frombuffer(b"abracadabra, abracadabra; a bra and a cad", np.uint8)
+
+
+def chance(text: bytes, context: bytes, byte: int, order: int) -> float:
+    """By the formula, from counts of everything."""
+    found = 1 / 256
+    for length in range(1, order + 1):
+        before = context[len(context) - length + 1 :]
+        runs = Counter(text[first : first + length] for first in range(len(text) - length + 1))
+        following = {run: count for run, count in runs.items() if run[:-1] == before}
+        seen, different = sum(following.values()), len(following)
+        if seen:
+            found = (following.get(before + bytes([byte]), 0) + different * found) / (seen + different)
+    return found
+
+
+@pytest.mark.parametrize("order", [1, 2, 4])
+def test_chances_are_those_of_the_formula(order):
+    contexts = [b"abr", b"xyz", b"d a", b"cad"]
+    rows = np.array([list(context)[4 - order :] if order > 1 else [] for context in contexts], np.uint8)
+    found = NgramModel(TEXT, order).chances(rows.reshape(4, order - 1))
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+    for context, chances in zip(contexts, found, strict=True):
+        for byte in b"abz ":
+            assert chances[byte] == pytest.approx(chance(TEXT.tobytes(), context, byte, order))
+
+
+def test_both_sides_say_more_than_one():
+    places = np.arange(5, 20)
+    one, both = bits_of_both_sides(TEXT, TEXT, places, 3)
+    assert 0 < both < one < 8
+    with pytest.raises(ValueError, match="order=9: expected 1 to 8"):
+        NgramModel(TEXT, 9)
+
+
+def test_changes_of_texts():
+    rng = np.random.default_rng(0)
+    assert mistyped("a text", 0.0, rng) == "a text" and disguised("a text", 0.0, rng) == "a text"
+    assert disguised("cat B", 1.0, rng) == "саt В" and mistyped("a", 1.0, rng)
+    assert mistyped("some text " * 20, 0.5, rng) != "some text " * 20
+
+
+def test_curves_of_the_baseline():
+    found, labels = texts(60, 0)
+    classify = ngram_classifier(found, labels).predict
+    curves, cases = curves_of(classify, found, labels), cases_of(classify, found, labels)
+    assert curves[0].accuracies[0] == curves[1].accuracies[0] == cases["as they are"] > 0.9
+    assert "| 30 % of the letters disguised |" in texts_table({"it": curves}, {"it": cases})
+
+
+@pytest.mark.slow
+def test_commands(tmp_path):
+    make_texts(tmp_path / "data")
+    for kind, command, output in (("text", robustness, "robustness"), ("masked-lm", baselines, "ngrams")):
+        (tmp_path / "plain.yaml").write_text("seed: 0\n")
+        fresh_accelerate()
+        where = [f"data.path={tmp_path / 'data'}", f"output_dir={tmp_path / kind}", "logging.log_with=null"]
+        train.main([f"--config={tmp_path / 'plain.yaml'}", *KINDS[kind].recipe, *where])
+        command.main([str(tmp_path / kind), *(["--orders", "1", "3"] if command is baselines else [])])
+        assert json.loads((tmp_path / kind / f"{output}.json").read_text())
+        assert (tmp_path / kind / f"{output}.md").read_text().startswith("|")

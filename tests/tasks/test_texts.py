@@ -1,0 +1,126 @@
+"""Tasks on texts: what the tests of all tasks leave open."""
+
+import datasets
+import numpy as np
+import pytest
+
+from lab.data.loaders import epoch_order
+from lab.errors import UserError
+from lab.recipe import load_recipe
+from lab.tasks import build_task
+from tests.task_kinds import KINDS, make_texts, texts
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        yield make_texts(folder / "data")
+
+
+def build(kind, folder, *overrides):
+    return build_task(load_recipe(None, [*KINDS[kind].recipe, f"data.path={folder}", "data.name=made-up", *overrides]))
+
+
+@pytest.mark.parametrize("kind", ["text", "masked-lm"])
+def test_the_recipe_must_fit(data, kind):
+    grid = ["input_type=grid", "d_model=768", "max_position_embeddings=2048", "ngram_vocab_size=4096"]
+    with pytest.raises(UserError, match=r"model\.input_type=grid: expected bytes"):
+        build(kind, data, *(f"model.{field}" for field in grid), "model.ngram_sizes=null")
+    with pytest.raises(UserError, match=r"tokenizer\.model_max_length=99: expected 3 to 48"):
+        build(kind, data, "tokenizer.model_max_length=99")
+    with pytest.raises(UserError, match="section feature_extractor"):
+        build(kind, data, "feature_extractor={num_points: 3}")
+
+
+@pytest.mark.parametrize(
+    "kind, override, message",
+    [
+        ("text", "augmentation.window=[5]", r"augmentation\.window=\[5\]: expected null, or two numbers"),
+        ("text", "augmentation.typos=2", r"augmentation\.typos=2"),
+        ("text", "tokenizer={join: true}", "join"),
+        ("masked-lm", "augmentation.masked=lines", r"masked=lines: expected one of bytes, words, spans"),
+        ("masked-lm", "augmentation={random_share: 0.7, kept_share: 0.7}", "expected at most 1 together"),
+    ],
+)
+def test_wrong_settings(data, kind, override, message):
+    with pytest.raises(UserError, match=message):
+        build(kind, data, override)
+
+
+def test_columns(tmp_path):
+    for split in ("train", "test"):
+        rows = {"first": ["a b", "c d"] * 15, "second": ["x", "y"] * 15, "label": [0, 1] * 15}
+        datasets.Dataset.from_dict(rows).to_parquet(tmp_path / f"{split}.parquet")
+    with pytest.raises(UserError, match=r"2 text columns.*data\.columns\.text"):
+        build("text", tmp_path, "model.num_labels=2").load_splits()
+    for column in ("data.text_column=second", "data.columns={text: second}"):
+        splits = build("text", tmp_path, "model.num_labels=2", column).load_splits()
+        assert splits.test.lengths.max() == 1
+    with pytest.raises(UserError, match="holds int64; expected text"):
+        build("text", tmp_path, "model.num_labels=2", "data.text_column=label").load_splits()
+
+
+def test_what_is_no_text_is_named_or_left_out(tmp_path):
+    for split in ("train", "test"):
+        found, labels = texts(30, 0)
+        found[5], found[7] = "", None
+        rows = {"text": found, "label": [str(label) for label in labels]}
+        datasets.Dataset.from_dict(rows).to_parquet(tmp_path / f"{split}.parquet")
+    with pytest.raises(UserError, match=r"row 5 of split t.* is not a usable text: it is empty"):
+        build("text", tmp_path, "data.text_column=text").load_splits()
+    splits = build("text", tmp_path, "data.text_column=text", "data.on_error=skip").load_splits()
+    assert len(splits.test) == 28
+
+
+def test_one_long_text_of_files(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.txt").write_text("".join(f"line {number} é\n\n" for number in range(200)))
+    task = build("masked-lm", tmp_path, "tokenizer={join: true}")
+    splits = task.load_splits()
+    room = task.processor.model_max_length - 2
+    assert set(splits.train.lengths) <= {room, splits.test.lengths[-1]}
+    whole = task.processor.decode(splits.test.values.tolist())
+    assert whole == (tmp_path / "test.txt").read_text()
+    assert len(splits.validation) == 12
+    for split in ("train", "validation", "test"):
+        assert np.array_equal(task.load_split(split).values, getattr(splits, split).values)
+    with pytest.raises(UserError, match=r"makes .* pieces of 46 bytes: data\.validation_samples=999"):
+        build("masked-lm", tmp_path, "tokenizer={join: true}", "data.validation_samples=999").load_splits()
+
+
+def test_masks_of_evaluation_depend_on_the_row_alone(data):
+    task = build("masked-lm", data)
+    validation = task.load_splits().validation
+    whole, _ = task.inputs(validation.__getitems__([0, 5, 7]))
+    alone, _ = task.inputs(validation.__getitems__([5]))
+    length = alone["input_ids"].shape[1]
+    assert whole["input_ids"][1, :length].tolist() == alone["input_ids"][0].tolist()
+
+
+class Lengths:
+    """A dataset of which only lengths are known."""
+
+    in_buckets = True
+
+    def __init__(self, count):
+        self.lengths = np.random.default_rng(0).integers(1, 500, count)
+
+    def __len__(self):
+        return len(self.lengths)
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 200, 5000])
+def test_batches_of_about_one_length(count):
+    dataset = Lengths(count)
+    order = epoch_order(dataset, seed=0, epoch=3)
+    assert sorted(order) == list(range(count))
+    assert np.array_equal(order, epoch_order(dataset, 0, 3))
+    if count == 5000:
+        assert not np.array_equal(order, epoch_order(dataset, 0, 4))
+        batches = [dataset.lengths[order[first : first + 32]] for first in range(0, count - 32, 32)]
+        padding = sum(len(batch) * batch.max() for batch in batches) / sum(batch.sum() for batch in batches)
+        assert padding < 1.1
