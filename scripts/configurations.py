@@ -29,6 +29,7 @@ LADDERS = {
         "cifar10.md": "cifar10",
         "training.md": "finetuning",
         "modalities/sound.md": "modalities/sound",
+        "modalities/video.md": "modalities/video",
     }.items()
 }
 # Of scripts/benchmark.py.
