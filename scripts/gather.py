@@ -5,8 +5,8 @@
         --line "video withheld" output/both/seed-*/without-video/evaluation.json \\
         --line "mean of two models" output/fused-*.json
 
-Files are those of train.py (`metrics.json`), of score.py (`evaluation.json`) and of fuse.py. Beside the table a JSON file
-of the same name keeps each number.
+Files are those of train.py (`metrics.json`), of score.py (`evaluation.json`) and of fuse.py. Beside the table a JSON
+file of the same name keeps each number.
 """
 
 import argparse
