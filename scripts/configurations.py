@@ -31,6 +31,7 @@ LADDERS = {
         "training.md": "finetuning",
         "modalities/sound.md": "modalities/sound",
         "modalities/text.md": "modalities/text",
+        "modalities/video.md": "modalities/video",
     }.items()
 }
 # Of scripts/benchmark.py.

@@ -6,6 +6,10 @@ from lab.tasks import build_task
 from tests.paths import ROOT
 
 PARAMETERS = {
+    "audioset": 48_668_451,
+    "avletters-both": 321_872,
+    "avletters-sound": 293_102,
+    "avletters-video": 320_246,
     "cifar10-long": 6_817_694,
     "cifar10-study": 3_888_532,
     "digits": 239_408,
