@@ -1,0 +1,1 @@
+../../modeling_perceiver_study/audio_reading.py

@@ -1,0 +1,1 @@
+../../modeling_perceiver_study/feature_extraction_perceiver_study.py

@@ -1,0 +1,1 @@
+../../modeling_perceiver_study/image_reading.py

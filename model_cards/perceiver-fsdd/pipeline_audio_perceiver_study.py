@@ -1,0 +1,1 @@
+../../modeling_perceiver_study/pipeline_audio_perceiver_study.py

@@ -1,0 +1,1 @@
+../../modeling_perceiver_study/pipeline_point_cloud_perceiver_study.py

@@ -1,0 +1,1 @@
+../../modeling_perceiver_study/point_cloud_processing_perceiver_study.py

@@ -1,0 +1,1 @@
+../../modeling_perceiver_study/tokenization_perceiver_study.py

@@ -1,0 +1,1 @@
+../../modeling_perceiver_study/pipeline_multimodal_perceiver_study.py

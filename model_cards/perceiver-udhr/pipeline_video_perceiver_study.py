@@ -1,0 +1,1 @@
+../../modeling_perceiver_study/pipeline_video_perceiver_study.py

@@ -1,0 +1,1 @@
+../../modeling_perceiver_study/processing_perceiver_study.py
