@@ -54,7 +54,8 @@ def main(arguments: list[str] | None = None):
     for name, found in scores.items():
         print(f"{name}: {task.summarize(found)}")
     if options.output is not None:
-        options.output.write_text(json.dumps({"split": options.split, "scores": scores}, indent=2) + "\n")
+        text = json.dumps({"split": options.split, "scores": scores}, indent=2) + "\n"
+        options.output.write_text(text, encoding="utf-8")
 
 
 def _answers(accelerator: Accelerator, checkpoint: str, options: argparse.Namespace) -> tuple[Task, Judged]:

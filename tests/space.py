@@ -17,6 +17,7 @@ SPACE = (
     "lab/looking/points_view.py",
     "lab/looking/sound_view.py",
     "lab/looking/style.py",
+    "lab/looking/text_view.py",
     "lab/looking/video_view.py",
     "lab/looking/view.py",
     "lab/looking/views.py",
