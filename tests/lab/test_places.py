@@ -161,6 +161,7 @@ def test_what_cannot_be_printed_is_a_question_mark(monkeypatch):
     assert stdout.buffer.getvalue() == b"98.4 ? 0.8 %\n"
 
 
+OTHERS = ("os", "Image", "av", "fsspec", "tarfile", "zipfile")  # whose `open` is not for text
 SOURCES = sorted([*SCRIPTS.rglob("*.py"), *(ROOT / "modeling_perceiver_study").glob("*.py")])
 
 
@@ -172,14 +173,7 @@ def test_files_of_text_are_utf8_whatever_the_locale(path):
             continue
         name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
         owner = getattr(getattr(node.func, "value", None), "id", "")
-        if name not in ("open", "read_text", "write_text") or owner in (
-            "os",
-            "Image",
-            "av",
-            "fsspec",
-            "tarfile",
-            "zipfile",
-        ):
+        if name not in ("open", "read_text", "write_text") or owner in OTHERS:
             continue
         binary = any(isinstance(value, ast.Constant) and "b" in str(value.value) for value in node.args[:2])
         encoded = any(keyword.arg == "encoding" for keyword in node.keywords)
