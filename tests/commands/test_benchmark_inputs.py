@@ -59,8 +59,8 @@ def test_memory_of_an_array_is_seen():
 
 
 def test_the_command_writes_and_prints_tables(tmp_path, monkeypatch, capsys):
-    def tiny(frames, *arguments, samples_per_patch):
-        return VideoWithSound(frames, *arguments, **TINY, samples_per_patch=samples_per_patch)
+    def tiny(frames, *arguments, **sound):
+        return VideoWithSound(frames, *arguments, **sound | TINY)
 
     monkeypatch.setattr(benchmark_inputs, "VideoWithSound", tiny)
     monkeypatch.setattr(several_measured, "in_own_process", lambda *_: dict.fromkeys(("forward", "step"), 1.0))

@@ -49,6 +49,8 @@ class PerceiverStudyConfigTest(unittest.TestCase):
             position_encoding_type="learned",
             learned_position_channels=11,
             project_learned_positions=True,
+            training_latents=[1, 2],
+            training_blocks=2,
             decoder_type="query",
             cross_attend_path="general",
         )
@@ -69,6 +71,9 @@ class PerceiverStudyConfigTest(unittest.TestCase):
             vocab_size=99,
             max_position_embeddings=50,
             d_model=12,
+            ngram_sizes=[-2, 3],
+            ngram_vocab_size=40,
+            masked_lm_queries="inputs",
         )
         places = {"input_type": "points", "num_axes": 2, "num_channels": 0, "max_frequencies": [2.0, 4.0]}
         lines = {"input_type": "bytes", "d_model": 12}

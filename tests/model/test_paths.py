@@ -101,7 +101,7 @@ def test_a_path_that_is_none(where):
 
 
 def test_no_separable_path_without_positions_in_separable_form():
-    with pytest.raises(ValueError, match=r"cross_attend_path='separable' .*position_encoding_type='fourier'"):
+    with pytest.raises(ValueError, match=r"cross_attend_path='separable' .* a grid with Fourier positions"):
         small_config(cross_attend_path="separable", position_encoding_type="learned")
     model = small_model()
     array = reference.byte_array(model.config, pixels(model.config)).float()

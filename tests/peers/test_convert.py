@@ -306,7 +306,11 @@ def _pickle_code(folder):
 BAD = {
     "language model": (
         lambda folder: _change_config(folder, architectures=["PerceiverForMaskedLM"]),
-        ["PerceiverForMaskedLM: expected PerceiverForImageClassificationFourier or"],
+        ["missing: perceiver.input_preprocessor.embeddings.weight"],
+    ),
+    "model of moving pictures": (
+        lambda folder: _change_config(folder, architectures=["PerceiverForOpticalFlow"]),
+        ["PerceiverForOpticalFlow: expected PerceiverForImageClassificationFourier"],
     ),
     "base model": (lambda folder: _change_config(folder, architectures=None), ["architecture none"]),
     "missing and unexpected": (
