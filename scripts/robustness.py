@@ -60,17 +60,18 @@ def main(arguments: list[str] | None = None):
     if recipe.optimization.cpu_threads:
         torch.set_num_threads(recipe.optimization.cpu_threads)
     task, model = open_checkpoint(options.checkpoint, recipe)
-    folder = options.output or Path(options.checkpoint)
-    folder.mkdir(parents=True, exist_ok=True)
-    about = {"data": recipe.data.title or recipe.data.called, "split": options.split}
     if isinstance(task, TextClassification):
-        of_texts(task, model, options, folder, about)
+        measure = of_texts
     elif isinstance(task, PointCloudClassification) and task.processor.num_axes == 3:
-        of_points(task, model, options, folder, about)
+        measure = of_points
     else:
         raise UserError(
             f"{options.checkpoint} is for {task.samples}; expected texts, or clouds of points with 3 coordinates"
         )
+    folder = options.output or Path(options.checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"data": recipe.data.title or recipe.data.called, "split": options.split}
+    measure(task, model, options, folder, about)
     print(f"more in {folder}")
 
 

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PerceiverConfig, PerceiverTokenizer
 import convert
 from lab.errors import UserError
 from lab.peers.deepmind_text import MODELS, their_text_name
+from lab.peers.masked_lm import OFFICIAL as OFFICIAL_SIZE
 from tests.deepmind_models import assert_close
 
 TOY = {
@@ -29,23 +30,7 @@ TOY = {
     # Fresh weights of the usual size attend almost evenly, which would hide a wrong scale or a wrong position.
     "initializer_range": 0.3,
 }
-# deepmind/language-perceiver, but for the weights.
-OFFICIAL = {
-    "num_latents": 256,
-    "d_latents": 1280,
-    "d_model": 768,
-    "num_blocks": 1,
-    "num_self_attends_per_block": 26,
-    "num_self_attention_heads": 8,
-    "num_cross_attention_heads": 8,
-    "qk_channels": 256,
-    "v_channels": 1280,
-    "self_attention_widening_factor": 1,
-    "cross_attention_widening_factor": 1,
-    "max_position_embeddings": 2048,
-    "num_labels": 2,
-    "initializer_range": 0.05,
-}
+OFFICIAL = OFFICIAL_SIZE | {"num_labels": 2, "initializer_range": 0.05}
 
 
 def their_model(architecture, **fields):

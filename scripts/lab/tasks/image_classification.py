@@ -29,7 +29,7 @@ from modeling_perceiver_study import (
 _EXAMPLES = 3
 
 # What a recipe may say about the image processor; all else follows from the model, so that the two agree.
-_PROCESSOR_KEYS = (
+PICTURE_KEYS = (
     "do_convert_rgb",
     "do_resize",
     "size",
@@ -43,7 +43,7 @@ _PROCESSOR_KEYS = (
     "image_mean",
     "image_std",
 )
-_SIZES = ("size", "crop_size", "crop_first")
+SIZE_KEYS = ("size", "crop_size", "crop_first")  # which follow from the model
 
 
 class ImageClassification(DecodedTask):
@@ -54,7 +54,7 @@ class ImageClassification(DecodedTask):
     model_class = PerceiverStudyForImageClassification
     processor_class = PerceiverStudyImageProcessor
     processor_section = "image_processor"
-    processor_keys = _PROCESSOR_KEYS
+    processor_keys = PICTURE_KEYS
     columns = (IMAGE,)
     augmentation_class = Augmentation
     augmentation_ranges = RANGES
@@ -74,7 +74,7 @@ class ImageClassification(DecodedTask):
 
     def inherit(self, recipe: Recipe) -> Recipe:
         recipe, found = super().inherit(recipe), self.pretrained.processor
-        settings = {key: found[key] for key in _PROCESSOR_KEYS if key in found}
+        settings = {key: found[key] for key in PICTURE_KEYS if key in found}
         settings = resized(settings, self.pretrained.config.grid, self._read_config(recipe).grid)
         return dataclasses.replace(recipe, image_processor=settings | recipe.image_processor)
 
@@ -90,7 +90,7 @@ class ImageClassification(DecodedTask):
     def build_processor(self) -> PerceiverStudyImageProcessor:
         """The image processor that belongs to the model: same size, same Fourier features."""
         section, config = self.processor_section, self.config
-        require_keys(section, self.recipe.image_processor, _PROCESSOR_KEYS)
+        require_keys(section, self.recipe.image_processor, PICTURE_KEYS)
         height, width = config.grid
         grid = {"height": height, "width": width}
         settings = {
@@ -193,7 +193,7 @@ def resized(settings: dict[str, Any], old: list[int], new: list[int]) -> dict[st
     Sizes change in proportion. For images of another shape they are left out, and so follow from the model.
     """
     if old[0] * new[1] != old[1] * new[0]:
-        return {key: value for key, value in settings.items() if key not in _SIZES}
+        return {key: value for key, value in settings.items() if key not in SIZE_KEYS}
     sizes = {key: settings[key] for key in ("size", "crop_size") if settings.get(key)}
     return settings | {
         key: {edge: round(pixels * new[0] / old[0]) for edge, pixels in size.items()} for key, size in sizes.items()

@@ -15,7 +15,7 @@ from lab.looking.multimodal_view import MultimodalView
 from lab.recipe import PROCESSOR_SECTIONS, Recipe, build, require_keys
 from lab.tasks.audio_classification import AudioClassification
 from lab.tasks.decoded import DecodedTask
-from lab.tasks.image_classification import ImageClassification
+from lab.tasks.image_classification import SIZE_KEYS, ImageClassification
 from lab.tasks.point_cloud_classification import PointCloudClassification
 from lab.tasks.ragged import RaggedTask
 from lab.tasks.task import Arguments, Batch, Judged
@@ -40,9 +40,6 @@ PARTS: dict[str, type[DecodedTask]] = {
         TextClassification,
     )
 }
-
-
-_SIZES = ("size", "crop_size", "crop_first")  # of pictures, which follow from the model
 
 
 class MultimodalClassification(RaggedTask):
@@ -105,7 +102,7 @@ class MultimodalClassification(RaggedTask):
         found, kinds = {}, {kind.processor_class.__name__: kind for kind in PARTS.values()}
         for name, settings in self.pretrained.processor["modalities"].items():
             kind = kinds[settings["processor"]]
-            kept = {key: settings[key] for key in kind.processor_keys if key in settings and key not in _SIZES}
+            kept = {key: settings[key] for key in kind.processor_keys if key in settings and key not in SIZE_KEYS}
             found[name] = {"task": kind.name, **kept}
         given = recipe.feature_extractor.get("modalities", {})
         merged = {name: {**found.get(name, {}), **given.get(name, {})} for name in {**found, **given}}

@@ -14,6 +14,7 @@ from lab.errors import UserError
 from lab.looking.image_view import displayed
 from lab.looking.video_view import VideoView
 from lab.recipe import Recipe, build, require_keys
+from lab.tasks.image_classification import PICTURE_KEYS, SIZE_KEYS
 from lab.tasks.ragged import RaggedTask
 from lab.tasks.task import Arguments, Batch, Judged
 from lab.tasks.usage import with_parts, with_pipeline
@@ -23,25 +24,7 @@ from modeling_perceiver_study import (
     PerceiverStudyVideoProcessor,
 )
 
-# What a recipe may say about the processor; all else follows from the model, so that the two agree.
-_PROCESSOR_KEYS = (
-    "do_sample_frames",
-    "fps",
-    "do_convert_rgb",
-    "do_resize",
-    "size",
-    "resample",
-    "do_center_crop",
-    "crop_size",
-    "crop_first",
-    "do_rescale",
-    "rescale_factor",
-    "do_normalize",
-    "image_mean",
-    "image_std",
-    "normalize",
-)
-_SIZES = ("size", "crop_size", "crop_first")  # which follow from the model
+_PROCESSOR_KEYS = ("do_sample_frames", "fps", *PICTURE_KEYS, "normalize")
 _SHOWN_FOR = 40  # milliseconds of a frame in an example
 
 
@@ -74,7 +57,7 @@ class VideoClassification(RaggedTask):
 
     def inherit(self, recipe: Recipe) -> Recipe:
         recipe, found = super().inherit(recipe), self.pretrained.processor
-        settings = {key: found[key] for key in _PROCESSOR_KEYS if key in found and key not in _SIZES}
+        settings = {key: found[key] for key in _PROCESSOR_KEYS if key in found and key not in SIZE_KEYS}
         return dataclasses.replace(recipe, feature_extractor=settings | recipe.feature_extractor)
 
     def build_config(self) -> PerceiverStudyConfig:
