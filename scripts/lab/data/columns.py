@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import fsspec
 
 from lab.errors import UserError
 
@@ -108,6 +109,19 @@ def require_content(value: Any):
     """Raise a ValueError where a row holds nothing: neither content nor the path of a file."""
     if value is None or (isinstance(value, dict) and value.get("bytes") is None and not value.get("path")):
         raise ValueError("there is none")
+
+
+def content_of(value: Any) -> Any:
+    """The bytes of a file that a row holds or refers to; anything else as it is.
+
+    Raises:
+        ValueError: there is nothing.
+    """
+    require_content(value)
+    if (path := file_of(value)) is not None:
+        with fsspec.open(path, "rb") as file:  # also inside an archive, or on the Hub
+            return file.read()
+    return value["bytes"] if isinstance(value, dict) else value
 
 
 def located(value: Any, folder: str | None) -> Any:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import fsspec
 import numpy as np
 import torch
 from PIL import Image
 
 from lab.augment.crops import random_box
-from lab.data.columns import media_column, require_content
+from lab.data.columns import content_of, media_column
 from lab.data.decoding import SampleDecoder
 from lab.data.images import UNUSABLE, seen_pixels
 from lab.data.sources import Source
@@ -137,12 +136,8 @@ class Decoder(SampleDecoder):
 
     def upright_image(self, encoded) -> Image.Image:
         """One image as it is, but upright; raises one of `UNUSABLE` if that fails."""
-        require_content(encoded)
-        if isinstance(encoded, dict) and encoded["bytes"] is None:
-            with fsspec.open(encoded["path"], "rb") as file:  # also inside an archive, or on the Hub
-                encoded = {"bytes": file.read(), "path": None}
-        image = Image.open(io.BytesIO(encoded["bytes"])) if isinstance(encoded, dict) else encoded
-        return upright(image)
+        content = content_of(encoded)
+        return upright(Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content)
 
     def decode_one(self, encoded) -> np.ndarray:
         """One image as `(C, H, W)` uint8; raises one of `UNUSABLE` if that fails."""
@@ -171,6 +166,9 @@ class Decoder(SampleDecoder):
 
     def _is_plain(self, image: Image.Image) -> bool:
         return image.mode == self.plain_mode and not image.has_transparency_data
+
+    def joined(self, images: Sequence[np.ndarray], labels: np.ndarray) -> ImageDataset:
+        return ImageDataset(np.stack(images), labels)
 
     def batch(self, images: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """Decoded images as a batch: `pixels` `(b, C, H, W)` uint8."""

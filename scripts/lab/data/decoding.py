@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from lab.data.sources import Source
+from lab.data.splits import Rows
 from lab.errors import UserError
 from lab.recipe import Data
 
@@ -47,6 +49,22 @@ class SampleDecoder(ABC):
     @abstractmethod
     def batch(self, samples: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """Decoded samples as a batch, without labels."""
+
+    @abstractmethod
+    def joined(self, samples: Sequence[np.ndarray], labels: np.ndarray) -> Dataset:
+        """Decoded samples as a dataset in memory."""
+
+    def usable(self, of: Rows) -> tuple[list[np.ndarray], np.ndarray]:
+        """The samples of some rows, and their labels.
+
+        Raises:
+            UserError: one cannot be decoded, unless the recipe says to skip such; names it. Or none is left.
+        """
+        samples: list[np.ndarray | None] = [None] * len(of.rows)
+        broken = self.decode_all(of.source, of.rows, samples.__setitem__)
+        if broken.all():
+            raise UserError(f"{of.source.name} has no usable {self.sample}")
+        return [sample for sample in samples if sample is not None], of.source.labels[of.rows[~broken]]
 
     def decode_all(self, source: Source, rows: np.ndarray, keep: Callable[[int, np.ndarray], None]) -> np.ndarray:
         """Decode rows of a source in threads; returns which `(n,)` are broken, where the recipe says to skip such.

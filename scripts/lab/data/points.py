@@ -3,10 +3,9 @@
 from typing import Any
 
 import datasets
-import fsspec
 import numpy as np
 
-from lab.data.columns import Column, file_of, is_file, require_content
+from lab.data.columns import Column, content_of, is_file
 from lab.data.images import UNUSABLE
 from lab.data.point_folders import ENDINGS
 from lab.data.point_folders import POINTS as ROLE
@@ -47,8 +46,4 @@ class PointsDecoder(RaggedDecoder):
         self.processor = processor
 
     def decode_one(self, encoded: Any) -> np.ndarray:
-        require_content(encoded)
-        if (path := file_of(encoded)) is not None:
-            with fsspec.open(path, "rb") as file:  # also inside an archive, or on the Hub
-                encoded = {"bytes": file.read()}
-        return self.processor.process_cloud(encoded["bytes"] if isinstance(encoded, dict) else encoded, "it")
+        return self.processor.process_cloud(content_of(encoded), "it")

@@ -9,7 +9,6 @@ from torch.utils.data import Dataset
 from lab.augment.padding import padded
 from lab.data.decoding import SampleDecoder
 from lab.data.splits import Rows
-from lab.errors import UserError
 
 
 class RaggedDataset(Dataset):
@@ -43,17 +42,11 @@ class RaggedDecoder(SampleDecoder):
     """What a row holds `-> (l, ..)`, all of one dtype and of one shape but for their lengths."""
 
     def decode(self, of: Rows) -> RaggedDataset:
-        """The samples of some rows.
+        """The samples of some rows. Errors as those of `usable`."""
+        return self.joined(*self.usable(of))
 
-        Raises:
-            UserError: one cannot be decoded, unless the recipe says to skip such; names it. Or none is left.
-        """
-        samples: list[np.ndarray | None] = [None] * len(of.rows)
-        broken = self.decode_all(of.source, of.rows, samples.__setitem__)
-        if broken.all():
-            raise UserError(f"{of.source.name} has no usable {self.sample}")
-        kept = [sample for sample in samples if sample is not None]
-        return RaggedDataset(kept, of.source.labels[of.rows[~broken]])
+    def joined(self, samples: Sequence[np.ndarray], labels: np.ndarray) -> RaggedDataset:
+        return RaggedDataset(samples, labels)
 
     def batch(self, samples: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         return padded(samples)

@@ -11,7 +11,6 @@ from lab.data.decoded_images import ImageDataset
 from lab.data.decoding import SampleDecoder
 from lab.data.ragged import RaggedDataset
 from lab.data.splits import Rows
-from lab.errors import UserError
 from lab.recipe import Data
 
 Sample = dict[str, np.ndarray]  # what a sample has, by modality
@@ -88,19 +87,15 @@ class SeveralDecoder(SampleDecoder):
         return sample
 
     def decode(self, of: Rows) -> SeveralDataset:
-        """The samples of some rows. Errors as those of `RaggedDecoder.decode`."""
-        samples: list[Sample | None] = [None] * len(of.rows)
-        broken = self.decode_all(of.source, of.rows, samples.__setitem__)
-        if broken.all():
-            raise UserError(f"{of.source.name} has no usable {self.sample}")
-        kept = [sample for sample in samples if sample is not None]
-        labels = of.source.labels[of.rows[~broken]]
-        parts = {}
-        for name, blank in self.blanks.items():
-            filled = [sample.get(name, blank) for sample in kept]
-            images = "pixels" in self.decoders[name].batch(filled[:1])
-            parts[name] = ImageDataset(np.stack(filled), labels) if images else RaggedDataset(filled, labels)
-        there = {name: np.array([name in sample for sample in kept]) for name in parts}
+        """The samples of some rows. Errors as those of `usable`."""
+        return self.joined(*self.usable(of))
+
+    def joined(self, samples: Sequence[Sample], labels: np.ndarray) -> SeveralDataset:
+        parts = {
+            name: self.decoders[name].joined([sample.get(name, blank) for sample in samples], labels)
+            for name, blank in self.blanks.items()
+        }
+        there = {name: np.array([name in sample for sample in samples]) for name in parts}
         return SeveralDataset(parts, there, labels)
 
     def batch(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:

@@ -10,7 +10,6 @@ import torch
 from lab.data.columns import Column
 from lab.data.ragged import RaggedDataset, RaggedDecoder
 from lab.data.sources import Reading, Source, load_sources, stratified_order
-from lab.data.splits import Rows
 from lab.errors import UserError
 from lab.recipe import Data
 from modeling_perceiver_study import PerceiverStudyTokenizer
@@ -52,9 +51,8 @@ class TextDecoder(RaggedDecoder):
             raise ValueError(f"it is not Unicode: {error}") from None
         return np.array(ids, np.int16)
 
-    def decode(self, of: Rows) -> TextDataset:
-        ragged = super().decode(of)
-        return TextDataset([ragged.sample(row) for row in range(len(ragged))], ragged.labels)
+    def joined(self, samples: Sequence[np.ndarray], labels: np.ndarray) -> TextDataset:
+        return TextDataset(samples, labels)
 
 
 def pieces_of(texts: Sequence[np.ndarray], newline: int, length: int) -> TextDataset:

@@ -3,10 +3,9 @@
 from typing import Any
 
 import datasets
-import fsspec
 import numpy as np
 
-from lab.data.columns import Column, file_of, is_file, require_content
+from lab.data.columns import Column, content_of, is_file
 from lab.data.images import UNUSABLE
 from lab.data.ragged import RaggedDecoder
 from lab.recipe import Data
@@ -47,8 +46,5 @@ class VideoDecoder(RaggedDecoder):
         self.processor = processor
 
     def decode_one(self, encoded: Any) -> np.ndarray:
-        require_content(encoded)
-        if (path := file_of(encoded)) is not None:
-            with fsspec.open(path, "rb") as file:  # also inside an archive, or on the Hub
-                encoded = file.read()
-        return np.clip(np.rint(self.processor.process_clip(encoded)), 0, 255).astype(np.uint8)
+        clip = self.processor.process_clip(content_of(encoded))
+        return np.clip(np.rint(clip), 0, 255).astype(np.uint8)
