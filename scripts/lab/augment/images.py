@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 import torch.nn.functional as F
 
+from lab.augment.describing import listed_changes
 from lab.augment.mixing import draw_erased, draw_mixed, erase, mix
 from lab.augment.seeds import fold_seed
 from lab.errors import UserError
@@ -122,8 +123,7 @@ def describe_augmentation(settings: Augmentation) -> str:
         f"mixup ({settings.mixup_alpha})": settings.mixup_alpha,
         f"CutMix ({settings.cutmix_alpha})": settings.cutmix_alpha,
     }
-    found = [kind for kind, on in kinds.items() if on]
-    return f"; {', '.join(found)}" if found else ""
+    return listed_changes(kinds)
 
 
 class TrainingInputs:

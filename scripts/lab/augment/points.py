@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from lab.augment.describing import listed_changes
 from lab.augment.mixing import neighbours
 from lab.augment.padding import shown
 from lab.augment.seeds import fold_seed
@@ -185,8 +186,7 @@ def describe_point_augmentation(settings: PointAugmentation) -> str:
         f"clouds shifted by up to {settings.shift:g}": settings.shift,
         f"points of pairs of clouds mixed ({settings.mix_alpha:g})": settings.mixes,
     }
-    found = [kind for kind, on in kinds.items() if on]
-    return f"; {', '.join(found)}" if found else ""
+    return listed_changes(kinds)
 
 
 def _noise(generators: Generators, lengths: torch.Tensor, points: torch.Tensor, kind: str) -> torch.Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 import soxr
 import torch
 
+from lab.augment.describing import listed_changes, span
 from lab.augment.mixing import blend
 from lab.augment.padding import padded
 from lab.augment.seeds import fold_seed
@@ -256,19 +257,14 @@ class TrainingSound:
 def describe_augmentation(settings: SoundAugmentation) -> str:
     """What happens to each training recording, as the end of a list; empty if nothing does."""
     kinds = {
-        f"speed {_range(settings.speed)}": settings.speed,
+        f"speed {span(settings.speed)}": settings.speed,
         f"shifts by up to {settings.shift:g} s": settings.shift,
         f"gain of up to {settings.gain:g} dB": settings.gain,
-        f"noise {_range(settings.noise)} dB below": settings.noise,
-        f"vocal tract {_range(settings.vocal_tract)}": settings.vocal_tract,
+        f"noise {span(settings.noise)} dB below": settings.noise,
+        f"vocal tract {span(settings.vocal_tract)}": settings.vocal_tract,
         f"an equalizer of up to {settings.equalizer:g} dB": settings.equalizer,
         f"{settings.time_masks} masks over time": settings.time_masks,
         f"{settings.band_masks} masks over bands": settings.band_masks,
         f"mixup ({settings.mixup_alpha:g})": settings.mixup_alpha,
     }
-    found = [kind for kind, on in kinds.items() if on]
-    return f"; {', '.join(found)}" if found else ""
-
-
-def _range(limits: list[float] | None) -> str:
-    return f"{limits[0]:g} to {limits[1]:g}" if limits else ""
+    return listed_changes(kinds)

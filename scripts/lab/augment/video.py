@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lab.augment.describing import listed_changes, span
 from lab.augment.mixing import blend
 from lab.augment.seeds import fold_seed
 from modeling_perceiver_study import PerceiverStudyVideoProcessor
@@ -191,11 +192,11 @@ def describe_video_augmentation(settings: VideoAugmentation) -> str:
     """What happens to each training clip, as the end of a list; empty if nothing does."""
     kinds = {
         "half of the clips mirrored": settings.flip,
-        f"zoom {_range(settings.zoom)}": settings.zoom,
+        f"zoom {span(settings.zoom)}": settings.zoom,
         f"shifts by up to {100 * settings.shift:g} % of the frame": settings.shift,
         f"rotation by up to {settings.rotation:g} degrees": settings.rotation,
         f"stretching by up to {100 * settings.stretch:g} %": settings.stretch,
-        f"speed {_range(settings.speed)}": settings.speed,
+        f"speed {span(settings.speed)}": settings.speed,
         f"starts up to {settings.time_shift} frames earlier or later": settings.time_shift,
         f"contrast changed by up to {100 * settings.contrast:g} %": settings.contrast,
         f"brightness changed by up to {100 * settings.brightness:g} %": settings.brightness,
@@ -204,9 +205,4 @@ def describe_video_augmentation(settings: VideoAugmentation) -> str:
         f"boxes erased in {100 * settings.erase:g} % of the clips": settings.erase,
         f"mixup ({settings.mixup_alpha:g})": settings.mixup_alpha,
     }
-    found = [kind for kind, on in kinds.items() if on]
-    return f"; {', '.join(found)}" if found else ""
-
-
-def _range(limits: list[float] | None) -> str:
-    return f"{limits[0]:g} to {limits[1]:g}" if limits else ""
+    return listed_changes(kinds)

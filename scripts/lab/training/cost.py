@@ -1,5 +1,6 @@
 """What one training step of one sample costs, measured on the CPU: parameters, FLOPs and bytes."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,10 +38,7 @@ class Cost:
 
 def measure(task: Task) -> Cost:
     """The cost of one sample, by doing a training step of it on the CPU."""
-    model = task.new_model()
-    # The counter puts hooks on all layers, so they would be called: count the path that training takes.
-    if is_separable(model.config):
-        model.config.cross_attend_path = "separable"
+    model = task.model_class(counted_config(task.config))
     # The counter sees no fused attention; the kernel of plain products does the same ones.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         loss = _loss(model, task, samples=1)
@@ -52,10 +50,18 @@ def measure(task: Task) -> Cost:
     return Cost(model.num_parameters(), forward_flops, step_flops, two - one, 2 * one - two)
 
 
-def is_separable(config: PreTrainedConfig) -> bool:
-    """Whether an input keeps its positions in separable form; cross-attends then take that path for all of them."""
-    configs = [config] if config.modalities is None else [config.modality_config(name) for name in config.modalities]
-    return any(adapter_class(own.input_type).is_separable(own) for own in configs)
+def counted_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A copy with which counters see the path that training takes: their hooks on layers would have these called.
+
+    Cross-attends read weights where one of the inputs keeps its positions in separable form, unless the config says
+    otherwise.
+    """
+    config = copy.deepcopy(config)
+    if config.cross_attend_path == "auto":
+        inputs = [config.modality_config(name) for name in config.modalities or ()] or [config]
+        if any(adapter_class(own.input_type).is_separable(own) for own in inputs):
+            config.cross_attend_path = "separable"
+    return config
 
 
 def _loss(model: nn.Module, task: Task, samples: int) -> torch.Tensor:

@@ -1,7 +1,5 @@
 """How much arithmetic a training run does in a second, and what share of its GPUs' it uses: model FLOPs utilisation."""
 
-import copy
-
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -10,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lab.errors import one_line
 from lab.tasks.task import Task
-from lab.training.cost import is_separable
+from lab.training.cost import counted_config
 
 _HALF, _TF32, _FLOAT32 = "bf16 or fp16", "TF32", "float32"
 # Dense matrix products in 1e12 FLOP a second, from NVIDIA's data sheets, by the name that CUDA gives a device. The
@@ -56,11 +54,7 @@ def sample_flops(task: Task, model: nn.Module, samples: int, device: torch.devic
         model: whose parameters say which of them are trained.
         samples: of a part of the batch, which share out what is done once.
     """
-    config = copy.deepcopy(task.config)
-    # The counter puts hooks on all layers, so they would be called: count the path that training takes.
-    if is_separable(config) and config.cross_attend_path == "auto":
-        config.cross_attend_path = "separable"
-    counted = task.model_class(config).to(device)
+    counted = task.model_class(counted_config(task.config)).to(device)
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for name, parameter in counted.named_parameters():
         parameter.requires_grad_(trained.get(name, True))
