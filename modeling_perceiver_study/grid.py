@@ -111,7 +111,8 @@ class GridAdapter(InputAdapter):
 
     Fourier positions stay in separable form. Points first become patches, then go through a stem, then get positions.
     The mask is `(B, M)` in row-major order; with patches `(B, S_1 * .. * S_A)`, one entry per point of what is given:
-    hidden ones count as zeros, and a patch is attended to if one of its points is. Of several axes it may also be
+    hidden ones count as zeros, and a patch is attended to if one of its points is. With a convolutional stem it may be
+    either, of the points that the stem leaves or of what is given. Of several axes it may also be
     `(B, S_1)`, one entry for all points that are at the same place of the first axis, such as a frame.
     """
 
@@ -186,10 +187,12 @@ class GridAdapter(InputAdapter):
         pixels = self._channels_first(pixel_values)
         self._check_pixels(pixel_values, pixels)
         pixels, attention_mask = self._patches(pixels, _mask_of_points(attention_mask, pixels))
+        if self.config.stem_type == "conv":
+            pixels, attention_mask = _masked_before_conv_stem(pixels, attention_mask)
         if self.stem is not None:
             pixels = self.stem(pixels.to(dtype))
         grid = list(pixels.shape[2:])
-        points = "input" if self.config.stem_type != "conv" else "point that the stem leaves of the image"
+        points = "input" if self.config.stem_type != "conv" else "pixel, or per point that the stem leaves of the image"
         mask = check_mask(attention_mask, (pixels.shape[0], math.prod(grid)), points)
         if position_features is not None:
             self._check_position_features(position_features, pixels.shape[0], grid)
@@ -334,6 +337,21 @@ class GridAdapter(InputAdapter):
                 f"{advice}"
             )
         check_floating("position_features", position_features)
+
+
+def _masked_before_conv_stem(
+    pixels: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A mask with an entry per pixel as one of the points that the stem leaves; one of those as it is.
+
+    Hidden pixels count as zeros, as padding does inside of the stem. Its point `k` is there if the image has a pixel
+    `4 k + 4`: that decides it here too, so that what is padded at its end keeps the points that it has alone.
+    """
+    sizes = pixels.shape[2:]
+    if mask is None or tuple(mask.shape) != (pixels.shape[0], math.prod(sizes)):
+        return pixels, mask
+    shown = check_mask(mask, mask.shape).unflatten(1, sizes)
+    return pixels.masked_fill(~shown[:, None], 0.0), shown[:, 4::4, 4::4].flatten(1)
 
 
 def _mask_of_points(mask: torch.Tensor | None, pixels: torch.Tensor) -> torch.Tensor | None:

@@ -83,8 +83,8 @@ class Perceiver(PerceiverStudyPreTrainedModel):
                 own, rounded by a pipeline, are taken for those, unless they require a gradient. Fourier features of
                 the whole grid with another highest band than the model's are an error, unless it is compiled or traced.
             inputs: `(B, M, K)`, the byte array itself, positions included; for a grid instead of `pixel_values`.
-            attention_mask: `(B, M)`, 1 where latents may attend, points of a grid in row-major order; of the grid that
-                a convolutional stem leaves, where there is one, and of the points before they become patches.
+            attention_mask: `(B, M)`, 1 where latents may attend, points of a grid in row-major order, and before
+                they become patches; with a convolutional stem of either the pixels or the grid that it leaves.
             cross_attend_path: instead of the config's, see there.
             input_values: `(B, L)` or `(B, C, L)`, waveforms.
             points: `(B, M, A)`, coordinates.

@@ -101,8 +101,21 @@ def test_masks_are_for_the_grid_that_is_left():
     points = mask(model.config)
     expected = reference.logits(model, _array(model, images), points)
     torch.testing.assert_close(model(images, attention_mask=points).logits, expected, rtol=0, atol=1e-10)
-    with pytest.raises(ValueError, match=re.escape("(3, 522): expected (3, 28), one entry per point that the stem")):
-        model(images, attention_mask=torch.ones(3, 29 * 18))
+    with pytest.raises(ValueError, match=re.escape("(3, 27): expected (3, 28), one entry per pixel, or per")):
+        model(images, attention_mask=torch.ones(3, 27))
+
+
+@pytest.mark.parametrize("form", ["pixels", "rows"])
+@pytest.mark.parametrize("height", [5, 6, 7, 8, 9, 28, 29])
+def test_padding_before_a_convolutional_stem_changes_nothing(height, form):
+    """A spectrogram of a batch of longer ones: what follows its end is hidden and changes nothing."""
+    model = small_model(**STEMS["conv"], absolute_positions=True).double()
+    images = pixels(model.config, dtype=torch.float64)[:, :, :height]
+    padded = torch.cat([images, 100 * torch.randn(3, 3, 40 - height, 18, dtype=torch.float64)], dim=2)
+    shown = (torch.arange(40) < height).expand(3, -1)
+    if form == "pixels":
+        shown = shown[:, :, None].expand(-1, -1, 18).flatten(1)
+    torch.testing.assert_close(model(padded, attention_mask=shown).logits, model(images).logits, rtol=0, atol=1e-10)
 
 
 def test_position_features_are_for_the_grid_that_is_left():
