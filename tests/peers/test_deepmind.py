@@ -276,4 +276,4 @@ def test_attention_masks(architecture, tmp_path):
     assert (ours(pixels.double()).logits - our_output.logits).abs().max() > 1e-2
     if architecture == CONV:
         with pytest.raises(ValueError, match=re.escape("expected (2, 25), one entry per pixel, or per point that the")):
-            ours(pixels, attention_mask=torch.ones(2, 24))
+            ours(pixels, attention_mask=torch.ones(2, 23))
