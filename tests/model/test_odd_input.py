@@ -256,3 +256,76 @@ def test_labels_of_bytes_that_do_not_fit(model, labels):
     config = PerceiverStudyConfig(input_type="bytes", d_model=16, **SMALL)
     with pytest.raises(ValueError, match=r"labels (are a list|have shape|hold 262)"):
         getattr(package, f"PerceiverStudy{model}")(config)(input_ids=torch.full((2, 5), 70), labels=labels)
+
+
+# Sound, and several modalities
+
+
+@pytest.mark.parametrize(
+    "given, options, message",
+    [
+        ({"array": np.ones(9), "sampling_rate": "8"}, {}, "sampling_rate='8': expected a number above 0"),
+        ({"array": np.ones(9), "sampling_rate": 0}, {}, "sampling_rate=0: expected a number above 0"),
+        ({"array": np.ones(9), "sampling_rate": float("nan")}, {}, "sampling_rate=nan: expected a number above 0"),
+        (np.ones(9), {"sampling_rate": "a"}, "sampling_rate='a': expected None or a whole number"),
+        (np.ones(9), {"max_length": 0}, "max_length=0: expected None or a whole number"),
+        (np.ones(9), {"max_length": -4}, "max_length=-4: expected None or a whole number"),
+        (np.ones(9), {"max_length": 2.5}, "max_length=2.5: expected None or a whole number"),
+        (np.ones(9), {"padding": "somehow"}, "padding='somehow': expected True, False or one of 'longest'"),
+        (np.full(9, np.nan), {}, "holds nan"),
+        (np.ones(9, dtype=complex), {}, "dtype complex128"),
+        (None, {}, "dtype object"),
+    ],
+)
+def test_what_the_feature_extractor_refuses(given, options, message):
+    with pytest.raises(ValueError, match=message):
+        PerceiverStudyFeatureExtractor(sampling_rate=1000)(given, **options)
+
+
+@pytest.mark.parametrize("padding, lengths", [("longest", [9, 9]), ("do_not_pad", [9, 4]), ("max_length", [12, 12])])
+def test_names_of_padding(padding, lengths):
+    extractor = PerceiverStudyFeatureExtractor(sampling_rate=1000, max_length=12)
+    assert [len(one) for one in extractor([np.arange(9.0), np.arange(4.0)], padding=padding)["input_values"]] == lengths
+
+
+def test_a_recording_in_bfloat16():
+    waves = torch.linspace(-1, 1, 33, dtype=torch.bfloat16)
+    extractor = PerceiverStudyFeatureExtractor(sampling_rate=1000)
+    np.testing.assert_array_equal(extractor(waves)["input_values"], extractor(waves.float())["input_values"])
+
+
+@pytest.fixture(scope="module")
+def several():
+    video = PerceiverStudyVideoProcessor(size={"height": 8, "width": 8})
+    sound = PerceiverStudyFeatureExtractor(sampling_rate=1000)
+    return package.PerceiverStudyProcessor({"video": video, "sound": sound, "text": PerceiverStudyTokenizer()})
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("make", [np.asarray, torch.from_numpy])
+def test_grey_clips_beside_others(several, make, count):
+    """Frames `(T, H, W)` are those of one clip, also among several samples."""
+    clips = [random_clip(seed=seed)[..., 0] for seed in range(count)]
+    found = several([{"video": make(clip)} for clip in clips], return_tensors="np")
+    expected = several([{"video": list(clip)} for clip in clips], return_tensors="np")
+    np.testing.assert_array_equal(found["pixel_values"], expected["pixel_values"])
+    assert found["video_attention_mask"].shape == (count, 6)
+
+
+@pytest.mark.parametrize(
+    "sample, options, message",
+    [
+        ({"video": 3}, {}, "video: A frame is a int"),
+        ({"video": [None]}, {}, "video: A frame is a NoneType"),
+        ({"video": NAN}, {}, "video: .* holds nan"),
+        ({"sound": np.full(9, np.nan)}, {}, "sound: .* holds nan"),
+        ({"text": "\ud800"}, {}, "half of a pair of surrogates"),
+        ({"text": b"a"}, {}, "text is b'a'"),
+        ({"video": random_clip()}, {"video": 3}, "video=3: expected a dict of settings"),
+        ({"video": random_clip()}, {"video": {"num_frames": 0}}, "num_frames=0"),
+        ({"video": random_clip()}, {"smell": {}}, "smell: expected settings of video, sound, text"),
+    ],
+)
+def test_what_the_processor_of_several_refuses(several, sample, options, message):
+    with pytest.raises(ValueError, match=message):
+        several(sample, **options)
