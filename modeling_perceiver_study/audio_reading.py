@@ -62,7 +62,10 @@ def _of_dict(source: dict, sampling_rate: int) -> tuple[Any, int]:
     if array is not None:
         if "sampling_rate" not in source:
             raise ValueError(f"A recording given as a dict with {sorted(source)} lacks `sampling_rate`.")
-        return array, source["sampling_rate"]
+        rate = source["sampling_rate"]
+        if not isinstance(rate, (int, float, np.number)) or isinstance(rate, bool) or not rate > 0:
+            raise ValueError(f"A recording has sampling_rate={rate!r}: expected a number above 0.")
+        return array, rate
     found = source.get("bytes") or source.get("path")
     if found is None:
         raise ValueError(
@@ -74,7 +77,10 @@ def _of_dict(source: dict, sampling_rate: int) -> tuple[Any, int]:
 
 def _of_array(source: Any, do_rescale: bool) -> np.ndarray:
     """`(L,)` or `(channels, L) -> (channels, L)` float32"""
-    array = source.detach().cpu().numpy() if isinstance(source, torch.Tensor) else np.asarray(source)
+    if isinstance(source, torch.Tensor):
+        source = source.detach().cpu()
+        source = source.float() if source.dtype == torch.bfloat16 else source  # which numpy has not
+    array = np.asarray(source)
     if array.dtype.kind not in "iuf":
         raise ValueError(f"A recording has dtype {array.dtype}: expected whole or real numbers.")
     if array.ndim == 1:

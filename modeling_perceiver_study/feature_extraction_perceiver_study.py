@@ -13,6 +13,7 @@ from transformers.feature_extraction_sequence_utils import SequenceFeatureExtrac
 from .audio_reading import read_audio
 
 _FEATURE_TYPES = ("waveform", "log-mel")
+_PADDINGS = {"longest": True, "do_not_pad": False, "max_length": "max_length"}  # the names of transformers
 _NORMALIZATIONS = ("recording", "channel", "training", None)
 _SMALLEST_STD = 1e-5  # in units of the largest number; below it all are taken to be the same, and become 0
 _FLOOR = 1e-8  # power that counts as silence, before the logarithm
@@ -151,6 +152,12 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: a recording cannot be read, see `read_audio`; or `padding="max_length"` without a length.
         """
+        for name, value in (("max_length", max_length), ("sampling_rate", sampling_rate)):
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"{name}={value!r}: expected None or a whole number of at least 1.")
+        if padding not in (True, False, *_PADDINGS):
+            raise ValueError(f"padding={padding!r}: expected True, False or one of {', '.join(map(repr, _PADDINGS))}.")
+        padding = _PADDINGS.get(padding, padding)
         most = self.max_length if max_length is None else max_length
         if padding == "max_length" and most is None:
             raise ValueError("padding='max_length' needs max_length, of the call or of the feature extractor.")

@@ -208,6 +208,7 @@ class PerceiverStudyImageProcessor(PilBackend):
             layout = _layout(pixels, num_channels, input_data_format)
         if pixels.dtype == bool:
             pixels = pixels * np.uint8(255)
+        _require_numbers(pixels)
         if pixels.ndim == 2:
             pixels = pixels[None]
         elif layout == ChannelDimension.LAST:
@@ -310,6 +311,8 @@ def _flatten(images):
     if isinstance(images, (list, tuple)):
         for image in images:
             yield from _flatten(image)
+    elif not (is_pil_image(images) or hasattr(images, "ndim")):
+        raise ValueError(f"An image is a {type(images).__name__}: expected a picture, an array or a tensor.")
     elif is_pil_image(images) or images.ndim in (2, 3):
         yield images
     elif images.ndim == 4:
@@ -341,6 +344,14 @@ def _layout(
             f"(num_channels={num_channels}): pass input_data_format, 'channels_first' or 'channels_last'."
         )
     return possible[0]
+
+
+def _require_numbers(pixels: np.ndarray):
+    if pixels.dtype.kind not in "iuf":
+        raise ValueError(f"An image has dtype {pixels.dtype}: expected whole or real numbers.")
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        wrong = pixels[~np.isfinite(pixels)][0]
+        raise ValueError(f"An image of shape {pixels.shape} holds {wrong}: expected finite numbers.")
 
 
 def _warn_if_rescaled(pixels: np.ndarray):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from .paths import has_values
+from .paths import has_values, keeps_nothing
 from .separable import GridInputs, array_inputs, num_points, with_constant
 
 if TYPE_CHECKING:
@@ -116,6 +116,14 @@ def check_mask(mask: torch.Tensor | None, shape: tuple[int, ...], points: str = 
             "attend, and 0 elsewhere."
         )
     return mask.bool()
+
+
+def check_tensor(name: str, value: torch.Tensor):
+    """Raise a ValueError unless the argument `name` is a tensor with at least one sample."""
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f"{name} are a {type(value).__name__}: expected a torch.Tensor, as torch.as_tensor makes one.")
+    if not keeps_nothing() and value.ndim > 0 and value.shape[0] == 0:
+        raise ValueError(f"{name} have shape {tuple(value.shape)}: expected at least one sample.")
 
 
 def check_floating(name: str, value: torch.Tensor):

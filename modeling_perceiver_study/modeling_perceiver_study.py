@@ -30,6 +30,7 @@ from .grid import GridAdapter  # noqa: F401
 from .image_reading import open_image  # noqa: F401
 from .input_fields import INPUT_FIELDS  # noqa: F401
 from .inputs import input_adapter  # noqa: F401
+from .labels import check_byte_labels, check_class_labels
 from .local_start import start_locally  # noqa: F401
 from .masked_lm import MaskedLMDecoder, labelled_positions
 from .paths import has_values
@@ -80,6 +81,7 @@ class PerceiverStudyClassifier(PerceiverStudyPreTrainedModel):
         """
         outputs = self.perceiver(**given, return_dict=True)
         logits = self.logits_of(outputs.last_hidden_state)
+        check_class_labels(labels, logits, self.config)
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **given)
         return PerceiverStudyClassifierOutput(
             loss=loss,
@@ -333,7 +335,7 @@ class PerceiverStudyForTokenClassification(PerceiverStudyPreTrainedModel):
         """
         given = {"input_ids": input_ids, "attention_mask": attention_mask}
         outputs = self.perceiver(**given, cross_attend_path=cross_attend_path, **kwargs, return_dict=True)
-        _check_labels(labels, input_ids.shape, self.config.num_labels)
+        check_byte_labels(labels, input_ids.shape, self.config.num_labels)
         queries = self.perceiver.elements(**given)
         logits = self.decoder(outputs.last_hidden_state, output_queries=queries, head=self.classifier)
         loss = None if labels is None else self.loss_function(logits, labels, self.config, **kwargs)
@@ -388,7 +390,7 @@ class PerceiverStudyForMaskedLM(PerceiverStudyPreTrainedModel):
             return_dict=True,
         )
         asked = input_ids.shape if output_positions is None else output_positions.shape
-        _check_labels(labels, asked, self.config.vocab_size)
+        check_byte_labels(labels, asked, self.config.vocab_size)
         if labels is not None and output_positions is None and self.training and has_values(labels):
             output_positions, labels = labelled_positions(labels)
         elements = None
@@ -400,21 +402,6 @@ class PerceiverStudyForMaskedLM(PerceiverStudyPreTrainedModel):
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
         return PerceiverStudyTokenOutput(loss, logits, *_recorded(outputs))
-
-
-def _check_labels(labels: torch.Tensor | None, shape: tuple[int, ...], count: int):
-    """Raise a ValueError unless labels are a class below `count`, or -100, for each of the bytes that are asked for."""
-    if labels is None:
-        return
-    if labels.shape != shape or labels.is_floating_point():
-        raise ValueError(
-            f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}: expected {tuple(shape)}, a class for "
-            "each byte, and an integer dtype."
-        )
-    if has_values(labels) and labels.numel():
-        wrong = labels[(labels != -100) & ((labels < 0) | (labels >= count))]
-        if len(wrong):
-            raise ValueError(f"labels hold {int(wrong[0])}: expected 0 to {count - 1}, or -100 where there is none.")
 
 
 def _recorded(outputs: BaseModelOutputWithCrossAttentions) -> tuple:

@@ -22,7 +22,7 @@ from .byte_start import start_bytes_locally
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .decoder import PerceiverStudyLatents
 from .elastic import chosen_count, chosen_rows
-from .inputs import input_adapter, without_hidden_end
+from .inputs import check_tensor, input_adapter, without_hidden_end
 from .local_start import start_locally
 from .paths import PATHS
 from .separable import GridInputs, byte_array, join_parts
@@ -130,7 +130,7 @@ class Perceiver(PerceiverStudyPreTrainedModel):
         Args:
             keep_hidden_end: also of what masks hide of all samples; maps are as wide as the input.
         """
-        parts = self.inputs.parts(self._taken(given), attention_mask, self.dtype)
+        parts = self.inputs.parts(self._taken(given, attention_mask), attention_mask, self.dtype)
         return list(parts) if keep_hidden_end else [without_hidden_end(part) for part in parts]
 
     def first_latents(self, num_latents: int | None = None) -> torch.Tensor:
@@ -179,16 +179,21 @@ class Perceiver(PerceiverStudyPreTrainedModel):
 
     def elements(self, attention_mask: torch.Tensor | None = None, **given: torch.Tensor) -> torch.Tensor:
         """What `forward` takes `-> (B, M, K)`: the byte array of all inputs, for output queries that are made of it."""
-        parts = self.inputs.parts(self._taken(given), attention_mask, self.dtype)
+        parts = self.inputs.parts(self._taken(given, attention_mask), attention_mask, self.dtype)
         return torch.cat([byte_array(part).to(self.dtype) for part in parts], dim=1)
 
-    def _taken(self, given: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:
-        """Without those that are None; a ValueError if the model takes no such argument."""
+    def _taken(
+        self, given: dict[str, torch.Tensor | None], attention_mask: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        """Without those that are None; a ValueError if the model takes no such argument, or one is no tensor."""
         given = {name: value for name, value in given.items() if value is not None}
         for name in given:
             if name not in self.inputs.arguments:
                 taken = ", ".join(self.inputs.arguments)
                 raise ValueError(f"{name} are given to a model that does not take them: expected some of {taken}.")
+        masks = {} if attention_mask is None else {"attention_mask": attention_mask}
+        for name, value in (given | masks).items():
+            check_tensor(name, value)
         return given
 
 

@@ -13,6 +13,8 @@ from transformers import AudioClassificationPipeline
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.pipelines.base import ChunkPipeline
 
+from .pipeline_point_cloud_perceiver_study import require_some
+
 
 class PerceiverStudyAudioClassificationPipeline(ChunkPipeline, AudioClassificationPipeline):
     """Classes of recordings: paths, URLs, bytes of files, arrays, and dicts of `datasets` at any rate.
@@ -20,6 +22,10 @@ class PerceiverStudyAudioClassificationPipeline(ChunkPipeline, AudioClassificati
     A recording that is longer than the feature extractor's `max_length` is cut into as many windows of that length as
     cover it, evenly spaced, and its answer is the mean of theirs.
     """
+
+    def __call__(self, inputs: Any, **kwargs):
+        require_some(inputs)
+        return super().__call__(inputs, **kwargs)
 
     def preprocess(self, recording: Any) -> Iterator[dict[str, Any]]:
         extractor = self.feature_extractor

@@ -10,6 +10,12 @@ from transformers import BatchFeature, Pipeline
 _ACTIVATIONS = ("softmax", "sigmoid", "none")
 
 
+def require_some(inputs=None):
+    """Raise a ValueError where a pipeline is given a list of nothing."""
+    if isinstance(inputs, (list, tuple)) and not inputs:
+        raise ValueError(f"inputs={inputs!r}: expected at least one sample.")
+
+
 class HeadPipeline(Pipeline):
     """Classes of samples of a kind that transformers knows no head for.
 
@@ -41,6 +47,7 @@ class HeadPipeline(Pipeline):
             kwargs: `top_k`, how many answers, 5 if left out and all with None; `function_to_apply`, `"softmax"`,
                 `"sigmoid"` or `"none"`, by `config.problem_type` if left out; `batch_size` and others of transformers.
         """
+        require_some(inputs)
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(self, top_k: int | None = 5, function_to_apply: str | None = None, **kwargs):

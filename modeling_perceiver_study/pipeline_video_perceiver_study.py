@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from transformers import BatchFeature, Pipeline, VideoClassificationPipeline
 
+from .pipeline_point_cloud_perceiver_study import require_some
 from .video_reading import is_frame
 
 
@@ -27,6 +28,7 @@ class PerceiverStudyVideoClassificationPipeline(VideoClassificationPipeline):
         Pipeline.__init__(self, *args, **kwargs)
 
     def __call__(self, inputs: Any, **kwargs):
+        require_some(inputs)
         if isinstance(inputs, (list, tuple)) and inputs and is_frame(inputs[0]):
             inputs = [inputs]
             return super().__call__(inputs, **kwargs)[0]
@@ -36,15 +38,16 @@ class PerceiverStudyVideoClassificationPipeline(VideoClassificationPipeline):
 
     def preprocess(self, video: Any, num_frames: int | None = None, frame_sampling_rate: int = 1) -> BatchFeature:
         settings = {}
+        if not isinstance(frame_sampling_rate, int) or frame_sampling_rate < 1:
+            raise ValueError(f"frame_sampling_rate={frame_sampling_rate!r}: expected a whole number of at least 1.")
         if frame_sampling_rate != 1:
             if num_frames is None:
                 raise ValueError(f"frame_sampling_rate={frame_sampling_rate} needs num_frames, to say how many.")
             settings = {"frame_indices": [number * frame_sampling_rate for number in range(num_frames)]}
         elif num_frames is not None:
             settings = {"num_frames": num_frames, "do_sample_frames": True}
-        made = self.image_processor(
-            [video] if not hasattr(video, "ndim") else video[None], return_tensors="pt", **settings
-        )
+        # Of an array the processor knows by itself that it is one clip, and not the only frame of one.
+        made = self.image_processor(video if hasattr(video, "ndim") else [video], return_tensors="pt", **settings)
         # transformers joins only clips of one length into a batch; what padding is at the end of all is not computed.
         missing = (num_frames or self.image_processor.num_frames or 0) - made["attention_mask"].shape[1]
         if missing > 0:

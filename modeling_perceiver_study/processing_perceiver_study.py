@@ -84,6 +84,9 @@ class PerceiverStudyProcessor(ProcessorMixin):
         unknown = sorted(kwargs.keys() - self.modalities.keys())
         if unknown:
             raise ValueError(f"{unknown[0]}: expected settings of {', '.join(self.modalities)}.")
+        for name, settings in kwargs.items():
+            if not isinstance(settings, Mapping):
+                raise ValueError(f"{name}={settings!r}: expected a dict of settings of its processor.")
         samples = list(samples) if isinstance(samples, (list, tuple)) else [samples]
         samples = [self._parts(sample, number) for number, sample in enumerate(samples)]
         if not samples:
@@ -145,6 +148,9 @@ def _call(name: str, processor: Any, samples: list[Any], settings: dict[str, Any
     if isinstance(processor, PerceiverStudyTokenizer):
         return _tokens(name, processor, samples, settings)
     plain = {switch: False for argument, switch in _LEFT_OUT.items() if argument in processor.model_input_names}
+    if isinstance(processor, PerceiverStudyVideoProcessor):
+        # In a list an array of three axes would be a frame, and not a clip.
+        samples = [clip[..., None] if getattr(clip, "ndim", 0) == 3 else clip for clip in samples]
     if hasattr(samples[0], "ndim") and len(samples) == 1:
         samples = samples[0][None]
     try:

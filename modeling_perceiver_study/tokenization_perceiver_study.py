@@ -24,6 +24,24 @@ def _are_texts(values) -> bool:
     return isinstance(values, (list, tuple)) and len(values) > 0 and all(isinstance(one, str) for one in values)
 
 
+def _require_texts(values):
+    """Raise a ValueError for what is no text in texts, or in lists of them, or cannot be written in UTF-8."""
+    if isinstance(values, str):
+        if not values.isascii():
+            try:
+                values.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"A text holds {values[error.start]!r} at {error.start}, half of a pair of surrogates, which is no "
+                    "character: expected Unicode text. text.encode(errors='replace').decode() puts ? in its place."
+                ) from None
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            if not isinstance(value, (str, list, tuple)):
+                raise ValueError(f"A list of texts holds {value!r}: expected texts alone.")
+            _require_texts(value)
+
+
 def _cut(parts: Sequence[np.ndarray], room: int, side: str) -> list[np.ndarray]:
     """Parts that together have at most `room` ids: the longer one loses the difference first, then both alike."""
     surplus = sum(map(len, parts)) - room
@@ -104,6 +122,8 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
             name: AddedToken(token, lstrip=False, rstrip=False) if isinstance(token, str) else token
             for name, token in special.items()
         }
+        if not isinstance(model_max_length, int) or isinstance(model_max_length, bool) or model_max_length < 1:
+            raise ValueError(f"model_max_length={model_max_length!r}: expected a whole number of at least 1.")
         names = [str(token) for token in special.values()]
         if len({*names}) < len(names) or not all(names):
             raise ValueError(f"special tokens {names}: expected {len(names)} different texts.")
@@ -146,6 +166,19 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         verbose: bool = True,
         **kwargs,
     ) -> BatchEncoding:
+        _require_texts(text)
+        _require_texts(text_pair)
+        if padding_side not in (None, "left", "right"):
+            raise ValueError(f"padding_side={padding_side!r}: expected 'left' or 'right'.")
+        special = 0 if not add_special_tokens else 2 + (text_pair is not None)
+        if (
+            truncation_strategy != TruncationStrategy.DO_NOT_TRUNCATE
+            and max_length is not None
+            and max_length < special
+        ):
+            raise ValueError(f"max_length={max_length}: expected at least {special}, the special tokens of a text.")
+        if isinstance(text, (list, tuple)) and not text and not text_pair and not kwargs.get("is_split_into_words"):
+            return BatchEncoding({name: [] for name in self.model_input_names}, tensor_type=return_tensors)
         texts, pairs = text, text_pair
         if isinstance(text, str):
             texts, pairs = [text], None if text_pair is None else [text_pair]
@@ -247,6 +280,10 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         return [self._named(token) for token in tokens]
 
     def convert_ids_to_tokens(self, ids: int | list[int], skip_special_tokens: bool = False) -> str | list[str]:
+        known = len(self)
+        for number in [ids] if isinstance(ids, int) else ids:
+            if not 0 <= int(number) < known:
+                raise ValueError(f"id {int(number)}: expected 0 to {known - 1}, those of the tokenizer.")
         tokens = super().convert_ids_to_tokens(ids, skip_special_tokens)
         return self._named(tokens) if isinstance(tokens, str) else [self._named(token) for token in tokens]
 

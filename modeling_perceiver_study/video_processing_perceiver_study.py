@@ -80,9 +80,7 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
         **kwargs,
     ):
         super()._validate_preprocess_kwargs(**kwargs)
-        count = isinstance(num_frames, int) and not isinstance(num_frames, bool) and num_frames >= 1
-        if not count and num_frames is not None:
-            raise ValueError(f"num_frames={num_frames!r}: expected None or a whole number of at least 1.")
+        _check_count(num_frames)
         if do_sample_frames and num_frames is None:
             raise ValueError("do_sample_frames=True needs num_frames, to say how many.")
         if fps is not None and not (isinstance(fps, (int, float)) and fps > 0):
@@ -108,6 +106,8 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
         num_frames, exactly, fps = (
             kwargs.get(name, getattr(self, name)) for name in ("num_frames", "do_sample_frames", "fps")
         )
+
+        _check_count(num_frames)
 
         def choice(count: int, rate: float | None):
             if frame_indices is not None:
@@ -191,6 +191,15 @@ def _normalize_each(values: torch.Tensor, shown: torch.Tensor, over_time: bool) 
     std = (centred.square() * weights).sum(dim=1, keepdim=True).mean(dim=axes, keepdim=True).sqrt()
     varies = std > _SMALLEST_STD * values.abs().masked_fill(~shown, 0.0).amax(dim=axes, keepdim=True)
     return torch.where(varies, centred / torch.where(varies, std, 1.0), 0.0)
+
+
+def _check_count(num_frames: int | None):
+    if num_frames is not None and not (_is_whole(num_frames) and num_frames >= 1):
+        raise ValueError(f"num_frames={num_frames!r}: expected None or a whole number of at least 1.")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_clip(videos: Any) -> bool:

@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.image_utils import httpx  # the client that transformers itself fetches files with
+from transformers.image_utils import (
+    httpx,
+    is_pil_image,
+)  # the first is the client that transformers itself fetches files with
 from transformers.utils import is_vision_available
 
 from .image_reading import open_image
@@ -180,6 +183,8 @@ def _frame(value: Any) -> Any:
         return np.asarray(value)
     if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16:
         return value.float()
+    if not (is_pil_image(value) or hasattr(value, "ndim")):
+        raise ValueError(f"A frame is a {type(value).__name__}: expected a picture by path or bytes, or an array.")
     return value
 
 

@@ -1,13 +1,16 @@
-"""A page to try a checkpoint in the browser: drop an image or a recording, see its classes and where latents look.
+"""A page to try a checkpoint in the browser: give a sample of its kind, see its classes and where latents look.
 
     python scripts/app.py output/digits
     CHECKPOINT=org/perceiver-cifar10 python scripts/app.py      # as a Space on the Hub runs it
 
+Pictures, recordings, clips, clouds and samples of several modalities are files, texts are typed; what the page asks for
+and how it draws that is said by the view of the model's kind (lab/looking).
 Gradio asks for an older Pillow than the tests run on, so it goes into an environment of its own (docs/hub.md).
 """
 
 import argparse
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -19,12 +22,13 @@ from huggingface_hub import snapshot_download
 from PIL import Image
 
 from lab.checkpoint_names import checkpoint_name
-from lab.errors import UserError, run_command
+from lab.errors import UserError, one_line, run_command
 from lab.judging.checkpoints import Classifier, load_classifier
 from lab.looking.maps import arguments_of, attention_maps
 from lab.looking.view import View
 
 _MEAN = "mean of all"
+_ANSWERS, _MOST_ANSWERS = 5, 20  # for each question, and in all
 # Images of a few pixels are shown large.
 _STYLE = "#image img { width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated }"
 
@@ -47,19 +51,21 @@ def main(arguments: list[str] | None = None):
 def page(classifier: Classifier, checkpoint: str) -> gr.Blocks:
     """The page for what `load_classifier` gave."""
     config, view = classifier.model.config, classifier.view
+    parts = view.parts(classifier.processor)
     with gr.Blocks(title=Path(checkpoint).name, analytics_enabled=False) as blocks:
-        gr.Markdown(f"# {Path(checkpoint).name}\n{config.num_labels} classes. Give a file, or take an example.")
+        gr.Markdown(f"# {Path(checkpoint).name}\n{view.purpose(config)}")
         with gr.Row():
             with gr.Column():
-                given = _INPUTS.get(view.sample, _any_file)()
+                given = [_INPUTS[part.given_as](name) for name, part in parts.items()]
                 examples = find_examples(checkpoint, view)
                 if examples:
-                    gr.Examples(examples, given, cache_examples=False)
-                labels = gr.Label(label="likeliest classes", num_top_classes=5, elem_id="labels")
-                seconds = gr.Markdown(elem_id="seconds")
+                    gr.Examples(examples, given[0], cache_examples=False)
+                told = gr.Markdown(elem_id="told", line_breaks=True)
+                labels = gr.Label(label="likeliest", num_top_classes=_MOST_ANSWERS, elem_id="labels")
             with gr.Column():
-                gr.Markdown("Where the latents look: dark is nowhere, yellow most of all.")
-                shown = gr.Image(show_label=False, interactive=False, format="png", elem_id="map")
+                legends = "; ".join(dict.fromkeys(part.legend for part in parts.values()))
+                gr.Markdown(f"Where the latents look: {legends}.")
+                shown = gr.Image(show_label=False, interactive=False, format="png", buttons=[], elem_id="map")
                 cross_attend = gr.Dropdown(
                     list(range(1, config.num_cross_attends + 1)), value=config.num_cross_attends, label="cross-attend"
                 )
@@ -67,72 +73,103 @@ def page(classifier: Classifier, checkpoint: str) -> gr.Blocks:
                 latent = gr.Dropdown(
                     [_MEAN, *range(1, config.num_latents + 1)], value=_MEAN, label="latent", elem_id="latent"
                 )
-        choices = [cross_attend, head, latent]
-        given.change(lambda path: name_classes(classifier, path), given, [labels, seconds])
+        choices, changes = [cross_attend, head, latent], [one.change for one in given]
+        # Of what is typed the last state is answered, not every one.
+        gr.on(changes, lambda *values: answer(classifier, values), given, [told, labels], trigger_mode="always_last")
         gr.on(
-            [given.change, *(choice.change for choice in choices)],
-            lambda path, *chosen: show_map(classifier, path, *chosen),
-            [given, *choices],
+            [*changes, *(choice.change for choice in choices)],
+            lambda *values: show_map(classifier, values[: len(given)], *values[len(given) :]),
+            [*given, *choices],
             shown,
             show_progress="minimal",
+            trigger_mode="always_last",
         )
     return blocks
 
 
-def _image() -> gr.components.Component:
-    return gr.Image(label="image", sources=["upload", "clipboard"], height=240, elem_id="image")
+def _image(name: str) -> gr.components.Component:
+    return gr.Image(label=name, sources=["upload", "clipboard"], height=240, elem_id=name)
 
 
-def _recording() -> gr.components.Component:
-    return gr.Audio(label="recording", sources=["upload", "microphone"], type="filepath", elem_id="recording")
+def _recording(name: str) -> gr.components.Component:
+    return gr.Audio(label=name, sources=["upload", "microphone"], type="filepath", elem_id=name)
 
 
-def _any_file() -> gr.components.Component:
-    return gr.File(label="file", type="filepath", elem_id="file")
+def _text(name: str) -> gr.components.Component:
+    return gr.Textbox(label=name, lines=4, elem_id=name)
 
 
-_INPUTS = {"image": _image, "recording": _recording}
+def _file(name: str) -> gr.components.Component:
+    return gr.File(label=name, type="filepath", height=140, elem_id=name)
 
 
-def name_classes(classifier: Classifier, path: str | None) -> tuple[dict[str, float] | None, str]:
-    """Probabilities by class, and the time that they took."""
-    if path is None:
-        return None, ""
-    sample = _open(classifier, path)
-    start = time.perf_counter()
-    predictions = classifier.pipeline(sample, top_k=classifier.model.config.num_labels)
+_INPUTS = {"image": _image, "recording": _recording, "text": _text, "file": _file}
+
+
+def answer(classifier: Classifier, values: tuple[str | None, ...]) -> tuple[str, dict[str, float] | None]:
+    """What the model says in words, with the time that it took, and the likeliest answers; or what is wrong."""
+    config, view = classifier.model.config, classifier.view
+    numbers = config.problem_type == "regression"
+    try:
+        sample = _take(classifier, values)
+        if sample is None:
+            return "", None
+        start = time.perf_counter()
+        predictions = classifier.pipeline(sample, top_k=config.num_labels if numbers else _ANSWERS)
+    except (UserError, ValueError, OSError) as error:
+        return _plain(_told(error, values)), None
     seconds = time.perf_counter() - start
-    return {entry["label"]: entry["score"] for entry in predictions}, f"{1000 * seconds:.0f} ms"
+    named = view.named(predictions)
+    lines = [view.told(classifier.processor, sample, predictions)]
+    lines += [f"{name}: {number:.4g}" for name, number in named] if numbers else []
+    lines.append(f"{1000 * seconds:.0f} ms")
+    return _plain("\n\n".join(filter(None, lines))), None if numbers else dict(named)
 
 
 def show_map(
-    classifier: Classifier, path: str | None, cross_attend: int, head: int | str, latent: int | str
+    classifier: Classifier, values: tuple[str | None, ...], cross_attend: int, head: int | str, latent: int | str
 ) -> Image.Image | None:
     """The attention weights of one cross-attend, head and latent over the sample as the model sees it."""
-    if path is None:
+    model = classifier.model
+    try:
+        sample = _take(classifier, values)
+        if sample is None:
+            return None
+        arguments = arguments_of(classifier.processor, sample, model.device)
+        weights = attention_maps(model, **arguments)[cross_attend - 1][0]
+    except (UserError, ValueError, OSError):  # `answer` says what is wrong
         return None
-    sample, model = _open(classifier, path), classifier.model
-    weights = attention_maps(model, **arguments_of(classifier.processor, sample, model.device))[cross_attend - 1][0]
     weights = weights.mean(dim=0) if head == _MEAN else weights[head - 1]
     weights = weights.mean(dim=0) if latent == _MEAN else weights[latent - 1]
     return classifier.view.of(classifier.processor, model.config, sample).overlay(weights.numpy())
 
 
 def find_examples(checkpoint: str, view: type[View]) -> list[str]:
-    """The example files that publish.py put beside the weights, if it did."""
+    """The examples that publish.py put beside the weights, if it did, as a visitor would give them."""
     folder = Path(checkpoint)
     if not folder.is_dir():
         folder = Path(snapshot_download(checkpoint, allow_patterns="examples/*"))
-    return [str(path) for path in sorted(folder.glob(f"examples/{view.examples}"))]
+    return [view.give(path) for path in sorted(folder.glob(f"examples/{view.examples}"))]
 
 
-def _open(classifier: Classifier, path: str) -> Any:
-    view = classifier.view
-    try:
-        return view.read(Path(path), classifier.processor)
-    except UserError:
-        ending = view.examples.removeprefix("*")
-        raise gr.Error(f"That file is not a readable {view.sample}. Try a {ending} file.") from None
+def _take(classifier: Classifier, values: tuple[str | None, ...]) -> Any:
+    """The sample, or None where nothing is given."""
+    view, processor = classifier.view, classifier.processor
+    given = {name: value for name, value in zip(view.parts(processor), values, strict=True) if value}
+    return view.take(given, processor) if given else None
+
+
+def _told(error: Exception, values: tuple[str | None, ...]) -> str:
+    """A message that calls files by their own names, not by where the page keeps them."""
+    message = one_line(error)
+    for path in filter(os.path.isfile, filter(None, values)):
+        message = message.replace(path, Path(path).name)
+    return message
+
+
+def _plain(text: str) -> str:
+    """A text that Markdown leaves as it is."""
+    return re.sub(r"[!-/:-@\[-`{-~]", r"\\\g<0>", text)
 
 
 if __name__ == "__main__":

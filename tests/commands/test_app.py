@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lab.recipe import load_recipe
@@ -42,13 +44,67 @@ def url(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url_of_sound(tmp_path_factory):
+def served(request, tmp_path_factory):
+    """The address of the page of a tiny model of a kind, once for all tests of it, and the kind by name."""
     folder = tmp_path_factory.mktemp("app")
-    task = build_task(load_recipe(None, [*KINDS["spectrograms"].recipe, "data.name=tones"]))
+    task = build_task(load_recipe(None, [*KINDS[request.param].recipe, "data.name=tiny"]))
     task.new_model().save_pretrained(folder / "checkpoint")
     task.processor.save_pretrained(folder / "checkpoint")
     with running(folder / "checkpoint", folder) as url:
-        yield url
+        yield url, request.param
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page_of_kind(browser, served):
+    url, kind = served
+    return browsed(browser, url), kind
+
+
+@pytest.fixture
+def browser_page(browser, url):
+    return browsed(browser, url)
+
+
+def browsed(browser, url: str):
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.set_default_timeout(60_000)
+    page.goto(url)
+    return page
+
+
+# What a visitor gives for a sample of each kind.
+GIVEN = {
+    "spectrograms": "recording",
+    "points": "cloud",
+    "video": "clip",
+    "multimodal": "sample",
+    "text": "text",
+    "masked-lm": "text",
+    "captions": "sample",
+}
+
+
+def give(page, name: str, what: Path | str):
+    """Choose a file for, or type into, what the page calls `name`, in place of what stands there."""
+    page.goto(page.url)
+    if isinstance(what, str):
+        page.fill(f"#{name} textarea", what)
+    else:
+        page.set_input_files(f"#{name} input[type=file]", what)
+
+
+def width_of_map(page) -> int:
+    return page.wait_for_selector("#map img").evaluate("image => image.decode().then(() => image.naturalWidth)")
 
 
 @contextmanager
@@ -74,25 +130,6 @@ def running(checkpoint: Path, folder: Path):
             app.wait()
 
 
-@pytest.fixture
-def browser_page(url):
-    with browsed(url) as page:
-        yield page
-
-
-@contextmanager
-def browsed(url: str):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.set_default_timeout(60_000)
-        page.goto(url)
-        yield page
-        browser.close()
-
-
 def test_an_image_gets_its_classes_and_its_map(browser_page, tmp_path):
     page = browser_page
     coloured_images(1, seed=2, size=24)[0][0].save(tmp_path / "image.png")
@@ -100,7 +137,7 @@ def test_an_image_gets_its_classes_and_its_map(browser_page, tmp_path):
     page.wait_for_selector("#labels >> text=%")
     text = page.inner_text("#labels")
     assert all(name in text for name in CLASSES)
-    page.wait_for_selector("#seconds >> text=ms")
+    page.wait_for_selector("#told >> text=ms")
     shown = page.wait_for_selector("#map img")
     assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") == 384
     first = shown.get_attribute("src")
@@ -109,21 +146,78 @@ def test_an_image_gets_its_classes_and_its_map(browser_page, tmp_path):
     page.wait_for_function("first => document.querySelector('#map img')?.src != first", arg=first)
 
 
-def test_a_recording_gets_its_classes_and_its_map(url_of_sound, tmp_path):
-    with browsed(url_of_sound) as page:
-        page.set_input_files("#recording input[type=file]", KINDS["spectrograms"].write_file(tmp_path))
-        page.wait_for_selector("#labels >> text=%")
-        assert page.inner_text("#labels").count("%") == 3
-        assert (
-            page.wait_for_selector("#map img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 99
-        )
+@pytest.mark.parametrize("served", GIVEN, indirect=True)
+def test_a_sample_of_each_kind_gets_its_answer_and_its_map(page_of_kind, tmp_path):
+    page, kind = page_of_kind
+    path = KINDS[kind].write_file(tmp_path)
+    give(page, GIVEN[kind], path.read_text(encoding="utf-8") if GIVEN[kind] == "text" else path)
+    page.wait_for_selector("#labels >> text=%")
+    page.wait_for_selector("#told >> text=ms")
+    text = page.inner_text("#labels")
+    if KINDS[kind].classifies:
+        assert text.count("%") == 3
+    else:  # five bytes for each of two masks, and the text with the likeliest of them
+        assert text.count("byte 1:") >= 5 and text.count("byte 2:") >= 5
+        assert "bad h" in page.inner_text("#told") and "[MASK]" not in page.inner_text("#told")
+    assert width_of_map(page) > 99
 
 
-def test_a_file_that_is_no_recording_gets_a_friendly_message(url_of_sound, tmp_path):
-    (tmp_path / "sound.wav").write_bytes(b"not a recording")
-    with browsed(url_of_sound) as page:
-        page.set_input_files("#recording input[type=file]", tmp_path / "sound.wav")
-        page.wait_for_selector("text=That file is not a readable recording")
+@pytest.mark.parametrize("served", GIVEN, indirect=True)
+def test_what_is_no_sample_gets_a_clear_message(page_of_kind, tmp_path):
+    page, kind = page_of_kind
+    if GIVEN[kind] == "text":
+        give(page, "text", "no byte is masked" if kind == "masked-lm" else " ")
+        page.wait_for_selector("#told >> text=/holds no \\[MASK\\]|ms/")
+        return
+    path = (tmp_path / "broken").with_suffix(KINDS[kind].write_file(tmp_path).suffix)
+    path.write_bytes(b"not what it says it is")
+    give(page, GIVEN[kind], path)
+    page.wait_for_selector("#told >> text=/^broken.* is not a readable/")
+    assert page.query_selector("#map img") is None
+
+
+BAD_ARRAYS = {
+    "points": ("cloud", {"empty": np.zeros((0, 4)), "columns": np.zeros((5, 3)), "nan": np.full((5, 4), np.nan)}),
+    "multimodal": ("sample", {"video": np.zeros((0, 4, 4, 3)), "sound": np.zeros((3, 0)), "other": np.zeros(3)}),
+}
+
+
+@pytest.mark.parametrize("served", BAD_ARRAYS, indirect=True)
+def test_arrays_that_do_not_fit_get_a_clear_message(page_of_kind, tmp_path):
+    page, kind = page_of_kind
+    name, arrays = BAD_ARRAYS[kind]
+    for array_name, array in arrays.items():
+        path = tmp_path / f"{array_name}.npy"
+        np.save(path, array)
+        if name == "sample":
+            path = path.with_suffix(".npz")
+            np.savez(path, **{array_name: array})
+        give(page, name, path)
+        page.wait_for_selector("#told >> text=expected")
+        assert str(path.parent) not in page.inner_text("#told") and "/tmp" not in page.inner_text("#told")
+
+
+@pytest.mark.parametrize("served", ["multimodal"], indirect=True)
+def test_one_modality_by_itself_is_enough(page_of_kind, tmp_path):
+    page, _ = page_of_kind
+    give(page, "video", KINDS["video"].write_file(tmp_path))
+    page.wait_for_selector("#labels >> text=%")
+    alone = page.inner_text("#labels")
+    width_of_map(page)
+    page.set_input_files("#sound input[type=file]", KINDS["spectrograms"].write_file(tmp_path))
+    page.wait_for_function("alone => document.querySelector('#labels').innerText != alone", arg=alone)
+
+
+def test_numbers_are_not_shown_as_probabilities(tmp_path):
+    import app
+
+    regression = ["model.problem_type=regression", "model.num_labels=2"]
+    task = build_task(load_recipe(None, [*KINDS["points"].recipe, "data.name=tiny", *regression]))
+    task.new_model().save_pretrained(tmp_path / "checkpoint")
+    task.processor.save_pretrained(tmp_path / "checkpoint")
+    classifier = app.load_classifier(str(tmp_path / "checkpoint"))
+    text, probabilities = app.answer(classifier, (str(KINDS["points"].write_file(tmp_path)),))
+    assert probabilities is None and re.match(r"LABEL\\_\d\\: ", text) and "ms" in text
 
 
 def test_an_example(browser_page):
@@ -139,7 +233,7 @@ def test_a_file_that_is_no_image_gets_a_friendly_message(browser_page, tmp_path,
     coloured_images(1, seed=2, size=64)[0][0].save(path)
     path.write_bytes(b"not an image" if name == "text.png" else path.read_bytes()[:500])
     browser_page.set_input_files("#image input[type=file]", path)
-    browser_page.wait_for_selector("text=That file is not a readable image")
+    browser_page.wait_for_selector(f"#told >> text={name} is not a readable image")
 
 
 def _wait_for(url: str, app: subprocess.Popen, log: Path):

@@ -83,14 +83,6 @@ def test_special_tokens_of_ones_own():
         PerceiverStudyTokenizer(mask_token="[CLS]")
 
 
-def test_no_unicode():
-    for broken in ("\ud800", ["a\udc80"]):
-        with pytest.raises((UnicodeEncodeError, TypeError)):
-            OURS(broken)
-    with pytest.raises((TypeError, ValueError)):
-        OURS([3.5])
-
-
 def test_offsets_and_words():
     found = OURS("hé €!", return_offsets_mapping=True)
     assert found["offset_mapping"] == [

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import pipeline
 
+import attention_maps
 from lab.looking.maps import draw_attention_maps
 from lab.looking.multimodal_view import MultimodalView
 from modeling_perceiver_study import (
@@ -14,6 +17,7 @@ from modeling_perceiver_study import (
     PerceiverStudyVideoProcessor,
 )
 from tests.clips import encoded_clip, random_clip, real_clip
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -70,3 +74,27 @@ def test_a_real_clip(processor, model, tmp_path):
     view = MultimodalView.of(processor, model.config, sample)
     weights = model(**batch, output_attentions=True).cross_attentions[0][0].mean(dim=(0, 1))
     assert len(weights) == view.count and view.overlay(weights.detach().numpy()).width > 300
+
+
+def test_the_picture_of_the_docs(tmp_path):
+    """The command of docs/modalities/video.md, of a clip before training."""
+    (tmp_path / "bigbuckbunny.mp4").write_bytes(real_clip())
+    recipe = ROOT / "docs" / "modalities" / "video" / "clip.yaml"
+    options = ["--heads", "1", "2", "--latents", "1", "10", "20", "30", "-o", str(tmp_path / "maps.png")]
+    attention_maps.main([str(recipe), str(tmp_path / "bigbuckbunny.mp4"), *options])
+    with Image.open(tmp_path / "maps.png") as drawn, Image.open(recipe.with_name("attention.png")) as shown:
+        assert drawn.size == shown.size
+        difference = np.asarray(drawn.convert("RGB"), int) - np.asarray(shown.convert("RGB"), int)
+    assert np.abs(difference).mean() < 5
+
+
+def test_the_pipeline_takes_the_file(processor, model, tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(real_clip())
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    classify = pipeline("multimodal-classification", model=str(tmp_path / "model"), trust_remote_code=True)
+    best = classify(str(tmp_path / "clip.mp4"), top_k=1)[0]
+    with torch.no_grad():
+        logits = model(**processor(str(tmp_path / "clip.mp4"))).logits[0]
+    assert best["label"] == model.config.id2label[int(logits.argmax())]
+    assert best["score"] == pytest.approx(float(logits.softmax(dim=-1).max()), abs=1e-5)

@@ -23,6 +23,7 @@ class ImageView(View):
     """
 
     task, sample, processor, examples = "image-classification", "image", "image_processor", "*.png"
+    given_as = "image"
 
     def __init__(self, pixels: np.ndarray, grid: list[int] | None = None):
         self.pixels = pixels

@@ -5,17 +5,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw
 from transformers import PreTrainedConfig
 
-from lab.errors import UserError
+from lab.errors import UserError, one_line
 from lab.looking.image_view import ImageView
 from lab.looking.points_view import PointsView
 from lab.looking.sound_view import SoundView
 from lab.looking.text_view import TextView
 from lab.looking.video_view import VideoView
-from lab.looking.view import View, as_image
+from lab.looking.view import View, answers_of
 
 # By the processor of a modality.
 _VIEWS: dict[str, type[View]] = {
@@ -25,6 +24,7 @@ _VIEWS: dict[str, type[View]] = {
     "PerceiverStudyTokenizer": TextView,
     "PerceiverStudyVideoProcessor": VideoView,
 }
+_WIDTH, _TITLE = 700, 32  # pixels of the picture on the page, and of a line of text in it
 _GAP = 0.06  # between pictures, as a share of the height
 
 
@@ -52,11 +52,31 @@ class MultimodalView(View):
             with np.load(path) as arrays:
                 found = {name: arrays[name] for name in arrays.files}
             found = {name: str(value) if value.dtype.kind == "U" else value for name, value in found.items()}
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} is not a readable sample: {error}") from None
+        except Exception as error:  # readers of archives let out nearly anything that Python raises
+            raise UserError(f"{path} is not a readable sample: {one_line(error)}") from None
         unknown = sorted(found.keys() - names.keys())
         if unknown or not found:
             raise UserError(f"{path} has arrays {', '.join(found)}: expected some of {', '.join(names)}")
+        return found
+
+    @classmethod
+    def purpose(cls, config: PreTrainedConfig) -> str:
+        names = ", ".join(config.modalities)
+        return f"Give one file that holds {names}, or any of them by itself, and see {answers_of(config)}."
+
+    @classmethod
+    def parts(cls, processor: Any) -> dict[str, type[View]]:
+        """A file that holds all modalities, or each by itself."""
+        return {cls.sample: cls} | {name: view_of(part) for name, part in processor.modalities.items()}
+
+    @classmethod
+    def take(cls, given: dict[str, str], processor: Any) -> dict[str, Any]:
+        """What is given by itself is taken in place of what the file of all has."""
+        found = cls.read(Path(given[cls.sample]), processor) if cls.sample in given else {}
+        for name, part in processor.modalities.items():
+            if name in given:
+                view = view_of(part)
+                found[name] = view.take({view.sample: given[name]}, part)
         return found
 
     @classmethod
@@ -89,19 +109,35 @@ class MultimodalView(View):
 
     def paint(self, axes: Any, weights: np.ndarray, lowest: float | None = 0.0):
         """Each modality in colours of its own scale, with its share of the weights where these are weights."""
-        ends = np.cumsum([view.count for view in self.views.values()])
-        pieces = np.split(weights, ends[:-1])
+        pieces = self._split(weights)
         for inner, view, own in zip(self._below(axes), self.views.values(), pieces, strict=True):
             view.paint(inner, own, lowest)
             if lowest is not None and len(pieces) > 1:
                 inner.set_title(f"{100 * own.sum() / max(weights.sum(), 1e-12):.0f} %", fontsize=6, pad=1)
 
     def overlay(self, weights: np.ndarray) -> Image.Image:
-        figure = Figure(figsize=(7, 3 * len(self.views)), layout="constrained")
-        upper, lower = figure.subplots(1, 2)
-        self.draw(upper)
-        self.paint(lower, weights)
-        return as_image(figure)
+        """The picture of each modality below its name and its share of the weights."""
+        pictures = []
+        for (name, view), own in zip(self.views.items(), self._split(weights), strict=True):
+            picture = view.overlay(own)
+            size = (_WIDTH, round(_WIDTH * picture.height / picture.width))
+            title = Image.new("RGB", (_WIDTH, _TITLE), "white")
+            share = 100 * own.sum() / max(weights.sum(), 1e-12)
+            ImageDraw.Draw(title).text(
+                (_TITLE // 4, _TITLE // 8), f"{name}: {share:.0f} %", "black", font_size=_TITLE // 2
+            )
+            pictures += [title, picture.resize(size)]
+        whole = Image.new("RGB", (_WIDTH, sum(picture.height for picture in pictures)))
+        place = 0
+        for picture in pictures:
+            whole.paste(picture, (0, place))
+            place += picture.height
+        return whole
+
+    def _split(self, weights: np.ndarray) -> list[np.ndarray]:
+        """The weights of each modality."""
+        ends = np.cumsum([view.count for view in self.views.values()])
+        return np.split(weights, ends[:-1])
 
     def _below(self, axes: Any) -> list[Any]:
         """Axes for each modality, from the top down, in these."""

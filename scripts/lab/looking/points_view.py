@@ -30,6 +30,7 @@ class PointsView(View):
     """
 
     task, sample, examples = "point-cloud-classification", "cloud", "*.npy"
+    legend = "of points, pale is nowhere, brown most of all"
 
     def __init__(self, points: np.ndarray):
         self.points = points

@@ -23,6 +23,7 @@ class SoundView(View):
     """
 
     task, sample, examples = "audio-classification", "recording", "*.wav"
+    given_as = "recording"
 
     def __init__(self, values: np.ndarray, grid: list[int], seconds: float, is_spectrogram: bool):
         self.values, self.grid, self.seconds, self.is_spectrogram = values, grid, seconds, is_spectrogram

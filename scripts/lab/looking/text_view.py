@@ -17,6 +17,7 @@ from lab.looking.view import COLOURS, View, as_image
 FIRST_BYTE = 6  # id of the byte 0; an app on the Hub has no package beside it to ask
 
 _EXAMPLE_BYTES = 32
+_MASKED = "\N{WHITE SQUARE}"
 _LINE, _MOST_LINES = 24, 6  # characters of a line, and lines that small pictures have room for
 
 
@@ -24,12 +25,13 @@ class TextView(View):
     """A text as the model sees it.
 
     Args:
-        characters: of the text; `[` and `]` stand for the tokens before and behind it.
+        characters: of the text; `[` and `]` stand for the tokens before and behind it, a box for a masked byte.
         owners: `(M,)`, which of the characters each id is a byte of.
     """
 
     task, sample, processor, examples = "text-classification", "text", "tokenizer", "*.txt"
     settings = {"truncation": True}
+    given_as = "text"
 
     def __init__(self, characters: list[str], owners: np.ndarray):
         self.characters, self.owners = characters, owners
@@ -43,10 +45,28 @@ class TextView(View):
             text = path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise UserError(f"{path} is not a readable text in UTF-8: {error}") from None
-        text = text.removesuffix("\n")
+        return cls._checked(text.removesuffix("\n"), processor, str(path))
+
+    @classmethod
+    def take(cls, given: dict[str, str], processor: Any) -> str:
+        return cls._checked(given[cls.sample], processor, "The text")
+
+    @classmethod
+    def give(cls, path: Path) -> str:
+        return path.read_text(encoding="utf-8").removesuffix("\n")
+
+    @classmethod
+    def _checked(cls, text: str, processor: Any, name: str) -> str:
+        """The text, cut between characters to what the model takes."""
         if not text:
-            raise UserError(f"{path} is empty: expected a text")
-        return text.encode()[: processor.model_max_length - 2].decode(errors="ignore")
+            raise UserError(f"{name} is empty: expected a text")
+        most = processor.model_max_length
+        if len(processor(text)["input_ids"]) <= most:
+            return text
+        offsets = processor(text, truncation=True, return_offsets_mapping=True)["offset_mapping"]
+        text = text[: offsets[-2][1]]  # before [SEP]
+        # Of the last character there may have been room for some bytes only.
+        return text if len(processor(text)["input_ids"]) <= most else text[: offsets[-2][0]]
 
     @classmethod
     def of(cls, processor: Any, config: PreTrainedConfig, sample: str) -> "TextView":
@@ -54,7 +74,8 @@ class TextView(View):
         characters, owners, last = ["["], [0], None
         for first, end in found["offset_mapping"][1:-1]:
             if (first, end) != last:
-                characters.append(sample[first:end])
+                character = sample[first:end]
+                characters.append(_MASKED if character == processor.mask_token else character)
                 last = (first, end)
             owners.append(len(characters) - 1)
         return cls([*characters, "]"], np.array([*owners, len(characters)]))
@@ -111,11 +132,11 @@ class TextView(View):
 
     def overlay(self, weights: np.ndarray) -> Image.Image:
         """The whole text on the colours of its weights."""
-        width = 48
+        width = 40
         lines = -(-len(self.characters) // width)
-        figure = Figure(figsize=(8, 0.4 + 0.3 * lines), layout="constrained")
+        figure = Figure(figsize=(6, 0.2 + 0.3 * lines), layout="constrained")
         axes = figure.subplots()
-        self._write(axes, width, self._of_characters(weights), size=9.0)
+        self._write(axes, width, self._of_characters(weights), size=11.0)
         axes.set_axis_off()
         return as_image(figure)
 
@@ -133,18 +154,42 @@ class MaskedView(TextView):
     settings = {"tokenizer_kwargs": {"truncation": True}}
 
     @classmethod
-    def read(cls, path: Path, processor: Any) -> str:
-        text = super().read(path, processor)
-        if processor.mask_token not in text:
-            raise UserError(f"{path} holds no {processor.mask_token}: expected a text with some bytes masked")
+    def _checked(cls, text: str, processor: Any, name: str) -> str:
+        mask = processor.mask_token
+        if mask not in text:
+            raise UserError(f"{name} holds no {mask}: expected a text with some bytes masked")
+        text = super()._checked(text, processor, name)
+        if mask not in text:
+            raise UserError(
+                f"{name} has its first {mask} behind what the model takes, {processor.model_max_length - 2} bytes: "
+                "expected one within"
+            )
         return text
 
     @classmethod
     def named(cls, predictions: list) -> list[tuple[str, float]]:
         """The likeliest bytes for each masked one, in their order."""
-        several = predictions if isinstance(predictions[0], list) else [predictions]
         return [
             (f"byte {number}: {_shown(prediction['token'])}", prediction["score"])
-            for number, of_byte in enumerate(several, 1)
+            for number, of_byte in enumerate(_of_each(predictions), 1)
             for prediction in of_byte
         ]
+
+    @classmethod
+    def purpose(cls, config: PreTrainedConfig) -> str:
+        return "Give a text with [MASK] in place of some bytes, one for each, and see which they are."
+
+    @classmethod
+    def told(cls, processor: Any, sample: str, predictions: list) -> str:
+        """The text with the likeliest bytes in place of those that were masked."""
+        first, *others = sample.split(processor.mask_token)
+        likeliest = [answers[0]["token"] for answers in _of_each(predictions)]
+        filled = first.encode()
+        for token, text in zip(likeliest, others, strict=True):
+            filled += bytes([token - FIRST_BYTE] if token >= FIRST_BYTE else b"?") + text.encode()
+        return filled.decode(errors="replace")
+
+
+def _of_each(predictions: list) -> list[list[dict[str, Any]]]:
+    """Answers for each masked byte, which are not a list of lists where there is one."""
+    return predictions if isinstance(predictions[0], list) else [predictions]

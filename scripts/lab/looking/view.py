@@ -30,6 +30,13 @@ def read_with(processor: Any, path: Path, what: str) -> Any:
         raise UserError(f"{path} is not a readable {what}: {error}") from None
 
 
+def answers_of(config: PreTrainedConfig) -> str:
+    """What a model says of a sample."""
+    if config.problem_type == "regression":
+        return f"what its {config.num_labels} numbers are"
+    return f"which of {config.num_labels} classes it is"
+
+
 def as_image(figure: Figure) -> Image.Image:
     """A figure as pixels."""
     file = io.BytesIO()
@@ -46,6 +53,8 @@ class View(ABC):
         processor: attribute of the pipeline that holds what makes the model's arguments.
         examples: endings of the files that publish.py puts beside the weights.
         settings: further arguments of the pipeline.
+        legend: what the colours of `overlay` mean.
+        given_as: what a visitor of the page gives: an `image`, a `recording`, a `text`, or any other `file`.
     """
 
     task: ClassVar[str]
@@ -53,6 +62,8 @@ class View(ABC):
     processor: ClassVar[str] = "feature_extractor"
     examples: ClassVar[str]
     settings: ClassVar[dict[str, Any]] = {}
+    legend: ClassVar[str] = "dark is nowhere, yellow most of all"
+    given_as: ClassVar[str] = "file"
 
     @classmethod
     @abstractmethod
@@ -73,6 +84,36 @@ class View(ABC):
     def named(cls, predictions: list) -> list[tuple[str, float]]:
         """Names and scores, of what the pipeline answers to a sample."""
         return [(prediction["label"], prediction["score"]) for prediction in predictions]
+
+    # On the page
+
+    @classmethod
+    def purpose(cls, config: PreTrainedConfig) -> str:
+        """What visitors are to give, and what they see, in a sentence."""
+        article = "an" if cls.sample[0] in "aeiou" else "a"
+        return f"Give {article} {cls.sample} and see {answers_of(config)}."
+
+    @classmethod
+    def parts(cls, processor: Any) -> dict[str, "type[View]"]:
+        """The views of what may be given for a sample, by what it is called: one thing, or several modalities."""
+        return {cls.sample: cls}
+
+    @classmethod
+    def take(cls, given: dict[str, str], processor: Any) -> Any:
+        """What `read` returns, of what was given for at least one of the `parts`: paths of files, or texts."""
+        return cls.read(Path(given[cls.sample]), processor)
+
+    @classmethod
+    def give(cls, path: Path) -> str:
+        """What a visitor would give in place of a file: its path, or the text in it."""
+        return str(path)
+
+    @classmethod
+    def told(cls, processor: Any, sample: Any, predictions: list) -> str:
+        """The answer in words, where it is more than names and scores."""
+        return ""
+
+    # As pictures
 
     @property
     @abstractmethod

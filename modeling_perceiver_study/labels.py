@@ -1,0 +1,68 @@
+"""Whether labels fit a model's answers: what torch would say of them is far from the mistake, or nothing at all."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from .inputs import check_tensor
+from .paths import has_values
+
+if TYPE_CHECKING:
+    from .configuration_perceiver_study import PerceiverStudyConfig
+
+_NO_LABEL = -100
+
+
+def check_class_labels(labels: torch.Tensor | None, logits: torch.Tensor, config: "PerceiverStudyConfig"):
+    """Raise a ValueError unless labels fit logits `(B, num_labels)` as `config.problem_type` says.
+
+    Where it says nothing whole numbers are classes, and others are shares of independent classes; with a single label
+    they are a number, as in transformers.
+    """
+    if labels is None:
+        return
+    check_tensor("labels", labels)
+    batch, count = logits.shape
+    whole = labels.dtype in (torch.int64, torch.int32)
+    problem = config.problem_type
+    if problem is None:
+        problem = "regression" if count == 1 else f"{'single' if whole else 'multi'}_label_classification"
+    if problem == "single_label_classification":
+        if labels.shape not in ((batch,), (batch, 1)) or labels.dtype not in (torch.int64, torch.uint8, torch.int32):
+            raise _misfit(labels, f"({batch},), a class for each sample, and torch.int64")
+        _check_classes(labels, count)
+        return
+    shapes = [(batch, count)]
+    if problem == "regression" and count == 1:
+        shapes = [(batch,), (batch, 1)]
+    if labels.shape not in shapes or not labels.is_floating_point():
+        what = "a number" if problem == "regression" else "a share from 0 to 1"
+        raise _misfit(labels, f"{shapes[0]}, {what} for each answer (problem_type={problem!r}), and torch.float32")
+    if has_values(labels):
+        wrong = ~labels.isfinite()
+        if problem == "multi_label_classification":
+            wrong |= (labels < 0) | (labels > 1)
+        if wrong.any():
+            span = "finite numbers" if problem == "regression" else "shares from 0 to 1"
+            raise ValueError(f"labels hold {float(labels[wrong][0]):g}: expected {span}.")
+
+
+def check_byte_labels(labels: torch.Tensor | None, shape: tuple[int, ...], count: int):
+    """Raise a ValueError unless labels are a class below `count`, or -100, for each of the bytes that are asked for."""
+    if labels is None:
+        return
+    check_tensor("labels", labels)
+    if labels.shape != shape or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise _misfit(labels, f"{tuple(shape)}, a class for each byte, and an integer dtype")
+    _check_classes(labels, count)
+
+
+def _misfit(labels: torch.Tensor, expected: str) -> ValueError:
+    return ValueError(f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}: expected {expected}.")
+
+
+def _check_classes(labels: torch.Tensor, count: int):
+    if has_values(labels) and labels.numel():
+        wrong = labels[(labels != _NO_LABEL) & ((labels < 0) | (labels >= count))]
+        if len(wrong):
+            raise ValueError(f"labels hold {int(wrong[0])}: expected 0 to {count - 1}, or -100 where there is none.")

@@ -1,0 +1,331 @@
+"""What people give by mistake: a ValueError that names it, and never an answer to something else."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import modeling_perceiver_study as package
+from modeling_perceiver_study import (
+    PerceiverStudyConfig,
+    PerceiverStudyFeatureExtractor,
+    PerceiverStudyImageProcessor,
+    PerceiverStudyTokenizer,
+    PerceiverStudyVideoProcessor,
+)
+from modeling_perceiver_study.pipeline_audio_perceiver_study import PerceiverStudyAudioClassificationPipeline
+from modeling_perceiver_study.pipeline_perceiver_study import (
+    PerceiverStudyImageClassificationPipeline,
+    PerceiverStudyImageFeatureExtractionPipeline,
+)
+from modeling_perceiver_study.pipeline_point_cloud_perceiver_study import (
+    PerceiverStudyPointCloudClassificationPipeline,
+)
+from modeling_perceiver_study.pipeline_video_perceiver_study import PerceiverStudyVideoClassificationPipeline
+from tests.clips import random_clip
+from tests.kinds import KINDS, arguments_of, model_of
+
+SMALL = {"num_latents": 4, "d_latents": 16, "num_self_attention_heads": 2, "num_cross_attention_heads": 1}
+VIDEO = {"num_axes": 3, "channel_axis": 2, "image_size": [6, 8, 8], "patch_size": [2, 4, 4], "num_frequency_bands": 2}
+NAN = np.where(random_clip() > 250, np.nan, random_clip())
+
+# Texts
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return PerceiverStudyTokenizer(model_max_length=24)
+
+
+@pytest.mark.parametrize("pair", [None, "b"])
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("text", ["a\ud800b", "\udfff", "ä\udc80"])
+def test_half_of_a_surrogate_pair(tokenizer, text, several, pair):
+    given = ([text], pair and [pair]) if several else (text, pair)
+    with pytest.raises(ValueError, match=r"A text holds '\\ud.*expected Unicode text"):
+        tokenizer(*given)
+
+
+@pytest.mark.parametrize(
+    "given, options, message",
+    [
+        (["a", None], {}, "A list of texts holds None: expected texts alone"),
+        (["a", 3], {}, "holds 3"),
+        (["a", b"b"], {}, "holds b'b'"),
+        (["a", float("nan")], {}, "holds nan"),
+        (None, {}, "need to specify"),
+        (b"a", {}, "must be of type `str`"),
+        ("abc", {"truncation": True, "max_length": 1}, "max_length=1: expected at least 2"),
+        (["abc"], {"truncation": True, "max_length": -1}, "max_length=-1: expected at least 2"),
+        (["a"], {"text_pair": ["b"], "truncation": True, "max_length": 2}, "max_length=2: expected at least 3"),
+        (["a", "bb"], {"padding": True, "padding_side": "middle"}, "padding_side='middle': expected 'left' or 'right'"),
+    ],
+)
+def test_what_the_tokenizer_refuses(tokenizer, given, options, message):
+    with pytest.raises(ValueError, match=message):
+        tokenizer(given, **options)
+
+
+@pytest.mark.parametrize("ids", [[300], [-1], [70, 262]])
+def test_ids_that_there_are_not(tokenizer, ids):
+    for decode in (tokenizer.decode, tokenizer.convert_ids_to_tokens, lambda one: tokenizer.batch_decode([one])):
+        with pytest.raises(ValueError, match=r"id -?\d+: expected 0 to 261"):
+            decode(ids)
+
+
+@pytest.mark.parametrize("length", [0, -3, "24", 2.5, True])
+def test_lengths_that_make_no_sense(length):
+    with pytest.raises(ValueError, match="model_max_length="):
+        PerceiverStudyTokenizer(model_max_length=length)
+
+
+def test_no_texts_have_no_ids(tokenizer):
+    assert dict(tokenizer([])) == {"input_ids": [], "attention_mask": []}
+
+
+# Pictures and clips
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", [PerceiverStudyImageProcessor, PerceiverStudyVideoProcessor])
+def test_pixels_that_are_no_numbers(kind, wrong):
+    clip = random_clip().astype(np.float32)
+    clip[1, 2, 3, 0] = wrong
+    given = clip if kind is PerceiverStudyVideoProcessor else clip[1]
+    for pixels in (given, torch.from_numpy(given)):
+        with pytest.raises(ValueError, match=rf"holds {wrong}: expected finite numbers"):
+            kind(size={"height": 8, "width": 8})(pixels)
+
+
+@pytest.mark.parametrize("dtype, message", [(complex, "complex128"), (object, "object"), (str, "<U")])
+@pytest.mark.parametrize("kind", [PerceiverStudyImageProcessor, PerceiverStudyVideoProcessor])
+def test_arrays_of_other_things(kind, dtype, message):
+    given = random_clip(2).astype(dtype)
+    with pytest.raises(ValueError, match=f"An image has dtype {message}"):
+        kind(size={"height": 8, "width": 8})(given)
+
+
+@pytest.mark.parametrize("given", [None, 3, {1}, ["a", 3]])
+def test_what_is_no_image(given):
+    with pytest.raises((ValueError, TypeError), match=r"NoneType|int|set|not an image"):
+        PerceiverStudyImageProcessor()(given)
+
+
+@pytest.fixture(scope="module")
+def classify():
+    torch.manual_seed(0)
+    config = PerceiverStudyConfig(**VIDEO, **SMALL, num_labels=3, absolute_positions=True, initializer_range=0.3)
+    processor = PerceiverStudyVideoProcessor(size={"height": 8, "width": 8}, num_frames=6)
+    model = package.PerceiverStudyForVideoClassification(config).eval()
+    return PerceiverStudyVideoClassificationPipeline(model=model, image_processor=processor)
+
+
+CLIPS = {
+    "grey": random_clip()[..., 0],
+    "one frame": random_clip(1),
+    "one grey frame": random_clip(1)[..., 0],
+    "floats": random_clip().astype(np.float32),
+    "channels first": random_clip().transpose(0, 3, 1, 2),
+    "list of one": [random_clip(1)[0]],
+    "sizes that differ": [random_clip()[0], random_clip()[1, :5]],
+    "grey among colours": [Image.fromarray(random_clip()[0]), Image.fromarray(random_clip()[1, ..., 0])],
+}
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_the_pipeline_sees_what_the_processor_sees(classify, name):
+    clip = CLIPS[name]
+    found = {answer["label"]: answer["score"] for answer in classify(clip, top_k=None)}
+    with torch.no_grad():
+        scores = classify.model(**classify.image_processor(clip, return_tensors="pt")).logits[0].softmax(dim=-1)
+    for label, score in enumerate(scores.tolist()):
+        assert found[classify.model.config.id2label[label]] == pytest.approx(score, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "clip, options, message",
+    [
+        (NAN, {}, "holds nan"),
+        (random_clip()[:0], {}, "no frames"),
+        (random_clip()[:, :0], {}, "no pixels"),
+        (random_clip()[0, 0], {}, r"shape \(16, 3\)|shape \(12, 3\)"),
+        ([random_clip()[0], None], {}, "A frame is a NoneType"),
+        (3, {}, "A frame is a int"),
+        ([], {}, "at least one sample"),
+        (b"", {}, "not a clip that can be read"),
+        (b"a text", {}, "not a clip that can be read"),
+        ("/no/such/clip.mp4", {}, "there is no such file"),
+        ({"bytes": None, "path": None}, {}, "expected `bytes` or `path`"),
+        (random_clip(), {"num_frames": 0}, "num_frames=0: expected None or a whole number"),
+        (random_clip(), {"num_frames": 2.5}, "num_frames=2.5: expected None or a whole number"),
+        (random_clip(), {"num_frames": 2, "frame_sampling_rate": 0}, "frame_sampling_rate=0: expected"),
+        (random_clip(), {"num_frames": 9, "frame_sampling_rate": 2}, "are wanted of a clip that has 6"),
+    ],
+)
+def test_what_the_pipeline_of_clips_refuses(classify, clip, options, message):
+    with pytest.raises(ValueError, match=message):
+        classify(clip, **options)
+
+
+PIPELINES = {
+    "image": (
+        PerceiverStudyImageClassificationPipeline,
+        "ForImageClassification",
+        {"image_size": 8, "num_frequency_bands": 2},
+        {"image_processor": PerceiverStudyImageProcessor()},
+    ),
+    "latents": (
+        PerceiverStudyImageFeatureExtractionPipeline,
+        "Model",
+        {"image_size": 8, "num_frequency_bands": 2},
+        {"image_processor": PerceiverStudyImageProcessor()},
+    ),
+    "sound": (
+        PerceiverStudyAudioClassificationPipeline,
+        "ForAudioClassification",
+        {"input_name": "input_values", "num_axes": 1, "num_channels": 1, "image_size": 20, "num_frequency_bands": 2},
+        {"feature_extractor": PerceiverStudyFeatureExtractor(sampling_rate=1000)},
+    ),
+    "points": (
+        PerceiverStudyPointCloudClassificationPipeline,
+        "ForPointCloudClassification",
+        {"input_type": "points", "num_axes": 3, "num_channels": 0, "max_frequencies": 3, "num_frequency_bands": 2},
+        {"feature_extractor": package.PerceiverStudyPointCloudProcessor()},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PIPELINES)
+def test_a_list_of_nothing(kind):
+    pipeline_class, model, fields, processor = PIPELINES[kind]
+    model = getattr(package, f"PerceiverStudy{model}")(PerceiverStudyConfig(**fields, **SMALL)).eval()
+    with pytest.raises(ValueError, match=r"inputs=\[\]: expected at least one sample"):
+        pipeline_class(model=model, **processor)([])
+
+
+# Arguments of models
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_samples_and_no_tensors(kind):
+    model = model_of(kind)
+    given = arguments_of(model.config, (kind,))
+    with pytest.raises(ValueError, match="expected at least one sample"):
+        model(**{name: value[:0] for name, value in given.items()})
+    for other in (torch.Tensor.tolist, torch.Tensor.numpy):
+        with pytest.raises(ValueError, match=r"are a (list|ndarray): expected a torch.Tensor"):
+            model(**{name: other(value) for name, value in given.items()})
+    with pytest.raises(ValueError, match=r"attention_mask are a list: expected a torch.Tensor"):
+        model(**given, attention_mask=[[1]])
+
+
+@pytest.mark.parametrize(
+    "problem_type, num_labels, labels, message",
+    [
+        (None, 3, torch.tensor([0, 3]), "labels hold 3: expected 0 to 2"),
+        (None, 3, torch.tensor([0, -1]), "labels hold -1: expected 0 to 2"),
+        (None, 3, torch.tensor([0]), r"shape \(1,\) and dtype torch.int64: expected \(2,\), a class for each sample"),
+        (None, 3, torch.tensor([[0, 1], [1, 2]]), r"expected \(2,\), a class for each sample"),
+        (None, 3, torch.tensor([0.0, 1.0]), r"expected \(2, 3\), a share from 0 to 1"),
+        (None, 3, torch.full((2, 3), torch.nan), "labels hold nan: expected shares from 0 to 1"),
+        (None, 3, [0, 1], "labels are a list"),
+        ("single_label_classification", 3, torch.tensor([0.0, 1.0]), "torch.float32: expected"),
+        ("single_label_classification", 3, torch.tensor([True, False]), "torch.bool: expected"),
+        ("multi_label_classification", 3, torch.ones(2, 3, dtype=torch.long), "torch.int64: expected"),
+        ("multi_label_classification", 3, torch.full((2, 3), 2.0), "labels hold 2: expected shares"),
+        ("regression", 1, torch.rand(2, 2), r"expected \(2,\), a number for each answer"),
+        ("regression", 1, torch.tensor([1, 2]), "torch.int64: expected"),
+        ("regression", 2, torch.rand(2), r"expected \(2, 2\), a number for each answer"),
+        ("regression", 2, torch.full((2, 2), torch.inf), "labels hold inf: expected finite numbers"),
+    ],
+)
+@pytest.mark.parametrize("model", ["ForImageClassification", "ForSequenceClassification"])
+def test_labels_that_do_not_fit(model, problem_type, num_labels, labels, message):
+    texts = model == "ForSequenceClassification"
+    bytes_, image = {"input_type": "bytes", "d_model": 16}, {"image_size": 8, "num_frequency_bands": 2}
+    fields = (bytes_ if texts else image) | {"num_labels": num_labels, "problem_type": problem_type}
+    model = getattr(package, f"PerceiverStudy{model}")(PerceiverStudyConfig(**fields, **SMALL))
+    given = {"input_ids": torch.full((2, 5), 70)} if texts else {"pixel_values": torch.rand(2, 3, 8, 8)}
+    with pytest.raises(ValueError, match=message):
+        model(**given, labels=labels)
+
+
+@pytest.mark.parametrize("model", ["ForTokenClassification", "ForMaskedLM"])
+@pytest.mark.parametrize("labels", [[[0] * 5] * 2, torch.ones(2, 5, dtype=torch.bool), torch.full((2, 5), 262)])
+def test_labels_of_bytes_that_do_not_fit(model, labels):
+    config = PerceiverStudyConfig(input_type="bytes", d_model=16, **SMALL)
+    with pytest.raises(ValueError, match=r"labels (are a list|have shape|hold 262)"):
+        getattr(package, f"PerceiverStudy{model}")(config)(input_ids=torch.full((2, 5), 70), labels=labels)
+
+
+# Sound, and several modalities
+
+
+@pytest.mark.parametrize(
+    "given, options, message",
+    [
+        ({"array": np.ones(9), "sampling_rate": "8"}, {}, "sampling_rate='8': expected a number above 0"),
+        ({"array": np.ones(9), "sampling_rate": 0}, {}, "sampling_rate=0: expected a number above 0"),
+        ({"array": np.ones(9), "sampling_rate": float("nan")}, {}, "sampling_rate=nan: expected a number above 0"),
+        (np.ones(9), {"sampling_rate": "a"}, "sampling_rate='a': expected None or a whole number"),
+        (np.ones(9), {"max_length": 0}, "max_length=0: expected None or a whole number"),
+        (np.ones(9), {"max_length": -4}, "max_length=-4: expected None or a whole number"),
+        (np.ones(9), {"max_length": 2.5}, "max_length=2.5: expected None or a whole number"),
+        (np.ones(9), {"padding": "somehow"}, "padding='somehow': expected True, False or one of 'longest'"),
+        (np.full(9, np.nan), {}, "holds nan"),
+        (np.ones(9, dtype=complex), {}, "dtype complex128"),
+        (None, {}, "dtype object"),
+    ],
+)
+def test_what_the_feature_extractor_refuses(given, options, message):
+    with pytest.raises(ValueError, match=message):
+        PerceiverStudyFeatureExtractor(sampling_rate=1000)(given, **options)
+
+
+@pytest.mark.parametrize("padding, lengths", [("longest", [9, 9]), ("do_not_pad", [9, 4]), ("max_length", [12, 12])])
+def test_names_of_padding(padding, lengths):
+    extractor = PerceiverStudyFeatureExtractor(sampling_rate=1000, max_length=12)
+    assert [len(one) for one in extractor([np.arange(9.0), np.arange(4.0)], padding=padding)["input_values"]] == lengths
+
+
+def test_a_recording_in_bfloat16():
+    waves = torch.linspace(-1, 1, 33, dtype=torch.bfloat16)
+    extractor = PerceiverStudyFeatureExtractor(sampling_rate=1000)
+    np.testing.assert_array_equal(extractor(waves)["input_values"], extractor(waves.float())["input_values"])
+
+
+@pytest.fixture(scope="module")
+def several():
+    video = PerceiverStudyVideoProcessor(size={"height": 8, "width": 8})
+    sound = PerceiverStudyFeatureExtractor(sampling_rate=1000)
+    return package.PerceiverStudyProcessor({"video": video, "sound": sound, "text": PerceiverStudyTokenizer()})
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("make", [np.asarray, torch.from_numpy])
+def test_grey_clips_beside_others(several, make, count):
+    """Frames `(T, H, W)` are those of one clip, also among several samples."""
+    clips = [random_clip(seed=seed)[..., 0] for seed in range(count)]
+    found = several([{"video": make(clip)} for clip in clips], return_tensors="np")
+    expected = several([{"video": list(clip)} for clip in clips], return_tensors="np")
+    np.testing.assert_array_equal(found["pixel_values"], expected["pixel_values"])
+    assert found["video_attention_mask"].shape == (count, 6)
+
+
+@pytest.mark.parametrize(
+    "sample, options, message",
+    [
+        ({"video": 3}, {}, "video: A frame is a int"),
+        ({"video": [None]}, {}, "video: A frame is a NoneType"),
+        ({"video": NAN}, {}, "video: .* holds nan"),
+        ({"sound": np.full(9, np.nan)}, {}, "sound: .* holds nan"),
+        ({"text": "\ud800"}, {}, "half of a pair of surrogates"),
+        ({"text": b"a"}, {}, "text is b'a'"),
+        ({"video": random_clip()}, {"video": 3}, "video=3: expected a dict of settings"),
+        ({"video": random_clip()}, {"video": {"num_frames": 0}}, "num_frames=0"),
+        ({"video": random_clip()}, {"smell": {}}, "smell: expected settings of video, sound, text"),
+    ],
+)
+def test_what_the_processor_of_several_refuses(several, sample, options, message):
+    with pytest.raises(ValueError, match=message):
+        several(sample, **options)
