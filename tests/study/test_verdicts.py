@@ -204,7 +204,7 @@ def of_elastic(against, seeds):
         ({"trained": elastic.FIXED, "latents": latents, "blocks": blocks}, {"validation_accuracy": 0.8})
         for latents, blocks in places
     ]
-    return runs(({"trained": elastic.ELASTIC}, found), *fixed, seeds=seeds)
+    return runs(({"trained": elastic.ELASTIC}, found), ({"trained": elastic.SHORT}, found), *fixed, seeds=seeds)
 
 
 # How many statements each claim makes. A statement that is not here fails the first test.
