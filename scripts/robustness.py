@@ -5,11 +5,11 @@
     python scripts/robustness.py output/udhr --output docs/modalities/text
 
 writes robustness.json and robustness.png, of the test samples of the checkpoint's recipe. Images are compressed,
-blurred, resized and permuted, and get noise; the calibration of all test images is judged before and after a
-temperature that is fitted to the validation images (robustness.md). Clouds are turned, and points
-left out; attention-N.png shows where latents look on four of them, drawn by chance, for each cross-attend. Texts are
-mistyped, disguised with letters of other scripts that look the same, and brought to one case, beside a support vector
-machine on n-grams of characters that learned the same texts (robustness.md).
+blurred, resized and permuted, and get noise; the calibration of all of them is judged before and after a temperature
+that is fitted to the validation images (robustness.md). Clouds are turned, and points left out; attention-N.png shows
+where latents look on four of them, drawn by chance, for each cross-attend. Texts are mistyped, disguised with letters
+of other scripts that look the same, and brought to one case, beside a support vector machine on n-grams of characters
+that learned the same texts (robustness.md).
 """
 
 import argparse
@@ -77,8 +77,8 @@ def main(arguments: list[str] | None = None):
         measure = of_images
     else:
         raise UserError(
-            f"{options.checkpoint} is for {task.samples}; expected texts, images with one class each, or clouds of points "
-            "with 3 coordinates"
+            f"{options.checkpoint} is for {task.samples}; expected texts, images with one class each, or clouds of "
+            "points with 3 coordinates"
         )
     if options.samples is not None and options.samples < 1:
         raise UserError(f"--samples {options.samples}: expected at least one, or leave it out for all")
