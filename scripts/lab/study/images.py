@@ -56,7 +56,7 @@ def resized(pixels: np.ndarray, percent: float, rng: np.random.Generator) -> np.
     return _one_by_one(pixels, lambda image: image.resize(size, Image.Resampling.BICUBIC))
 
 
-def permuted(pixels: np.ndarray, seed: float, rng: np.random.Generator) -> np.ndarray:
+def permuted(pixels: np.ndarray) -> np.ndarray:
     """`(b, C, H, W)` uint8 `->` the same with pixels in another order, one for all images, and positions as before."""
     return pixels.reshape(*pixels.shape[:2], -1)[..., order_of(pixels.shape[2] * pixels.shape[3])].reshape(pixels.shape)
 
@@ -154,7 +154,7 @@ def measure_changes(
             found.append(_accuracy(logits, labels))
         curves.append(Curve(kind.name, list(kind.places), found))
     together = logits_of(task, model, images, rows, batch_size, with_positions=True)
-    alone = logits_of(task, model, images, rows, batch_size, lambda pixels: permuted(pixels, 0, None))
+    alone = logits_of(task, model, images, rows, batch_size, permuted)
     permutation = {
         "with_positions": _accuracy(together, labels),
         "largest_difference_of_logits": float(np.abs(together - plain).max()),
