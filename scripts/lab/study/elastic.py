@@ -145,9 +145,6 @@ def _fixed(result: dict) -> list[list[float]]:
 
 def draw(result: dict) -> Figure:
     at_budgets, early = _elastic(result, "budgets"), _elastic(result, "early")
-    of_budgets, shorter = (
-        [place["accuracy"] for place in _elastic(result, "budgets", trained)] for trained in (ELASTIC, SHORT)
-    )
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for panel, measured, label in zip(
@@ -157,12 +154,11 @@ def draw(result: dict) -> Figure:
         strict=True,
     ):
         at = [np.mean(place[measured]) for place in at_budgets]
-        lines = {FIXED: (at, _fixed(result)), ELASTIC: (at, of_budgets)}
+        lines = {FIXED: (at, _fixed(result)), ELASTIC: (at, [place["accuracy"] for place in at_budgets])}
         lines[f"{ELASTIC}, leaving when sure"] = (
             [np.mean(place[measured]) for place in early],
             [place["accuracy"] for place in early],
         )
-        lines[SHORT] = (at, shorter)
         for (name, (places, accuracies)), colour, marker in zip(lines.items(), COLOURS, MARKERS, strict=False):
             means, errors = ([100 * of(values) for values in accuracies] for of in (np.mean, spread))
             panel.errorbar(places, means, errors, fmt=f"{marker}-", color=colour, capsize=3, markersize=5, label=name)
