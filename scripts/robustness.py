@@ -92,6 +92,8 @@ def main(arguments: list[str] | None = None):
 def of_images(
     task: ImageClassification, model: PreTrainedModel, options: argparse.Namespace, folder: Path, about: dict
 ):
+    # It settles the number of threads. The command may name folders of this machine.
+    provenance = {key: value for key, value in describe_run(build_accelerator(task)).items() if key != "command"}
     splits = [task.load_split(split) for split in ("validation", options.split)]
     judged = [
         (logits_of(task, model, images, np.arange(len(images)), options.batch_size), images.labels) for images in splits
@@ -101,7 +103,6 @@ def of_images(
     rows = np.sort(drawn(len(images), options.samples or len(images)))
     changes = measure_changes(task, model, images, rows, options.batch_size)
     table, picture = images_table(changes, calibration, len(rows)), draw_images(changes, calibration)
-    provenance = {key: value for key, value in describe_run(build_accelerator(task)).items() if key != "command"}
     results = {**about, **provenance, "images": len(rows), **changes, "calibration": calibration}
     results["curves"] = [asdict(curve) for curve in changes["curves"]]
     (folder / "robustness.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

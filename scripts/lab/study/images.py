@@ -248,10 +248,10 @@ def _draw_reliability(panel: Axes, calibration: dict):
             [100 * bin["accuracy"] for bin in bins],
             color=colour,
             marker=marker,
-            label=f"{name}: error {error:.1f} %",
+            label=f"{name}: {error:.1f} %",
         )
     panel.set(xlabel=f"confidence in %, in {BINS} bins", xlim=(0, 100), ylim=(0, 100))
-    panel.legend(frameon=False, loc="upper left")
+    panel.legend(frameon=False, loc="upper left", fontsize=8, title="calibration error", title_fontsize=8)
 
 
 def images_table(changes: dict, calibration: dict, count: int) -> str:
