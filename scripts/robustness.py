@@ -1,12 +1,15 @@
-"""Measure what a classifier of clouds of points, or of texts, withstands.
+"""Measure what a classifier of images, of clouds of points, or of texts, withstands.
 
+    python scripts/robustness.py model_cards/perceiver-cifar10 data.path=/data/cifar10 --samples 1000
     python scripts/robustness.py output/modelnet10 --output docs/modalities/points
     python scripts/robustness.py output/udhr --output docs/modalities/text
 
-writes robustness.json and robustness.png, of the test samples of the checkpoint's recipe. Clouds are turned, and points
-left out; attention-N.png shows where latents look on four of them, drawn by chance, for each cross-attend. Texts are
-mistyped, disguised with letters of other scripts that look the same, and brought to one case, beside a support vector
-machine on n-grams of characters that learned the same texts (robustness.md).
+writes robustness.json and robustness.png, of the test samples of the checkpoint's recipe. Images are compressed,
+blurred, resized and permuted, and get noise; the calibration of all of them is judged before and after a temperature
+that is fitted to the validation images (robustness.md). Clouds are turned, and points left out; attention-N.png shows
+where latents look on four of them, drawn by chance, for each cross-attend. Texts are mistyped, disguised with letters
+of other scripts that look the same, and brought to one case, beside a support vector machine on n-grams of characters
+that learned the same texts (robustness.md).
 """
 
 import argparse
@@ -22,13 +25,16 @@ import transformers
 from transformers import PreTrainedModel
 
 from lab.checkpoint_names import check_checkpoint, checkpoint_name
+from lab.data.label_columns import SINGLE_LABEL
 from lab.errors import UserError, run_command
 from lab.judging.evaluation import open_checkpoint
 from lab.looking.maps import draw_maps_on
 from lab.looking.points_view import PointsView
 from lab.looking.style import save
 from lab.places import place
+from lab.provenance import describe_run
 from lab.recipe import load_recipe
+from lab.study.images import calibration_of, draw_images, images_table, logits_of, measure_changes
 from lab.study.robustness import draw_robustness, missing_points_curve, rotation_curves
 from lab.study.texts import (
     cases_of,
@@ -39,9 +45,11 @@ from lab.study.texts import (
     texts_of,
     texts_table,
 )
+from lab.tasks.image_classification import ImageClassification
 from lab.tasks.point_cloud_classification import PointCloudClassification
 from lab.tasks.task import drawn
 from lab.tasks.text_classification import TextClassification
+from lab.training.loop import build_accelerator
 
 _DRAWN = 4  # clouds
 
@@ -51,6 +59,7 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=checkpoint_name, help="folder that train.py wrote")
     parser.add_argument("--split", default="test", help="train, validation or test (default: test)")
     parser.add_argument("--batch_size", type=int, default=64, help="samples at a time (default: 64)")
+    parser.add_argument("--samples", type=int, help="change only so many images, drawn by chance (default: all)")
     parser.add_argument("--output", type=place, metavar="FOLDER", help="default: CHECKPOINT")
     parser.add_argument("overrides", nargs="*", metavar="data.key=value", help="such as data.path=FOLDER")
     options = parser.parse_intermixed_args(arguments)
@@ -64,15 +73,42 @@ def main(arguments: list[str] | None = None):
         measure = of_texts
     elif isinstance(task, PointCloudClassification) and task.processor.num_axes == 3:
         measure = of_points
+    elif isinstance(task, ImageClassification) and task.problem_type == SINGLE_LABEL:
+        measure = of_images
     else:
         raise UserError(
-            f"{options.checkpoint} is for {task.samples}; expected texts, or clouds of points with 3 coordinates"
+            f"{options.checkpoint} is for {task.samples}; expected texts, images with one class each, or clouds of "
+            "points with 3 coordinates"
         )
+    if options.samples is not None and options.samples < 1:
+        raise UserError(f"--samples {options.samples}: expected at least one, or leave it out for all")
     folder = options.output or Path(options.checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     about = {"data": recipe.data.title or recipe.data.called, "split": options.split}
     measure(task, model, options, folder, about)
     print(f"more in {folder}")
+
+
+def of_images(
+    task: ImageClassification, model: PreTrainedModel, options: argparse.Namespace, folder: Path, about: dict
+):
+    # It settles the number of threads. The command may name folders of this machine.
+    provenance = {key: value for key, value in describe_run(build_accelerator(task)).items() if key != "command"}
+    splits = [task.load_split(split) for split in ("validation", options.split)]
+    judged = [
+        (logits_of(task, model, images, np.arange(len(images)), options.batch_size), images.labels) for images in splits
+    ]
+    calibration = calibration_of(*judged)
+    images = splits[-1]
+    rows = np.sort(drawn(len(images), options.samples or len(images)))
+    changes = measure_changes(task, model, images, rows, options.batch_size)
+    table, picture = images_table(changes, calibration, len(rows)), draw_images(changes, calibration)
+    results = {**about, **provenance, "images": len(rows), **changes, "calibration": calibration}
+    results["curves"] = [asdict(curve) for curve in changes["curves"]]
+    (folder / "robustness.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    (folder / "robustness.md").write_text(table, encoding="utf-8")
+    save(picture, folder / "robustness.png", dpi=120)
+    print(table)
 
 
 def of_points(

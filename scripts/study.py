@@ -39,6 +39,8 @@ EXPERIMENTS = (
     "latents_depth",
     "content_position",
     "latents",
+    "query_tuning",
+    "elastic",
 )
 DEFAULT_OUTPUT = DEFAULT_CONFIG.parent.parent / "docs" / "study"
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from lab.looking.logit_parts import logit_parts
-from lab.study import attention_maps, complexity, content_position, latents
+from lab.study import attention_maps, complexity, content_position, elastic, latents, query_tuning
 from lab.study.comparison import FAILS, HOLDS, IN_PART, OPEN, conclude
 from lab.study.setting import Setting
-from lab.study.training import load_samples
+from lab.study.training import Samples, load_samples, train_on
 from tests.checkpoints import save_checkpoint
 from tests.models import pixels, small_model
 from tests.small_data import fresh_accelerate
@@ -53,9 +53,13 @@ def small_sizes(monkeypatch):
         monkeypatch.setattr(complexity, name, values)
     monkeypatch.setattr(complexity, "_SECONDS", 0.001)
     monkeypatch.setattr(complexity, "_ROUNDS", 1)
+    monkeypatch.setattr(query_tuning, "STEPS", 2)
+    monkeypatch.setattr(query_tuning, "RATES", {query_tuning.QUERY: (0.01, 0.1), query_tuning.ALL: (0.01,)})
 
 
-@pytest.mark.parametrize("name", ["attention_maps", "complexity", "content_position", "latents"])
+@pytest.mark.parametrize(
+    "name", ["attention_maps", "complexity", "content_position", "latents", "query_tuning", "elastic"]
+)
 def test_measured_drawn_and_judged_from_json_alone(name, setting, small_sizes):
     experiment = importlib.import_module(f"lab.study.{name}")
     text = json.dumps(experiment.run(setting), allow_nan=False)
@@ -247,3 +251,47 @@ def test_verdict_on_growth(quadratic, verdict):
     found, reason = conclude(complexity.judge({"series": series}))
     assert found == verdict
     assert "to the 1.90, of a whole Perceiver to the 0.80" in reason
+
+
+def test_what_learns_from_few_images(setting):
+    """Of the pretrained model the query and the head, or all weights, from the images that were drawn alone."""
+    recipe = setting.recipe(*query_tuning.SHAPE, seed=1)
+    samples = load_samples(recipe)
+    rows = np.flatnonzero(samples.train.labels >= 5)
+    places = [query_tuning.drawn_evenly(samples.train.labels[rows], shots, seed=1) for shots in (1, 2)]
+    assert [len(place) for place in places] == [5, 10] and set(places[0]) < set(places[1])
+    some = query_tuning.OfClasses(samples.train, rows[places[1]], first=5)
+    batch = some.__getitems__([3, 0])
+    assert batch["labels"].tolist() == [1, 0] and batch["pixels"].shape == (2, 1, 8, 8)
+    pretrained = query_tuning.with_head(samples.task, 5)
+    before = {name: weight.clone() for name, weight in pretrained.state_dict().items()}
+    moved = {}
+    for way in query_tuning.RATES:
+        task = load_samples(query_tuning.few_shot_recipe(recipe, way, 0.01, len(some))).task
+        tuned = train_on(
+            Samples(some, some, task), build=lambda task: query_tuning.with_head(task, 5, pretrained)
+        ).model
+        moved[way] = {name for name, weight in tuned.state_dict().items() if not weight.equal(before[name])}
+    assert moved[query_tuning.QUERY] == {"decoder.query.weight", "classifier.weight", "classifier.bias"}
+    assert moved[query_tuning.ALL] > moved[query_tuning.QUERY]
+
+
+def test_a_rate_is_judged_on_images_that_did_not_choose_it():
+    tried = [
+        {"way": way, "shots": 1, "rate": rate, "right": right}
+        for way in (query_tuning.QUERY, query_tuning.ALL, query_tuning.PROBE)
+        for rate, right in ((0.1, [9, 1]), (0.2, [2, 8]))
+    ]
+    found = query_tuning.accuracies({"runs": [{"tried": tried, "images": [10, 10]}]})
+    assert found[query_tuning.QUERY] == {1: [(2 + 1) / 20]}
+
+
+def test_budgets_of_a_recipe(setting):
+    assert elastic.budgets(setting.recipe("model.num_latents=8")) == [(2, 1), (4, 1), (4, 2), (8, 2), (8, 4)]
+    recipe = setting.recipe(*elastic.shape(elastic.BLOCKS))
+    samples = load_samples(recipe)
+    model = samples.task.build_model().eval()
+    costs = [elastic.cost(model, samples, *place) for place in ((1, 1), (2, 1), (2, 2), (3, 4))]
+    assert costs == sorted(costs) and costs[1] == pytest.approx(costs[2] / 2, rel=0.05)
+    _, blocks, _ = elastic.measure(lambda inputs: elastic.classify_early(model, 0.0, **inputs), model, samples)
+    assert blocks.tolist() == [1] * 30

@@ -8,8 +8,10 @@ from lab.study import (
     complexity,
     content_position,
     cross_attends,
+    elastic,
     latents_depth,
     permutation,
+    query_tuning,
     weight_sharing,
 )
 from lab.study.comparison import FAILS, HOLDS, IN_PART, OPEN, conclude
@@ -169,6 +171,42 @@ def of_latents(against, seeds):
     return result
 
 
+def of_query_tuning(against, seeds):
+    shares = {
+        query_tuning.QUERY: {1: 0.6, 5: 0.7, 100: 0.8},
+        query_tuning.ALL: {
+            1: 0.7 if against == 0 else 0.5,
+            5: 0.8 if against == 2 else 0.6,
+            100: 0.7 if against == 4 else 0.9,
+        },
+        query_tuning.PROBE: {1: 0.65 if against == 1 else 0.4, 5: 0.75 if against == 3 else 0.5, 100: 0.9},
+    }
+    tried = [
+        {"way": way, "shots": shots, "rate": 1, "right": [50 * share, 50 * share]}
+        for way, groups in shares.items()
+        for shots, share in groups.items()
+    ]
+    return runs(({}, {"tried": tried, "images": [50, 50]}), seeds=seeds)
+
+
+def of_elastic(against, seeds):
+    places = [(round(8 * share), blocks) for share, blocks in elastic.BUDGETS]
+    accuracies = [0.7 if against == number else 0.85 for number in range(len(places))]
+    early = {"blocks": 4.5 if against == 5 else 2.5, "accuracy": 0.8 if against == 6 else 0.87}
+    found = {
+        "budgets": [
+            {"latents": latents, "blocks": blocks, "accuracy": accuracy}
+            for (latents, blocks), accuracy in zip(places, accuracies, strict=True)
+        ],
+        "early": [{"confidence": elastic.JUDGED, **early}],
+    }
+    fixed = [
+        ({"trained": elastic.FIXED, "latents": latents, "blocks": blocks}, {"validation_accuracy": 0.8})
+        for latents, blocks in places
+    ]
+    return runs(({"trained": elastic.ELASTIC}, found), ({"trained": elastic.SHORT}, found), *fixed, seeds=seeds)
+
+
 # How many statements each claim makes. A statement that is not here fails the first test.
 STATEMENTS = {
     "attention_maps": (of_attention_maps, 4),
@@ -180,6 +218,8 @@ STATEMENTS = {
     "latents_depth": (of_latents_depth, 8),
     "content_position": (of_content_position, 6),
     "latents": (of_latents, 5),
+    "query_tuning": (of_query_tuning, 5),
+    "elastic": (of_elastic, 7),
 }
 EXACT = {("weight_sharing", 0), ("permutation", 0), ("permutation", 1)}  # numbers that seeds do not change
 EXPERIMENTS = study.load_experiments()

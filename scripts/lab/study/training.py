@@ -103,14 +103,20 @@ def train_small(
         UserError: fewer training samples than a batch has, a stream, other labels than the data has, or a loss that is
             not a finite number.
     """
-    samples = load_samples(recipe)
+    return train_on(load_samples(recipe), alter, watch, build)
+
+
+def train_on(
+    samples: "Samples", alter: Alter | None = None, watch: Watch | None = None, build: Build | None = None
+) -> Run:
+    """Do as `train_small` with some samples, by the recipe of their task."""
     task = samples.task if alter is None else Altered(samples.task, alter)
     settings = task.recipe.optimization
     accelerator = build_accelerator(task)
     loader = training_loader(accelerator, task.recipe, samples.train)
     total = settings.epochs * loader.steps_left(0)
     watched = {round(total * part / _WATCHED) for part in range(_WATCHED + 1)} if watch else set()
-    set_seed(recipe.seed)
+    set_seed(task.recipe.seed)
     model = task.build_model() if build is None else build(task)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     learner, progress = Learner(accelerator, task, model), Progress()

@@ -1,0 +1,111 @@
+"""Races of this model and others, on images of a few pixels."""
+
+import json
+
+import datasets
+import pytest
+
+import time_to_accuracy
+from lab.errors import UserError
+from lab.peers import races
+from tests.small_data import TINY_RUN, fresh_accelerate, make_parquet
+
+ROOM = ["model.num_cross_attends=1", "model.num_blocks=1"]
+
+
+def run(name: str, *points: tuple[float, float]) -> dict:
+    found = [{"seconds": seconds, "accuracy": accuracy} for seconds, accuracy in points]
+    return {"name": name, "parameters": 5, "optimizer": "adamw", "learning_rate": 0.001, "points": found}
+
+
+def test_seconds_are_those_of_the_first_judgement_that_reached_it():
+    points = run("a", (10, 0.3), (20, 0.5), (30, 0.4), (40, 0.6))["points"]
+    assert [races.seconds_to(points, accuracy) for accuracy in (0.3, 0.45, 0.6, 0.7)] == [10, 20, 40, None]
+
+
+@pytest.mark.parametrize(
+    ("others", "best"),
+    [
+        ([[(10, 0.45), (30, 0.53)], [(5, 0.46), (40, 0.53)]], 0),  # the higher target counts first
+        ([[(10, 0.45), (30, 0.50)], [(20, 0.46), (40, 0.51)]], 0),  # which neither reaches
+        ([[(10, 0.30)], [(10, 0.31)]], 1),  # nor any
+        ([[(10, 0.44)], [(90, 0.52)]], 1),
+    ],
+)
+def test_the_best_learning_rate(others, best):
+    runs = [run("b", *points) for points in others]
+    assert races.best_run(runs, [0.45, 0.52]) is runs[best]
+
+
+def test_the_table_says_how_many_times_longer():
+    ours, theirs = run(races.OURS, (10, 0.5), (20, 0.6)), run(races.TRANSFORMERS, (50, 0.5), (90, 0.55))
+    provenance = {"hardware": "a machine", "versions": {"torch": "2"}, "git_commit": "abc"}
+    result = {"data": "pictures", "images": {"train": 9, "validation": 3}, "targets": [0.5, 0.6], "seed": 0}
+    result |= {"every_seconds": 10, "most_seconds": 90, "runs": [ours, theirs], **provenance}
+    table = races.races_table(result)
+    assert "| this repository | 5 | adamw, 0.001 | 10 | 20 | 60.0 %, 20 s |" in table
+    assert "| transformers | 5 | adamw, 0.001 | 50 (5.0 ×) | not reached | 55.0 %, 90 s |" in table
+    assert "All learning rates" not in table and "at most 90 s" in table
+    races.draw_races(result).draw_without_rendering()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--racers", "nobody"], "--racers nobody: expected some of"),
+        (["--hours", "0"], "--hours 0: expected more than 0"),
+        (["--targets", "0.45", "152"], "--targets 152: expected percent"),
+        (["model.num_blocks=2"], "2 blocks"),
+        (["model.num_channels=1", "image_processor.image_mean=[0.5]", "image_processor.image_std=[0.5]"], "8 × 8 × 1"),
+    ],
+)
+def test_what_is_refused(arguments, message, tmp_path):
+    given = [*TINY_RUN, *ROOM, f"data.path={tmp_path}", "--output", str(tmp_path)]
+    with pytest.raises(UserError, match=message):
+        time_to_accuracy.main([*given, *arguments])
+
+
+@pytest.mark.slow
+def test_a_race(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    given = [*TINY_RUN, *ROOM, f"data.path={make_parquet(tmp_path / 'data')}", "augmentation.horizontal_flip=true"]
+    given += ["optimization.epochs=4", "--targets", "40", "100", "--every", "0.001", "--rates", "0.01", "0.001"]
+    given += ["--output", str(tmp_path / "out")]
+    (tmp_path / "data" / "test.parquet").unlink()  # not read
+    fresh_accelerate()
+    time_to_accuracy.main(given)
+    path = tmp_path / "out" / "time-to-accuracy.json"
+    result = json.loads(path.read_text())
+    assert [run["name"] for run in result["runs"]] == [
+        races.OURS,
+        *[races.TRANSFORMERS] * 2,
+        *[races.PERCEIVER_PYTORCH] * 2,
+    ]
+    assert str(tmp_path) not in json.dumps(result["runs"]), "no folder of a machine"
+    for run in result["runs"]:
+        seconds = [point["seconds"] for point in run["points"]]
+        reached = run["points"][-1]["accuracy"] == 1
+        assert seconds == sorted(seconds) and len(seconds) >= 1 and (reached or run["points"][-1]["step"] == 24)
+    assert (tmp_path / "out" / "time-to-accuracy.png").stat().st_size > 10_000
+
+    monkeypatch.setattr(time_to_accuracy, "race", lambda *_, **__: pytest.fail("it is there"))
+    before = path.read_text()
+    fresh_accelerate()
+    time_to_accuracy.main(given)
+    assert path.read_text() == before
+    with pytest.raises(pytest.fail.Exception):
+        time_to_accuracy.main([*given, "--hours", "2"])
+    fresh_accelerate()
+
+
+@pytest.mark.slow
+def test_time_is_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    fresh_accelerate()
+    given = [*TINY_RUN, *ROOM, f"data.path={make_parquet(tmp_path / 'data')}", "optimization.epochs=50"]
+    time_to_accuracy.main(
+        [*given, "--racers", races.OURS, "--targets", "100", "--hours", "1e-9", "--output", str(tmp_path / "out")]
+    )
+    (only,) = json.loads((tmp_path / "out" / "time-to-accuracy.json").read_text())["runs"]
+    assert [point["step"] for point in only["points"]] == [1]
+    fresh_accelerate()
