@@ -192,7 +192,8 @@ def tabulate(result: dict) -> str:
         "\n".join(lines)
         + "\n\nA block is a cross-attend and a self-attend; blocks share their weights, but for the first "
         f"cross-attend. {ELASTIC.capitalize()} trains for as many epochs as all models for one budget together, except "
-        "in the last column. MFLOP are those of matrix products for one image, µs CPU time of one image in a batch of "
+        "in the last column; no model for one budget was trained as long, so where it is ahead that may be the longer "
+        "training. MFLOP are those of matrix products for one image, µs CPU time of one image in a batch of "
         f"{_BATCH}. The second table is of the model for all budgets, with all its latents; blocks are means over "
         "images.\n"
     )
