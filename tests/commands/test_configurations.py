@@ -12,6 +12,7 @@ PARAMETERS = {
     "avletters-video": 320_246,
     "cifar10-long": 6_817_694,
     "cifar10-study": 3_888_532,
+    "cifar10-longer": 3_888_532,
     "digits": 239_408,
     "digits-finetune": 3_888_532,
     "fsdd": 849_298,
