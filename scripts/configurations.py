@@ -29,6 +29,7 @@ LADDERS = {
     for page, folder in {
         "cifar10.md": "cifar10",
         "training.md": "finetuning",
+        "modalities/points.md": "modalities/points",
         "modalities/sound.md": "modalities/sound",
         "modalities/text.md": "modalities/text",
         "modalities/video.md": "modalities/video",
