@@ -9,7 +9,6 @@ from lab.augment.sound import (
     TrainingSound,
     add_noise,
     change,
-    coloured,
     describe_augmentation,
     draw,
     equalize,
@@ -27,7 +26,6 @@ ALL = SoundAugmentation(
     shift=0.05,
     gain=6,
     noise=[10, 20],
-    noise_slope=[0, 2],
     vocal_tract=[0.8, 1.2],
     equalizer=6,
     time_masks=2,
@@ -98,30 +96,16 @@ def test_shift_and_window():
         assert len(window) == 40 and window[0] == first
 
 
-@pytest.mark.parametrize("slope", [None, [0, 0], [1, 1], [0, 2]])
-def test_noise_is_as_far_below_as_it_says(slope):
+def test_noise_is_as_far_below_as_it_says():
     values, lengths = sounds(64)
     samples = values.transpose(1, 2)
-    settings = SoundAugmentation(noise=[12, 12], noise_slope=slope)
+    settings = SoundAugmentation(noise=[12, 12])
     noisy = add_noise(samples, lengths, settings, draw(settings, 64, torch.Generator().manual_seed(0)))
     noise = (noisy - samples).square().sum(dim=(1, 2))
     decibels = 10 * torch.log10(samples.square().sum(dim=(1, 2)) / noise)
     assert decibels.mean() == pytest.approx(12, abs=0.2)
     for row, length in enumerate(lengths):
         assert not (noisy[row, :, length:]).any()
-
-
-@pytest.mark.parametrize("slope", [0.0, 1.0, 2.0])
-def test_the_power_of_noise_falls_with_its_frequency(slope):
-    """By `2 ** slope` for each octave: the slope of a line through logarithms of power and frequency."""
-    noise = torch.randn(1, 2**16, generator=torch.Generator().manual_seed(0))
-    power = torch.fft.rfft(coloured(noise, slope))[0].abs().square()[1:].double().numpy()
-    found, _ = np.polyfit(np.log(np.arange(1, len(power) + 1)), np.log(power), 1)
-    assert found == pytest.approx(-slope, abs=0.02)
-
-
-def test_noise_of_a_single_sample():
-    assert coloured(torch.ones(2, 1), 1.0).tolist() == [[1.0], [1.0]]
 
 
 def test_gain():

@@ -28,9 +28,10 @@ class SoundAugmentation:
     linear_speed: bool = False  # by straight lines between samples, which is fast, and right for series of features
     shift: float = 0.0  # seconds: up to so much silence before it, or cut from its beginning
     gain: float = 0.0  # decibels: up to so much louder or softer
-    noise: list[float] | None = None  # noise, its distance to the signal in decibels evenly from [lowest, highest]
+    noise: list[float] | None = (
+        None  # white noise, its distance to the signal in decibels evenly from [lowest, highest]
+    )
     noise_share: float = 1.0  # share of the recordings that get noise
-    noise_slope: list[float] | None = None  # its power falls with frequency as 1 / f ** a, a evenly from this range
     vocal_tract: list[float] | None = None  # scales the frequencies of a spectrogram, evenly from [lowest, highest]
     equalizer: float = 0.0  # decibels: up to so much louder or softer at six places of a spectrogram, between in a line
     time_masks: int = 0  # stretches of time that become the mean
@@ -66,8 +67,6 @@ def draw(settings: SoundAugmentation, count: int, generator: torch.Generator) ->
     draws = {name: numbers.squeeze(1) for name, numbers in zip(_SINGLE, single, strict=True)}
     draws["equalizer"] = knobs
     draws["time_masks"], draws["band_masks"] = masks.unflatten(1, (2, _MASKS, 2)).unbind(dim=1)
-    if settings.noise_slope:
-        draws["noise_slope"] = torch.rand(count, generator=generator, dtype=torch.float64)
     if settings.mixup_alpha:
         # torch cannot draw from a Beta distribution with a generator.
         rng = np.random.default_rng(torch.randint(2**62, (), generator=generator).item())
@@ -114,36 +113,22 @@ def _between_samples(samples: np.ndarray, factor: float) -> np.ndarray:
 def add_noise(
     samples: torch.Tensor, lengths: torch.Tensor, settings: SoundAugmentation, draws: dict[str, torch.Tensor]
 ) -> torch.Tensor:
-    """`(b, C, L) -> (b, C, L)`: louder or softer, then with noise as far below each recording's power."""
+    """`(b, C, L) -> (b, C, L)`: louder or softer, then with white noise as far below each recording's power."""
     if settings.gain:
         decibels = between([-settings.gain, settings.gain], draws["gain"])
         samples = samples * (10 ** (decibels / 20)).to(samples)[:, None, None]
     if not settings.noise:
         return samples
     noise = torch.zeros_like(samples, device="cpu")
-    slopes = between(settings.noise_slope or [0, 0], draws.get("noise_slope", torch.zeros(len(noise)))).tolist()
-    for row, length, seed, slope in zip(noise, lengths.tolist(), draws["noise_seed"].tolist(), slopes, strict=True):
+    for row, length, seed in zip(noise, lengths.tolist(), draws["noise_seed"].tolist(), strict=True):
         generator = torch.Generator().manual_seed(int(seed * 2**53))
-        row[:, :length] = coloured(torch.randn(length, len(row), generator=generator).T, slope)
+        row[:, :length] = torch.randn(length, len(row), generator=generator).T
     power = samples.square().sum(dim=(1, 2), keepdim=True) / (lengths.to(samples)[:, None, None] * samples.shape[1])
     decibels = between(settings.noise, draws["noise"]).to(samples)[:, None, None]
     loud = (
         power.sqrt() * 10 ** (-decibels / 20) * (draws["has_noise"] < settings.noise_share).to(samples)[:, None, None]
     )
     return samples + loud * noise.to(samples)
-
-
-def coloured(noise: torch.Tensor, slope: float) -> torch.Tensor:
-    """`(C, L) -> (C, L)`: white noise with its power divided by `f ** slope`, scaled to a mean square of 1.
-
-    A slope of 1 makes pink noise and one of 2 brown noise, as rooms and microphones have it.
-    """
-    if not slope or noise.shape[-1] < 2:
-        return noise
-    spectrum = torch.fft.rfft(noise)
-    gain = torch.arange(spectrum.shape[-1], dtype=torch.float64).clamp(min=1) ** (-slope / 2)
-    filtered = torch.fft.irfft(spectrum * gain.to(noise), n=noise.shape[-1])
-    return filtered / filtered.square().mean().sqrt().clamp(min=torch.finfo(noise.dtype).tiny)
 
 
 def warp_bands(values: torch.Tensor, factors: torch.Tensor, extractor: PerceiverStudyFeatureExtractor) -> torch.Tensor:
@@ -269,17 +254,13 @@ class TrainingSound:
         return features
 
 
-def _slope(settings: SoundAugmentation) -> str:
-    return f" (as 1 / f to the {span(settings.noise_slope)})" if settings.noise_slope else ""
-
-
 def describe_augmentation(settings: SoundAugmentation) -> str:
     """What happens to each training recording, as the end of a list; empty if nothing does."""
     kinds = {
         f"speed {span(settings.speed)}": settings.speed,
         f"shifts by up to {settings.shift:g} s": settings.shift,
         f"gain of up to {settings.gain:g} dB": settings.gain,
-        f"noise {span(settings.noise)} dB below{_slope(settings)}": settings.noise,
+        f"noise {span(settings.noise)} dB below": settings.noise,
         f"vocal tract {span(settings.vocal_tract)}": settings.vocal_tract,
         f"an equalizer of up to {settings.equalizer:g} dB": settings.equalizer,
         f"{settings.time_masks} masks over time": settings.time_masks,
