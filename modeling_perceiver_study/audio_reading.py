@@ -63,7 +63,9 @@ def _of_dict(source: dict, sampling_rate: int) -> tuple[Any, int]:
         if "sampling_rate" not in source:
             raise ValueError(f"A recording given as a dict with {sorted(source)} lacks `sampling_rate`.")
         rate = source["sampling_rate"]
-        if not isinstance(rate, (int, float, np.number)) or isinstance(rate, bool) or not rate > 0:
+        # Formats of `datasets` make it a tensor or an array without axes.
+        rate = rate.item() if getattr(rate, "ndim", None) == 0 else rate
+        if not isinstance(rate, (int, float)) or isinstance(rate, bool) or not rate > 0:
             raise ValueError(f"A recording has sampling_rate={rate!r}: expected a number above 0.")
         return array, rate
     found = source.get("bytes") or source.get("path")

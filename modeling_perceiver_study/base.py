@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from transformers import initialization as init
+from transformers.loss.loss_utils import LOSS_MAPPING
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import OutputRecorder
@@ -75,6 +76,11 @@ class PerceiverStudyPreTrainedModel(ResizableVocabulary, PreTrainedModel):
         super().requires_grad_(requires_grad)
         self._freeze_key_biases()
         return self
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether `loss_function` was set to one that transformers does not have, whose labels may be anything."""
+        return self.loss_function is not LOSS_MAPPING.get(self.loss_type)
 
     def _freeze_key_biases(self):
         for module in self.modules():

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -152,9 +153,8 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: a recording cannot be read, see `read_audio`; or `padding="max_length"` without a length.
         """
-        for name, value in (("max_length", max_length), ("sampling_rate", sampling_rate)):
-            if value is not None and not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"{name}={value!r}: expected None or a whole number of at least 1.")
+        if max_length is not None and not (isinstance(max_length, Integral) and max_length >= 1):
+            raise ValueError(f"max_length={max_length!r}: expected None or a whole number of at least 1.")
         if padding not in (True, False, *_PADDINGS):
             raise ValueError(f"padding={padding!r}: expected True, False or one of {', '.join(map(repr, _PADDINGS))}.")
         padding = _PADDINGS.get(padding, padding)

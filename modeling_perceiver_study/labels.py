@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .configuration_perceiver_study import PerceiverStudyConfig
 
 _NO_LABEL = -100
+_CLASS_DTYPES = (torch.int64, torch.uint8)  # that torch's cross-entropy takes
 
 
 def check_class_labels(labels: torch.Tensor | None, logits: torch.Tensor, config: "PerceiverStudyConfig"):
@@ -18,24 +19,30 @@ def check_class_labels(labels: torch.Tensor | None, logits: torch.Tensor, config
 
     Where it says nothing whole numbers are classes, and others are shares of independent classes; with a single label
     they are a number, as in transformers.
+
+    Args:
+        labels: `(B,)` or `(B, num_labels)`.
+        logits: `(B, num_labels)`.
     """
     if labels is None:
         return
     check_tensor("labels", labels)
     batch, count = logits.shape
-    whole = labels.dtype in (torch.int64, torch.int32)
-    problem = config.problem_type
+    problem, dtypes = config.problem_type, _CLASS_DTYPES
     if problem is None:
+        whole = not labels.is_floating_point() and labels.dtype != torch.bool
         problem = "regression" if count == 1 else f"{'single' if whole else 'multi'}_label_classification"
+        dtypes = (torch.int64,)  # transformers takes other bytes for shares
     if problem == "single_label_classification":
-        if labels.shape not in ((batch,), (batch, 1)) or labels.dtype not in (torch.int64, torch.uint8, torch.int32):
+        if labels.shape not in ((batch,), (batch, 1)) or labels.dtype not in dtypes:
             raise _misfit(labels, f"({batch},), a class for each sample, and torch.int64")
         _check_classes(labels, count)
         return
     shapes = [(batch, count)]
     if problem == "regression" and count == 1:
         shapes = [(batch,), (batch, 1)]
-    if labels.shape not in shapes or not labels.is_floating_point():
+    fits = labels.dtype != torch.bool if problem == "regression" else labels.is_floating_point()
+    if labels.shape not in shapes or not fits:
         what = "a number" if problem == "regression" else "a share from 0 to 1"
         raise _misfit(labels, f"{shapes[0]}, {what} for each answer (problem_type={problem!r}), and torch.float32")
     if has_values(labels):
@@ -52,8 +59,8 @@ def check_byte_labels(labels: torch.Tensor | None, shape: tuple[int, ...], count
     if labels is None:
         return
     check_tensor("labels", labels)
-    if labels.shape != shape or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise _misfit(labels, f"{tuple(shape)}, a class for each byte, and an integer dtype")
+    if labels.shape != shape or labels.dtype not in _CLASS_DTYPES:
+        raise _misfit(labels, f"{tuple(shape)}, a class for each byte, and torch.int64")
     _check_classes(labels, count)
 
 

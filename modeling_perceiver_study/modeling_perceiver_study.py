@@ -77,11 +77,13 @@ class PerceiverStudyClassifier(PerceiverStudyPreTrainedModel):
 
         Args:
             labels: `(B,)` class indices for cross-entropy; `(B, num_labels)` floats in [0, 1] for independent classes;
-                `(B,)` or `(B, num_labels)` floats for regression. `config.problem_type` decides where set.
+                `(B,)` or `(B, num_labels)` numbers for regression. `config.problem_type` decides where set. Anything
+                that it takes, where `loss_function` was set to another.
         """
         outputs = self.perceiver(**given, return_dict=True)
         logits = self.logits_of(outputs.last_hidden_state)
-        check_class_labels(labels, logits, self.config)
+        if not self.has_own_loss:
+            check_class_labels(labels, logits, self.config)
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **given)
         return PerceiverStudyClassifierOutput(
             loss=loss,
@@ -335,7 +337,8 @@ class PerceiverStudyForTokenClassification(PerceiverStudyPreTrainedModel):
         """
         given = {"input_ids": input_ids, "attention_mask": attention_mask}
         outputs = self.perceiver(**given, cross_attend_path=cross_attend_path, **kwargs, return_dict=True)
-        check_byte_labels(labels, input_ids.shape, self.config.num_labels)
+        if not self.has_own_loss:
+            check_byte_labels(labels, input_ids.shape, self.config.num_labels)
         queries = self.perceiver.elements(**given)
         logits = self.decoder(outputs.last_hidden_state, output_queries=queries, head=self.classifier)
         loss = None if labels is None else self.loss_function(logits, labels, self.config, **kwargs)

@@ -58,8 +58,13 @@ def keeps_nothing() -> bool:
 
 
 def has_values(tensor: torch.Tensor) -> bool:
-    """Whether a decision may depend on what a tensor holds: not in a program, a transform or on the meta device."""
-    return not (keeps_nothing() or isinstance(tensor, FakeTensor) or tensor.is_meta)
+    """Whether a decision may depend on what a tensor holds: not in a program, a transform or on the meta device.
+
+    Nor while a CUDA graph is captured, as nothing is computed yet.
+    """
+    if keeps_nothing() or isinstance(tensor, FakeTensor) or tensor.is_meta:
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def is_traced() -> bool:

@@ -13,7 +13,7 @@ from transformers import AudioClassificationPipeline
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.pipelines.base import ChunkPipeline
 
-from .pipeline_point_cloud_perceiver_study import require_some
+from .pipeline_point_cloud_perceiver_study import listed
 
 
 class PerceiverStudyAudioClassificationPipeline(ChunkPipeline, AudioClassificationPipeline):
@@ -24,8 +24,7 @@ class PerceiverStudyAudioClassificationPipeline(ChunkPipeline, AudioClassificati
     """
 
     def __call__(self, inputs: Any, **kwargs):
-        require_some(inputs)
-        return super().__call__(inputs, **kwargs)
+        return super().__call__(listed(inputs), **kwargs)
 
     def preprocess(self, recording: Any) -> Iterator[dict[str, Any]]:
         extractor = self.feature_extractor

@@ -8,15 +8,14 @@ the model's dtype.
 from transformers import BatchFeature, ImageClassificationPipeline, ImageFeatureExtractionPipeline
 
 from .image_reading import open_image
-from .pipeline_point_cloud_perceiver_study import require_some
+from .pipeline_point_cloud_perceiver_study import listed
 
 
 class PerceiverStudyImageClassificationPipeline(ImageClassificationPipeline):
     """Classes of images: paths, URLs, PIL images of any mode, arrays and tensors."""
 
     def __call__(self, inputs=None, **kwargs):
-        require_some(inputs)
-        return super().__call__(inputs, **kwargs)
+        return super().__call__(listed(inputs), **kwargs)
 
     def preprocess(self, image, timeout: float | None = None) -> BatchFeature:
         return self.image_processor(open_image(image, timeout), return_tensors="pt")
@@ -26,8 +25,7 @@ class PerceiverStudyImageFeatureExtractionPipeline(ImageFeatureExtractionPipelin
     """The latents of images: paths, URLs, PIL images of any mode, arrays and tensors."""
 
     def __call__(self, *args, **kwargs):
-        require_some(*args[:1])
-        return super().__call__(*args, **kwargs)
+        return super().__call__(*map(listed, args[:1]), *args[1:], **kwargs)
 
     def preprocess(self, image, timeout: float | None = None, **kwargs) -> BatchFeature:
         return self.image_processor(open_image(image, timeout), return_tensors="pt", **kwargs)

@@ -4,16 +4,28 @@
 trust_remote_code=True)` takes it.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from transformers import BatchFeature, Pipeline
 
 _ACTIVATIONS = ("softmax", "sigmoid", "none")
 
 
-def require_some(inputs=None):
-    """Raise a ValueError where a pipeline is given a list of nothing."""
-    if isinstance(inputs, (list, tuple)) and not inputs:
-        raise ValueError(f"inputs={inputs!r}: expected at least one sample.")
+def listed(inputs: Any = None) -> Any:
+    """What a pipeline is given, with a column of `datasets` as the list of samples that it is.
+
+    transformers takes one for a single sample, such as two recordings for one with two channels.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+    if isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes, bytearray, memoryview)):
+        inputs = list(inputs)
+        if not inputs:
+            raise ValueError(f"inputs={inputs!r}: expected at least one sample.")
+    return inputs
 
 
 class HeadPipeline(Pipeline):
@@ -47,8 +59,7 @@ class HeadPipeline(Pipeline):
             kwargs: `top_k`, how many answers, 5 if left out and all with None; `function_to_apply`, `"softmax"`,
                 `"sigmoid"` or `"none"`, by `config.problem_type` if left out; `batch_size` and others of transformers.
         """
-        require_some(inputs)
-        return super().__call__(inputs, **kwargs)
+        return super().__call__(listed(inputs), **kwargs)
 
     def _sanitize_parameters(self, top_k: int | None = 5, function_to_apply: str | None = None, **kwargs):
         if kwargs:

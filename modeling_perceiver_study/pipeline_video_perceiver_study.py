@@ -5,12 +5,13 @@ trust_remote_code=True)` takes it in place of transformers' own. That one needs 
 insists on a fixed number of frames, and rounds what the processor returns to the model's dtype.
 """
 
+from numbers import Integral
 from typing import Any
 
 from torch import nn
 from transformers import BatchFeature, Pipeline, VideoClassificationPipeline
 
-from .pipeline_point_cloud_perceiver_study import require_some
+from .pipeline_point_cloud_perceiver_study import listed
 from .video_reading import is_frame
 
 
@@ -28,8 +29,8 @@ class PerceiverStudyVideoClassificationPipeline(VideoClassificationPipeline):
         Pipeline.__init__(self, *args, **kwargs)
 
     def __call__(self, inputs: Any, **kwargs):
-        require_some(inputs)
-        if isinstance(inputs, (list, tuple)) and inputs and is_frame(inputs[0]):
+        inputs = listed(inputs)
+        if isinstance(inputs, list) and is_frame(inputs[0]):
             inputs = [inputs]
             return super().__call__(inputs, **kwargs)[0]
         if getattr(inputs, "ndim", 0) == 5:
@@ -38,7 +39,7 @@ class PerceiverStudyVideoClassificationPipeline(VideoClassificationPipeline):
 
     def preprocess(self, video: Any, num_frames: int | None = None, frame_sampling_rate: int = 1) -> BatchFeature:
         settings = {}
-        if not isinstance(frame_sampling_rate, int) or frame_sampling_rate < 1:
+        if not isinstance(frame_sampling_rate, Integral) or frame_sampling_rate < 1:
             raise ValueError(f"frame_sampling_rate={frame_sampling_rate!r}: expected a whole number of at least 1.")
         if frame_sampling_rate != 1:
             if num_frames is None:

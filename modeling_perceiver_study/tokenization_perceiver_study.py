@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -98,7 +99,7 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         mask_token: stands for a byte to be guessed.
         cls_token: before a text.
         sep_token: behind a text.
-        model_max_length: most ids that a model takes, special ones included.
+        model_max_length: most ids that a model takes, special ones included; None is no limit.
     """
 
     model_input_names = ["input_ids", "attention_mask"]
@@ -112,7 +113,7 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         mask_token: str = "[MASK]",
         cls_token: str = "[CLS]",
         sep_token: str = "[SEP]",
-        model_max_length: int = 2048,
+        model_max_length: int | None = 2048,
         **kwargs,
     ):
         special = dict(
@@ -122,8 +123,10 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
             name: AddedToken(token, lstrip=False, rstrip=False) if isinstance(token, str) else token
             for name, token in special.items()
         }
-        if not isinstance(model_max_length, int) or isinstance(model_max_length, bool) or model_max_length < 1:
-            raise ValueError(f"model_max_length={model_max_length!r}: expected a whole number of at least 1.")
+        is_count = isinstance(model_max_length, Integral) and not isinstance(model_max_length, bool)
+        if model_max_length is not None and not (is_count and model_max_length >= 1):
+            raise ValueError(f"model_max_length={model_max_length!r}: expected None or a whole number of at least 1.")
+        model_max_length = None if model_max_length is None else int(model_max_length)
         names = [str(token) for token in special.values()]
         if len({*names}) < len(names) or not all(names):
             raise ValueError(f"special tokens {names}: expected {len(names)} different texts.")
@@ -170,7 +173,9 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         _require_texts(text_pair)
         if padding_side not in (None, "left", "right"):
             raise ValueError(f"padding_side={padding_side!r}: expected 'left' or 'right'.")
-        special = 0 if not add_special_tokens else 2 + (text_pair is not None)
+        listed = isinstance(text, (list, tuple)) and text and not kwargs.get("is_split_into_words")
+        in_pairs = text_pair is not None or (listed and not isinstance(text[0], str))  # a list of pairs
+        special = 2 + in_pairs if add_special_tokens else 0
         if (
             truncation_strategy != TruncationStrategy.DO_NOT_TRUNCATE
             and max_length is not None
@@ -178,7 +183,8 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         ):
             raise ValueError(f"max_length={max_length}: expected at least {special}, the special tokens of a text.")
         if isinstance(text, (list, tuple)) and not text and not text_pair and not kwargs.get("is_split_into_words"):
-            return BatchEncoding({name: [] for name in self.model_input_names}, tensor_type=return_tensors)
+            names = self.model_input_names if return_attention_mask is not False else ["input_ids"]
+            return BatchEncoding({name: [] for name in names}, tensor_type=return_tensors)
         texts, pairs = text, text_pair
         if isinstance(text, str):
             texts, pairs = [text], None if text_pair is None else [text_pair]
@@ -280,7 +286,7 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         return [self._named(token) for token in tokens]
 
     def convert_ids_to_tokens(self, ids: int | list[int], skip_special_tokens: bool = False) -> str | list[str]:
-        known = len(self)
+        known, ids = len(self), ids if isinstance(ids, int) else list(ids)  # what can be gone through once, too
         for number in [ids] if isinstance(ids, int) else ids:
             if not 0 <= int(number) < known:
                 raise ValueError(f"id {int(number)}: expected 0 to {known - 1}, those of the tokenizer.")
