@@ -173,7 +173,7 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         _require_texts(text_pair)
         if padding_side not in (None, "left", "right"):
             raise ValueError(f"padding_side={padding_side!r}: expected 'left' or 'right'.")
-        listed = isinstance(text, (list, tuple)) and text and not kwargs.get("is_split_into_words")
+        listed = isinstance(text, (list, tuple)) and len(text) > 0 and not kwargs.get("is_split_into_words")
         in_pairs = text_pair is not None or (listed and not isinstance(text[0], str))  # a list of pairs
         special = 2 + in_pairs if add_special_tokens else 0
         if (

@@ -82,6 +82,8 @@ def main(arguments: list[str] | None = None):
         )
     if options.samples is not None and options.samples < 1:
         raise UserError(f"--samples {options.samples}: expected at least one, or leave it out for all")
+    if options.samples is not None and measure is not of_images:
+        raise UserError(f"--samples is for images: leave it out for {task.samples}")
     folder = options.output or Path(options.checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     about = {"data": recipe.data.title or recipe.data.called, "split": options.split}

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 
 import modeling_perceiver_study as package
@@ -58,6 +59,7 @@ def test_half_of_a_surrogate_pair(tokenizer, text, several, pair):
         ("abc", {"truncation": True, "max_length": 1}, "max_length=1: expected at least 2"),
         (["abc"], {"truncation": True, "max_length": -1}, "max_length=-1: expected at least 2"),
         (["a"], {"text_pair": ["b"], "truncation": True, "max_length": 2}, "max_length=2: expected at least 3"),
+        ([("a", "b")], {"truncation": True, "max_length": 2}, "max_length=2: expected at least 3"),
         (["a", "bb"], {"padding": True, "padding_side": "middle"}, "padding_side='middle': expected 'left' or 'right'"),
     ],
 )
@@ -79,8 +81,21 @@ def test_lengths_that_make_no_sense(length):
         PerceiverStudyTokenizer(model_max_length=length)
 
 
+@pytest.mark.parametrize("given, length", [(None, int(1e30)), (np.int64(9), 9), (int(1e30), int(1e30))])
+def test_lengths_of_other_kinds(given, length):
+    """None is what transformers has where nothing limits a text."""
+    assert PerceiverStudyTokenizer(model_max_length=given).model_max_length == length
+
+
+@pytest.mark.parametrize("kind", [iter, np.array, torch.tensor])
+def test_ids_that_can_be_gone_through_once(tokenizer, kind):
+    assert tokenizer.decode(kind([103, 104])) == "ab"
+    assert tokenizer.convert_ids_to_tokens(kind([103, 104])) == ["a", "b"]
+
+
 def test_no_texts_have_no_ids(tokenizer):
     assert dict(tokenizer([])) == {"input_ids": [], "attention_mask": []}
+    assert dict(tokenizer([], return_attention_mask=False)) == {"input_ids": []}
 
 
 # Pictures and clips
@@ -159,6 +174,7 @@ def test_the_pipeline_sees_what_the_processor_sees(classify, name):
         (random_clip(), {"num_frames": 0}, "num_frames=0: expected None or a whole number"),
         (random_clip(), {"num_frames": 2.5}, "num_frames=2.5: expected None or a whole number"),
         (random_clip(), {"num_frames": 2, "frame_sampling_rate": 0}, "frame_sampling_rate=0: expected"),
+        (random_clip(), {"num_frames": 2, "frame_sampling_rate": 1.5}, "frame_sampling_rate=1.5: expected"),
         (random_clip(), {"num_frames": 9, "frame_sampling_rate": 2}, "are wanted of a clip that has 6"),
     ],
 )
@@ -172,13 +188,13 @@ PIPELINES = {
         PerceiverStudyImageClassificationPipeline,
         "ForImageClassification",
         {"image_size": 8, "num_frequency_bands": 2},
-        {"image_processor": PerceiverStudyImageProcessor()},
+        {"image_processor": PerceiverStudyImageProcessor(do_fourier_encode=False)},
     ),
     "latents": (
         PerceiverStudyImageFeatureExtractionPipeline,
         "Model",
         {"image_size": 8, "num_frequency_bands": 2},
-        {"image_processor": PerceiverStudyImageProcessor()},
+        {"image_processor": PerceiverStudyImageProcessor(do_fourier_encode=False)},
     ),
     "sound": (
         PerceiverStudyAudioClassificationPipeline,
@@ -195,12 +211,36 @@ PIPELINES = {
 }
 
 
-@pytest.mark.parametrize("kind", PIPELINES)
-def test_a_list_of_nothing(kind):
+def pipeline_of(kind):
     pipeline_class, model, fields, processor = PIPELINES[kind]
     model = getattr(package, f"PerceiverStudy{model}")(PerceiverStudyConfig(**fields, **SMALL)).eval()
+    return pipeline_class(model=model, **processor)
+
+
+@pytest.mark.parametrize("kind", PIPELINES)
+@pytest.mark.parametrize("nothing", [[], Dataset.from_dict({"sample": []})["sample"]], ids=["list", "column"])
+def test_a_list_of_nothing(kind, nothing):
     with pytest.raises(ValueError, match=r"inputs=\[\]: expected at least one sample"):
-        pipeline_class(model=model, **processor)([])
+        pipeline_of(kind)(nothing)
+
+
+SAMPLES = {
+    "image": [np.full((8, 8, 3), number, dtype=np.uint8) for number in (0, 99)],
+    "latents": [np.full((8, 8, 3), number, dtype=np.uint8) for number in (0, 99)],
+    "sound": [np.linspace(-1, 1, 30), np.linspace(1, 0, 30)],
+    "points": [np.eye(3), np.tri(3)],
+}
+
+
+@pytest.mark.parametrize("kind", PIPELINES)
+def test_several_samples_of_any_form(kind):
+    """A column of two recordings is not one with two channels."""
+    answer, samples = pipeline_of(kind), SAMPLES[kind]
+    expected = [answer(sample) for sample in samples]
+    column = Dataset.from_dict({"sample": [sample.tolist() for sample in samples]}).with_format("numpy")["sample"]
+    for several in (samples, tuple(samples), column):
+        assert answer(several) == expected
+    assert list(answer(sample for sample in samples)) == expected
 
 
 # Arguments of models
@@ -219,45 +259,6 @@ def test_no_samples_and_no_tensors(kind):
         model(**given, attention_mask=[[1]])
 
 
-@pytest.mark.parametrize(
-    "problem_type, num_labels, labels, message",
-    [
-        (None, 3, torch.tensor([0, 3]), "labels hold 3: expected 0 to 2"),
-        (None, 3, torch.tensor([0, -1]), "labels hold -1: expected 0 to 2"),
-        (None, 3, torch.tensor([0]), r"shape \(1,\) and dtype torch.int64: expected \(2,\), a class for each sample"),
-        (None, 3, torch.tensor([[0, 1], [1, 2]]), r"expected \(2,\), a class for each sample"),
-        (None, 3, torch.tensor([0.0, 1.0]), r"expected \(2, 3\), a share from 0 to 1"),
-        (None, 3, torch.full((2, 3), torch.nan), "labels hold nan: expected shares from 0 to 1"),
-        (None, 3, [0, 1], "labels are a list"),
-        ("single_label_classification", 3, torch.tensor([0.0, 1.0]), "torch.float32: expected"),
-        ("single_label_classification", 3, torch.tensor([True, False]), "torch.bool: expected"),
-        ("multi_label_classification", 3, torch.ones(2, 3, dtype=torch.long), "torch.int64: expected"),
-        ("multi_label_classification", 3, torch.full((2, 3), 2.0), "labels hold 2: expected shares"),
-        ("regression", 1, torch.rand(2, 2), r"expected \(2,\), a number for each answer"),
-        ("regression", 1, torch.tensor([1, 2]), "torch.int64: expected"),
-        ("regression", 2, torch.rand(2), r"expected \(2, 2\), a number for each answer"),
-        ("regression", 2, torch.full((2, 2), torch.inf), "labels hold inf: expected finite numbers"),
-    ],
-)
-@pytest.mark.parametrize("model", ["ForImageClassification", "ForSequenceClassification"])
-def test_labels_that_do_not_fit(model, problem_type, num_labels, labels, message):
-    texts = model == "ForSequenceClassification"
-    bytes_, image = {"input_type": "bytes", "d_model": 16}, {"image_size": 8, "num_frequency_bands": 2}
-    fields = (bytes_ if texts else image) | {"num_labels": num_labels, "problem_type": problem_type}
-    model = getattr(package, f"PerceiverStudy{model}")(PerceiverStudyConfig(**fields, **SMALL))
-    given = {"input_ids": torch.full((2, 5), 70)} if texts else {"pixel_values": torch.rand(2, 3, 8, 8)}
-    with pytest.raises(ValueError, match=message):
-        model(**given, labels=labels)
-
-
-@pytest.mark.parametrize("model", ["ForTokenClassification", "ForMaskedLM"])
-@pytest.mark.parametrize("labels", [[[0] * 5] * 2, torch.ones(2, 5, dtype=torch.bool), torch.full((2, 5), 262)])
-def test_labels_of_bytes_that_do_not_fit(model, labels):
-    config = PerceiverStudyConfig(input_type="bytes", d_model=16, **SMALL)
-    with pytest.raises(ValueError, match=r"labels (are a list|have shape|hold 262)"):
-        getattr(package, f"PerceiverStudy{model}")(config)(input_ids=torch.full((2, 5), 70), labels=labels)
-
-
 # Sound, and several modalities
 
 
@@ -267,7 +268,9 @@ def test_labels_of_bytes_that_do_not_fit(model, labels):
         ({"array": np.ones(9), "sampling_rate": "8"}, {}, "sampling_rate='8': expected a number above 0"),
         ({"array": np.ones(9), "sampling_rate": 0}, {}, "sampling_rate=0: expected a number above 0"),
         ({"array": np.ones(9), "sampling_rate": float("nan")}, {}, "sampling_rate=nan: expected a number above 0"),
-        (np.ones(9), {"sampling_rate": "a"}, "sampling_rate='a': expected None or a whole number"),
+        (np.ones(9), {"sampling_rate": "a"}, "sampling_rate='a': expected a number above 0"),
+        (np.ones(9), {"sampling_rate": True}, "sampling_rate=True: expected a number above 0"),
+        ({"array": np.ones(9), "sampling_rate": torch.ones(2)}, {}, "sampling_rate=.*: expected a number above 0"),
         (np.ones(9), {"max_length": 0}, "max_length=0: expected None or a whole number"),
         (np.ones(9), {"max_length": -4}, "max_length=-4: expected None or a whole number"),
         (np.ones(9), {"max_length": 2.5}, "max_length=2.5: expected None or a whole number"),
@@ -280,6 +283,21 @@ def test_labels_of_bytes_that_do_not_fit(model, labels):
 def test_what_the_feature_extractor_refuses(given, options, message):
     with pytest.raises(ValueError, match=message):
         PerceiverStudyFeatureExtractor(sampling_rate=1000)(given, **options)
+
+
+@pytest.mark.parametrize("rate", [2000, 2000.0, np.int64(2000), np.array(2000), torch.tensor(2000)])
+def test_forms_of_a_rate(rate):
+    """Formats of `datasets` make tensors and arrays of numbers."""
+    extractor, waves = PerceiverStudyFeatureExtractor(sampling_rate=1000), np.linspace(-1, 1, 30)
+    expected = extractor(waves, sampling_rate=2000)["input_values"]
+    found = extractor({"array": waves, "sampling_rate": rate}), extractor(waves, sampling_rate=rate)
+    for one in found:
+        np.testing.assert_array_equal(one["input_values"], expected)
+
+
+def test_a_length_of_numpy():
+    extractor = PerceiverStudyFeatureExtractor(sampling_rate=1000)
+    assert extractor(np.ones(30), max_length=np.int64(9))["input_values"].shape == (1, 9)
 
 
 @pytest.mark.parametrize("padding, lengths", [("longest", [9, 9]), ("do_not_pad", [9, 4]), ("max_length", [12, 12])])

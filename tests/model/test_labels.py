@@ -1,0 +1,109 @@
+"""Labels that fit a model's answers go into its loss, and others are named."""
+
+import pytest
+import torch
+
+import modeling_perceiver_study as package
+from modeling_perceiver_study import PerceiverStudyConfig
+from modeling_perceiver_study.paths import has_values
+
+SMALL = {"num_latents": 4, "d_latents": 16, "num_self_attention_heads": 2, "num_cross_attention_heads": 1}
+IMAGE = {"image_size": 8, "num_frequency_bands": 2}
+
+
+@pytest.mark.parametrize(
+    "problem_type, num_labels, labels, message",
+    [
+        (None, 3, torch.tensor([0, 3]), "labels hold 3: expected 0 to 2"),
+        (None, 3, torch.tensor([0, -1]), "labels hold -1: expected 0 to 2"),
+        (None, 3, torch.tensor([0]), r"shape \(1,\) and dtype torch.int64: expected \(2,\), a class for each sample"),
+        (None, 3, torch.tensor([[0, 1], [1, 2]]), r"expected \(2,\), a class for each sample"),
+        (None, 3, torch.tensor([0.0, 1.0]), r"expected \(2, 3\), a share from 0 to 1"),
+        (None, 3, torch.full((2, 3), torch.nan), "labels hold nan: expected shares from 0 to 1"),
+        (None, 3, [0, 1], "labels are a list"),
+        ("single_label_classification", 3, torch.tensor([0.0, 1.0]), "torch.float32: expected"),
+        ("single_label_classification", 3, torch.tensor([True, False]), "torch.bool: expected"),
+        ("single_label_classification", 3, torch.tensor([0, 1]).int(), r"torch.int32: expected \(2,\), a class"),
+        (None, 3, torch.tensor([0, 1]).int(), r"torch.int32: expected \(2,\), a class"),
+        (None, 3, torch.tensor([0, 1]).byte(), r"torch.uint8: expected \(2,\), a class"),
+        (None, 3, torch.ones(2, 3, dtype=torch.bool), r"torch.bool: expected \(2, 3\), a share"),
+        ("multi_label_classification", 3, torch.ones(2, 3, dtype=torch.long), "torch.int64: expected"),
+        ("multi_label_classification", 3, torch.full((2, 3), 2.0), "labels hold 2: expected shares"),
+        ("regression", 1, torch.rand(2, 2), r"expected \(2,\), a number for each answer"),
+        ("regression", 1, torch.tensor([True, False]), "torch.bool: expected"),
+        ("regression", 2, torch.rand(2), r"expected \(2, 2\), a number for each answer"),
+        ("regression", 2, torch.full((2, 2), torch.inf), "labels hold inf: expected finite numbers"),
+    ],
+)
+@pytest.mark.parametrize("model", ["ForImageClassification", "ForSequenceClassification"])
+def test_labels_that_do_not_fit(model, problem_type, num_labels, labels, message):
+    texts = model == "ForSequenceClassification"
+    bytes_, image = {"input_type": "bytes", "d_model": 16}, {"image_size": 8, "num_frequency_bands": 2}
+    fields = (bytes_ if texts else image) | {"num_labels": num_labels, "problem_type": problem_type}
+    model = getattr(package, f"PerceiverStudy{model}")(PerceiverStudyConfig(**fields, **SMALL))
+    given = {"input_ids": torch.full((2, 5), 70)} if texts else {"pixel_values": torch.rand(2, 3, 8, 8)}
+    with pytest.raises(ValueError, match=message):
+        model(**given, labels=labels)
+
+
+@pytest.mark.parametrize("model", ["ForTokenClassification", "ForMaskedLM"])
+@pytest.mark.parametrize(
+    "labels",
+    [[[0] * 5] * 2, torch.ones(2, 5, dtype=torch.bool), torch.full((2, 5), 262), torch.ones(2, 5, dtype=torch.int32)],
+)
+def test_labels_of_bytes_that_do_not_fit(model, labels):
+    config = PerceiverStudyConfig(input_type="bytes", d_model=16, **SMALL)
+    with pytest.raises(ValueError, match=r"labels (are a list|have shape|hold 262)"):
+        getattr(package, f"PerceiverStudy{model}")(config)(input_ids=torch.full((2, 5), 70), labels=labels)
+
+
+@pytest.mark.parametrize(
+    "problem_type, num_labels, labels",
+    [
+        (None, 3, torch.tensor([[0], [2]])),
+        (None, 3, torch.tensor([0, -100])),
+        ("single_label_classification", 3, torch.tensor([0, 2]).byte()),
+        (None, 3, torch.full((2, 3), 0.5)),
+        (None, 3, torch.ones(2, 3).half()),
+        (None, 1, torch.tensor([1, 4])),  # stars, say
+        (None, 1, torch.ones(2, 1)),
+        ("regression", 2, torch.tensor([[1, 4], [5, 2]])),
+    ],
+)
+def test_labels_that_fit(problem_type, num_labels, labels):
+    config = PerceiverStudyConfig(**IMAGE, **SMALL, num_labels=num_labels, problem_type=problem_type)
+    model = package.PerceiverStudyForImageClassification(config)
+    model(torch.rand(2, 3, 8, 8), labels=labels).loss.backward()
+    assert model.classifier.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["ForImageClassification", "ForTokenClassification"])
+def test_labels_of_a_loss_of_ones_own(kind):
+    texts = kind == "ForTokenClassification"
+    fields = {"input_type": "bytes", "d_model": 16} if texts else IMAGE
+    config = PerceiverStudyConfig(**fields, **SMALL, num_labels=3, problem_type="single_label_classification")
+    model = getattr(package, f"PerceiverStudy{kind}")(config)
+    given = {"input_ids": torch.full((2, 5), 70)} if texts else {"pixel_values": torch.rand(2, 3, 8, 8)}
+    shares = torch.full((2, 5, 3) if texts else (2, 3), 1 / 3)
+    with pytest.raises(ValueError, match="labels have shape"):
+        model(**given, labels=shares)
+    seen = []
+
+    def loss(*given, **_):
+        seen.extend(given)
+        return torch.tensor(7.0)
+
+    model.loss_function = loss
+    assert model(**given, labels=shares).loss == 7
+    assert any(one is shares for one in seen)
+
+
+class OnGPU(torch.Tensor):
+    is_cuda = True
+
+
+@pytest.mark.parametrize("captures", [False, True])
+def test_nothing_is_decided_while_a_graph_is_captured(monkeypatch, captures):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: captures)
+    assert has_values(torch.ones(1))
+    assert has_values(torch.ones(1).as_subclass(OnGPU)) is not captures
