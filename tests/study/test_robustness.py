@@ -8,6 +8,7 @@ import pytest
 
 import robustness
 import train
+from lab.errors import UserError
 from tests.small_data import fresh_accelerate
 from tests.task_kinds import KINDS
 
@@ -45,3 +46,8 @@ def test_the_command(trained, tmp_path):
         assert at[90] == pytest.approx(1 / 3), "a quarter swaps two of them"
     kept = results["missing"]
     assert kept["accuracies"][0] == 1 and kept["places"][0] == 1
+
+
+def test_a_part_is_of_images_alone(trained):
+    with pytest.raises(UserError, match="--samples is for images"):
+        robustness.main([str(trained), "--samples", "5"])
