@@ -10,7 +10,7 @@ from .paths import has_values
 if TYPE_CHECKING:
     from .configuration_perceiver_study import PerceiverStudyConfig
 
-_NO_LABEL = -100
+NO_LABEL = -100
 _CLASS_DTYPES = (torch.int64, torch.uint8)  # that torch's cross-entropy takes
 
 
@@ -70,6 +70,6 @@ def _misfit(labels: torch.Tensor, expected: str) -> ValueError:
 
 def _check_classes(labels: torch.Tensor, count: int):
     if has_values(labels) and labels.numel():
-        wrong = labels[(labels != _NO_LABEL) & ((labels < 0) | (labels >= count))]
+        wrong = labels[(labels != NO_LABEL) & ((labels < 0) | (labels >= count))]
         if len(wrong):
             raise ValueError(f"labels hold {int(wrong[0])}: expected 0 to {count - 1}, or -100 where there is none.")

@@ -6,11 +6,11 @@ from torch import nn
 from .byte_start import start_queries_locally
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .decoder import PerceiverStudyDecoder, PerceiverStudyLatents
+from .labels import NO_LABEL
 from .paths import has_values
 
 # As in transformers' PerceiverForMaskedLM, whatever the size of the model.
 _HEADS, _QK_CHANNELS = 8, 256
-_NO_LABEL = -100
 
 
 class MaskedLMDecoder(nn.Module):
@@ -96,7 +96,7 @@ def labelled_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
     `O` is how many the sample with most of them has, at least 1; others are filled up with positions without a label.
     """
-    shown = labels != _NO_LABEL
+    shown = labels != NO_LABEL
     most = max(1, int(shown.sum(dim=1).max()))
     positions = shown.long().argsort(dim=1, descending=True, stable=True)[:, :most]
     return positions, labels.gather(1, positions)

@@ -12,10 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.image_utils import (
-    httpx,
-    is_pil_image,
-)  # the first is the client that transformers itself fetches files with
+from transformers.image_utils import httpx, is_pil_image  # the client that transformers itself fetches files with
 from transformers.utils import is_vision_available
 
 from .image_reading import open_image

@@ -32,7 +32,7 @@ from lab.looking.maps import draw_maps_on
 from lab.looking.points_view import PointsView
 from lab.looking.style import save
 from lab.places import place
-from lab.provenance import describe_run
+from lab.provenance import describe_surroundings
 from lab.recipe import load_recipe
 from lab.study.images import calibration_of, draw_images, images_table, logits_of, measure_changes
 from lab.study.robustness import draw_robustness, missing_points_curve, rotation_curves
@@ -94,8 +94,7 @@ def main(arguments: list[str] | None = None):
 def of_images(
     task: ImageClassification, model: PreTrainedModel, options: argparse.Namespace, folder: Path, about: dict
 ):
-    # It settles the number of threads. The command may name folders of this machine.
-    provenance = {key: value for key, value in describe_run(build_accelerator(task)).items() if key != "command"}
+    provenance = describe_surroundings(build_accelerator(task))  # which settles the number of threads
     splits = [task.load_split(split) for split in ("validation", options.split)]
     judged = [
         (logits_of(task, model, images, np.arange(len(images)), options.batch_size), images.labels) for images in splits

@@ -21,7 +21,7 @@ from lab.looking.style import save
 from lab.peers.contenders import OURS
 from lab.peers.races import RACERS, case_of, draw_races, race, racer, races_table, recipe_of
 from lab.places import place
-from lab.provenance import describe_run
+from lab.provenance import describe_surroundings
 from lab.recipe import CONFIGURATION_FOLDER, Recipe, chosen, effective, load_recipe
 from lab.tasks import build_task
 from lab.training.loop import build_accelerator
@@ -80,7 +80,7 @@ def measure(recipe: Recipe, name: str, splits: Splits, limits: dict, folder: Pat
     task.fit(splits)
     print(f"{name}, {settings.optimizer} at {settings.learning_rate:g}", flush=True)
     found = race(task, splits, racer(name, task), **limits)
-    provenance = {key: value for key, value in describe_run(build_accelerator(task)).items() if key != "command"}
+    provenance = describe_surroundings(build_accelerator(task))
     facts = {"name": name, "optimizer": settings.optimizer, "learning_rate": settings.learning_rate}
     found = {**facts, **found, **provenance, "asked": asked}
     write_atomically(path, json.dumps(found, indent=1) + "\n")

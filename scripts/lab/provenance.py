@@ -19,8 +19,12 @@ def describe_run(accelerator: Accelerator, launcher: tuple[str, ...] = ("acceler
     Args:
         launcher: what stands before the script on the command line.
     """
+    return {"command": shlex.join([*launcher, *sys.argv])} | describe_surroundings(accelerator)
+
+
+def describe_surroundings(accelerator: Accelerator) -> dict:
+    """As `describe_run`, without the command, which may name folders of this machine."""
     return {
-        "command": shlex.join([*launcher, *sys.argv]),
         "git_commit": _git_commit(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
         "hardware": describe_hardware(accelerator),
