@@ -18,8 +18,8 @@ import lab.waiting  # noqa: F401, before torch
 from lab.data.splits import Splits
 from lab.errors import UserError, run_command
 from lab.looking.style import save
-from lab.peers.contenders import OURS
-from lab.peers.races import RACERS, case_of, draw_races, race, racer, races_table, recipe_of
+from lab.peers.contenders import OURS, perceiver_pytorch
+from lab.peers.races import PERCEIVER_PYTORCH, RACERS, case_of, draw_races, race, racer, races_table, recipe_of
 from lab.places import place
 from lab.provenance import describe_surroundings
 from lab.recipe import CONFIGURATION_FOLDER, Recipe, chosen, effective, load_recipe
@@ -102,6 +102,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     for name in options.racers:
         if name not in RACERS:
             raise UserError(f"--racers {name}: expected some of {', '.join(map(repr, RACERS))}")
+    if PERCEIVER_PYTORCH in options.racers:
+        perceiver_pytorch()  # said before the others have run for hours
     for name in ("hours", "every"):
         if getattr(options, name) <= 0:
             raise UserError(f"--{name} {getattr(options, name):g}: expected more than 0")

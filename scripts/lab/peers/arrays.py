@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from transformers import PerceiverConfig
 from transformers.models.perceiver import modeling_perceiver as theirs
 
+from lab.peers.contenders import perceiver_pytorch
 from lab.tasks.task import Task
 from modeling_perceiver_study import PerceiverStudyConfig
 
@@ -53,9 +54,7 @@ class PerceiverPytorch(nn.Module):
 
     def __init__(self, config: PerceiverStudyConfig, width: int):
         super().__init__()
-        from perceiver_pytorch import Perceiver
-
-        self.model = Perceiver(
+        self.model = perceiver_pytorch().Perceiver(
             num_freq_bands=1,
             max_freq=2.0,
             fourier_encode_data=False,

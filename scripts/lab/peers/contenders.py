@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
+from types import ModuleType
 
 import torch
 from torch import nn
 from transformers import PerceiverConfig
 from transformers.models.perceiver import modeling_perceiver as theirs
 
+from lab.errors import UserError
 from lab.peers.deepmind import their_name
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyForImageClassification
 from modeling_perceiver_study.inputs import input_adapter
@@ -125,14 +127,25 @@ class Transformers(nn.Module):
         return self.perceiver.encoder.cross_attention.attention(latents, inputs=inputs)[0]
 
 
+def perceiver_pytorch() -> ModuleType:
+    """The module of perceiver-pytorch, which only comparisons need.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import perceiver_pytorch.perceiver_pytorch as found
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error}: pip install perceiver-pytorch, or name other contenders") from None
+    return found
+
+
 class PerceiverPytorch(nn.Module):
     """perceiver-pytorch with layers of the same widths; its MLPs are gated, so weights cannot be copied."""
 
     def __init__(self, case: Case):
         super().__init__()
-        from perceiver_pytorch import Perceiver
-
-        self.model = Perceiver(
+        self.model = perceiver_pytorch().Perceiver(
             num_freq_bands=case.num_frequency_bands,
             depth=case.num_blocks,
             max_freq=case.image_size,

@@ -10,7 +10,7 @@ from transformers import PerceiverConfig
 from transformers.models.perceiver import modeling_perceiver as theirs
 
 from lab.errors import UserError
-from lab.peers.contenders import GENERAL, OURS
+from lab.peers.contenders import GENERAL, OURS, perceiver_pytorch
 from lab.peers.deepmind import their_name
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyModel
 
@@ -152,15 +152,11 @@ class PerceiverPytorch(nn.Module):
 
     def __init__(self, case: VideoWithSound):
         super().__init__()
-        try:
-            from perceiver_pytorch.perceiver_pytorch import Attention, PreNorm
-        except ModuleNotFoundError as error:
-            raise UserError(f"{error}: pip install perceiver-pytorch, or name other contenders") from None
         self.preprocessor = _their_preprocessor(case)
         self.latents = nn.Parameter(torch.randn(case.num_latents, case.d_latents))
         width = self.preprocessor.num_channels
-        attention = Attention(case.d_latents, width, heads=1, dim_head=width)
-        self.attention = PreNorm(case.d_latents, attention, context_dim=width)
+        attention = perceiver_pytorch().Attention(case.d_latents, width, heads=1, dim_head=width)
+        self.attention = perceiver_pytorch().PreNorm(case.d_latents, attention, context_dim=width)
 
     def forward(self, video: torch.Tensor, sound: torch.Tensor) -> torch.Tensor:
         array, _, _ = self.preprocessor({"video": video, "sound": sound[..., None]})
