@@ -1,11 +1,15 @@
-"""Muon's step is torch's, in a dtype to choose."""
+"""Muon's step is torch's, in a dtype to choose, and processes share its work."""
+
+import os
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lab.training.muon import Muon, orthogonalize
+from lab.training.muon import Muon, orthogonalize, shares
+from tests.processes import run_together
 
 SHAPES = [(24, 24), (40, 16), (16, 40)]
 RATE, DECAY = 0.02, 0.1
@@ -101,3 +105,34 @@ def test_a_step_in_float32_makes_nothing_in_bfloat16():
     with Watch():
         take_steps(torchs(), range(1))
     assert torch.bfloat16 in seen
+
+
+def shared_steps(path: str, dtype: torch.dtype):
+    torch.distributed.init_process_group("gloo")
+    optimizer = ours(dtype)
+    take_steps(optimizer, range(3))
+    rank = torch.distributed.get_rank()
+    save_file({str(number): value for number, value in enumerate(values(optimizer))}, f"{path}-{rank}")
+    torch.distributed.barrier()
+    os._exit(0)  # gloo's threads may want Python's lock for ever while the group is destroyed: see lab.machine.finish
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("count", [2, 4])  # of four processes, one has no matrix
+def test_processes_that_share_the_work_take_the_steps_of_one(tmp_path, dtype, count):
+    path = str(tmp_path / "weights")
+    assert run_together(count, shared_steps, path, dtype) == [0] * count
+    alone = ours(dtype)
+    take_steps(alone, range(3))
+    for rank in range(count):
+        together = load_file(f"{path}-{rank}")
+        assert all(torch.equal(value, together[str(number)]) for number, value in enumerate(values(alone)))
+
+
+def test_shares_are_of_about_as_much_work_each():
+    shapes = [(256, 256)] * 16 + [(1024, 256)] * 4 + [(256, 1024)] * 4
+    found = shares(shapes, 2)
+    assert sorted(found[0] + found[1]) == list(range(24))
+    assert [sum(len(set(shapes[number])) == 2 for number in share) for share in found] == [4, 4]
+    assert shares([(3, 4)], 2) == [[0], []]

@@ -1,6 +1,9 @@
-"""Muon in a dtype to choose: torch's own orthogonalises in bfloat16, whatever the hardware."""
+"""Muon in a dtype to choose, whose work processes share: torch's own does all of it in each, and in bfloat16."""
+
+from collections.abc import Sequence
 
 import torch
+from torch import distributed
 from torch.optim._muon import DEFAULT_A, DEFAULT_B, DEFAULT_C, DEFAULT_NS_STEPS, EPS, _adjust_lr
 
 
@@ -26,9 +29,10 @@ class Muon(torch.optim.Muon):
         for group in self.param_groups:
             parameters, gradients, momenta = [], [], []
             self._init_group(group, parameters, gradients, momenta)
-            for parameter, gradient, momentum in zip(parameters, gradients, momenta, strict=True):
+            for gradient, momentum in zip(gradients, momenta, strict=True):
                 momentum.lerp_(gradient, 1 - group["momentum"])
-                update = orthogonalize(gradient.lerp(momentum, group["momentum"]), self.dtype)
+            ahead = [g.lerp(momentum, group["momentum"]) for g, momentum in zip(gradients, momenta, strict=True)]
+            for parameter, update in zip(parameters, orthogonalize_shared(ahead, self.dtype), strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update, alpha=-_adjust_lr(group["lr"], group["adjust_lr_fn"], parameter.shape))
         return loss
@@ -50,3 +54,30 @@ def orthogonalize(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         step = torch.addmm(gram, gram, gram, beta=DEFAULT_B, alpha=DEFAULT_C)
         wide = torch.addmm(wide, step, wide, beta=DEFAULT_A)
     return wide.T if tall else wide
+
+
+def orthogonalize_shared(matrices: Sequence[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+    """`orthogonalize` each of some matrices; of processes that train one model together, each does a share of them.
+
+    They must have the same matrices, as replicas have once gradients are averaged.
+    """
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return [orthogonalize(matrix, dtype) for matrix in matrices]
+    found = torch.zeros(sum(matrix.numel() for matrix in matrices), dtype=dtype, device=matrices[0].device)
+    parts = [part.view(m.shape) for part, m in zip(found.split([m.numel() for m in matrices]), matrices, strict=True)]
+    mine = shares([matrix.shape for matrix in matrices], distributed.get_world_size())[distributed.get_rank()]
+    for number in mine:
+        parts[number].copy_(orthogonalize(matrices[number], dtype))
+    distributed.all_reduce(found)  # the others' parts are zeros, so sums are exact
+    return parts
+
+
+def shares(shapes: Sequence[tuple[int, int]], count: int) -> list[list[int]]:
+    """Divide matrices of some shapes, by their numbers, into `count` shares of about as much work each."""
+    costs = {number: min(shape) ** 2 * (2 * max(shape) + min(shape)) for number, shape in enumerate(shapes)}
+    found, loads = [[] for _ in range(count)], [0] * count
+    for number in sorted(costs, key=costs.get, reverse=True):
+        least = loads.index(min(loads))
+        found[least].append(number)
+        loads[least] += costs[number]
+    return found
