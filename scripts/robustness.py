@@ -132,7 +132,8 @@ def of_points(
 
 
 def of_texts(task: TextClassification, model: PreTrainedModel, options: argparse.Namespace, folder: Path, about: dict):
-    learned = [texts_of(task, split) for split in ("train", "validation")]
+    splits = ("train", "validation") if task.recipe.data.validates else ("train",)
+    learned = [texts_of(task, split) for split in splits]
     baseline = ngram_classifier(
         [text for texts, _ in learned for text in texts], np.concatenate([labels for _, labels in learned])
     )

@@ -89,25 +89,26 @@ def main(arguments: list[str] | None = None):
             **({"pretrained": task.pretrained.origin} if task.pretrained else {}),
             **({"test_samples": len(splits.test)} if splits.test else {}),
             **{f"test_{name}": score for name, score in test_scores.items()},
-            **{f"validation_{name}": score for name, score in progress.best_scores.items()},
+            **{f"validation_{name}": score for name, score in (progress.best_scores or {}).items()},
             "best_epoch": progress.best_epoch,
             "epochs": progress.epoch,
             "steps": progress.step,
             "seed": recipe.seed,
             "parameters": best_model.num_parameters(),
             "train_samples": len(splits.train),
-            "validation_samples": len(splits.validation),
+            "validation_samples": len(splits.validation or []),
             "train_seconds": round(progress.seconds, 1),
             "mixed_precision": accelerator.mixed_precision,
             **describe_run(accelerator),
         }
         write_atomically(output_dir / RESULTS, json.dumps(results, indent=2) + "\n")
-        scores, kind, count = progress.best_scores, "validation", len(splits.validation)
+        kind, judged, scores = "validation", splits.validation, progress.best_scores
         if splits.test:
-            scores, kind, count = test_scores, "test", len(splits.test)
+            kind, judged, scores = "test", splits.test, test_scores
+        chosen = f"best epoch {progress.best_epoch}" if splits.validation else "last epoch"
         print(
-            f"\n{output_dir}: {task.summarize(scores)} on {count} {kind} {task.samples} of {recipe.data.called} "
-            f"(best epoch {progress.best_epoch}, {progress.seconds:.0f} s of training)\n"
+            f"\n{output_dir}: {task.summarize(scores)} on {len(judged)} {kind} {task.samples} of {recipe.data.called} "
+            f"({chosen}, {progress.seconds:.0f} s of training)\n"
             f"  python scripts/predict.py {output_dir} FILE...\n"
             f'  {type(best_model).__name__}.from_pretrained("{output_dir}")'
         )

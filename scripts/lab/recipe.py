@@ -42,7 +42,7 @@ class Data:
     # whatever split they are in.
     hold_out: dict[str, Any] = dataclasses.field(default_factory=dict)
     validate_on: dict[str, Any] = dataclasses.field(default_factory=dict)  # likewise, instead of validation_samples
-    validation_samples: int = 1000  # carved from the train split, stratified
+    validation_samples: int = 1000  # carved from the train split, stratified; 0 trains on all and keeps the last epoch
     train_samples: int | None = None  # train on so many of the remaining images, stratified; null is all
     split_seed: int = 0  # not `seed`, so that runs with several seeds share their splits
     max_memory_gb: float = 8.0  # decoded images beyond this are memory-mapped from `cache_dir`
@@ -52,6 +52,11 @@ class Data:
     streaming: bool = False  # read training images from shards as they are needed; needs train_samples
     workers: int = 0  # processes that read and decode samples ahead, where those are not in memory; 0 is threads
     shuffle_buffer: int = 10000  # samples, still encoded, from which a streaming process draws
+
+    @property
+    def validates(self) -> bool:
+        """Whether samples are left out of training to choose the best epoch by."""
+        return self.validation_samples > 0 or bool(self.validate_on)
 
     @property
     def called(self) -> str:
@@ -133,7 +138,7 @@ Range = tuple[float, float | None]
 # (lowest, highest) allowed value of a key; the second is None where there is no upper end.
 _RANGES: dict[str, Range] = {
     "seed": (0, None),
-    "data.validation_samples": (1, None),
+    "data.validation_samples": (0, None),
     "data.train_samples": (1, None),
     "data.split_seed": (0, None),
     "data.max_memory_gb": (0, None),
@@ -380,6 +385,11 @@ def _check_values(recipe: Recipe):
         if flat[key] not in choices:
             raise UserError(f"{key}={flat[key]}: expected one of {', '.join(choices)}")
     settings = recipe.optimization
+    if not recipe.data.validates:
+        if recipe.data.streaming:
+            raise UserError("data.validation_samples=0: a stream needs some, by which it knows its labels")
+        if recipe.data.test_split is None:
+            raise UserError("data.validation_samples=0 and data.test_split=null leave nothing to judge by; set either")
     if settings.batch_size % settings.gradient_accumulation_steps:
         raise UserError(
             f"optimization.gradient_accumulation_steps={settings.gradient_accumulation_steps} does not divide "

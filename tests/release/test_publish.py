@@ -321,6 +321,23 @@ def test_what_was_trained_from_scratch_says_so(staged):
     assert "fine-tuned" not in text and "alone\nand carries what biases that has" in text
 
 
+def test_the_card_of_a_run_without_validation_says_so(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(staging, "check_loads", lambda *arguments: None)
+    copy = shutil.copytree(run, tmp_path / "copy")
+    metrics = json.loads((copy / "metrics.json").read_text()) | {"validation_samples": 0}
+    (copy / "metrics.json").write_text(json.dumps(without_validation(metrics)))
+    lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(without_validation(line)) + "\n" for line in lines))
+    with staging.stage(copy, "org/tiny") as folder:
+        text = (folder / "README.md").read_text()
+    assert "to train on, and 21 to test with" in text and "those of the last epoch." in text
+    assert "![Loss against epochs]" in text and "validation" not in text.partition("## Results")[2].partition("##")[0]
+
+
+def without_validation(values: dict) -> dict:
+    return {name: value for name, value in values.items() if not name.startswith(("validation_a", "validation_l"))}
+
+
 def test_metrics_of_other_weights_are_refused(run, tmp_path, monkeypatch):
     monkeypatch.setattr(staging, "check_loads", lambda *arguments: None)
     copy = shutil.copytree(run, tmp_path / "copy")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -15,6 +16,7 @@ import predict
 import publish
 import score
 import train
+from lab.errors import UserError
 from lab.judging.checkpoints import load_classifier
 from lab.recipe import load_recipe
 from lab.scoring.measures import measure_of
@@ -68,6 +70,36 @@ def run(arguments, folder):
     return folder / "run"
 
 
+def forget_after(folder: Path, step: int):
+    """Leave a run as if it had been stopped after that step."""
+    (folder / RESULTS).unlink()
+    for checkpoint in checkpoints(folder):
+        if read_progress(checkpoint).step > step:
+            shutil.rmtree(checkpoint)
+
+
+def test_without_validation_all_is_trained_on_and_the_last_epoch_kept(kind, arguments, folder, capsys):
+    fresh_accelerate()
+    given = [*arguments, "data.validation_samples=0", f"output_dir={folder / 'all'}"]
+    train.main(given)
+    results = json.loads((folder / "all" / RESULTS).read_text())
+    with_validation = build_task(load_recipe(None, arguments[1:])).load_splits()
+    assert results["train_samples"] == len(with_validation.train) + len(with_validation.validation)
+    assert results["validation_samples"] == 0 and not any(name.startswith("validation_a") for name in results)
+    assert results["best_epoch"] == results["epochs"]
+    assert "last epoch" in capsys.readouterr().out
+    whole = load_file(folder / "all" / "model.safetensors")
+    forget_after(folder / "all", STOP)
+    fresh_accelerate()
+    train.main([*given, "--resume"])
+    resumed = load_file(folder / "all" / "model.safetensors")
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+    with pytest.raises(UserError, match="nothing to judge by"):
+        load_recipe(None, [*arguments[1:], "data.validation_samples=0", "data.test_split=null"])
+    with pytest.raises(UserError, match="left no samples to validate on"):
+        score.main([str(folder / "all"), "--split", "validation"])
+
+
 @pytest.fixture(scope="module")
 def task(arguments):
     task = build_task(load_recipe(None, arguments[1:]))
@@ -76,10 +108,7 @@ def task(arguments):
 
 def test_a_resumed_run_ends_with_the_same_weights(run, arguments, tmp_path):
     shutil.copytree(run, tmp_path / "stopped")
-    (tmp_path / "stopped" / RESULTS).unlink()
-    for checkpoint in checkpoints(tmp_path / "stopped"):
-        if read_progress(checkpoint).step > STOP:
-            shutil.rmtree(checkpoint)
+    forget_after(tmp_path / "stopped", STOP)
     fresh_accelerate()
     train.main([*arguments, f"output_dir={tmp_path / 'stopped'}", "--resume"])
     whole, resumed = (load_file(path / "model.safetensors") for path in (run, tmp_path / "stopped"))

@@ -22,7 +22,7 @@ _MOST_FILES = 20_000  # of both splits together, whose links and content are loo
 
 @dataclass
 class Splits:
-    """What training needs: disjoint sets of samples, those for testing where wanted, and what labels are called.
+    """What training needs: disjoint sets of samples, those for others where wanted, and what labels are called.
 
     Each set has a length, `labels` with a row a sample, and `__getitems__(rows)`, which returns a batch: a dict of
     tensors with a row a sample. One whose samples are changed at random while they are read has `in_epoch(seed, epoch)`
@@ -30,9 +30,20 @@ class Splits:
     """
 
     train: Dataset
-    validation: Dataset
+    validation: Dataset | None
     test: Dataset | None
     label_names: list[str]
+
+    @property
+    def unchanging(self) -> Dataset:
+        """Samples that nothing changes at random while they are read, where there are such: to validate on."""
+        return self.train if self.validation is None else self.validation
+
+    def require_validation(self) -> Dataset:
+        """The samples to validate on; raises a `UserError` where there are none."""
+        if self.validation is None:
+            raise UserError("data.validation_samples=0 leaves no samples to judge by: set it to more")
+        return self.validation
 
 
 @dataclass(frozen=True)
@@ -43,8 +54,8 @@ class Rows:
     rows: np.ndarray
 
 
-def choose_splits(reading: Reading) -> tuple[Rows, Rows, Rows | None]:
-    """Rows to train on, to validate on, and to test on where wanted.
+def choose_splits(reading: Reading) -> tuple[Rows, Rows | None, Rows | None]:
+    """Rows to train on, and to validate and to test on where wanted.
 
     Raises:
         UserError: see `load_sources` and `fit_test`; also too few samples for the split.
@@ -67,7 +78,10 @@ def choose_split(reading: Reading, split: str) -> Rows:
     settings = reading.settings
     if split in ("train", "validation"):
         (source,) = load_named_sources(reading, {"data.train_split": settings.train_split})
-        return _train_and_validation(source, reading)[split == "validation"]
+        train, validation = _train_and_validation(source, reading)
+        if split == "validation" and validation is None:
+            raise UserError("--split validation: data.validation_samples=0 left no samples to validate on")
+        return train if split == "train" else validation
     wanted = {"data.test_split": settings.test_split or "test"} if split == "test" else {"--split": split}
     (source,) = load_named_sources(reading, wanted)
     return all_rows(source)
@@ -159,8 +173,8 @@ def _checksum(file: str) -> str:
         return file
 
 
-def _train_and_validation(train: Source, reading: Reading) -> tuple[Rows, Rows]:
-    """Rows to train on and to validate on: carved from the source, or a group of their own."""
+def _train_and_validation(train: Source, reading: Reading) -> tuple[Rows, Rows | None]:
+    """Rows to train on and to validate on where wanted: carved from the source, or a group of their own."""
     settings = reading.settings
     if not settings.validate_on:
         return _carve(train, settings)
@@ -172,8 +186,8 @@ def _train_and_validation(train: Source, reading: Reading) -> tuple[Rows, Rows]:
     return Rows(train, rows), all_rows(fit_test(held, train, reading))
 
 
-def _carve(source: Source, settings: Data) -> tuple[Rows, Rows]:
-    """Rows to train on and to validate on, disjoint and stratified."""
+def _carve(source: Source, settings: Data) -> tuple[Rows, Rows | None]:
+    """Rows to train on and to validate on where wanted, disjoint and stratified."""
     total = len(source.labels)
     available = total - settings.validation_samples
     wanted = available if settings.train_samples is None else settings.train_samples
@@ -185,7 +199,8 @@ def _carve(source: Source, settings: Data) -> tuple[Rows, Rows]:
         )
     order = stratified_order(source.labels, settings.split_seed)
     first = settings.validation_samples
-    return Rows(source, np.sort(order[first : first + wanted])), Rows(source, np.sort(order[:first]))
+    validation = Rows(source, np.sort(order[:first])) if first else None
+    return Rows(source, np.sort(order[first : first + wanted])), validation
 
 
 def all_rows(source: Source) -> Rows:

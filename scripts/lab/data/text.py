@@ -64,8 +64,8 @@ def pieces_of(texts: Sequence[np.ndarray], newline: int, length: int) -> TextDat
 
 def choose_pieces(
     reading: Reading, decoder: TextDecoder, newline: int, length: int
-) -> tuple[TextDataset, TextDataset, TextDataset | None]:
-    """Pieces to train on, validate on and test on: those of the train split, of which some are left out, and the rest.
+) -> tuple[TextDataset, TextDataset | None, TextDataset | None]:
+    """Pieces to train on, and to validate and to test on where wanted: the train split's less some, these, the rest.
 
     Raises:
         UserError: there are too few.
@@ -84,8 +84,8 @@ def choose_pieces(
             "needed"
         )
     order = stratified_order(train.labels, settings.split_seed)
-    chosen, validation = np.sort(order[held : held + wanted]), np.sort(order[:held])
-    return _some(train, chosen), _some(train, validation), tests[0] if tests else None
+    validation = _some(train, np.sort(order[:held])) if held else None
+    return _some(train, np.sort(order[held : held + wanted])), validation, tests[0] if tests else None
 
 
 def _texts(source: Source) -> list[str]:

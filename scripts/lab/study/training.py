@@ -162,7 +162,7 @@ def load_samples(recipe: Recipe) -> Samples:
         _LOADED[key] = task.load_splits()
     splits = _LOADED[key]
     task.fit(splits)
-    return Samples(splits.train, splits.validation, task)
+    return Samples(splits.train, splits.require_validation(), task)
 
 
 _LOADED: dict[str, Splits] = {}

@@ -52,7 +52,7 @@ class DecodedTask(LabelledTask):
             names = train.source.label_names
         self.require_labels(names)
         splits = Splits(
-            validation=decoder.decode(validation),
+            validation=validation and decoder.decode(validation),
             train=train if streaming else self.to_train_on(train, decoder),
             test=test and decoder.decode(test),
             label_names=names,

@@ -99,7 +99,7 @@ class MaskedLM(Task):
         else:
             train, validation, test = choose_splits(reading)
             train = decoder.decode(train)
-        return Splits(train, decoder.decode(validation), test and decoder.decode(test), [])
+        return Splits(train, validation and decoder.decode(validation), test and decoder.decode(test), [])
 
     def fit(self, splits: Splits):
         pass

@@ -72,7 +72,7 @@ class PointCloudClassification(RaggedTask):
 
     def load_splits(self) -> Splits:
         splits = super().load_splits()
-        self._longest = int(splits.validation.lengths.max())
+        self._longest = int(splits.unchanging.lengths.max())
         return splits
 
     def decoder(self) -> PointsDecoder:

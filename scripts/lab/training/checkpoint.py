@@ -41,7 +41,7 @@ class Progress:
         epoch: epochs done and judged.
         samples: samples of the present epoch that steps were taken with.
         best_epoch: the best one so far, counted from 1; 0 before the first.
-        best_scores: its validation scores; None before the first.
+        best_scores: its validation scores; None before the first, and where nothing is validated.
         seconds: time spent on training and validation.
         data: `identity` of the data; None in checkpoints from before it was kept.
     """

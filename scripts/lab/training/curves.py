@@ -20,17 +20,25 @@ def read_metrics(path: Path) -> tuple[list[dict], list[dict]]:
 def draw_curves(metrics: Path, picture: Path, title: str, best: str):
     """Draw losses on the left and the deciding score with its best epoch on the right, against epochs, as a PNG.
 
+    Where nothing was validated there is the training loss alone.
+
     Args:
         best: the key of that score, such as `accuracy`.
     """
     steps, epochs = read_metrics(metrics)
     measure, key = measure_of(best), f"validation_{best}"
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    validated = any(key in line for line in epochs)
+    figure = Figure(figsize=(10 if validated else 5, 4), layout="constrained")
+    left, *others = figure.subplots(1, 2 if validated else 1, squeeze=False)[0]
     _plot(left, steps, "loss", color=_TRAINING, label="training, as optimised")
-    _plot(left, epochs, "validation_loss", color=_VALIDATION, marker="o", markersize=3, label="validation")
     left.set(xlabel="epoch", ylabel="loss")
     left.set_title(title, parse_math=False)  # a folder's name may contain dollars
+    if not validated:
+        tidy(left)
+        save(figure, picture, dpi=150)
+        return
+    (right,) = others
+    _plot(left, epochs, "validation_loss", color=_VALIDATION, marker="o", markersize=3, label="validation")
     left.legend(frameon=False)
     scale = 100 if measure.percent else 1
     _plot(right, epochs, key, scale=scale, color=_VALIDATION, marker="o", markersize=3)

@@ -30,7 +30,7 @@ from lab.training.utilization import Utilization
 def train(
     accelerator: Accelerator, task: Task, model: nn.Module, splits: Splits, start: Path | None
 ) -> tuple[nn.Module, Progress, dict]:
-    """The prepared model, the progress, and the weights of the best epoch on the CPU.
+    """The prepared model, the progress, and the weights of the best epoch on the CPU; of the last, if none is judged.
 
     Where a moving average of the weights is wanted, it is what each epoch is judged by and what is kept.
 
@@ -43,7 +43,7 @@ def train(
         accelerator.gradient_accumulation_steps = find_parts(accelerator, task, model)
     learner = Learner(accelerator, task, model)
     train_loader = training_loader(accelerator, recipe, splits.train)
-    validation_loader = judging_loader(accelerator, recipe, splits.validation)
+    validation_loader = splits.validation and judging_loader(accelerator, recipe, splits.validation)
     progress, best_weights = Progress(data=identity(splits)), None
     if start is not None:
         progress, tensors = load_checkpoint(accelerator, start)
@@ -76,9 +76,9 @@ def train(
                 tensors = {"best": best_weights, "average": learner.average and learner.average.state_dict()}
                 save_checkpoint(accelerator, output_dir, progress, tensors, recipe.checkpoint.keep_last)
         log.check(progress)
-        scores = evaluate(accelerator, task, learner.judged, validation_loader)
+        scores = validation_loader and evaluate(accelerator, task, learner.judged, validation_loader)
         progress.epoch, progress.samples = progress.epoch + 1, 0
-        if task.is_better(scores, progress.best_scores):
+        if scores is None or task.is_better(scores, progress.best_scores):
             progress.best_epoch, progress.best_scores = progress.epoch, scores
             best_weights = get_weights(accelerator, learner.judged)
         summary = log.epoch(progress, scores)

@@ -230,16 +230,19 @@ class TrainingLog:
         self.restart(progress)
         return f"loss {loss:.3f}, rate {learning_rate:.2g}, {speed:.0f} {self.task.samples}/s"
 
-    def epoch(self, progress: Progress, scores: dict[str, float]) -> str:
-        """Write the validation scores of the epoch that ended, now and then draw the curves; returns them as text."""
-        named = {f"validation_{name}": score for name, score in scores.items()}
+    def epoch(self, progress: Progress, scores: dict[str, float] | None) -> str:
+        """Write the validation scores of the epoch that ended, if any; returns them as text.
+
+        Now and then draw the curves.
+        """
+        named = {f"validation_{name}": score for name, score in (scores or {}).items()}
         self._write(progress, kind="epoch", epoch=progress.epoch, **named)
-        measure, best = measure_of(self.task.best), self.task.best
-        now, then = measure.write(scores[best]), measure.write(progress.best_scores[best])
-        text = (
-            f"epoch {progress.epoch}: validation {measure.title} {now} (best {then}, epoch {progress.best_epoch}), "
-            f"loss {scores['loss']:.4f}"
-        )
+        text = f"epoch {progress.epoch}"
+        if scores is not None:
+            measure, best = measure_of(self.task.best), self.task.best
+            now, then = measure.write(scores[best]), measure.write(progress.best_scores[best])
+            text += f": validation {measure.title} {now} (best {then}, epoch {progress.best_epoch})"
+            text += f", loss {scores['loss']:.4f}"
         if self.accelerator.is_main_process:
             with self.path.with_name(EPOCHS).open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
