@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers.image_utils import httpx  # the client that transformers itself fetches files with
 
+from .scalars import is_number
 from .video_reading import open_video
 
 _BLOCK = 2**18  # samples of each channel that are read at a time
@@ -65,7 +66,7 @@ def _of_dict(source: dict, sampling_rate: int) -> tuple[Any, int]:
         rate = source["sampling_rate"]
         # Formats of `datasets` make it a tensor or an array without axes.
         rate = rate.item() if getattr(rate, "ndim", None) == 0 else rate
-        if not isinstance(rate, (int, float)) or isinstance(rate, bool) or not rate > 0:
+        if not is_number(rate) or not rate > 0:
             raise ValueError(f"A recording has sampling_rate={rate!r}: expected a number above 0.")
         return array, rate
     found = source.get("bytes") or source.get("path")

@@ -13,7 +13,6 @@ from .input_fields import (
     check_input,
     check_modalities,
     fits_range,
-    is_number,
     require,
     require_choices,
     require_counts,
@@ -22,6 +21,7 @@ from .input_fields import (
 from .inputs import adapter_class
 from .paths import PATHS
 from .position import count_axis_features, resolve_max_frequencies
+from .scalars import is_number
 
 
 class PerceiverStudyConfig(PreTrainedConfig):

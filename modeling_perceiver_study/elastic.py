@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .scalars import is_count
 from .separable import GridInputs
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def chosen_count(name: str, asked: int | None, most: int, drawn_from: int | list
         ValueError: the model does not have as many, or less than one is asked for.
     """
     if asked is not None:
-        if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= most:
+        if not is_count(asked) or asked > most:
             raise ValueError(f"{name}={asked!r}: expected None for all, or a whole number from 1 to {most}.")
         return asked
     if drawn_from is None:

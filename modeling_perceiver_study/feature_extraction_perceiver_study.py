@@ -12,6 +12,7 @@ from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 
 from .audio_reading import read_audio
+from .scalars import is_count
 
 _FEATURE_TYPES = ("waveform", "log-mel")
 _PADDINGS = {"longest": True, "do_not_pad": False, "max_length": "max_length"}  # the names of transformers
@@ -90,8 +91,8 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
 
     def _validate(self):
         for name in ("feature_size", "sampling_rate", "num_mel_bins", "frame_length", "hop_length"):
-            self._require(name, _is_count(getattr(self, name)), "a whole number of at least 1")
-        self._require("max_length", self.max_length is None or _is_count(self.max_length), "None or a whole number")
+            self._require(name, is_count(getattr(self, name)), "a whole number of at least 1")
+        self._require("max_length", self.max_length is None or is_count(self.max_length), "None or a whole number")
         self._require("feature_type", self.feature_type in _FEATURE_TYPES, f"one of {_FEATURE_TYPES}")
         dynamic_range = self.dynamic_range
         self._require("dynamic_range", dynamic_range is None or dynamic_range > 0, "None or a number above 0")
@@ -253,10 +254,6 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
 def _filters(size: int, bands: int, lowest: float, highest: float, sampling_rate: int) -> np.ndarray:
     """`(size // 2 + 1, F)`: the same for all recordings of an extractor, so they are made once."""
     return mel_filter_bank(size // 2 + 1, bands, lowest, highest, sampling_rate, norm=None, mel_scale="htk")
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _is_file(recording: Any) -> bool:

@@ -21,6 +21,7 @@ from transformers.utils import is_vision_available, logging
 
 from .image_reading import image_pixels, open_image, upright
 from .position import fourier_axis_features, resolve_max_frequencies
+from .scalars import is_count, is_number
 
 if is_vision_available():
     from PIL import Image
@@ -166,11 +167,11 @@ class PerceiverStudyImageProcessor(PilBackend):
         if crop_first and not (size and size.height and size.width):
             raise ValueError(f"size={size and dict(size)}: crop_first=True needs a height and a width.")
         for name, value in (("num_channels", num_channels), ("num_frequency_bands", num_frequency_bands)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not is_count(value):
                 raise ValueError(f"{name}={value!r}: expected a whole number of at least 1.")
         if max_frequencies is not None:
             values = max_frequencies if isinstance(max_frequencies, tuple) else (max_frequencies,) * 2
-            if len(values) != 2 or not all(_is_number(value) and value > 0 for value in values):
+            if len(values) != 2 or not all(is_number(value) and value > 0 for value in values):
                 raise ValueError(
                     f"max_frequencies={max_frequencies!r}: expected None, a number above 0, or one for rows and one "
                     "for columns."
@@ -387,10 +388,6 @@ def _convert_colours(pixels: np.ndarray, num_channels: int, white: float) -> np.
 def _follow_size(kwargs: dict) -> dict:
     """Arguments of which a `size` without a `crop_size` has `crop_size=None`, in place of what was there before."""
     return {"crop_size": None, **kwargs} if kwargs.get("size") is not None else kwargs
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 PerceiverStudyImageProcessor.register_for_auto_class("AutoImageProcessor")

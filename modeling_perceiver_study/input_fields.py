@@ -8,6 +8,7 @@ from .bytes import BytesAdapter
 from .grid import SMALLEST_CONV_STEM_SIZE, GridAdapter
 from .inputs import ArrayAdapter, adapter_class
 from .points import PointsAdapter
+from .scalars import is_count, is_number
 
 if TYPE_CHECKING:
     from .configuration_perceiver_study import PerceiverStudyConfig
@@ -60,12 +61,8 @@ def require_choices(
 def require_widths(config: "PerceiverStudyConfig", names: tuple[str, ...]):
     """Raise a ValueError unless these fields are None or whole numbers of at least 1."""
     for name in names:
-        fits = getattr(config, name) is None or is_count(getattr(config, name), minimum=1)
+        fits = getattr(config, name) is None or is_count(getattr(config, name))
         require(config, name, fits, "None or a whole number of at least 1")
-
-
-def is_count(value, minimum: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
 def fits_range(value, most: int) -> bool:
@@ -73,12 +70,8 @@ def fits_range(value, most: int) -> bool:
     if value is None:
         return True
     numbers = list(value) if isinstance(value, (list, tuple)) else [value, value]
-    counts = len(numbers) == 2 and all(is_count(number, minimum=1) for number in numbers)
+    counts = len(numbers) == 2 and all(is_count(number) for number in numbers)
     return counts and numbers[0] <= numbers[1] <= most
-
-
-def is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_run(size) -> bool:
@@ -124,7 +117,7 @@ def _check_grid(config: "PerceiverStudyConfig"):
         return len(values) == axes and all(map(fits, values))
 
     def is_size(value) -> bool:
-        return is_count(value, minimum=1)
+        return is_count(value)
 
     fits = fits_axes(config.image_size, is_size)
     require(config, "image_size", fits, f"a whole number of at least 1, or {per_axis}")
@@ -135,7 +128,7 @@ def _check_grid(config: "PerceiverStudyConfig"):
     fits = patch is None or fits_axes(patch, is_size)
     require(config, "patch_size", fits, f"None, a whole number of at least 1, or {per_axis}")
     require(config, "patch_size", not convolved or patch is None, "None with stem_type='conv', which makes its own")
-    fits = is_count(config.channel_axis, minimum=1) and config.channel_axis <= axes + 1
+    fits = is_count(config.channel_axis) and config.channel_axis <= axes + 1
     require(config, "channel_axis", fits, f"1 to {axes + 1}")
     fits = config.absolute_positions is None or isinstance(config.absolute_positions, bool)
     require(config, "absolute_positions", fits, "None, True or False")

@@ -9,6 +9,7 @@ import torch
 from transformers import BatchFeature, FeatureExtractionMixin
 
 from .point_reading import open_points
+from .scalars import is_count
 
 _CANDIDATES = 64  # times the points wanted, from which the farthest are taken
 
@@ -63,8 +64,7 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
         self.num_points, self.sampling, self.on_nan = num_points, sampling, on_nan
         for name, lowest in (("num_axes", 1), ("num_features", 0), ("num_points", 1)):
             value = getattr(self, name)
-            fits = isinstance(value, int) and not isinstance(value, bool) and value >= lowest
-            if not fits and not (name == "num_points" and value is None):
+            if not is_count(value, lowest) and not (name == "num_points" and value is None):
                 raise ValueError(f"{name}={value!r}: expected a whole number of at least {lowest}.")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:

@@ -8,6 +8,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import Unpack
 
 from .image_processing_perceiver_study import PerceiverStudyImageProcessor, PerceiverStudyImageProcessorKwargs
+from .scalars import is_count
 from .video_reading import choose_frames, is_file, is_frame, read_frames
 
 _NORMALIZATIONS = ("training", "clip", "pixel")
@@ -194,12 +195,8 @@ def _normalize_each(values: torch.Tensor, shown: torch.Tensor, over_time: bool) 
 
 
 def _check_count(num_frames: int | None):
-    if num_frames is not None and not (_is_whole(num_frames) and num_frames >= 1):
+    if num_frames is not None and not is_count(num_frames):
         raise ValueError(f"num_frames={num_frames!r}: expected None or a whole number of at least 1.")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_clip(videos: Any) -> bool:
