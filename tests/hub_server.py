@@ -7,7 +7,10 @@ the large files that it names have arrived. Faults can be ordered for requests t
 import base64
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -341,3 +344,20 @@ def serve():
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def commits(hub, repo):
+    """How many there are since it was made."""
+    return len(hub.repositories[repo].commits) - 1
+
+
+def in_a_clean_process(hub, script, *arguments, folder, **environment):
+    """Run a program that knows the Hub, an empty cache and nothing of this package."""
+    environment = {
+        **os.environ,
+        **{"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN},
+        **environment,
+    }
+    environment.pop("PYTHONPATH", None)
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
