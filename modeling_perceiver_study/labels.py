@@ -70,6 +70,7 @@ def _misfit(labels: torch.Tensor, expected: str) -> ValueError:
 
 def _check_classes(labels: torch.Tensor, count: int):
     if has_values(labels) and labels.numel():
+        labels = labels.long()  # a class, or -100, may be more than a byte holds
         wrong = labels[(labels != NO_LABEL) & ((labels < 0) | (labels >= count))]
         if len(wrong):
             raise ValueError(f"labels hold {int(wrong[0])}: expected 0 to {count - 1}, or -100 where there is none.")

@@ -29,7 +29,7 @@ from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor  
 from .grid import GridAdapter  # noqa: F401
 from .image_reading import open_image  # noqa: F401
 from .input_fields import INPUT_FIELDS  # noqa: F401
-from .inputs import input_adapter  # noqa: F401
+from .inputs import check_tensor
 from .labels import check_byte_labels, check_class_labels
 from .local_start import start_locally  # noqa: F401
 from .masked_lm import MaskedLMDecoder, labelled_positions
@@ -45,6 +45,7 @@ from .point_reading import open_points  # noqa: F401
 from .points import PointsAdapter  # noqa: F401
 from .position import fourier_features  # noqa: F401
 from .processing_perceiver_study import PerceiverStudyProcessor  # noqa: F401
+from .scalars import is_count  # noqa: F401
 from .separable import byte_array  # noqa: F401
 from .streaming import GridAttention  # noqa: F401
 from .tokenization_perceiver_study import PerceiverStudyTokenizer  # noqa: F401
@@ -392,6 +393,8 @@ class PerceiverStudyForMaskedLM(PerceiverStudyPreTrainedModel):
             **kwargs,
             return_dict=True,
         )
+        if output_positions is not None:
+            check_tensor("output_positions", output_positions)
         asked = input_ids.shape if output_positions is None else output_positions.shape
         check_byte_labels(labels, asked, self.config.vocab_size)
         if labels is not None and output_positions is None and self.training and has_values(labels):

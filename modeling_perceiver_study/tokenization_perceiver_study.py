@@ -21,10 +21,6 @@ def _byte_letters() -> list[str]:
     return [chr(byte if byte in visible else next(others)) for byte in range(256)]
 
 
-def _are_texts(values) -> bool:
-    return isinstance(values, (list, tuple)) and len(values) > 0 and all(isinstance(one, str) for one in values)
-
-
 def _require_texts(values):
     """Raise a ValueError for what is no text in texts, or in lists of them, or cannot be written in UTF-8."""
     if isinstance(values, str):
@@ -43,22 +39,40 @@ def _require_texts(values):
             _require_texts(value)
 
 
-def _cut(parts: Sequence[np.ndarray], room: int, side: str) -> list[np.ndarray]:
-    """Parts that together have at most `room` ids: the longer one loses the difference first, then both alike."""
-    surplus = sum(map(len, parts)) - room
-    if surplus <= 0:
-        return list(parts)
-    if len(parts) == 1:
-        losses = [surplus]
+def _require_pairs(text, text_pair):
+    """Raise a ValueError unless it is a text or several, perhaps with as many others, or pairs of texts."""
+    if not isinstance(text, (str, list, tuple)):
+        raise ValueError(f"text={text!r}: expected a text, a list of texts, or a list of pairs of texts.")
+    if text_pair is not None:
+        if isinstance(text, str) != isinstance(text_pair, str):
+            raise ValueError("Texts and their pairs are a text and a list: expected two texts, or two lists of texts.")
+        lists = [[each] if isinstance(each, str) else list(each) for each in (text, text_pair)]
+        for each in (one for one in (*lists[0], *lists[1]) if not isinstance(one, str)):
+            raise ValueError(f"A list of texts that have pairs holds {each!r}: expected texts alone.")
+        if len(lists[0]) != len(lists[1]):
+            raise ValueError(f"{len(lists[0])} texts have {len(lists[1])} pairs: expected as many.")
+    elif not isinstance(text, str) and not all(isinstance(one, str) for one in text):
+        for each in text:
+            if isinstance(each, str) or len(each) != 2 or not all(isinstance(one, str) for one in each):
+                raise ValueError(f"A list of pairs of texts holds {each!r}: expected two texts in each.")
+
+
+def _kept(lengths: Sequence[int], room: int, strategy: TruncationStrategy) -> list[int]:
+    """How many ids of one or two texts fit, as transformers' slow tokenizers have it, and the library does not.
+
+    With `longest_first` the longer one loses the difference first, then both alike.
+    """
+    surplus = max(0, sum(lengths) - room)
+    if strategy == TruncationStrategy.ONLY_FIRST or len(lengths) == 1:
+        losses = [surplus, 0]
+    elif strategy == TruncationStrategy.ONLY_SECOND:
+        losses = [0, surplus]
     else:
-        first, second = map(len, parts)
+        first, second = lengths
         more = min(abs(second - first), surplus)
         both = surplus - more
         losses = [more + both // 2, both - both // 2] if first > second else [both // 2, more + both - both // 2]
-    kept = [max(0, len(part) - loss) for part, loss in zip(parts, losses, strict=True)]
-    if side == "left":
-        return [part[len(part) - count :] for part, count in zip(parts, kept, strict=True)]
-    return [part[:count] for part, count in zip(parts, kept, strict=True)]
+    return [max(0, length - loss) for length, loss in zip(lengths, losses, strict=False)]
 
 
 def _widen(row: np.ndarray, width: int, fill: int, before: bool) -> np.ndarray:
@@ -70,16 +84,19 @@ def _widen(row: np.ndarray, width: int, fill: int, before: bool) -> np.ndarray:
     return wide
 
 
-# What only the library makes.
-_MORE = (
-    "is_split_into_words",
+# What only the library's encodings have, and what only the library makes.
+_FLAGS = (
     "return_token_type_ids",
-    "return_overflowing_tokens",
     "return_special_tokens_mask",
     "return_offsets_mapping",
     "return_length",
-    "sanitize_control_tokens",
 )
+_LIBRARY = ("is_split_into_words", "return_overflowing_tokens", "sanitize_control_tokens")
+# What a text that is no pair loses.
+_OF_ONE_TEXT = {
+    TruncationStrategy.ONLY_FIRST: TruncationStrategy.LONGEST_FIRST,
+    TruncationStrategy.ONLY_SECOND: TruncationStrategy.DO_NOT_TRUNCATE,
+}
 _LETTERS = _byte_letters()
 _BYTE_OF_LETTER = {letter: chr(byte) for byte, letter in enumerate(_LETTERS)}
 
@@ -169,32 +186,44 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         verbose: bool = True,
         **kwargs,
     ) -> BatchEncoding:
-        _require_texts(text)
-        _require_texts(text_pair)
+        flags = any(kwargs.get(name) for name in _FLAGS)
+        of_library = any(kwargs.get(name) for name in _LIBRARY)
+        if not kwargs.get("sanitize_control_tokens"):
+            _require_texts(text)
+            _require_texts(text_pair)
         if padding_side not in (None, "left", "right"):
             raise ValueError(f"padding_side={padding_side!r}: expected 'left' or 'right'.")
-        listed = isinstance(text, (list, tuple)) and len(text) > 0 and not kwargs.get("is_split_into_words")
-        in_pairs = text_pair is not None or (listed and not isinstance(text[0], str))  # a list of pairs
-        special = 2 + in_pairs if add_special_tokens else 0
-        if (
-            truncation_strategy != TruncationStrategy.DO_NOT_TRUNCATE
-            and max_length is not None
-            and max_length < special
-        ):
-            raise ValueError(f"max_length={max_length}: expected at least {special}, the special tokens of a text.")
-        if isinstance(text, (list, tuple)) and not text and not text_pair and not kwargs.get("is_split_into_words"):
+        alone = isinstance(text, str)
+        texts, pairs = ([text], None if text_pair is None else [text_pair]) if alone else (text, text_pair)
+        if not of_library:
+            _require_pairs(text, text_pair)
+            if len(texts) > 0 and not isinstance(texts[0], str):  # a list of pairs
+                texts, pairs = zip(*texts, strict=True)
+        if pairs is None and truncation_strategy in _OF_ONE_TEXT:
+            truncation_strategy = _OF_ONE_TEXT[truncation_strategy]
+        most = None if truncation_strategy == TruncationStrategy.DO_NOT_TRUNCATE else max_length
+        special = (2 if pairs is None else 3) if add_special_tokens else 0
+        if most is not None and not (isinstance(most, Integral) and most >= special):
+            raise ValueError(
+                f"max_length={most!r}: expected a whole number of at least {special}, the special tokens of a text."
+            )
+        if not alone and not text and not text_pair and not of_library:
             names = self.model_input_names if return_attention_mask is not False else ["input_ids"]
             return BatchEncoding({name: [] for name in names}, tensor_type=return_tensors)
-        texts, pairs = text, text_pair
-        if isinstance(text, str):
-            texts, pairs = [text], None if text_pair is None else [text_pair]
-        plain = not (kwargs.keys() & _MORE and any(kwargs.get(name) for name in _MORE))
-        plain = plain and _are_texts(texts) and (pairs is None or (_are_texts(pairs) and len(pairs) == len(texts)))
-        plain = plain and (pairs is not None or not isinstance(text, str)) and self._split_by_pattern()
-        plain = plain and truncation_strategy in (
-            TruncationStrategy.DO_NOT_TRUNCATE,
-            TruncationStrategy.LONGEST_FIRST,
-        )
+        form = {"padding_side": padding_side, "pad_to_multiple_of": pad_to_multiple_of, "verbose": verbose}
+        form |= {"return_tensors": return_tensors, "return_attention_mask": return_attention_mask}
+        if pairs is not None and flags and not of_library:
+            return self._pair_encodings(
+                list(zip(texts, pairs, strict=True)),
+                alone,
+                add_special_tokens,
+                padding_strategy,
+                truncation_strategy,
+                max_length,
+                **form,
+                **kwargs,
+            )
+        plain = not flags and not of_library and (pairs is not None or not alone) and self._split_by_pattern()
         if not plain:
             return super()._encode_plus(
                 text,
@@ -203,18 +232,13 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
                 padding_strategy=padding_strategy,
                 truncation_strategy=truncation_strategy,
                 max_length=max_length,
-                padding_side=padding_side,
-                pad_to_multiple_of=pad_to_multiple_of,
-                return_tensors=return_tensors,
-                return_attention_mask=return_attention_mask,
-                verbose=verbose,
+                **form,
                 **kwargs,
             )
         split = kwargs.get("split_special_tokens")
         split = self.split_special_tokens if split is None else split
-        most = None if truncation_strategy == TruncationStrategy.DO_NOT_TRUNCATE else max_length
         rows = [
-            self._row(first, second, add_special_tokens, most, split)
+            self._row(first, second, add_special_tokens, most, truncation_strategy, split)
             for first, second in zip(texts, pairs or [None] * len(texts), strict=True)
         ]
         for row in rows:
@@ -236,25 +260,82 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         if return_attention_mask or return_attention_mask is None:
             ones = [np.ones(length, dtype=np.int64) for length in lengths]
             found["attention_mask"] = [_widen(one, width, 0, before) for one, width in zip(ones, widths, strict=True)]
-        alone = isinstance(text, str) and return_tensors is None
         if return_tensors is None or len({*widths}) > 1:
             found = {name: [row.tolist() for row in values] for name, values in found.items()}
         else:
             found = {name: np.stack(values) for name, values in found.items()}
-        found = {name: values[0] for name, values in found.items()} if alone else found
+        found = {name: values[0] for name, values in found.items()} if alone and return_tensors is None else found
         return BatchEncoding(found, tensor_type=return_tensors)
 
     def _row(
-        self, text: str, pair: str | None, add_special_tokens: bool, most: int | None, split_special_tokens: bool
+        self,
+        text: str,
+        pair: str | None,
+        add_special_tokens: bool,
+        most: int | None,
+        strategy: TruncationStrategy,
+        split_special_tokens: bool,
     ) -> np.ndarray:
         """`(M,)`: ids of a text or a pair, cut to `most`."""
         parts = [self._ids(one, split_special_tokens) for one in (text, pair) if one is not None]
-        room = None if most is None else most - (len(parts) + 1) * add_special_tokens
-        parts = parts if room is None else _cut(parts, room, self.truncation_side)
+        if most is not None:
+            kept = _kept([len(part) for part in parts], most - (len(parts) + 1) * add_special_tokens, strategy)
+            left = self.truncation_side == "left"
+            parts = [
+                part[len(part) - count :] if left else part[:count] for part, count in zip(parts, kept, strict=True)
+            ]
         if add_special_tokens:
             sep = np.array([self.sep_token_id])
             parts = [np.array([self.cls_token_id]), *(piece for part in parts for piece in (part, sep))]
         return np.concatenate(parts)
+
+    def _pair_encodings(
+        self,
+        pairs: list[tuple[str, str]],
+        alone: bool,
+        add_special_tokens: bool,
+        padding_strategy: PaddingStrategy,
+        truncation_strategy: TruncationStrategy,
+        max_length: int | None,
+        padding_side: str | None,
+        pad_to_multiple_of: int | None,
+        return_tensors: str | None,
+        split_special_tokens: bool | None = None,
+        verbose: bool = True,
+        **kwargs,
+    ) -> BatchEncoding:
+        """What the library knows of pairs, such as offsets; but cut as they are without it."""
+        self.set_truncation_and_padding(
+            PaddingStrategy.DO_NOT_PAD, TruncationStrategy.DO_NOT_TRUNCATE, None, 0, None, padding_side
+        )
+        split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
+        self._tokenizer.encode_special_tokens = split
+        encodings = []
+        for pair in pairs:
+            parts = [self._tokenizer.encode(text, add_special_tokens=False) for text in pair]
+            if truncation_strategy != TruncationStrategy.DO_NOT_TRUNCATE and max_length is not None:
+                kept = _kept([len(part) for part in parts], max_length - 3 * add_special_tokens, truncation_strategy)
+                for part, count in zip(parts, kept, strict=True):
+                    part.truncate(count, direction=self.truncation_side)
+            encodings.append(self._tokenizer.post_process(*parts, add_special_tokens))
+        for encoding in encodings:
+            self._eventual_warn_about_too_long_sequence(encoding.ids, max_length, verbose)
+        if padding_strategy != PaddingStrategy.DO_NOT_PAD:
+            width = max_length if padding_strategy == PaddingStrategy.MAX_LENGTH else max(map(len, encodings))
+            step = pad_to_multiple_of or 1
+            for encoding in encodings:
+                encoding.pad(
+                    -(-width // step) * step,
+                    direction=padding_side or self.padding_side,
+                    pad_id=self.pad_token_id,
+                    pad_token=self.pad_token,
+                )
+        flags = {name: kwargs.get(name) for name in (*_FLAGS, "return_attention_mask")}
+        rows = [self._convert_encoding(encoding=encoding, **flags)[0] for encoding in encodings]
+        found = {name: [row[name][0] for row in rows] for name in rows[0]}
+        if alone and return_tensors is None:
+            found = {name: values[0] if isinstance(values[0], list) else values for name, values in found.items()}
+        return BatchEncoding(found, encodings, tensor_type=return_tensors)
 
     def _ids(self, text: str, split_special_tokens: bool) -> np.ndarray:
         """`(M,)`: ids of bytes, and of special tokens that the text spells."""

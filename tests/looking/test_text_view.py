@@ -26,6 +26,12 @@ def test_a_text_is_cut_between_characters(text, kept):
     assert len(TOKENIZER(kept)["input_ids"]) <= 10
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path, mark):
+    (tmp_path / "line.txt").write_text(f"{mark}short\n", encoding="utf-8")
+    assert TextView.read(tmp_path / "line.txt", TOKENIZER) == TextView.give(tmp_path / "line.txt") == "short"
+
+
 @pytest.mark.parametrize(
     "view, text, message",
     [

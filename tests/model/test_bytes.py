@@ -140,6 +140,8 @@ def test_wrong_texts():
         model(input_ids=torch.tensor([[0, 262]]))
     with pytest.raises(ValueError, match=r"dtype torch\.float32: expected torch\.int64"):
         model(input_ids=torch.zeros(1, 4))
+    with pytest.raises(ValueError, match="output_positions are a list"):
+        model(input_ids=torch.zeros(1, 4, dtype=torch.long), output_positions=[[1]])
     with pytest.raises(ValueError, match="output_positions hold numbers from 0 to 4: expected 0 to 3"):
         model(input_ids=torch.zeros(1, 4, dtype=torch.long), output_positions=torch.tensor([[0, 4]]))
     with pytest.raises(ValueError, match="d_model=12: expected a multiple of 8"):

@@ -46,6 +46,17 @@ def test_labels_that_do_not_fit(model, problem_type, num_labels, labels, message
         model(**given, labels=labels)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+def test_more_classes_than_a_byte_has(dtype):
+    config = PerceiverStudyConfig(input_type="bytes", d_model=16, **SMALL)
+    ids = torch.full((2, 5), 109)
+    model = package.PerceiverStudyForMaskedLM(config)
+    assert model(input_ids=ids, labels=ids.to(dtype)).loss.isfinite()  # 262 classes
+    config = PerceiverStudyConfig(input_type="bytes", d_model=16, num_labels=9, **SMALL)
+    with pytest.raises(ValueError, match="labels hold 156"):  # what -100 would be in a byte
+        package.PerceiverStudyForTokenClassification(config)(input_ids=ids, labels=torch.full((2, 5), 156).to(dtype))
+
+
 @pytest.mark.parametrize("model", ["ForTokenClassification", "ForMaskedLM"])
 @pytest.mark.parametrize(
     "labels",

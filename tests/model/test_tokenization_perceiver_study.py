@@ -32,7 +32,10 @@ SETTINGS = [
     {},
     {"add_special_tokens": False},
     {"truncation": True, "max_length": 9},
+    {"truncation": True, "max_length": 12},
     {"truncation": True, "max_length": 24},
+    {"truncation": "only_first", "max_length": 12},
+    {"truncation": "only_second", "max_length": 12},
     {"padding": "max_length", "max_length": 70},
     {"split_special_tokens": True},
 ]
@@ -43,8 +46,55 @@ def test_the_same_ids(settings):
     rng = random.Random(0)
     for _ in range(150):
         one, two = random_text(rng), random_text(rng)
-        for arguments in ((one,), (one, two), ([one, two],), ([one, two], [two, one])):
+        lists = [([one, two],), ([one, two], [two, one]), ([(one, two), (two, one)],)]
+        for arguments in ((one,), (one, two), (one, ""), *lists):
             assert dict(OURS(*arguments, **settings)) == dict(THEIRS(*arguments, **settings)), (arguments, settings)
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_offsets_change_no_id(settings):
+    rng = random.Random(0)
+    more = {"return_special_tokens_mask": True, "return_length": True}
+    for _ in range(50):
+        one, two = random_text(rng), random_text(rng)
+        lists = [([one, two],), ([one, two], [two, one]), ([(one, two), (two, one)],)]
+        for arguments in ((one,), (one, two), (one, ""), *lists):
+            if len(arguments) == 1 and settings.get("split_special_tokens"):
+                continue  # of which transformers' has a mask of its own
+            found = OURS(*arguments, return_offsets_mapping=True, **more, **settings)
+            plain = OURS(*arguments, **settings)
+            assert {name: found[name] for name in plain} == dict(plain), (arguments, settings)
+            rows = found if isinstance(arguments[0], list) else {name: [values] for name, values in found.items()}
+            for ids, offsets, mask in zip(
+                rows["input_ids"], rows["offset_mapping"], rows["special_tokens_mask"], strict=True
+            ):
+                assert len(ids) == len(offsets) == len(mask)
+            sequences = found.sequence_ids(0)
+            assert len(sequences) == len(rows["input_ids"][0]) and {*sequences} <= {None, 0, 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("a", ["b"]), "a text and a list"),
+        ((["a"], "b"), "a text and a list"),
+        (([["a"]], ["b"]), r"holds \['a'\]: expected texts alone"),
+        ((["a", "b"], ["c"]), "2 texts have 1 pairs"),
+        (([("a", "b", "c")],), r"holds \('a', 'b', 'c'\): expected two texts"),
+        (([("a", "b"), "c"],), r"holds 'c': expected two texts"),
+        (([[]],), r"holds \[\]: expected two texts"),
+        ((3,), "text=3: expected a text"),
+    ],
+)
+@pytest.mark.parametrize("flags", [{}, {"return_offsets_mapping": True}])
+def test_what_is_no_text_and_no_pair(arguments, message, flags):
+    with pytest.raises(ValueError, match=message):
+        OURS(*arguments, **flags)
+
+
+def test_lengths_are_whole_numbers():
+    with pytest.raises(ValueError, match=r"max_length=4.5: expected a whole number of at least 2"):
+        OURS(["abcdef"], truncation=True, max_length=4.5)
 
 
 def test_the_same_tokens_and_texts():

@@ -45,10 +45,7 @@ class TextDecoder(RaggedDecoder):
             raise ValueError(f"it is {type(encoded).__name__}, expected a text")
         if not encoded and not self.may_be_empty:
             raise ValueError("it is empty")
-        try:
-            (ids,) = self.tokenizer([encoded], add_special_tokens=False, verbose=False)["input_ids"]
-        except UnicodeEncodeError as error:
-            raise ValueError(f"it is not Unicode: {error}") from None
+        (ids,) = self.tokenizer([encoded], add_special_tokens=False, verbose=False)["input_ids"]
         return np.array(ids, np.int16)
 
     def joined(self, samples: Sequence[np.ndarray], labels: np.ndarray) -> TextDataset:

@@ -42,7 +42,7 @@ class TextView(View):
         if not path.is_file():
             raise UserError(f"{path}: no such file")
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
             raise UserError(f"{path} is not a readable text in UTF-8: {error}") from None
         return cls._checked(text.removesuffix("\n"), processor, str(path))
@@ -53,7 +53,7 @@ class TextView(View):
 
     @classmethod
     def give(cls, path: Path) -> str:
-        return path.read_text(encoding="utf-8").removesuffix("\n")
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n")
 
     @classmethod
     def _checked(cls, text: str, processor: Any, name: str) -> str:
