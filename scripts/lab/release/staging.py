@@ -85,6 +85,7 @@ def stage(
     recipe = load_recipe(checkpoint / "recipe.yaml") if (checkpoint / "recipe.yaml").is_file() else Recipe()
     kind = find_task(recipe)
     weights = find_weights(checkpoint, kind)
+    name = repo_id.rpartition("/")[2]
     runs = [read_metrics(checkpoint), *(read_other_seed(folder, checkpoint) for folder in seeds)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / checkpoint.resolve().name
@@ -95,13 +96,13 @@ def stage(
         if dtype is not None:
             kind.model_class.from_pretrained(folder, dtype=dtype).save_pretrained(folder)
         check_loads(folder, kind)
-        public_recipe, runs[0] = without_paths(recipe, runs[0], folder.name)
+        public_recipe, runs[0] = without_paths(recipe, runs[0], name)
         (folder / "recipe.yaml").write_text(recipe_to_yaml(public_recipe), encoding="utf-8")
         task, model, dataset, judged = predict_test(folder, checkpoint, overrides, runs[0])
         if dtype is not None:
             runs[0] |= {"released_dtype": dtype, "released_score": task.scores(judged)[task.best]}
         (folder / RESULTS).write_text(json.dumps(runs[0], indent=2) + "\n", encoding="utf-8")
-        draw_curves(folder / LOG, figures / "curves.png", title=folder.name, best=task.best)
+        draw_curves(folder / LOG, figures / "curves.png", title=name, best=task.best)
         pictures = task.illustrate(figures, model, dataset, judged, show_samples)
         titles = {}
         if show_samples:

@@ -1,5 +1,6 @@
 """How well classifiers of texts do when texts are mistyped, disguised, or in one case."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -112,13 +113,15 @@ def draw_texts(curves: dict[str, list[Curve]]) -> Figure:
     kinds = [curve.name for curve in next(iter(curves.values()))]
     figure = Figure(figsize=(4.5 * len(kinds), 3.4), layout="constrained")
     panels = figure.subplots(1, len(kinds), sharey=True)
+    lowest = min(accuracy for found in curves.values() for curve in found for accuracy in curve.accuracies)
+    bottom = max(0, 10 * math.floor(10 * lowest - 0.3))  # whole tens, with room below the lowest point
     for number, (axes, kind) in enumerate(zip(panels, kinds, strict=True)):
         for (name, found), colour, marker in zip(curves.items(), COLOURS, MARKERS, strict=False):
             curve = found[number]
             axes.plot(
                 100 * np.array(curve.places), 100 * np.array(curve.accuracies), color=colour, marker=marker, label=name
             )
-        axes.set(xlabel=f"% {kind}", ylim=(0, 100))
+        axes.set(xlabel=f"% {kind}", ylim=(bottom, 100))
     panels[0].set(ylabel="accuracy in %")
     panels[0].legend(frameon=False)
     tidy(*panels)
