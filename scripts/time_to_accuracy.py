@@ -38,6 +38,8 @@ def main(arguments: list[str] | None = None):
     recipe = settle_precision(load_recipe(options.config, overrides), report=print)
     task = build_task(recipe)
     case_of(task.config, recipe.optimization.batch_size)
+    if PERCEIVER_PYTORCH in options.racers:
+        perceiver_pytorch()  # said before the others have run for hours
     splits = task.load_splits()
     (options.output / "runs").mkdir(parents=True, exist_ok=True)
     targets = [target / 100 for target in sorted(options.targets)]
@@ -102,8 +104,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     for name in options.racers:
         if name not in RACERS:
             raise UserError(f"--racers {name}: expected some of {', '.join(map(repr, RACERS))}")
-    if PERCEIVER_PYTORCH in options.racers:
-        perceiver_pytorch()  # said before the others have run for hours
     for name in ("hours", "every"):
         if getattr(options, name) <= 0:
             raise UserError(f"--{name} {getattr(options, name):g}: expected more than 0")

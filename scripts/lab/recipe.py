@@ -38,8 +38,7 @@ class Data:
     label_column: str | None = None  # null is the only column of class labels; or `data.columns.label`
     text_column: str | None = None  # null is the only column of texts; or `data.columns.text`
     columns: dict[str, Any] = dataclasses.field(default_factory=dict)  # such as image: photo, label: [width, height]
-    # Rows that have a value in a column, such as {speaker: theo}, are for testing, and all others for training,
-    # whatever split they are in.
+    # Rows of any split with a value in a column, such as {speaker: theo}, are for testing, all others for training.
     hold_out: dict[str, Any] = dataclasses.field(default_factory=dict)
     validate_on: dict[str, Any] = dataclasses.field(default_factory=dict)  # likewise, instead of validation_samples
     validation_samples: int = 1000  # carved from the train split, stratified; 0 trains on all and keeps the last epoch
@@ -385,11 +384,8 @@ def _check_values(recipe: Recipe):
         if flat[key] not in choices:
             raise UserError(f"{key}={flat[key]}: expected one of {', '.join(choices)}")
     settings = recipe.optimization
-    if not recipe.data.validates:
-        if recipe.data.streaming:
-            raise UserError("data.validation_samples=0: a stream needs some, by which it knows its labels")
-        if recipe.data.test_split is None:
-            raise UserError("data.validation_samples=0 and data.test_split=null leave nothing to judge by; set either")
+    if not recipe.data.validates and (recipe.data.streaming or recipe.data.test_split is None):
+        raise UserError("data.validation_samples=0 needs a data.test_split to judge by, and data.streaming=false")
     if settings.batch_size % settings.gradient_accumulation_steps:
         raise UserError(
             f"optimization.gradient_accumulation_steps={settings.gradient_accumulation_steps} does not divide "

@@ -94,8 +94,9 @@ def test_without_validation_all_is_trained_on_and_the_last_epoch_kept(kind, argu
     train.main([*given, "--resume"])
     resumed = load_file(folder / "all" / "model.safetensors")
     assert all(torch.equal(resumed[name], value) for name, value in whole.items())
-    with pytest.raises(UserError, match="nothing to judge by"):
-        load_recipe(None, [*arguments[1:], "data.validation_samples=0", "data.test_split=null"])
+    for other in ("data.test_split=null", "data.streaming=true"):
+        with pytest.raises(UserError, match=r"data.validation_samples=0 needs a data.test_split to judge by"):
+            load_recipe(None, [*arguments[1:], "data.validation_samples=0", other])
     with pytest.raises(UserError, match="left no samples to validate on"):
         score.main([str(folder / "all"), "--split", "validation"])
 

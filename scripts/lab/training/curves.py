@@ -26,6 +26,8 @@ def draw_curves(metrics: Path, picture: Path, title: str, best: str):
         best: the key of that score, such as `accuracy`.
     """
     steps, epochs = read_metrics(metrics)
+    if not epochs:
+        raise ValueError(f"{metrics} has no epoch that has ended.")
     measure, key = measure_of(best), f"validation_{best}"
     validated = any(key in line for line in epochs)
     figure = Figure(figsize=(10 if validated else 5, 4), layout="constrained")
