@@ -55,7 +55,7 @@ def test_half_of_a_surrogate_pair(tokenizer, text, several, pair):
         (["a", b"b"], {}, "holds b'b'"),
         (["a", float("nan")], {}, "holds nan"),
         (None, {}, "need to specify"),
-        (b"a", {}, "text=b.a.: expected a text, a list of texts"),
+        (b"a", {}, r"text=b'a': expected a text, a list of texts"),
         ("abc", {"truncation": True, "max_length": 1}, "max_length=1: expected a whole number of at least 2"),
         (["abc"], {"truncation": True, "max_length": -1}, "max_length=-1: expected a whole number of at least 2"),
         (["a"], {"text_pair": ["b"], "truncation": True, "max_length": 2}, "max_length=2: expected a whole number of at least 3"),
