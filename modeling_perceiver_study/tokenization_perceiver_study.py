@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from numbers import Integral
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AddedToken, BatchEncoding, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 
@@ -210,21 +210,9 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         if not alone and not text and not text_pair and not of_library:
             names = self.model_input_names if return_attention_mask is not False else ["input_ids"]
             return BatchEncoding({name: [] for name in names}, tensor_type=return_tensors)
-        form = {"padding_side": padding_side, "pad_to_multiple_of": pad_to_multiple_of, "verbose": verbose}
-        form |= {"return_tensors": return_tensors, "return_attention_mask": return_attention_mask}
-        if pairs is not None and flags and not of_library:
-            return self._pair_encodings(
-                list(zip(texts, pairs, strict=True)),
-                alone,
-                add_special_tokens,
-                padding_strategy,
-                truncation_strategy,
-                max_length,
-                **form,
-                **kwargs,
-            )
+        of_pairs = pairs is not None and flags and not of_library
         plain = not flags and not of_library and (pairs is not None or not alone) and self._split_by_pattern()
-        if not plain:
+        if not plain and not of_pairs:
             return super()._encode_plus(
                 text,
                 text_pair,
@@ -232,26 +220,39 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
                 padding_strategy=padding_strategy,
                 truncation_strategy=truncation_strategy,
                 max_length=max_length,
-                **form,
+                padding_side=padding_side,
+                pad_to_multiple_of=pad_to_multiple_of,
+                return_tensors=return_tensors,
+                return_attention_mask=return_attention_mask,
+                verbose=verbose,
                 **kwargs,
             )
         split = kwargs.get("split_special_tokens")
         split = self.split_special_tokens if split is None else split
+        make = self._encoding if of_pairs else self._row
         rows = [
-            self._row(first, second, add_special_tokens, most, truncation_strategy, split)
+            make(first, second, add_special_tokens, most, truncation_strategy, split)
             for first, second in zip(texts, pairs or [None] * len(texts), strict=True)
         ]
         for row in rows:
             self._eventual_warn_about_too_long_sequence(row, max_length, verbose)
         lengths = [len(row) for row in rows]
+        widths = lengths
         if padding_strategy != PaddingStrategy.DO_NOT_PAD:
             wanted = max_length if padding_strategy == PaddingStrategy.MAX_LENGTH else max(lengths)
             step = pad_to_multiple_of or 1
-            wanted = -(-wanted // step) * step
-            widths = [max(length, wanted) for length in lengths]
-        else:
-            widths = lengths
-        before = (padding_side or self.padding_side) == "left"
+            widths = [max(length, -(-wanted // step) * step) for length in lengths]
+        side = padding_side or self.padding_side
+        if of_pairs:
+            for encoding, width in zip(rows, widths, strict=True):
+                encoding.pad(width, direction=side, pad_id=self.pad_token_id, pad_token=self.pad_token)
+            asked = {name: kwargs.get(name) for name in _FLAGS} | {"return_attention_mask": return_attention_mask}
+            converted = [self._convert_encoding(encoding=encoding, **asked)[0] for encoding in rows]
+            found = {name: [row[name][0] for row in converted] for name in converted[0]}
+            if alone and return_tensors is None:
+                found = {name: values[0] if isinstance(values[0], list) else values for name, values in found.items()}
+            return BatchEncoding(found, rows, tensor_type=return_tensors)
+        before = side == "left"
         found = {
             "input_ids": [
                 _widen(row, width, self.pad_token_id, before) for row, width in zip(rows, widths, strict=True)
@@ -289,53 +290,25 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
             parts = [np.array([self.cls_token_id]), *(piece for part in parts for piece in (part, sep))]
         return np.concatenate(parts)
 
-    def _pair_encodings(
+    def _encoding(
         self,
-        pairs: list[tuple[str, str]],
-        alone: bool,
+        text: str,
+        pair: str,
         add_special_tokens: bool,
-        padding_strategy: PaddingStrategy,
-        truncation_strategy: TruncationStrategy,
-        max_length: int | None,
-        padding_side: str | None,
-        pad_to_multiple_of: int | None,
-        return_tensors: str | None,
-        split_special_tokens: bool | None = None,
-        verbose: bool = True,
-        **kwargs,
-    ) -> BatchEncoding:
-        """What the library knows of pairs, such as offsets; but cut as they are without it."""
-        self.set_truncation_and_padding(
-            PaddingStrategy.DO_NOT_PAD, TruncationStrategy.DO_NOT_TRUNCATE, None, 0, None, padding_side
-        )
-        split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
-        self._tokenizer.encode_special_tokens = split
-        encodings = []
-        for pair in pairs:
-            parts = [self._tokenizer.encode(text, add_special_tokens=False) for text in pair]
-            if truncation_strategy != TruncationStrategy.DO_NOT_TRUNCATE and max_length is not None:
-                kept = _kept([len(part) for part in parts], max_length - 3 * add_special_tokens, truncation_strategy)
-                for part, count in zip(parts, kept, strict=True):
-                    part.truncate(count, direction=self.truncation_side)
-            encodings.append(self._tokenizer.post_process(*parts, add_special_tokens))
-        for encoding in encodings:
-            self._eventual_warn_about_too_long_sequence(encoding.ids, max_length, verbose)
-        if padding_strategy != PaddingStrategy.DO_NOT_PAD:
-            width = max_length if padding_strategy == PaddingStrategy.MAX_LENGTH else max(map(len, encodings))
-            step = pad_to_multiple_of or 1
-            for encoding in encodings:
-                encoding.pad(
-                    -(-width // step) * step,
-                    direction=padding_side or self.padding_side,
-                    pad_id=self.pad_token_id,
-                    pad_token=self.pad_token,
-                )
-        flags = {name: kwargs.get(name) for name in (*_FLAGS, "return_attention_mask")}
-        rows = [self._convert_encoding(encoding=encoding, **flags)[0] for encoding in encodings]
-        found = {name: [row[name][0] for row in rows] for name in rows[0]}
-        if alone and return_tensors is None:
-            found = {name: values[0] if isinstance(values[0], list) else values for name, values in found.items()}
-        return BatchEncoding(found, encodings, tensor_type=return_tensors)
+        most: int | None,
+        strategy: TruncationStrategy,
+        split_special_tokens: bool,
+    ) -> Encoding:
+        """What the library knows of a pair, such as offsets; cut as `_row` cuts it, which the library does not."""
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = split_special_tokens
+        parts = [self._tokenizer.encode(one, add_special_tokens=False) for one in (text, pair)]
+        if most is not None:
+            kept = _kept([len(part) for part in parts], most - 3 * add_special_tokens, strategy)
+            for part, count in zip(parts, kept, strict=True):
+                part.truncate(count, direction=self.truncation_side)
+        return self._tokenizer.post_process(*parts, add_special_tokens)
 
     def _ids(self, text: str, split_special_tokens: bool) -> np.ndarray:
         """`(M,)`: ids of bytes, and of special tokens that the text spells."""

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None):
         ]
     result = {
         "data": recipe.data.title or recipe.data.called,
-        "images": {"train": len(splits.train), "validation": len(splits.require_validation())},
+        "images": {"train": len(splits.train), "validation": len(splits.validation)},
         "targets": targets,
         "most_seconds": limits["most_seconds"],
         "every_seconds": options.every,

@@ -58,8 +58,8 @@ def test_half_of_a_surrogate_pair(tokenizer, text, several, pair):
         (b"a", {}, r"text=b'a': expected a text, a list of texts"),
         ("abc", {"truncation": True, "max_length": 1}, "max_length=1: expected a whole number of at least 2"),
         (["abc"], {"truncation": True, "max_length": -1}, "max_length=-1: expected a whole number of at least 2"),
-        (["a"], {"text_pair": ["b"], "truncation": True, "max_length": 2}, "max_length=2: expected a whole number"),
-        ([("a", "b")], {"truncation": True, "max_length": 2}, "max_length=2: expected a whole number"),
+        (["a"], {"text_pair": ["b"], "truncation": True, "max_length": 2}, "=2: expected a whole number of at least 3"),
+        ([("a", "b")], {"truncation": True, "max_length": 2}, "max_length=2: expected a whole number of at least 3"),
         (["a", "bb"], {"padding": True, "padding_side": "middle"}, "padding_side='middle': expected 'left' or 'right'"),
     ],
 )

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -17,6 +18,7 @@ from lab.data.sources import Reading, Source, load_named_sources, load_sources, 
 from lab.errors import UserError, listed
 from lab.recipe import Data
 
+Validation = TypeVar("Validation")
 _MOST_FILES = 20_000  # of both splits together, whose links and content are looked at
 
 
@@ -39,12 +41,6 @@ class Splits:
         """Samples that nothing changes at random while they are read, where there are such: to validate on."""
         return self.train if self.validation is None else self.validation
 
-    def require_validation(self) -> Dataset:
-        """The samples to validate on; raises a `UserError` where there are none."""
-        if self.validation is None:
-            raise UserError("data.validation_samples=0 leaves no samples to judge by: set it to more")
-        return self.validation
-
 
 @dataclass(frozen=True)
 class Rows:
@@ -52,6 +48,13 @@ class Rows:
 
     source: Source
     rows: np.ndarray
+
+
+def require_validation(samples: Validation | None) -> Validation:
+    """The samples to validate on; raises a `UserError` where there are none."""
+    if samples is None:
+        raise UserError("data.validation_samples=0 left no samples to validate on: set it to more")
+    return samples
 
 
 def choose_splits(reading: Reading) -> tuple[Rows, Rows | None, Rows | None]:
@@ -79,9 +82,7 @@ def choose_split(reading: Reading, split: str) -> Rows:
     if split in ("train", "validation"):
         (source,) = load_named_sources(reading, {"data.train_split": settings.train_split})
         train, validation = _train_and_validation(source, reading)
-        if split == "validation" and validation is None:
-            raise UserError("--split validation: data.validation_samples=0 left no samples to validate on")
-        return train if split == "train" else validation
+        return train if split == "train" else require_validation(validation)
     wanted = {"data.test_split": settings.test_split or "test"} if split == "test" else {"--split": split}
     (source,) = load_named_sources(reading, wanted)
     return all_rows(source)

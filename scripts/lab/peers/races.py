@@ -107,7 +107,7 @@ def race(
     settings = task.recipe.optimization
     accelerator = build_accelerator(task)
     loader = training_loader(accelerator, task.recipe, splits.train)
-    validation = judging_loader(accelerator, task.recipe, splits.require_validation())
+    validation = judging_loader(accelerator, task.recipe, splits.validation)
     set_seed(task.recipe.seed)
     model = build()
     parameters = sum(weight.numel() for weight in model.parameters())

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from lab.data.splits import Splits
+from lab.data.splits import Splits, require_validation
 from lab.errors import UserError
 from lab.judging.predictions import evaluate
 from lab.machine import available_cores
@@ -162,7 +162,7 @@ def load_samples(recipe: Recipe) -> Samples:
         _LOADED[key] = task.load_splits()
     splits = _LOADED[key]
     task.fit(splits)
-    return Samples(splits.train, splits.require_validation(), task)
+    return Samples(splits.train, require_validation(splits.validation), task)
 
 
 _LOADED: dict[str, Splits] = {}

@@ -13,7 +13,7 @@ from lab.augment.masking import MASKING_RANGES, NO_LABEL, UNITS, Masking, mask
 from lab.augment.padding import padded, shown
 from lab.augment.seeds import fold_seed
 from lab.data.sources import Reading
-from lab.data.splits import Splits, choose_split, choose_splits
+from lab.data.splits import Splits, choose_split, choose_splits, require_validation
 from lab.data.streams import choose_stream_split, choose_stream_splits
 from lab.data.text import TEXT, TextDataset, TextDecoder, choose_pieces, pieces_of
 from lab.data.unlabelled import UNLABELLED
@@ -108,7 +108,7 @@ class MaskedLM(Task):
         reading, decoder = self.reading, self.decoder()
         if self._joins and split in ("train", "validation"):
             train, validation, _ = choose_pieces(reading, decoder, self._newline, self._room)
-            return train if split == "train" else validation
+            return train if split == "train" else require_validation(validation)
         streaming = self.recipe.data.streaming
         dataset = decoder.decode(choose_stream_split(reading, split, 1) if streaming else choose_split(reading, split))
         if not self._joins:

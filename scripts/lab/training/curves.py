@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lab.looking.style import BLUE, ORANGE, save, tidy
@@ -28,30 +29,30 @@ def draw_curves(metrics: Path, picture: Path, title: str, best: str):
     steps, epochs = read_metrics(metrics)
     if not epochs:
         raise ValueError(f"{metrics} has no epoch that has ended.")
-    measure, key = measure_of(best), f"validation_{best}"
-    validated = any(key in line for line in epochs)
+    validated = any(f"validation_{best}" in line for line in epochs)
     figure = Figure(figsize=(10 if validated else 5, 4), layout="constrained")
     left, *others = figure.subplots(1, 2 if validated else 1, squeeze=False)[0]
     _plot(left, steps, "loss", color=_TRAINING, label="training, as optimised")
     left.set(xlabel="epoch", ylabel="loss")
     left.set_title(title, parse_math=False)  # a folder's name may contain dollars
-    if not validated:
-        tidy(left)
-        save(figure, picture, dpi=150)
-        return
-    (right,) = others
-    _plot(left, epochs, "validation_loss", color=_VALIDATION, marker="o", markersize=3, label="validation")
-    left.legend(frameon=False)
+    if validated:
+        _plot(left, epochs, "validation_loss", color=_VALIDATION, marker="o", markersize=3, label="validation")
+        left.legend(frameon=False)
+        _draw_score(*others, epochs, best)
+    tidy(left, *others)
+    save(figure, picture, dpi=150)
+
+
+def _draw_score(axes: Axes, epochs: list[dict], best: str):
+    measure, key = measure_of(best), f"validation_{best}"
     scale = 100 if measure.percent else 1
-    _plot(right, epochs, key, scale=scale, color=_VALIDATION, marker="o", markersize=3)
+    _plot(axes, epochs, key, scale=scale, color=_VALIDATION, marker="o", markersize=3)
     sign = 1 if measure.higher_is_better else -1
     line = max(epochs, key=lambda line: (sign * line[key], -line["validation_loss"]))
-    right.axvline(line["epoch"], color="0.6", linestyle=":")
+    axes.axvline(line["epoch"], color="0.6", linestyle=":")
     unit = " (%)" if measure.percent else ""
     found = f"best: {measure.write(line[key])} after epoch {line['epoch']}"
-    right.set(xlabel="epoch", ylabel=f"validation {measure.title}{unit}", title=found)
-    tidy(left, right)
-    save(figure, picture, dpi=150)
+    axes.set(xlabel="epoch", ylabel=f"validation {measure.title}{unit}", title=found)
 
 
 def _plot(axes, lines: list[dict], name: str, scale: float = 1, **style):

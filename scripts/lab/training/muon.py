@@ -1,6 +1,6 @@
 """Muon in a dtype to choose, whose work processes share: torch's own does all of it in each, and in bfloat16."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import distributed
@@ -29,9 +29,10 @@ class Muon(torch.optim.Muon):
         for group in self.param_groups:
             parameters, gradients, momenta = [], [], []
             self._init_group(group, parameters, gradients, momenta)
-            for gradient, momentum in zip(gradients, momenta, strict=True):
-                momentum.lerp_(gradient, 1 - group["momentum"])
-            ahead = [g.lerp(momentum, group["momentum"]) for g, momentum in zip(gradients, momenta, strict=True)]
+            ahead = (
+                gradient.lerp(momentum.lerp_(gradient, 1 - group["momentum"]), group["momentum"])
+                for gradient, momentum in zip(gradients, momenta, strict=True)
+            )
             for parameter, update in zip(parameters, orthogonalize_shared(ahead, self.dtype), strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update, alpha=-_adjust_lr(group["lr"], group["adjust_lr_fn"], parameter.shape))
@@ -56,13 +57,15 @@ def orthogonalize(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return wide.T if tall else wide
 
 
-def orthogonalize_shared(matrices: Sequence[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+def orthogonalize_shared(matrices: Iterable[torch.Tensor], dtype: torch.dtype) -> Iterable[torch.Tensor]:
     """`orthogonalize` each of some matrices; of processes that train one model together, each does a share of them.
 
-    They must have the same matrices, as replicas have once gradients are averaged.
+    They must have the same matrices, as replicas have once gradients are averaged. A single process has one in memory
+    at a time.
     """
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
-        return [orthogonalize(matrix, dtype) for matrix in matrices]
+        return (orthogonalize(matrix, dtype) for matrix in matrices)
+    matrices = list(matrices)
     found = torch.zeros(sum(matrix.numel() for matrix in matrices), dtype=dtype, device=matrices[0].device)
     parts = [part.view(m.shape) for part, m in zip(found.split([m.numel() for m in matrices]), matrices, strict=True)]
     mine = shares([matrix.shape for matrix in matrices], distributed.get_world_size())[distributed.get_rank()]
