@@ -90,6 +90,10 @@ def test_one_long_text_of_files(tmp_path):
         assert np.array_equal(task.load_split(split).values, getattr(splits, split).values)
     with pytest.raises(UserError, match=r"makes .* pieces of 46 bytes: data\.validation_samples=999"):
         build("masked-lm", tmp_path, "tokenizer={join: true}", "data.validation_samples=999").load_splits()
+    everything = build("masked-lm", tmp_path, "tokenizer={join: true}", "data.validation_samples=0")
+    assert everything.load_splits().validation is None
+    with pytest.raises(UserError, match="left no samples to validate on"):
+        everything.load_split("validation")
 
 
 def test_masks_of_evaluation_depend_on_the_row_alone(data):
