@@ -54,6 +54,7 @@ def main(arguments: list[str] | None = None):
     start, finished = find_start(output_dir, recipe, options.resume, options.accept_changes, accelerator.print)
     if finished:
         accelerator.print(f"{output_dir} holds the finished run of this recipe; nothing to do")
+        finish(accelerator)
         if options.push_to_hub and accelerator.is_main_process:
             publish(output_dir, options.push_to_hub, options.private)
         return
@@ -78,9 +79,10 @@ def main(arguments: list[str] | None = None):
         test_scores = {}
         if splits.test:  # the only look
             test_scores = evaluate(accelerator, task, model, judging_loader(accelerator, recipe, splits.test))
+    best_model = accelerator.unwrap_model(model, keep_torch_compile=False)
+    del model  # as `finish` asks
 
     if accelerator.is_main_process:
-        best_model = accelerator.unwrap_model(model, keep_torch_compile=False)
         best_model.save_pretrained(output_dir, state_dict=task.finish(best_weights))
         task.processor.save_pretrained(output_dir)
         results = {

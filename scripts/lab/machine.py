@@ -14,9 +14,13 @@ def without_gpu() -> bool:
 
 
 def finish(accelerator: Accelerator):
-    """End all processes together, when the main one has written its files."""
-    # A process that ends right after a gather may never do so: torch's gloo threads still want Python's lock to free
-    # what they gathered, while the main thread holds it and waits for them. In a barrier it does not hold it.
+    """End all processes together, when the main one has written its files.
+
+    The caller keeps nothing that `accelerator.prepare` returned: a wrapped model would let the group of processes end
+    only with itself, while Python's lock is held, for which torch's gloo threads may wait to free what they gathered.
+    Neither would ever go on. `end_training` ends the group without the lock.
+    """
+    accelerator.free_memory()
     accelerator.wait_for_everyone()
     accelerator.end_training()
 

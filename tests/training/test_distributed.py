@@ -1,5 +1,6 @@
 """Several processes, on CPUs: the same training as in one."""
 
+import gc
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
+from torch.nn.parallel import DistributedDataParallel
 
 from lab.errors import UserError
 from lab.training.curves import read_metrics
@@ -86,6 +88,26 @@ def test_two_processes_train_as_one(folder, arguments, alone):
     assert_same_training(output, alone)
     assert result.stdout.count("on 21 test images of") == 1  # one writer
     assert load_file(output / "model.safetensors").keys() == load_file(alone / "model.safetensors").keys()
+
+
+def train_and_let_go(*arguments: str):
+    """A replica alive would end the group of processes while it holds Python's lock: see `lab.machine.finish`."""
+    destroy = torch.distributed.destroy_process_group
+
+    def without_replicas(group=None):
+        replicas = [found for found in gc.get_objects() if isinstance(found, DistributedDataParallel)]
+        assert not replicas
+        destroy(group)
+
+    torch.distributed.destroy_process_group = without_replicas
+    train_tiny(*arguments)
+    assert not torch.distributed.is_initialized()
+
+
+def test_the_group_ends_after_its_replicas(folder, arguments):
+    output = f"output_dir={folder / 'ended'}"
+    assert run_together(2, train_and_let_go, *arguments, output) == [0, 0]
+    assert run_together(2, train_and_let_go, *arguments, output) == [0, 0]  # nothing is left to do
 
 
 def test_accumulation_over_two_processes_too(folder, arguments, alone):
@@ -178,7 +200,7 @@ def replicated_steps(cross_attend_path: str, path: str):
     torch.distributed.init_process_group("gloo")
     rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
     model = small_model(decoder_type="query", cross_attend_path=cross_attend_path)
-    replica = torch.nn.parallel.DistributedDataParallel(model)
+    replica = DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):
         optimizer.zero_grad()
@@ -188,7 +210,9 @@ def replicated_steps(cross_attend_path: str, path: str):
     if rank == 0:
         save_file(model.state_dict(), path)
     torch.distributed.barrier()
-    os._exit(0)  # gloo's threads may want Python's lock for ever while the group is destroyed: see lab.machine.finish
+    del replica  # before the group: see lab.machine.finish
+    gc.collect()
+    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("cross_attend_path", ["separable", "general"])
