@@ -76,9 +76,10 @@ class PerceiverStudyConfig(PreTrainedConfig):
         patch_size: grid points along each axis that become one element together, a number or one per axis; None is 1.
             The last patch of an axis is filled with zeros.
         stem_type: what the points of a grid go through before they get positions: `"none"`; `"linear"`, the same linear
-            map at each (a 1x1 convolution); or `"conv"`, for images of at least 5 pixels a side: a 7x7 convolution of
-            stride 2, batch norm, ReLU and 3x3 max-pooling of stride 2, which leave `(S - 1) // 4` points of `S`
-            (Perceiver IO's "2D conv + maxpool"). Latents, masks and positions know only the grid after the stem.
+            map at each (a 1x1 convolution); or `"conv"`, for up to 3 axes of at least 5 points: a convolution of size 7
+            and stride 2, batch norm, ReLU and max-pooling of size 3 and stride 2, which leave `(S - 1) // 4` points of
+            `S` (Perceiver IO's "2D conv + maxpool"). Latents and positions know only the grid after the stem; shorter
+            inputs are filled up with zeros.
         stem_channels: what a stem makes of `C`.
         num_axes: `A`, axes of the grid: 2 for images, 1 for waveforms, 3 for video; coordinates of a point in space.
         num_frequency_bands: `K`, Fourier bands per axis.
@@ -329,7 +330,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
     def attended_sizes(self, grid: Sequence[int]) -> list[int]:
         """Points along each axis of what the latents attend to, if this grid is given."""
         if self.stem_type == "conv":
-            return [(points - 1) // 4 for points in grid]
+            return [max(1, (points - 1) // 4) for points in grid]
         return [-(-points // step) for points, step in zip(grid, self.patch, strict=True)]
 
     @property

@@ -16,8 +16,13 @@ from .separable import GridInputs, array_inputs, grid_inputs
 if TYPE_CHECKING:
     from .configuration_perceiver_study import PerceiverStudyConfig
 
-# Of fewer pixels a convolutional stem would leave nothing.
+# Of fewer points along an axis a convolutional stem would leave nothing.
 SMALLEST_CONV_STEM_SIZE = 5
+_LAYERS_OF_CONV_STEM = {
+    1: (nn.Conv1d, nn.BatchNorm1d, nn.MaxPool1d),
+    2: (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d),
+    3: (nn.Conv3d, nn.BatchNorm3d, nn.MaxPool3d),
+}
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -49,13 +54,17 @@ class LinearStem(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """`(B, C, H, W) -> (B, C', (H - 1) // 4, (W - 1) // 4)`: as in transformers' `Conv2DDownsample`."""
+    """`(B, C, S_1, .., S_A) -> (B, C', (S_1 - 1) // 4, .., (S_A - 1) // 4)`, for 1 to 3 axes.
 
-    def __init__(self, num_channels: int, stem_channels: int):
+    Of two axes it is transformers' `Conv2DDownsample`.
+    """
+
+    def __init__(self, num_channels: int, stem_channels: int, num_axes: int):
         super().__init__()
-        self.conv = nn.Conv2d(num_channels, stem_channels, kernel_size=7, stride=2, padding=3, bias=False)
-        self.batchnorm = nn.BatchNorm2d(stem_channels)
-        self.pool = nn.MaxPool2d(kernel_size=3, stride=2)
+        convolution, batchnorm, pool = _LAYERS_OF_CONV_STEM[num_axes]
+        self.conv = convolution(num_channels, stem_channels, kernel_size=7, stride=2, padding=3, bias=False)
+        self.batchnorm = batchnorm(stem_channels)
+        self.pool = pool(kernel_size=3, stride=2)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.pool(self.batchnorm(self.conv(pixels)).relu())
@@ -139,8 +148,11 @@ class GridAdapter(InputAdapter):
 
     def __init__(self, config: "PerceiverStudyConfig"):
         super().__init__(config)
-        stem = {"none": None, "linear": LinearStem, "conv": ConvStem}[config.stem_type]
-        self.stem = stem and stem(config.num_channels * math.prod(config.patch), config.stem_channels)
+        self.stem = None
+        if config.stem_type == "linear":
+            self.stem = LinearStem(config.num_channels * math.prod(config.patch), config.stem_channels)
+        elif config.stem_type == "conv":
+            self.stem = ConvStem(config.num_channels, config.stem_channels, config.num_axes)
         if config.position_encoding_type == "learned":
             self.learned_positions = LearnedPositions(
                 config.attended_grid,
@@ -188,11 +200,11 @@ class GridAdapter(InputAdapter):
         self._check_pixels(pixel_values, pixels)
         pixels, attention_mask = self._patches(pixels, _mask_of_points(attention_mask, pixels))
         if self.config.stem_type == "conv":
-            pixels, attention_mask = _masked_before_conv_stem(pixels, attention_mask)
+            pixels, attention_mask = _before_conv_stem(pixels, attention_mask)
         if self.stem is not None:
             pixels = self.stem(pixels.to(dtype))
         grid = list(pixels.shape[2:])
-        points = "input" if self.config.stem_type != "conv" else "pixel, or per point that the stem leaves of the image"
+        points = "input" if self.config.stem_type != "conv" else "point of the grid, or per point that the stem leaves"
         mask = check_mask(attention_mask, (pixels.shape[0], math.prod(grid)), points)
         if position_features is not None:
             self._check_position_features(position_features, pixels.shape[0], grid)
@@ -304,11 +316,6 @@ class GridAdapter(InputAdapter):
                 f"num_channels={config.num_channels} and num_axes={config.num_axes} axes of at least one point."
             )
         check_floating(name, pixel_values)
-        if config.stem_type == "conv" and min(pixels.shape[2:]) < SMALLEST_CONV_STEM_SIZE:
-            raise ValueError(
-                f"{name} have shape {tuple(pixel_values.shape)}: stem_type='conv' needs at least "
-                f"{SMALLEST_CONV_STEM_SIZE} pixels a side."
-            )
 
     def _check_position_features(self, position_features: torch.Tensor, batch: int, grid: list[int]):
         config = self.config
@@ -339,19 +346,23 @@ class GridAdapter(InputAdapter):
         check_floating("position_features", position_features)
 
 
-def _masked_before_conv_stem(
-    pixels: torch.Tensor, mask: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """A mask with an entry per pixel as one of the points that the stem leaves; one of those as it is.
+def _before_conv_stem(pixels: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Points that are enough for a stem, and a mask of all as one of those that the stem leaves; one of those as it is.
 
-    Hidden pixels count as zeros, as padding does inside of the stem. Its point `k` is there if the image has a pixel
-    `4 k + 4`: that decides it here too, so that what is padded at its end keeps the points that it has alone.
+    Hidden points count as zeros, as padding does inside of the stem. What it leaves along an axis, point `k`, is there
+    if point `4 k + 4` is, and the first if any is: so what is padded at its end keeps the points that it has alone.
     """
     sizes = pixels.shape[2:]
-    if mask is None or tuple(mask.shape) != (pixels.shape[0], math.prod(sizes)):
-        return pixels, mask
-    shown = check_mask(mask, mask.shape).unflatten(1, sizes)
-    return pixels.masked_fill(~shown[:, None], 0.0), shown[:, 4::4, 4::4].flatten(1)
+    if mask is not None and tuple(mask.shape) == (pixels.shape[0], math.prod(sizes)):
+        shown = check_mask(mask, mask.shape).unflatten(1, sizes)
+        pixels = pixels.masked_fill(~shown[:, None], 0.0)
+        for axis in range(1, shown.ndim):
+            along = shown.movedim(axis, 1)
+            first = along[:, :SMALLEST_CONV_STEM_SIZE].any(dim=1, keepdim=True)
+            shown = torch.cat([first, along[:, 8::4]], dim=1).movedim(1, axis)
+        mask = shown.flatten(1)
+    missing = [amount for size in sizes for amount in (max(0, SMALLEST_CONV_STEM_SIZE - size), 0)]
+    return (nn.functional.pad(pixels, missing[::-1]) if any(missing) else pixels), mask
 
 
 def _mask_of_points(mask: torch.Tensor | None, pixels: torch.Tensor) -> torch.Tensor | None:

@@ -122,7 +122,7 @@ def _check_grid(config: "PerceiverStudyConfig"):
     fits = fits_axes(config.image_size, is_size)
     require(config, "image_size", fits, f"a whole number of at least 1, or {per_axis}")
     convolved, patch = config.stem_type == "conv", config.patch_size
-    require(config, "stem_type", not convolved or axes == 2, "another for other than images (num_axes=2)")
+    require(config, "stem_type", not convolved or axes <= 3, "another for more than 3 axes")
     fits = not convolved or min(config.grid) >= SMALLEST_CONV_STEM_SIZE
     require(config, "image_size", fits, f"at least {SMALLEST_CONV_STEM_SIZE} for each axis with stem_type='conv'")
     fits = patch is None or fits_axes(patch, is_size)

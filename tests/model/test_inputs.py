@@ -1,5 +1,6 @@
 """Stems and learned positions. That a stem is the right one is judged by transformers', in test_deepmind.py."""
 
+import math
 import re
 
 import pytest
@@ -14,7 +15,10 @@ STEMS = {
     "linear": {"stem_type": "linear", "stem_channels": 9},
     "linear, waveform": {"stem_type": "linear", "stem_channels": 4, "num_axes": 1, "image_size": 21},
     "conv": {"stem_type": "conv", "stem_channels": 8, "image_size": [29, 18]},
+    "conv, waveform": {"stem_type": "conv", "stem_channels": 6, "num_axes": 1, "image_size": 43},
+    "conv, clip": {"stem_type": "conv", "stem_channels": 5, "num_axes": 3, "image_size": [9, 14, 11]},
 }
+CONV = [name for name in STEMS if name.startswith("conv")]
 
 
 @pytest.fixture(params=STEMS.values(), ids=STEMS.keys())
@@ -83,11 +87,13 @@ def test_a_linear_stem_is_a_convolution_of_size_one():
     torch.testing.assert_close(stem(images), expected)
 
 
+@pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("size", range(5, 15))
-def test_the_config_knows_the_grid_that_a_stem_leaves(size):
-    config = small_config(stem_type="conv", image_size=[size, 224])
-    features = small_model(**config.to_diff_dict()).perceiver.inputs.stem(torch.randn(1, 3, size, 224))
-    assert list(features.shape[2:]) == config.attended_grid == [(size - 1) // 4, 55]
+def test_the_config_knows_the_grid_that_a_stem_leaves(size, axes):
+    sizes = [size, 30, 17][:axes]
+    config = small_config(stem_type="conv", image_size=sizes, num_axes=axes)
+    features = small_model(**config.to_diff_dict()).perceiver.inputs.stem(torch.randn(1, 3, *sizes))
+    assert list(features.shape[2:]) == config.attended_grid == [(size - 1) // 4, 7, 4][:axes]
 
 
 def test_bands_end_at_the_nyquist_frequency_of_the_grid_that_is_left():
@@ -95,26 +101,31 @@ def test_bands_end_at_the_nyquist_frequency_of_the_grid_that_is_left():
     assert PerceiverStudyConfig(image_size=224, stem_type="linear").axis_max_frequencies == [112.0, 112.0]
 
 
-def test_masks_are_for_the_grid_that_is_left():
-    model = small_model(**STEMS["conv"]).double()
+@pytest.mark.parametrize("name", CONV)
+def test_masks_are_for_the_grid_that_is_left(name):
+    model = small_model(**STEMS[name]).double()
     images = pixels(model.config, dtype=torch.float64)
     points = mask(model.config)
     expected = reference.logits(model, _array(model, images), points)
     torch.testing.assert_close(model(images, attention_mask=points).logits, expected, rtol=0, atol=1e-10)
-    with pytest.raises(ValueError, match=re.escape("(3, 27): expected (3, 28), one entry per pixel, or per")):
-        model(images, attention_mask=torch.ones(3, 27))
+    size = points.shape[1]
+    message = f"(3, {size - 1}): expected (3, {size}), one entry per point of the grid, or per point that the stem"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model(images, attention_mask=torch.ones(3, size - 1))
 
 
-@pytest.mark.parametrize("form", ["pixels", "rows"])
-@pytest.mark.parametrize("height", [5, 6, 7, 8, 9, 28, 29])
-def test_padding_before_a_convolutional_stem_changes_nothing(height, form):
-    """A spectrogram of a batch of longer ones: what follows its end is hidden and changes nothing."""
-    model = small_model(**STEMS["conv"], absolute_positions=True).double()
-    images = pixels(model.config, dtype=torch.float64)[:, :, :height]
-    padded = torch.cat([images, 100 * torch.randn(3, 3, 40 - height, 18, dtype=torch.float64)], dim=2)
-    shown = (torch.arange(40) < height).expand(3, -1)
-    if form == "pixels":
-        shown = shown[:, :, None].expand(-1, -1, 18).flatten(1)
+@pytest.mark.parametrize("form", ["points", "rows"])
+@pytest.mark.parametrize("length", [1, 4, 5, 6, 7, 8, 9, 28, 29])
+@pytest.mark.parametrize("name", CONV)
+def test_padding_before_a_convolutional_stem_changes_nothing(name, length, form):
+    """A recording or clip in a batch of longer ones: what follows its end is hidden and changes nothing."""
+    model = small_model(**STEMS[name], absolute_positions=True).double()
+    others = model.config.grid[1:]
+    images = torch.randn(3, 3, length, *others, dtype=torch.float64)
+    padded = torch.cat([images, 100 * torch.randn(3, 3, 40 - length, *others, dtype=torch.float64)], dim=2)
+    shown = (torch.arange(40) < length).expand(3, -1)
+    if form == "points":
+        shown = shown[:, :, None].expand(-1, -1, math.prod(others)).flatten(1)
     torch.testing.assert_close(model(padded, attention_mask=shown).logits, model(images).logits, rtol=0, atol=1e-10)
 
 
@@ -127,9 +138,15 @@ def test_position_features_are_for_the_grid_that_is_left():
         model(images, position_features=torch.zeros(1, 29 + 18, 9))
 
 
-def test_images_too_small_for_a_stem():
-    with pytest.raises(ValueError, match=re.escape("(1, 3, 29, 4): stem_type='conv' needs at least 5 pixels a side")):
-        small_model(**STEMS["conv"])(torch.zeros(1, 3, 29, 4))
+@pytest.mark.parametrize("name", CONV)
+def test_what_is_too_small_for_a_stem_is_filled_up_with_zeros(name):
+    model = small_model(**STEMS[name], absolute_positions=True).double()
+    sizes = [3, 2, 1][: model.config.num_axes]
+    small, filled = torch.randn(2, 3, *sizes, dtype=torch.float64), torch.zeros(2, 3, *[5] * len(sizes)).double()
+    filled[(..., *map(slice, sizes))] = small
+    torch.testing.assert_close(model(small).logits, model(filled).logits, rtol=0, atol=0)
+    shown = torch.ones(2, math.prod(sizes))
+    torch.testing.assert_close(model(small, attention_mask=shown).logits, model(filled).logits, rtol=0, atol=1e-12)
 
 
 def test_learned_positions_of_their_own_width():
@@ -187,7 +204,7 @@ def test_half_precision_with_a_stem(stem):
     "field, fields",
     [
         ("stem_type", {"stem_type": "patches"}),
-        ("stem_type", {"stem_type": "conv", "num_axes": 1}),
+        ("stem_type", {"stem_type": "conv", "num_axes": 4}),
         ("stem_channels", {"stem_type": "conv", "stem_channels": 0}),
         ("image_size", {"stem_type": "conv", "image_size": [32, 4]}),
         ("learned_position_channels", {"learned_position_channels": 0, "position_encoding_type": "learned"}),

@@ -138,6 +138,14 @@ def test_another_batch_size_keeps_epochs_and_schedule(resume, size, step, steps)
     assert following == pytest.approx(0.01 * expected)
 
 
+def test_running_statistics_go_on_too(run, resume):
+    convolutional = ["model.stem_type=conv", "model.stem_channels=4", "model.image_size=12"]
+    whole = run("with a stem", *convolutional, "optimization.ema_decay=0.9")
+    resumed = resume(*convolutional, "optimization.ema_decay=0.9", of=whole)
+    assert "perceiver.inputs.stem.batchnorm.running_mean" in weights(whole)
+    assert all(torch.equal(weights(resumed)[name], tensor) for name, tensor in weights(whole).items())
+
+
 def test_all_samples_of_an_epoch_come_once_whatever_the_batch(resume, monkeypatch):
     seen = []
     batches = loop.EpochLoader.batches
