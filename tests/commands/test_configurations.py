@@ -15,7 +15,7 @@ PARAMETERS = {
     "cifar10-longer": 3_888_532,
     "digits": 239_408,
     "digits-finetune": 3_888_532,
-    "fsdd": 816_274,
+    "fsdd": 786_930,
     "imagenet-8gpus": 44_912_254,
     "imagenet-fourier": 44_912_254,  # the paper's table 7 says 44.9 M
     "modelnet10": 765_142,
