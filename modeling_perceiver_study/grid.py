@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Of fewer points along an axis a convolutional stem would leave nothing.
 SMALLEST_CONV_STEM_SIZE = 5
+# With fewer frames oneDNN, by which torch computes on CPUs, takes the gradient of a 3-D convolution from stray memory.
+_FEWEST_FRAMES = 8
 _LAYERS_OF_CONV_STEM = {
     1: (nn.Conv1d, nn.BatchNorm1d, nn.MaxPool1d),
     2: (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d),
@@ -67,7 +69,15 @@ class ConvStem(nn.Module):
         self.pool = pool(kernel_size=3, stride=2)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.pool(self.batchnorm(self.conv(pixels)).relu())
+        return self.pool(self.batchnorm(self._convolved(pixels)).relu())
+
+    def _convolved(self, pixels: torch.Tensor) -> torch.Tensor:
+        frames = pixels.shape[2]
+        if pixels.ndim < 5 or frames >= _FEWEST_FRAMES:
+            return self.conv(pixels)
+        # The convolution sees zeros behind the last frame anyway. What the further ones make is cut off.
+        filled = nn.functional.pad(pixels, (0, 0, 0, 0, 0, _FEWEST_FRAMES - frames))
+        return self.conv(filled)[:, :, : (frames + 1) // 2]
 
 
 class LearnedPositions(nn.Module):

@@ -45,6 +45,20 @@ def test_latents_attend_to_what_the_stem_makes(stem, position_encoding_type):
     torch.testing.assert_close(model(inputs=array).logits, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("frames", range(5, 11))
+def test_gradients_of_a_stem_of_few_frames(frames):
+    """In torch 2.13 a 3-D convolution of fewer than 8 frames has wrong ones on CPUs, or ends the process."""
+    stem = small_model(**STEMS["conv, clip"]).perceiver.inputs.stem.train()
+    clips = torch.randn(2, 3, frames, 16, 16, generator=torch.Generator().manual_seed(1))
+    upstream = torch.randn(stem(clips).shape, generator=torch.Generator().manual_seed(2))
+    gradients = []
+    for dtype in (torch.float64, torch.float32):
+        stem.to(dtype).zero_grad()
+        stem(clips.to(dtype)).backward(upstream.to(dtype))
+        gradients.append(stem.conv.weight.grad.clone().double())
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-4 * gradients[0].abs().max().item())
+
+
 def test_gradients_through_a_stem(stem):
     """To pixels and to the stem, the same on both roads behind it."""
     model = small_model(**stem).double()
