@@ -14,13 +14,14 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch.nn.parallel import DistributedDataParallel
 
+import score
 from lab.errors import UserError
 from lab.training.curves import read_metrics
 from tests.checkpoints import save_checkpoint
 from tests.models import pixels, small_model
 from tests.paths import ROOT
 from tests.processes import run_together, start, train_tiny
-from tests.small_data import TINY_RUN, make_parquet
+from tests.small_data import TINY_RUN, fresh_accelerate, make_parquet
 
 pytestmark = pytest.mark.slow
 
@@ -107,7 +108,7 @@ def train_and_let_go(*arguments: str):
 def test_the_group_ends_after_its_replicas(folder, arguments):
     output = f"output_dir={folder / 'ended'}"
     assert run_together(2, train_and_let_go, *arguments, output) == [0, 0]
-    assert run_together(2, train_and_let_go, *arguments, output) == [0, 0]  # nothing is left to do
+    assert run_together(2, train_and_let_go, *arguments, output, "--resume") == [0, 0]  # nothing is left to do
 
 
 def test_accumulation_over_two_processes_too(folder, arguments, alone):
@@ -267,3 +268,16 @@ def test_sharded_layers_take_the_same_step(tmp_path):
     assert sharded.keys() == model.state_dict().keys()
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(sharded[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_judged_is_what_is_saved(folder):
+    """Each process has running statistics of its own; those of the first are in the checkpoint."""
+    output = folder / "statistics"
+    stem = ["model.stem_type=conv", "model.stem_channels=4", "model.image_size=12", "optimization.ema_decay=0.9"]
+    given = [f"data.path={folder / 'data'}", f"data.cache_dir={folder / 'cache'}", *stem, "logging.log_with=null"]
+    assert run_together(2, train_tiny, *given, f"output_dir={output}") == [0, 0]
+    found = json.loads((output / "metrics.json").read_text())
+    fresh_accelerate()
+    score.main([str(output), "--split", "validation", "--output", str(folder / "scores")])
+    scores = json.loads((folder / "scores" / "evaluation.json").read_text())
+    assert scores["loss"] == pytest.approx(found["validation_loss"], abs=1e-5)

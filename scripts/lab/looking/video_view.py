@@ -23,12 +23,13 @@ class VideoView(View):
     Args:
         frames: `(T, C, H, W)` from 0 to 255.
         grid: `[T', H', W']` of what latents attend to.
+        steps: frames and pixels from one point of it to the next.
     """
 
     task, sample, processor, examples = "video-classification", "clip", "image_processor", "*.gif"
 
-    def __init__(self, frames: np.ndarray, grid: list[int]):
-        self.frames, self.grid = frames, grid
+    def __init__(self, frames: np.ndarray, grid: list[int], steps: list[int]):
+        self.frames, self.grid, self.steps = frames, grid, steps
 
     @classmethod
     def read(cls, path: Path, processor: Any) -> np.ndarray:
@@ -38,7 +39,8 @@ class VideoView(View):
     @classmethod
     def of(cls, processor: Any, config: PreTrainedConfig, sample: np.ndarray) -> "VideoView":
         frames = processor.process_clip(sample)
-        return cls(frames, config.attended_sizes([len(frames), *frames.shape[2:]]))
+        steps = [4, 4, 4] if config.stem_type == "conv" else config.patch
+        return cls(frames, config.attended_sizes([len(frames), *frames.shape[2:]]), steps)
 
     @classmethod
     def example(cls, config: PreTrainedConfig, count: int) -> dict[str, torch.Tensor]:
@@ -80,13 +82,11 @@ class VideoView(View):
         return [displayed(self.frames[index]).round().astype(np.uint8) for index in self._chosen(count)]
 
     def _maps(self, weights: np.ndarray, count: int) -> list[np.ndarray]:
-        """`(H, W)` for each of some frames: the weights of the patches that they belong to."""
+        """`(H, W)` for each of some frames: the weights of the patches, or points behind a stem, that they are in."""
         weights, sizes = weights.reshape(self.grid), (len(self.frames), *self.frames.shape[2:])
-        # Patches begin at multiples of their size; only the last may stand out.
-        steps = [-(-size // points) for size, points in zip(sizes, self.grid, strict=True)]
         places = [
             np.minimum(np.arange(size) // step, points - 1)
-            for size, step, points in zip(sizes, steps, self.grid, strict=True)
+            for size, step, points in zip(sizes, self.steps, self.grid, strict=True)
         ]
         whole = weights[np.ix_(*places)]
         return [whole[index] for index in self._chosen(count)]

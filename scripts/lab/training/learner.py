@@ -54,6 +54,12 @@ class Learner:
         """What is evaluated: the moving average where there is one."""
         return self.model if self.average is None else self.average.module
 
+    def share_statistics(self):
+        """Give all processes those of the first one's batch norms, so that all judge the model that is saved."""
+        if self.accelerator.num_processes > 1:
+            for buffer in self.raw_judged.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
     @property
     def raw_judged(self) -> nn.Module:
         """The same without what accelerate put around it."""

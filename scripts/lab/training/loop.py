@@ -76,6 +76,7 @@ def train(
                 tensors = {"best": best_weights, "average": learner.average and learner.average.state_dict()}
                 save_checkpoint(accelerator, output_dir, progress, tensors, recipe.checkpoint.keep_last)
         log.check(progress)
+        learner.share_statistics()
         scores = validation_loader and evaluate(accelerator, task, learner.judged, validation_loader)
         progress.epoch, progress.samples = progress.epoch + 1, 0
         if scores is None or task.is_better(scores, progress.best_scores):

@@ -15,7 +15,7 @@ from lab.tasks.task import Task
 def find_parts(accelerator: Accelerator, task: Task, model: nn.Module) -> int:
     """Accumulated parts to cut each batch into, at least the recipe's, so that one fits into every process's memory.
 
-    Tries a forward and backward pass of empty samples, and leaves no gradients. All processes call it together.
+    Tries a forward and backward pass of empty samples, and leaves no trace of them. All processes call it together.
 
     Raises:
         UserError: a single sample does not fit.
@@ -36,6 +36,7 @@ def find_parts(accelerator: Accelerator, task: Task, model: nn.Module) -> int:
         return size
 
     model.to(accelerator.device).train()
+    statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         size = largest_size()
     except RuntimeError as error:
@@ -44,6 +45,8 @@ def find_parts(accelerator: Accelerator, task: Task, model: nn.Module) -> int:
         raise UserError("a single sample does not fit into memory: make the model of the recipe smaller") from error
     finally:
         model.zero_grad(set_to_none=True)
+        for name, buffer in model.named_buffers():
+            buffer.copy_(statistics[name])
     parts = accelerator.gather(torch.tensor([share // size], device=accelerator.device)).max().item()
     if parts > settings.gradient_accumulation_steps:
         accelerator.print(f"a batch of {settings.batch_size} fits into memory in {parts} parts")
