@@ -16,7 +16,7 @@ from lab.looking.sound_view import SoundView
 from lab.recipe import Recipe, build, require_keys
 from lab.tasks.ragged import RaggedTask
 from lab.tasks.task import Arguments, Batch, Judged
-from lab.tasks.usage import with_parts, with_pipeline
+from lab.tasks.usage import elements_of, with_parts, with_pipeline
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyFeatureExtractor,
@@ -192,7 +192,7 @@ class AudioClassification(RaggedTask):
             "purpose": self.target.purpose(
                 f"recordings of up to {seconds:g} s at {extractor.sampling_rate} Hz", self.config.num_labels
             ),
-            "elements": f"patches of {kind}" if self.config.patch_size else kind,
+            "elements": elements_of(self.config, kind, kind),
             "augmentation": describe_augmentation(self.augmentation),
             "usage": [
                 with_pipeline(self.name, "sound.wav", self.target),

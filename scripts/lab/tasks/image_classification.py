@@ -19,7 +19,7 @@ from lab.looking.image_view import displayed
 from lab.recipe import Recipe, build, require_keys
 from lab.tasks.decoded import DecodedTask
 from lab.tasks.task import Arguments, Batch, Judged, drawn
-from lab.tasks.usage import with_parts, with_pipeline
+from lab.tasks.usage import elements_of, with_parts, with_pipeline
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForImageClassification,
@@ -164,7 +164,7 @@ class ImageClassification(DecodedTask):
         return parts | {
             "tags": ["vision", *parts["tags"]],
             "purpose": self.target.purpose(f"images of {grid} pixels", self.config.num_labels),
-            "elements": "single pixels",
+            "elements": elements_of(self.config, "single pixels", "pixels"),
             "augmentation": describe_augmentation(self.augmentation),
             "usage": [
                 with_pipeline(self.name, "image.png", self.target),

@@ -1,6 +1,15 @@
-"""Programs for model cards."""
+"""Programs and phrases for model cards."""
+
+from transformers import PreTrainedConfig
 
 from lab.tasks.targets import Target
+
+
+def elements_of(config: PreTrainedConfig, single: str, samples: str) -> str:
+    """What latents look at, for a card: `single` without patches and stem, otherwise made of `samples`."""
+    if config.stem_type == "conv":
+        return f"{samples} through a convolutional stem"
+    return f"patches of {samples}" if config.patch_size else single
 
 
 def with_pipeline(task: str, file: str, target: Target) -> str:

@@ -17,7 +17,7 @@ from lab.recipe import Recipe, build, require_keys
 from lab.tasks.image_classification import PICTURE_KEYS, SIZE_KEYS
 from lab.tasks.ragged import RaggedTask
 from lab.tasks.task import Arguments, Batch, Judged
-from lab.tasks.usage import with_parts, with_pipeline
+from lab.tasks.usage import elements_of, with_parts, with_pipeline
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForVideoClassification,
@@ -122,7 +122,7 @@ class VideoClassification(RaggedTask):
         return parts | {
             "tags": ["video", *parts["tags"]],
             "purpose": self.target.purpose(clips, self.config.num_labels),
-            "elements": "patches of frames" if self.config.patch_size else "single pixels of frames",
+            "elements": elements_of(self.config, "single pixels of frames", "frames"),
             "augmentation": describe_video_augmentation(self.augmentation),
             "usage": [
                 with_pipeline(self.name, "clip.mp4", self.target),
