@@ -275,5 +275,6 @@ def test_attention_masks(architecture, tmp_path):
         assert_close(our_output.logits, their_output.logits, dtype)
     assert (ours(pixels.double()).logits - our_output.logits).abs().max() > 1e-2
     if architecture == CONV:
-        with pytest.raises(ValueError, match=re.escape("expected (2, 25), one entry per pixel, or per point that the")):
+        message = "expected (2, 25), one entry per point of the grid, or per point that the stem leaves"
+        with pytest.raises(ValueError, match=re.escape(message)):
             ours(pixels, attention_mask=torch.ones(2, 23))
