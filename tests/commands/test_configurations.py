@@ -9,7 +9,7 @@ PARAMETERS = {
     "audioset": 48_668_451,
     "avletters-both": 321_872,
     "avletters-sound": 293_102,
-    "avletters-video": 320_246,
+    "avletters-video": 318_182,
     "cifar10-long": 6_817_694,
     "cifar10-study": 3_888_532,
     "cifar10-longer": 3_888_532,
