@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from .auto_classes import AUTO_MAP, AUTO_MAP_OF_INPUTS, AUTO_MAP_OF_MODELS, PIPELINES, VIDEO
+from .grid import CONV_STEM_STEP
 from .input_fields import (
     INPUT_FIELDS,
     check_input,
@@ -75,12 +76,15 @@ class PerceiverStudyConfig(PreTrainedConfig):
             transformers' video models.
         patch_size: grid points along each axis that become one element together, a number or one per axis; None is 1.
             The last patch of an axis is filled with zeros.
-        stem_type: what the points of a grid go through before they get positions: `"none"`; `"linear"`, the same linear
+        stem_type: what points go through before they get positions. Of a grid `"none"`; `"linear"`, the same linear
             map at each (a 1x1 convolution); or `"conv"`, for up to 3 axes of at least 5 points: a convolution of size 7
             and stride 2, batch norm, ReLU and max-pooling of size 3 and stride 2, which leave `(S - 1) // 4` points of
             `S` (Perceiver IO's "2D conv + maxpool"). Latents and positions know only the grid after the stem; shorter
-            inputs are filled up with zeros.
+            inputs are filled up with zeros. Of points in space `"none"` or `"neighbors"`: what a point's neighbors
+            are and where they are from it, through a linear map of each, the largest of all, and an MLP.
         stem_channels: what a stem makes of `C`.
+        num_neighbors: with `stem_type="neighbors"`, how many of the nearest points that are, the point itself among
+            them; they are searched for by all distances, so time grows with the square of the number of points.
         num_axes: `A`, axes of the grid: 2 for images, 1 for waveforms, 3 for video; coordinates of a point in space.
         num_frequency_bands: `K`, Fourier bands per axis.
         max_frequencies: highest band, a number or one per axis, above 0; None becomes the Nyquist frequencies of
@@ -158,6 +162,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
     patch_size: int | list[int] | tuple[int, ...] | None = None
     stem_type: str = "none"
     stem_channels: int = 64
+    num_neighbors: int = 16
     num_frequency_bands: int = 16
     max_frequencies: float | int | list[float] | tuple[float, ...] | None = None
     concat_positions: bool = True
@@ -330,8 +335,13 @@ class PerceiverStudyConfig(PreTrainedConfig):
     def attended_sizes(self, grid: Sequence[int]) -> list[int]:
         """Points along each axis of what the latents attend to, if this grid is given."""
         if self.stem_type == "conv":
-            return [max(1, (points - 1) // 4) for points in grid]
+            return [max(1, (points - 1) // CONV_STEM_STEP) for points in grid]
         return [-(-points // step) for points, step in zip(grid, self.patch, strict=True)]
+
+    @property
+    def attended_steps(self) -> list[int]:
+        """Points of what is given from one that latents attend to to the next, along each axis."""
+        return [CONV_STEM_STEP] * self.num_axes if self.stem_type == "conv" else self.patch
 
     @property
     def axis_max_frequencies(self) -> list[float]:

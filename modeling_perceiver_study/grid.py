@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Of fewer points along an axis a convolutional stem would leave nothing.
 SMALLEST_CONV_STEM_SIZE = 5
+CONV_STEM_STEP = 4  # points from one that it leaves to the next: it has two layers of stride 2
 # With fewer frames oneDNN, by which torch computes on CPUs, takes the gradient of a 3-D convolution from stray memory.
 _FEWEST_FRAMES = 8
 _LAYERS_OF_CONV_STEM = {
@@ -153,6 +154,7 @@ class GridAdapter(InputAdapter):
         "learned_position_channels",
         "project_learned_positions",
     )
+    stem_types = ("none", "linear", "conv")
     supports_local_start = True
     starts_locally_beside_others = True
 
@@ -369,7 +371,7 @@ def _before_conv_stem(pixels: torch.Tensor, mask: torch.Tensor | None) -> tuple[
         for axis in range(1, shown.ndim):
             along = shown.movedim(axis, 1)
             first = along[:, :SMALLEST_CONV_STEM_SIZE].any(dim=1, keepdim=True)
-            shown = torch.cat([first, along[:, 8::4]], dim=1).movedim(1, axis)
+            shown = torch.cat([first, along[:, 2 * CONV_STEM_STEP :: CONV_STEM_STEP]], dim=1).movedim(1, axis)
         mask = shown.flatten(1)
     missing = [amount for size in sizes for amount in (max(0, SMALLEST_CONV_STEM_SIZE - size), 0)]
     return (nn.functional.pad(pixels, missing[::-1]) if any(missing) else pixels), mask

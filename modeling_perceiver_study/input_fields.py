@@ -23,6 +23,7 @@ INPUT_FIELDS = (
 _COUNTS = (
     "num_axes",
     "stem_channels",
+    "num_neighbors",
     "num_frequency_bands",
     "vocab_size",
     "max_position_embeddings",
@@ -31,7 +32,6 @@ _COUNTS = (
 )
 _SWITCHES = ("concat_positions", "project_learned_positions")
 _CHOICES = {
-    "stem_type": ("none", "linear", "conv"),
     "position_encoding_type": ("fourier", "learned", "none"),
 }
 
@@ -85,6 +85,13 @@ def check_input(config: "PerceiverStudyConfig"):
     require_choices(config, _SWITCHES, _CHOICES)
     adapter = adapter_class(config.input_type)
     require_counts(config, ("num_channels",), adapter.fewest_channels)
+    stems = ", ".join(map(repr, adapter.stem_types))
+    require(
+        config,
+        "stem_type",
+        config.stem_type in adapter.stem_types,
+        f"one of {stems} with input_type={config.input_type!r}",
+    )
     for name in INPUT_FIELDS[2:]:
         fits = name in adapter.config_fields or getattr(config, name) == getattr(type(config), name)
         require(config, name, fits, f"{getattr(type(config), name)!r} with input_type={config.input_type!r}")

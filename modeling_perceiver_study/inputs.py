@@ -27,6 +27,7 @@ class InputAdapter(nn.Module):
         more_arguments: names of further arguments.
         config_fields: fields of the config that the kind reads; the others that describe an input must be left alone.
         fewest_channels: least `num_channels`.
+        stem_types: what the config's `stem_type` may be.
         supports_local_start: whether elements end in Fourier positions, as those of a grid of `num_axes` axes do, or
             begin with the lowest band.
         starts_locally_beside_others: the same where it is one of several inputs.
@@ -38,6 +39,7 @@ class InputAdapter(nn.Module):
     more_arguments: tuple[str, ...] = ()
     config_fields: tuple[str, ...] = ()
     fewest_channels: int = 1
+    stem_types: tuple[str, ...] = ("none",)
     supports_local_start: bool = False
     starts_locally_beside_others: bool = False
 

@@ -33,6 +33,7 @@ from .inputs import check_tensor
 from .labels import check_byte_labels, check_class_labels
 from .local_start import start_locally  # noqa: F401
 from .masked_lm import MaskedLMDecoder, labelled_positions
+from .neighbors import NeighborStem  # noqa: F401
 from .paths import has_values
 from .perceiver import Perceiver
 from .pipeline_audio_perceiver_study import PerceiverStudyAudioClassificationPipeline  # noqa: F401

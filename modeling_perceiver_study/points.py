@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .inputs import InputAdapter, check_floating, check_given, check_mask, register_input_adapter
+from .neighbors import NeighborStem
 from .paths import has_values
 from .position import fourier_features
 from .separable import GridInputs, array_inputs
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
 class PointsAdapter(InputAdapter):
     """`(B, M, A), (B, M, C) or None -> (B, M, C + P)`: features of points, then Fourier features of coordinates.
 
-    `num_axes` is `A`, `num_channels` is `C`, 0 for points that are nothing but a place. Bands are those of a grid: a
-    frequency `f` makes `f` waves between the coordinates -1 and 1, which are not bounds. The mask is `(B, M)`; what it
-    hides may be anything, NaN too.
+    `num_axes` is `A`, `num_channels` is `C`, 0 for points that are nothing but a place. With a stem, what it makes of a
+    point's features and neighbors stands in place of its features. Bands are those of a grid: a frequency `f` makes `f`
+    waves between the coordinates -1 and 1, which are not bounds. The mask is `(B, M)`; what it hides may be anything,
+    NaN too.
     """
 
     input_name = "points"
@@ -30,14 +32,26 @@ class PointsAdapter(InputAdapter):
         "num_frequency_bands",
         "max_frequencies",
         "concat_positions",
+        "stem_type",
+        "stem_channels",
+        "num_neighbors",
     )
     fewest_channels = 0
+    stem_types = ("none", "neighbors")
     supports_local_start = True
     starts_locally_beside_others = True
 
+    def __init__(self, config: "PerceiverStudyConfig"):
+        super().__init__(config)
+        self.stem = None
+        if config.stem_type == "neighbors":
+            self.stem = NeighborStem(
+                config.num_axes, config.num_channels, config.stem_channels, config.num_neighbors, config.layer_norm_eps
+            )
+
     @classmethod
     def width_of(cls, config: "PerceiverStudyConfig") -> int:
-        return config.num_channels + config.num_position_channels
+        return config.num_attended_channels + config.num_position_channels
 
     def length(self, points: torch.Tensor, point_features: torch.Tensor | None = None) -> int:
         return points.shape[1]
@@ -76,8 +90,11 @@ class PointsAdapter(InputAdapter):
                     f"{(*points.shape[:2], config.num_channels)}, num_channels={config.num_channels} for each point."
                 )
             check_floating("point_features", point_features)
-            features = _shown("numbers", "point_features", point_features, mask)
-            array = torch.cat([features.to(dtype), array], dim=-1)
+            point_features = _shown("numbers", "point_features", point_features, mask)
+        if self.stem is not None:
+            point_features = self.stem(points, point_features, mask)
+        if point_features is not None:
+            array = torch.cat([point_features.to(dtype), array], dim=-1)
         return array_inputs(array, mask)
 
 

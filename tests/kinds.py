@@ -28,6 +28,15 @@ KINDS = {
     "plain": {"input_name": "plain_values", "image_size": [3, 4], "position_encoding_type": "none"},
     "points": {"input_type": "points", "num_axes": 3, "num_channels": 2, "max_frequencies": [5.0, 2.0, 3.5]},
     "places": {"input_type": "points", "input_name": "places", "num_axes": 2, "num_channels": 0},
+    "neighbors": {
+        "input_type": "points",
+        "input_name": "cloud",
+        "num_axes": 3,
+        "num_channels": 2,
+        "stem_type": "neighbors",
+        "stem_channels": 5,
+        "num_neighbors": 4,
+    },
     "bytes": {"input_type": "bytes", "vocab_size": 20, "max_position_embeddings": 11, "d_model": 9},
     "array": {"input_type": "array", "num_channels": 7},
 }
@@ -127,6 +136,8 @@ def array_of(
     if config.input_type == "points":
         waves = _waves(config, value)
         features = [given[before + "point_features"]] if config.num_channels else []
+        if config.stem_type == "neighbors":
+            features = [_neighbors(adapter.stem, value, features[0], mask)]
         return torch.cat([*features, waves], dim=-1), mask
     pixels = value.movedim(config.channel_axis, 1)
     if config.patch_size is not None:
@@ -148,6 +159,30 @@ def array_of(
         ]
         positions = _waves(config, torch.tensor(places, dtype=torch.float64))
     return torch.cat([flat, positions.expand(len(flat), -1, -1)], dim=-1), mask
+
+
+def _neighbors(stem, points, features, mask):
+    """`(B, M, C')`, one point after the other."""
+    count, clouds = stem.num_neighbors, []
+    shown = torch.ones(points.shape[:2], dtype=torch.bool) if mask is None else mask
+    for places, numbers, there in zip(points, features, shown, strict=True):
+        nearest = []
+        for index, place in enumerate(places):
+            far = (places - place).square().sum(dim=-1).where(there, torch.inf)
+            found = [row for row in far.argsort().tolist() if there[row]][:count]
+            nearest.append(found or [index])
+        squares = [
+            (places[nearest[index]] - places[index]).square().sum() / count for index in there.nonzero().flatten()
+        ]
+        unit = torch.stack(squares).mean().sqrt() if squares else torch.tensor(1.0, dtype=torch.float64)
+        rows = []
+        for index, place in enumerate(places):
+            others = nearest[index]
+            mapped = (places[others] - place) / unit @ stem.places.weight.T + numbers[others] @ stem.features.weight.T
+            rows.append(mapped.amax(dim=0) + stem.own_features.weight @ numbers[index])
+        hidden = torch.nn.functional.gelu(stem.norm(torch.stack(rows)))
+        clouds.append(stem.output_norm(stem.output(hidden)))
+    return torch.stack(clouds)
 
 
 def _waves(config: PerceiverStudyConfig, places: torch.Tensor) -> torch.Tensor:

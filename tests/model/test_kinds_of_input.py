@@ -19,6 +19,7 @@ TOGETHER = [
     ("points", "bytes"),
     ("image", "array"),
     ("stem", "learned"),
+    ("waveform", "neighbors"),
     ("video", "plain", "places"),
 ]
 # A dropout of 1e-12 takes its path and drops nothing.

@@ -77,13 +77,14 @@ def test_each_head_of_each_latent_looks_at_a_spot_of_the_stated_width(grid, fiel
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["points", "places", "patches", "stem", "absolute"])
+@pytest.mark.parametrize("kind", ["points", "places", "neighbors", "patches", "stem", "absolute"])
 def test_other_inputs_start_at_spots_too(kind):
     """Points where those of a grid would be, with and without features; what patches and a stem leave."""
     torch.manual_seed(0)
     fields = {
         "points": {"input_type": "points", "num_channels": 3},
         "places": {"input_type": "points", "num_channels": 0},
+        "neighbors": {"input_type": "points", "num_channels": 0, "stem_type": "neighbors", "stem_channels": 5},
         "patches": {"image_size": [64, 96], "patch_size": [2, 3]},
         "stem": {"stem_type": "linear", "stem_channels": 5},
         "absolute": {"absolute_positions": True},

@@ -10,7 +10,7 @@ from tests.models import needs_compiler
 
 pytestmark = pytest.mark.slow
 
-KINDS = [("waveform",), ("points",), ("bytes",), ("image", "waveform", "points")]
+KINDS = [("waveform",), ("points",), ("neighbors",), ("bytes",), ("image", "waveform", "points")]
 SMALLER = {"num_blocks": 2, "num_cross_attends": 2, "num_self_attends_per_block": 1}
 
 

@@ -39,8 +39,7 @@ class VideoView(View):
     @classmethod
     def of(cls, processor: Any, config: PreTrainedConfig, sample: np.ndarray) -> "VideoView":
         frames = processor.process_clip(sample)
-        steps = [4, 4, 4] if config.stem_type == "conv" else config.patch
-        return cls(frames, config.attended_sizes([len(frames), *frames.shape[2:]]), steps)
+        return cls(frames, config.attended_sizes([len(frames), *frames.shape[2:]]), config.attended_steps)
 
     @classmethod
     def example(cls, config: PreTrainedConfig, count: int) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import nn
 
 from lab.augment.seeds import fold_seed
@@ -57,8 +58,7 @@ class Learner:
     def share_statistics(self):
         """Give all processes those of the first one's batch norms, so that all judge the model that is saved."""
         if self.accelerator.num_processes > 1:
-            for buffer in self.raw_judged.buffers():
-                torch.distributed.broadcast(buffer, 0)
+            broadcast(list(self.raw_judged.buffers()))  # in place
 
     @property
     def raw_judged(self) -> nn.Module:

@@ -1,0 +1,112 @@
+"""The stem of points: which neighbors a point has, and what odd clouds become. Its numbers stand in tests/kinds.py."""
+
+import re
+
+import pytest
+import torch
+
+from modeling_perceiver_study import PerceiverStudyConfig, neighbors
+from modeling_perceiver_study.neighbors import NeighborStem, nearest_points
+from tests.kinds import arguments_of, model_of
+
+CLOUD = torch.randn(2, 40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("most", [2**23, 7 * 80])
+@pytest.mark.parametrize("hidden", [0, 12, 37])
+def test_the_nearest_of_those_that_are_shown(monkeypatch, hidden, most):
+    """Also where distances are computed for a part of the points at a time, and where there are too few points."""
+    monkeypatch.setattr(neighbors, "_MOST_DISTANCES", most)
+    mask = torch.arange(40) < 40 - hidden
+    rows = nearest_points(CLOUD, 5, mask.expand(2, -1) if hidden else None)
+    distances = (CLOUD[:, :, None] - CLOUD[:, None]).norm(dim=-1).masked_fill(~mask, torch.inf)
+    expected = distances.argsort(dim=-1)[..., : min(5, 40 - hidden)]
+    for found, wanted in zip(rows.flatten(0, 1).tolist(), expected.flatten(0, 1).tolist(), strict=True):
+        assert sorted({*found}) == sorted(wanted)
+    assert torch.equal(rows[:, mask, 0], torch.arange(40)[mask].expand(2, -1))  # each point is its own nearest
+
+
+def stem_of(num_channels: int = 0) -> NeighborStem:
+    torch.manual_seed(1)
+    return NeighborStem(3, num_channels, 6, num_neighbors=8, eps=1e-5).double()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale, shift", [(1e-6, 0.0), (1e6, 0.0), (1.0, 1e4)])
+def test_size_and_place_of_a_cloud_mean_nothing(scale, shift):
+    stem = stem_of()
+    torch.testing.assert_close(stem(CLOUD * scale + shift, None), stem(CLOUD, None), rtol=0, atol=1e-8)
+    single = stem.float()(CLOUD.float() * scale + shift, None)
+    torch.testing.assert_close(single.double(), stem.double()(CLOUD, None), rtol=0, atol=5e-2 if shift else 1e-4)
+
+
+@torch.no_grad()
+def test_the_order_of_points_means_nothing():
+    features = torch.randn(2, 40, 4, dtype=torch.float64)
+    order, stem = torch.randperm(40), stem_of(4)
+    shuffled = stem(CLOUD[:, order], features[:, order])
+    torch.testing.assert_close(shuffled, stem(CLOUD, features)[:, order], rtol=0, atol=1e-12)
+
+
+ODD = {
+    "one point": CLOUD[:, :1],
+    "fewer than neighbors": CLOUD[:, :3],
+    "one place": CLOUD[:, :1].expand(-1, 30, -1),
+    "one place, far away": CLOUD[:, :1].expand(-1, 30, -1) + 1e3,
+    "two places": CLOUD[:, :2].repeat(1, 20, 1),
+    "a line": CLOUD * torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ODD)
+def test_odd_clouds_have_finite_numbers_and_gradients(name, dtype):
+    stem = stem_of().to(dtype)
+    points = ODD[name].to(dtype).clone().requires_grad_()
+    features = stem(points, None)
+    features.square().sum().backward()
+    assert features.shape == (*points.shape[:2], 6)
+    assert features.dtype == dtype
+    assert features.isfinite().all()
+    assert points.grad.isfinite().all()
+
+
+def test_gradients_of_points():
+    """Through their differences, their distances and the mean of the cloud."""
+    stem, features = stem_of(2), torch.randn(2, 12, 2, dtype=torch.float64)
+    mask = (torch.arange(12) < 9).expand(2, -1)
+    points = CLOUD[:, :12].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda points: stem(points, features, mask)[:, :9], (points,))
+
+
+def test_transforms_have_the_same_numbers():
+    model = model_of("neighbors")
+    given = arguments_of(model.config, ("neighbors",))
+    expected = model(**given).last_hidden_state
+
+    def latents(cloud, features):
+        return model(cloud=cloud[None], point_features=features[None]).last_hidden_state[0]
+
+    mapped = torch.func.vmap(latents)(given["cloud"], given["point_features"])
+    torch.testing.assert_close(mapped, expected, rtol=0, atol=1e-10)
+
+
+def test_16_bit_models_compute_distances_exactly():
+    """Places in units of the distance between neighbors are large beside their differences."""
+    stem = stem_of()
+    exact = stem(CLOUD, None)
+    error = (stem.bfloat16()(CLOUD.float(), None).double() - exact).abs()
+    assert error.max() < 0.1
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"stem_type": "conv"}, "stem_type='conv' in PerceiverStudyConfig: expected one of 'none', 'neighbors' with"),
+        ({"stem_type": "neighbors", "num_neighbors": 0}, "num_neighbors=0"),
+        ({"input_type": "grid", "stem_type": "neighbors"}, "expected one of 'none', 'linear', 'conv' with input_type="),
+    ],
+)
+def test_wrong_stems(fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        PerceiverStudyConfig(**{"input_type": "points", "num_axes": 2, **fields})
