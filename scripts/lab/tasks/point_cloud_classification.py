@@ -120,7 +120,7 @@ class PointCloudClassification(RaggedTask):
         return parts | {
             "tags": ["point-cloud", *parts["tags"]],
             "purpose": self.target.purpose("clouds of points", self.config.num_labels),
-            "elements": "single points",
+            "elements": "points with their neighbors" if self.config.stem_type == "neighbors" else "single points",
             "augmentation": describe_point_augmentation(self.augmentation),
             "usage": [with_pipeline(self.name, "cloud.ply", self.target)],
             "limits": "Clouds from other sensors, with parts hidden or in other poses, are untested.",
