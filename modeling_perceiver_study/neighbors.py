@@ -19,19 +19,32 @@ def nearest_points(points: torch.Tensor, count: int, mask: torch.Tensor | None =
     Args:
         mask: `(B, M)`, True for points that are there.
     """
-    points = points.detach()
-    most = max(1, _MOST_DISTANCES // (points.shape[0] * points.shape[1]))
-    parts = [points] if keeps_nothing() else points.split(most, dim=1)
-    count, wanted = min(count, points.shape[1]), count
-    found = []
-    for part in parts:
-        distances = _distances(part, points)
-        if mask is not None:
-            distances = distances.masked_fill(~mask[:, None], torch.inf)
-        nearest, rows = distances.topk(count, largest=False)
-        found.append(torch.where(nearest.isinf(), rows[..., :1], rows))
-    rows = torch.cat(found, dim=1)
+    points, count, wanted = points.detach(), min(count, points.shape[1]), count
+    if keeps_nothing():
+        rows = _nearest(points, points, count, mask)
+    else:
+        rows = torch.empty(*points.shape[:2], count, dtype=torch.int64, device=points.device)
+        most = max(1, _MOST_DISTANCES // (points.shape[0] * points.shape[1]))
+        for some, rows_of_some in zip(points.split(most, dim=1), rows.split(most, dim=1), strict=True):
+            rows_of_some.copy_(_nearest(some, points, count, mask))
     return torch.cat([rows, rows[..., :1].expand(-1, -1, wanted - count)], dim=-1)
+
+
+def _nearest(some: torch.Tensor, points: torch.Tensor, count: int, mask: torch.Tensor | None) -> torch.Tensor:
+    """`(B, R, A), (B, M, A) -> (B, R, count)`"""
+    distances = _distances(some, points)
+    if mask is not None:
+        distances = distances.masked_fill(~mask[:, None], torch.inf)
+    nearest, rows = distances.topk(count, largest=False)
+    return torch.where(nearest.isinf(), rows[..., :1], rows)
+
+
+def _distances(points: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """`(B, R, A), (B, M, A) -> (B, R, M)`, in a program squared, since ONNX has no distances for all sizes."""
+    if keeps_nothing():
+        return (points[:, :, None] - others[:, None]).square().sum(dim=-1)
+    # Not by a product of matrices, whose rounding depends on the other points.
+    return torch.cdist(points, others, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 class NeighborStem(nn.Module):
@@ -96,14 +109,6 @@ def _of_rows(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """`(B, M, C), (B, M, k) -> (B, M, k, C)`"""
     index = rows.flatten(1)[..., None].expand(-1, -1, values.shape[-1])
     return values.gather(1, index).unflatten(1, rows.shape[1:])
-
-
-def _distances(points: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """`(B, M, A), (B, N, A) -> (B, M, N)`, in a program squared, since ONNX has no distances for all sizes."""
-    if keeps_nothing():
-        return (points[:, :, None] - others[:, None]).square().sum(dim=-1)
-    # Not by a product of matrices, whose rounding depends on the other points.
-    return torch.cdist(points, others, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _largest(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from tests.paths import ROOT
 
 PARAMETERS = {
     "audioset": 48_668_451,
-    "avletters-both": 321_872,
+    "avletters-both": 319_760,
     "avletters-sound": 293_102,
     "avletters-video": 318_182,
     "cifar10-long": 6_817_694,
