@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.image_utils import httpx  # the client that transformers itself fetches files with
 
+from .fetching import fetched, is_url
 from .scalars import is_number
 from .video_reading import open_video
 
@@ -113,8 +113,8 @@ def _read_file(source: Any, sampling_rate: int, num_channels: int, seconds: floa
     """A file `-> (C, L)` float32, block by block."""
     soundfile = _soundfile()
     name = "bytes of a recording"
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        name, source = source, httpx.get(source, follow_redirects=True).content
+    if is_url(source):
+        name, source = source, fetched(source)
     if isinstance(source, (str, os.PathLike)):
         name, source = str(source), str(Path(source).expanduser())
     opened = BytesIO(source) if isinstance(source, bytes) else source

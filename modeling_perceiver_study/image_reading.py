@@ -11,8 +11,9 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from transformers.image_utils import httpx  # the client that transformers itself fetches pictures with
 from transformers.utils import is_vision_available
+
+from .fetching import fetched, is_url
 
 if is_vision_available():
     from PIL import ExifTags, Image, UnidentifiedImageError
@@ -49,8 +50,8 @@ def open_image(source, timeout: float | None = None):
     name, source = repr(str(source)), str(source) if isinstance(source, str) else Path(source)
     if isinstance(source, Path):
         content = source.read_bytes()
-    elif source.startswith(("http://", "https://")):
-        content = httpx.get(source, timeout=timeout, follow_redirects=True).content
+    elif is_url(source):
+        content = fetched(source, timeout)
     elif os.path.isfile(source):
         content = Path(source).read_bytes()
     else:

@@ -26,6 +26,7 @@ from .configuration_perceiver_study import PerceiverStudyConfig
 from .decoder import PerceiverStudyDecoder, PerceiverStudyLatents
 from .elastic import chosen_count  # noqa: F401
 from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor  # noqa: F401
+from .fetching import fetched  # noqa: F401
 from .grid import GridAdapter  # noqa: F401
 from .image_reading import open_image  # noqa: F401
 from .input_fields import INPUT_FIELDS  # noqa: F401

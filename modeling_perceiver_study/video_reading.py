@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.image_utils import httpx, is_pil_image  # the client that transformers itself fetches files with
+from transformers.image_utils import is_pil_image
 from transformers.utils import is_vision_available
 
+from .fetching import fetched, is_url
 from .image_reading import open_image
 
 if is_vision_available():
@@ -104,8 +105,8 @@ def open_video(source: str | bytes | os.PathLike | Any):
     """
     av = _av()
     name = "bytes of a clip"
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        name, source = source, httpx.get(source, follow_redirects=True).content
+    if is_url(source):
+        name, source = source, fetched(source)
     if isinstance(source, (str, os.PathLike)):
         name, source = str(source), str(Path(source).expanduser())
         if not Path(source).is_file():

@@ -1,0 +1,25 @@
+"""Files that are named by their URL."""
+
+from typing import Any
+
+from transformers.image_utils import httpx  # the client that transformers itself fetches pictures with
+
+
+def is_url(source: Any) -> bool:
+    """Whether it is a string that begins with http:// or https://."""
+    return isinstance(source, str) and source.startswith(("http://", "https://"))
+
+
+def fetched(url: str, timeout: float | None = None) -> bytes:
+    """What is at a URL, or where it leads to.
+
+    Args:
+        timeout: seconds to wait for the server; None waits forever.
+
+    Raises:
+        OSError: the server cannot be reached, or has nothing there; names the URL.
+    """
+    try:
+        return httpx.get(url, timeout=timeout, follow_redirects=True).raise_for_status().content
+    except httpx.HTTPError as error:
+        raise OSError(f"{url} cannot be fetched: {str(error).splitlines()[0]}.") from None

@@ -1,0 +1,43 @@
+"""Files by their URL, whatever they hold."""
+
+import functools
+import http.server
+import re
+import threading
+
+import pytest
+
+from modeling_perceiver_study.audio_reading import read_audio
+from modeling_perceiver_study.image_reading import open_image
+from modeling_perceiver_study.video_reading import open_video
+
+READERS = {
+    "picture": open_image,
+    "recording": functools.partial(read_audio, sampling_rate=8000, num_channels=1),
+    "clip": open_video,
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        log_message = lambda *arguments: None  # noqa: E731
+
+    serve = functools.partial(Quiet, directory=tmp_path_factory.mktemp("served"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_what_is_not_there_is_said_to_be_so(server, kind):
+    """Rather than that the page which says so is no picture."""
+    with pytest.raises(OSError, match=f"^{re.escape(server)}/absent cannot be fetched: .*404"):
+        READERS[kind](f"{server}/absent")
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_server_that_is_not_there(kind):
+    with pytest.raises(OSError, match=r"^http://127.0.0.1:1/file cannot be fetched: "):
+        READERS[kind]("http://127.0.0.1:1/file")
