@@ -7,32 +7,38 @@ from transformers.utils.generic import maybe_autocast
 from .paths import keeps_nothing
 
 _MOST_DISTANCES = 2**23  # in memory at once; of larger clouds they are computed for a part of the points at a time
+_TIE = 1e-4  # share of a distance by which the direction decides
 _MAX = 2  # what torch.embedding_bag calls it
 
 
 def nearest_points(points: torch.Tensor, count: int, mask: torch.Tensor | None = None) -> torch.Tensor:
     """Rows of the `count` points that are nearest to each point, itself among them: `(B, M, A) -> (B, M, count)`.
 
-    Hidden points are nobody's neighbors. Where there are fewer than `count`, one of them is there several times. Of
-    points at the same distance any may be taken.
+    Hidden points are nobody's neighbors. Where there are fewer than `count`, one of them is there several times. Which
+    they are does not depend on the order of the points, but for points at one and the same place.
 
     Args:
         mask: `(B, M)`, True for points that are there.
     """
     points, count, wanted = points.detach(), min(count, points.shape[1]), count
+    direction = torch.arange(2, points.shape[2] + 2, dtype=points.dtype, device=points.device).sqrt()
+    # On a regular grid many are equally far: of these, the first along a direction that no two of them share.
+    first = _TIE * (points @ (direction / direction.norm()))
     if keeps_nothing():
-        rows = _nearest(points, points, count, mask)
+        rows = _nearest(points, points, first, count, mask)
     else:
         rows = torch.empty(*points.shape[:2], count, dtype=torch.int64, device=points.device)
         most = max(1, _MOST_DISTANCES // (points.shape[0] * points.shape[1]))
         for some, rows_of_some in zip(points.split(most, dim=1), rows.split(most, dim=1), strict=True):
-            rows_of_some.copy_(_nearest(some, points, count, mask))
+            rows_of_some.copy_(_nearest(some, points, first, count, mask))
     return torch.cat([rows, rows[..., :1].expand(-1, -1, wanted - count)], dim=-1)
 
 
-def _nearest(some: torch.Tensor, points: torch.Tensor, count: int, mask: torch.Tensor | None) -> torch.Tensor:
-    """`(B, R, A), (B, M, A) -> (B, R, count)`"""
-    distances = _distances(some, points)
+def _nearest(
+    some: torch.Tensor, points: torch.Tensor, first: torch.Tensor, count: int, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """`(B, R, A), (B, M, A), (B, M) -> (B, R, count)`"""
+    distances = _distances(some, points) + first[:, None]
     if mask is not None:
         distances = distances.masked_fill(~mask[:, None], torch.inf)
     nearest, rows = distances.topk(count, largest=False)
@@ -40,9 +46,9 @@ def _nearest(some: torch.Tensor, points: torch.Tensor, count: int, mask: torch.T
 
 
 def _distances(points: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """`(B, R, A), (B, M, A) -> (B, R, M)`, in a program squared, since ONNX has no distances for all sizes."""
-    if keeps_nothing():
-        return (points[:, :, None] - others[:, None]).square().sum(dim=-1)
+    """`(B, R, A), (B, M, A) -> (B, R, M)`"""
+    if keeps_nothing():  # ONNX has no distances for all sizes
+        return (points[:, :, None] - others[:, None]).square().sum(dim=-1).sqrt()
     # Not by a product of matrices, whose rounding depends on the other points.
     return torch.cdist(points, others, compute_mode="donot_use_mm_for_euclid_dist")
 

@@ -40,12 +40,25 @@ def test_size_and_place_of_a_cloud_mean_nothing(scale, shift):
     torch.testing.assert_close(single.double(), stem.double()(CLOUD, None), rtol=0, atol=5e-2 if shift else 1e-4)
 
 
+GRID = torch.cartesian_prod(*[torch.arange(5.0, dtype=torch.float64)] * 3).expand(2, -1, -1)
+
+
 @torch.no_grad()
-def test_the_order_of_points_means_nothing():
-    features = torch.randn(2, 40, 4, dtype=torch.float64)
-    order, stem = torch.randperm(40), stem_of(4)
-    shuffled = stem(CLOUD[:, order], features[:, order])
-    torch.testing.assert_close(shuffled, stem(CLOUD, features)[:, order], rtol=0, atol=1e-12)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("points", [CLOUD, GRID, 0.1 * GRID - 7.3], ids=["by chance", "grid", "grid elsewhere"])
+def test_the_order_of_points_and_padding_mean_nothing(points, dtype):
+    """Also where many are equally far."""
+    stem, points = stem_of(4).to(dtype), points.to(dtype)
+    count = points.shape[1]
+    features = torch.randn(2, count, 4, dtype=dtype)
+    expected = stem(points, features)
+    for _ in range(3):
+        order = torch.randperm(count)
+        shuffled = stem(points[:, order], features[:, order])
+        torch.testing.assert_close(shuffled, expected[:, order], rtol=0, atol=1e-12 if dtype == torch.float64 else 1e-3)
+    padded, mask = torch.cat([points, points], dim=1), torch.arange(2 * count) < count
+    found = stem(padded, torch.cat([features, features], dim=1), mask.expand(2, -1))[:, :count]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12 if dtype == torch.float64 else 1e-3)
 
 
 ODD = {
