@@ -38,6 +38,7 @@ def read_audio(
 
     Raises:
         ValueError: it is empty, holds NaN or infinite numbers, has another number of channels, or cannot be read.
+        OSError: a URL cannot be fetched.
         ImportError: a library is missing; says how to install it.
     """
     rate, end = sampling_rate, seconds

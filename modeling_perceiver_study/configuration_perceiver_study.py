@@ -54,9 +54,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
         initializer_range: standard deviation of initial weights and latents, above 0.
         local_start_width: standard deviation of the spot at a random place that each head of each latent looks at
             before training, above 0 and below 1, in coordinates, which span 2 along each axis; None starts from random
-            weights, with nearly uniform attention. For the first cross-attend, with Fourier positions or bytes alone;
-            each of several inputs has heads of its own, in turn. It holds for inputs of unit variance, and for
-            `d_latents` several times the two channels per axis and head that it takes.
+            weights, with nearly uniform attention. For the first cross-attend, of grids and points with Fourier
+            positions, each of which has heads of its own, in turn, and of bytes that are the only input. It holds for
+            inputs of unit variance, and for `d_latents` several times the two channels per axis and head that it takes.
         local_start_reach: in the same range and units, standard deviation of the offset from one of these spots to the
             place where each head of a self-attend looks for latents before training, and the most that this look is
             wide: as much narrower as the deviation of the latents is below 1. With `local_start_width`; None starts
@@ -83,8 +83,8 @@ class PerceiverStudyConfig(PreTrainedConfig):
             inputs are filled up with zeros. Of points in space `"none"` or `"neighbors"`: what a point's neighbors
             are and where they are from it, through a linear map of each, the largest of all, and an MLP.
         stem_channels: what a stem makes of `C`.
-        num_neighbors: with `stem_type="neighbors"`, how many of the nearest points that are, the point itself among
-            them; they are searched for by all distances, so time grows with the square of the number of points.
+        num_neighbors: with `stem_type="neighbors"`, how many points each looks at: itself and its nearest. All
+            distances are computed, so time grows with the square of the number of points.
         num_axes: `A`, axes of the grid: 2 for images, 1 for waveforms, 3 for video; coordinates of a point in space.
         num_frequency_bands: `K`, Fourier bands per axis.
         max_frequencies: highest band, a number or one per axis, above 0; None becomes the Nyquist frequencies of

@@ -52,7 +52,7 @@ def chosen_rows(count: int, most: int, by_chance: bool, device: torch.device) ->
 def classify_early(
     model: "PerceiverStudyClassifier", confidence: float, num_latents: int | None = None, **given: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `model.perceiver.forward` takes `-> (B, num_labels), (B,)`: logits, and how many blocks each sample took.
+    """Logits `(B, num_labels)` of the model's inputs and masks, and how many blocks each sample took, `(B,)`.
 
     After each block, samples whose likeliest class has a probability of at least `confidence` are done; the others go
     on. It is for models in evaluation mode that trained with fewer blocks at times (`training_blocks`).

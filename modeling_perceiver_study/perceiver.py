@@ -84,9 +84,10 @@ class Perceiver(PerceiverStudyPreTrainedModel):
                 the whole grid with another highest band than the model's are an error, unless it is compiled or traced.
             inputs: `(B, M, K)`, the byte array itself, positions included; for a grid instead of `pixel_values`.
             attention_mask: `(B, M)`, 1 where latents may attend, points of a grid in row-major order, and before
-                they become patches; with a convolutional stem of either the pixels or the grid that it leaves.
+                they become patches; with a convolutional stem of either the pixels or the grid that it leaves. Of
+                several axes also `(B, S_1)`, such as one entry for each frame.
             cross_attend_path: instead of the config's, see there.
-            input_values: `(B, L)` or `(B, C, L)`, waveforms.
+            input_values: `(B, L)` or `(B, C, L)`, waveforms; `(B, T, F)` or `(B, C, T, F)`, spectrograms.
             points: `(B, M, A)`, coordinates.
             point_features: `(B, M, C)`, what is known of the points beside where they are.
             input_ids: `(B, M)`, bytes.

@@ -60,6 +60,7 @@ def read_frames(source: Any, choice: Choice) -> list[Any]:
 
     Raises:
         ValueError: it has no frames, or cannot be read.
+        OSError: a URL cannot be fetched.
         ImportError: a library is missing; says how to install it.
     """
     if isinstance(source, dict):
@@ -101,6 +102,7 @@ def open_video(source: str | bytes | os.PathLike | Any):
 
     Raises:
         ValueError: it cannot be opened, or holds no video.
+        OSError: a URL cannot be fetched.
         ImportError: PyAV is missing.
     """
     av = _av()

@@ -13,10 +13,11 @@ _INTRODUCTION = f"""\
 
 Claims about the Perceiver, tested at a scale that a laptop can run. `python scripts/study.py` makes this page, its
 figures and the JSON files beside it; `python scripts/study.py NAME` makes one section, and `--config` takes another
-recipe, such as [`cifar10-study.yaml`](../../configuration/cifar10-study.yaml). What is true of large models may not be
-true of small ones, so each verdict is on the claim *here*. A claim is a list of statements, and the verdict on each is
-computed from the measurements. Accuracies are means and standard deviations over seeds, on validation images after the
-last epoch; test images are not read. {RULE}
+recipe, such as [`cifar10-study.yaml`](../../configuration/cifar10-study.yaml). Models here have no local start,
+whatever a recipe says. What is true of large models may not be true of small ones, so each verdict is on the claim
+*here*. A claim is a list of statements, and the verdict on each is computed from the measurements. Accuracies are
+means and standard deviations over seeds, on validation images after the last epoch; test images are not read.
+{RULE}
 
 """
 
