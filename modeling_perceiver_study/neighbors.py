@@ -76,25 +76,34 @@ class NeighborStem(nn.Module):
         self.output_norm = nn.LayerNorm(stem_channels, eps=eps)
 
     def forward(
-        self, points: torch.Tensor, features: torch.Tensor | None, mask: torch.Tensor | None = None
+        self,
+        points: torch.Tensor,
+        features: torch.Tensor | None,
+        dtype: torch.dtype,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Args:
+            dtype: of the layers, and of what is returned.
             mask: `(B, M)`, True for points that are there; of others the result means nothing.
         """
-        exact = torch.promote_types(points.dtype, torch.float32)
+        features = None if features is None else features.to(dtype)
         with maybe_autocast(points.device.type, enabled=False):
-            points = points.to(exact)
+            points = points.to(torch.promote_types(points.dtype, torch.float32))
             rows = nearest_points(points, self.num_neighbors, mask)
-            places = _in_units_of_neighbors(points, rows, mask) @ self.places.weight.to(exact).mT
-            mapped = places
-            if self.features is not None:
-                mapped = mapped + features.to(exact) @ self.features.weight.to(exact).mT
-            hidden = _largest(mapped, rows) - places
+            places = _in_units_of_neighbors(points, rows, mask)
+            if torch.finfo(dtype).bits < 32:
+                # Places are large beside their differences, so these are mapped instead, which takes longer.
+                offsets = (_of_rows(places, rows) - places[:, :, None]).to(dtype)
+                others = 0.0 if self.features is None else _of_rows(self.features(features), rows)
+                hidden = (self.places(offsets) + others).amax(dim=2)
+            else:
+                mapped = self.places(places.to(dtype))
+                others = 0.0 if self.features is None else self.features(features)
+                hidden = _largest(mapped + others, rows) - mapped
         if self.own_features is not None:
-            hidden = hidden + self.own_features(features.to(self.own_features.weight.dtype))
-        hidden = nn.functional.gelu(self.norm(hidden.to(self.norm.weight.dtype)))
-        return self.output_norm(self.output(hidden))
+            hidden = hidden + self.own_features(features)
+        return self.output_norm(self.output(nn.functional.gelu(self.norm(hidden))))
 
 
 def _in_units_of_neighbors(points: torch.Tensor, rows: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -92,7 +92,7 @@ class PointsAdapter(InputAdapter):
             check_floating("point_features", point_features)
             point_features = _shown("numbers", "point_features", point_features, mask)
         if self.stem is not None:
-            point_features = self.stem(points, point_features, mask)
+            point_features = self.stem(points, point_features, dtype, mask)
         if point_features is not None:
             array = torch.cat([point_features.to(dtype), array], dim=-1)
         return array_inputs(array, mask)

@@ -35,9 +35,13 @@ def stem_of(num_channels: int = 0) -> NeighborStem:
 @pytest.mark.parametrize("scale, shift", [(1e-6, 0.0), (1e6, 0.0), (1.0, 1e4)])
 def test_size_and_place_of_a_cloud_mean_nothing(scale, shift):
     stem = stem_of()
-    torch.testing.assert_close(stem(CLOUD * scale + shift, None), stem(CLOUD, None), rtol=0, atol=1e-8)
-    single = stem.float()(CLOUD.float() * scale + shift, None)
-    torch.testing.assert_close(single.double(), stem.double()(CLOUD, None), rtol=0, atol=5e-2 if shift else 1e-4)
+    torch.testing.assert_close(
+        stem(CLOUD * scale + shift, None, torch.float64), stem(CLOUD, None, torch.float64), rtol=0, atol=1e-8
+    )
+    single = stem.float()(CLOUD.float() * scale + shift, None, torch.float32)
+    torch.testing.assert_close(
+        single.double(), stem.double()(CLOUD, None, torch.float64), rtol=0, atol=5e-2 if shift else 1e-4
+    )
 
 
 GRID = torch.cartesian_prod(*[torch.arange(5.0, dtype=torch.float64)] * 3).expand(2, -1, -1)
@@ -51,13 +55,13 @@ def test_the_order_of_points_and_padding_mean_nothing(points, dtype):
     stem, points = stem_of(4).to(dtype), points.to(dtype)
     count = points.shape[1]
     features = torch.randn(2, count, 4, dtype=dtype)
-    expected = stem(points, features)
+    expected = stem(points, features, dtype)
     for _ in range(3):
         order = torch.randperm(count)
-        shuffled = stem(points[:, order], features[:, order])
+        shuffled = stem(points[:, order], features[:, order], dtype)
         torch.testing.assert_close(shuffled, expected[:, order], rtol=0, atol=1e-12 if dtype == torch.float64 else 1e-3)
     padded, mask = torch.cat([points, points], dim=1), torch.arange(2 * count) < count
-    found = stem(padded, torch.cat([features, features], dim=1), mask.expand(2, -1))[:, :count]
+    found = stem(padded, torch.cat([features, features], dim=1), dtype, mask.expand(2, -1))[:, :count]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12 if dtype == torch.float64 else 1e-3)
 
 
@@ -76,7 +80,7 @@ ODD = {
 def test_odd_clouds_have_finite_numbers_and_gradients(name, dtype):
     stem = stem_of().to(dtype)
     points = ODD[name].to(dtype).clone().requires_grad_()
-    features = stem(points, None)
+    features = stem(points, None, dtype)
     features.square().sum().backward()
     assert features.shape == (*points.shape[:2], 6)
     assert features.dtype == dtype
@@ -89,7 +93,7 @@ def test_gradients_of_points():
     stem, features = stem_of(2), torch.randn(2, 12, 2, dtype=torch.float64)
     mask = (torch.arange(12) < 9).expand(2, -1)
     points = CLOUD[:, :12].clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda points: stem(points, features, mask)[:, :9], (points,))
+    assert torch.autograd.gradcheck(lambda points: stem(points, features, torch.float64, mask)[:, :9], (points,))
 
 
 def test_transforms_have_the_same_numbers():
@@ -107,9 +111,38 @@ def test_transforms_have_the_same_numbers():
 def test_16_bit_models_compute_distances_exactly():
     """Places in units of the distance between neighbors are large beside their differences."""
     stem = stem_of()
-    exact = stem(CLOUD, None)
-    error = (stem.bfloat16()(CLOUD.float(), None).double() - exact).abs()
-    assert error.max() < 0.1
+    exact = stem(CLOUD, None, torch.float64)
+    error = (stem.bfloat16()(CLOUD.float(), None, torch.bfloat16).double() - exact).abs()
+    assert error.max() < 0.05
+
+
+def test_autocast_computes_distances_exactly():
+    stem = stem_of().float()
+    exact = stem(CLOUD.float(), None, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = stem(CLOUD.float(), None, torch.float32)
+    assert (rounded - exact).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_are_called(dtype):
+    """So that hooks, adapters and offloading work."""
+    stem, called = stem_of(2).to(dtype), set()
+    for name, layer in stem.named_children():
+        layer.register_forward_hook(lambda *_, name=name: called.add(name))
+    stem(CLOUD.float(), torch.randn(2, 40, 2), dtype)
+    assert called == {name for name, _ in stem.named_children()}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own
+def test_forward_mode():
+    stem, tangent = stem_of(), torch.randn_like(CLOUD)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(CLOUD, tangent)
+        found = torch.autograd.forward_ad.unpack_dual(stem(dual, None, torch.float64)).tangent
+    with torch.no_grad():
+        ahead, behind = (stem(CLOUD + step * tangent, None, torch.float64) for step in (1e-7, -1e-7))
+    torch.testing.assert_close(found, (ahead - behind) / 2e-7, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
