@@ -75,6 +75,17 @@ class PerceiverStudyConfigTest(unittest.TestCase):
             ngram_vocab_size=40,
             masked_lm_queries="inputs",
         )
+        self.points_tester = common.ConfigTester(
+            self,
+            config_class=PerceiverStudyConfig,
+            has_text_modality=False,
+            input_type="points",
+            num_channels=0,
+            num_axes=3,
+            stem_type="neighbors",
+            stem_channels=7,
+            num_neighbors=5,
+        )
         places = {"input_type": "points", "num_axes": 2, "num_channels": 0, "max_frequencies": [2.0, 4.0]}
         lines = {"input_type": "bytes", "d_model": 12}
         self.several_tester = common.ConfigTester(
@@ -85,7 +96,13 @@ class PerceiverStudyConfigTest(unittest.TestCase):
             modality_channels=3,
             modality_dropout={"lines": 0.5},
         )
-        self.testers = (self.config_tester, self.local_start_tester, self.bytes_tester, self.several_tester)
+        self.testers = (
+            self.config_tester,
+            self.local_start_tester,
+            self.bytes_tester,
+            self.points_tester,
+            self.several_tester,
+        )
 
     def test_every_field_is_tested(self):
         testers = self.testers

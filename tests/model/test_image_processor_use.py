@@ -120,7 +120,7 @@ def test_saved_folder_is_complete(tmp_path):
     assert saved["image_processor_type"] == "PerceiverStudyImageProcessor"
     expected = {"AutoImageProcessor": "image_processing_perceiver_study.PerceiverStudyImageProcessor"}
     assert saved["auto_map"] == expected
-    code = {"image_processing_perceiver_study.py", "image_reading.py", "position.py", "scalars.py"}
+    code = {"image_processing_perceiver_study.py", "image_reading.py", "fetching.py", "position.py", "scalars.py"}
     assert {path.name for path in tmp_path.iterdir()} == {"preprocessor_config.json", *code}
 
 
