@@ -10,11 +10,11 @@ def is_url(source: Any) -> bool:
     return isinstance(source, str) and source.startswith(("http://", "https://"))
 
 
-def fetched(url: str, timeout: float | None = None) -> bytes:
+def fetched(url: str, timeout: float | None = 5.0) -> bytes:
     """What is at a URL, or where it leads to.
 
     Args:
-        timeout: seconds to wait for the server; None waits forever.
+        timeout: seconds to wait for each answer of the server; None waits forever.
 
     Raises:
         OSError: the server cannot be reached, or has nothing there; names the URL.
@@ -22,4 +22,5 @@ def fetched(url: str, timeout: float | None = None) -> bytes:
     try:
         return httpx.get(url, timeout=timeout, follow_redirects=True).raise_for_status().content
     except httpx.HTTPError as error:
-        raise OSError(f"{url} cannot be fetched: {str(error).splitlines()[0]}.") from None
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise OSError(f"{url} cannot be fetched: {reason}.") from None
