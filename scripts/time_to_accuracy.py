@@ -5,7 +5,8 @@
 Accuracy is that on validation images. All have the recipe's widths, images, random changes, batches and schedule, and
 train by the same loop. Ours has the recipe's optimiser and learning rate; the others have AdamW with each of --rates,
 and the best of them counts. A run ends when it reaches the highest target, or after --hours. Time to judge does not
-count. Runs that are finished are files in FOLDER/runs and are not repeated, so the command goes on where it was
+count. With --trial_hours each of --rates is tried for so long, and the best of them alone is run for --hours, from the
+start. Runs that are finished are files in FOLDER/runs and are not repeated, so the command goes on where it was
 stopped, with the next run. It writes time-to-accuracy.json, .md and .png.
 """
 
@@ -19,7 +20,17 @@ from lab.data.splits import Splits
 from lab.errors import UserError, run_command
 from lab.looking.style import save
 from lab.peers.contenders import OURS, perceiver_pytorch
-from lab.peers.races import PERCEIVER_PYTORCH, RACERS, case_of, draw_races, race, racer, races_table, recipe_of
+from lab.peers.races import (
+    PERCEIVER_PYTORCH,
+    RACERS,
+    best_run,
+    case_of,
+    draw_races,
+    race,
+    racer,
+    races_table,
+    recipe_of,
+)
 from lab.places import place
 from lab.provenance import describe_surroundings
 from lab.recipe import CONFIGURATION_FOLDER, Recipe, chosen, effective, load_recipe
@@ -44,12 +55,19 @@ def main(arguments: list[str] | None = None):
     (options.output / "runs").mkdir(parents=True, exist_ok=True)
     targets = [target / 100 for target in sorted(options.targets)]
     limits = {"target": targets[-1], "most_seconds": 3600 * options.hours, "every_seconds": options.every}
-    runs = []
+    runs, trials = [], []
+
+    def measured(name: str, rates: list[float], limits: dict, suffix: str = "") -> list[dict]:
+        folder = options.output / "runs"
+        return [measure(recipe_of(recipe, name, rate), name, splits, limits, folder, suffix) for rate in rates]
+
     for name in options.racers:
         rates = [recipe.optimization.learning_rate] if name == OURS else options.rates
-        runs += [
-            measure(recipe_of(recipe, name, rate), name, splits, limits, options.output / "runs") for rate in rates
-        ]
+        if options.trial_hours is not None and len(rates) > 1:
+            tried = measured(name, rates, limits | {"most_seconds": 3600 * options.trial_hours}, suffix="-trial")
+            trials += tried
+            rates = [best_run(tried, targets)["learning_rate"]]
+        runs += measured(name, rates, limits)
     result = {
         "data": recipe.data.title or recipe.data.called,
         "images": {"train": len(splits.train), "validation": len(splits.validation)},
@@ -59,6 +77,8 @@ def main(arguments: list[str] | None = None):
         "seed": recipe.seed,
         **{key: runs[-1][key] for key in ("git_commit", "versions", "hardware")},
         "runs": runs,
+        "trial_seconds": None if options.trial_hours is None else 3600 * options.trial_hours,
+        "trials": trials,
     }
     write_atomically(options.output / f"{_NAME}.json", json.dumps(result, indent=1) + "\n")
     table = races_table(result)
@@ -67,10 +87,14 @@ def main(arguments: list[str] | None = None):
     print(table)
 
 
-def measure(recipe: Recipe, name: str, splits: Splits, limits: dict, folder: Path) -> dict:
-    """Return the result of a run, from its file if that has the same settings; otherwise train and write it."""
+def measure(recipe: Recipe, name: str, splits: Splits, limits: dict, folder: Path, suffix: str = "") -> dict:
+    """Return the result of a run, from its file if that has the same settings; otherwise train and write it.
+
+    Args:
+        suffix: of the file's name.
+    """
     settings = recipe.optimization
-    path = folder / f"{name.replace(' ', '-')}-{settings.optimizer}-{settings.learning_rate:g}.json"
+    path = folder / f"{name.replace(' ', '-')}-{settings.optimizer}-{settings.learning_rate:g}{suffix}.json"
     known = {key: value for key, value in chosen(effective(recipe)).items() if key != "data.path"}
     asked = json.loads(json.dumps({"recipe": known, **limits}))
     if path.exists():
@@ -97,6 +121,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3], help="of the others")
     parser.add_argument("--targets", type=float, nargs="+", default=[45.0, 52.0], help="in percent")
     parser.add_argument("--hours", type=float, default=1.0, help="of training, for each rate (default: 1)")
+    parser.add_argument("--trial_hours", type=float, metavar="HOURS", help="try each of --rates so long, run the best")
     parser.add_argument("--every", type=float, default=60.0, help="seconds of training between judgements")
     parser.add_argument("--output", type=place, default=Path("output") / _NAME, metavar="FOLDER")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.path=FOLDER")
@@ -104,8 +129,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     for name in options.racers:
         if name not in RACERS:
             raise UserError(f"--racers {name}: expected some of {', '.join(map(repr, RACERS))}")
-    for name in ("hours", "every"):
-        if getattr(options, name) <= 0:
+    for name in ("hours", "trial_hours", "every"):
+        if getattr(options, name) is not None and getattr(options, name) <= 0:
             raise UserError(f"--{name} {getattr(options, name):g}: expected more than 0")
     for target in options.targets:
         if not 0 < target <= 100:

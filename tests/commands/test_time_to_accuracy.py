@@ -43,11 +43,13 @@ def test_the_table_says_how_many_times_longer():
     ours, theirs = run(races.OURS, (10, 0.5), (20, 0.6)), run(races.TRANSFORMERS, (50, 0.5), (90, 0.55))
     provenance = {"hardware": "a machine", "versions": {"torch": "2"}, "git_commit": "abc"}
     result = {"data": "pictures", "images": {"train": 9, "validation": 3}, "targets": [0.5, 0.6], "seed": 0}
-    result |= {"every_seconds": 10, "most_seconds": 90, "runs": [ours, theirs], **provenance}
+    result |= {"every_seconds": 10, "most_seconds": 90, "runs": [ours, theirs], "trials": [], **provenance}
     table = races.races_table(result)
     assert "| this repository | 5 | adamw, 0.001 | 10 | 20 | 60.0 %, 20 s |" in table
     assert "| transformers | 5 | adamw, 0.001 | 50 (5.0 ×) | not reached | 55.0 %, 90 s |" in table
-    assert "All learning rates" not in table and "at most 90 s" in table
+    assert "All learning rates" not in table and "at most 90 s" in table and "trials" not in table
+    tried = races.races_table(result | {"trial_seconds": 15.0, "trials": [run(races.TRANSFORMERS, (15, 0.4))]})
+    assert "trials of at most 15 s" in tried and "| transformers | 5 | adamw, 0.001 | not reached" in tried
     races.draw_races(result).draw_without_rendering()
 
 
@@ -56,6 +58,7 @@ def test_the_table_says_how_many_times_longer():
     [
         (["--racers", "nobody"], "--racers nobody: expected some of"),
         (["--hours", "0"], "--hours 0: expected more than 0"),
+        (["--trial_hours", "0"], "--trial_hours 0: expected more than 0"),
         (["--targets", "0.45", "152"], "--targets 152: expected percent"),
         (["model.num_blocks=2"], "2 blocks"),
         (["model.num_channels=1", "image_processor.image_mean=[0.5]", "image_processor.image_std=[0.5]"], "8 × 8 × 1"),
@@ -100,6 +103,30 @@ def test_a_race(tmp_path, monkeypatch):
     assert path.read_text() == before
     with pytest.raises(pytest.fail.Exception):
         time_to_accuracy.main([*given, "--hours", "2"])
+    fresh_accelerate()
+
+
+def test_rates_are_tried_and_the_best_is_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    asked = []
+
+    def race(task, splits, build, target, most_seconds, every_seconds):
+        rate = task.recipe.optimization.learning_rate
+        asked.append((rate, most_seconds))
+        return run(races.TRANSFORMERS, (9, 0.1), (most_seconds, 0.4 if rate == 0.01 else 0.3)) | {"learning_rate": rate}
+
+    monkeypatch.setattr(time_to_accuracy, "race", race)
+    fresh_accelerate()
+    given = [*TINY_RUN, *ROOM, f"data.path={make_parquet(tmp_path / 'data')}", "--output", str(tmp_path / "out")]
+    given += ["--racers", races.TRANSFORMERS, "--rates", "0.001", "0.01", "0.1", "--trial_hours", "0.1"]
+    time_to_accuracy.main(given)
+    assert asked == [(0.001, 360), (0.01, 360), (0.1, 360), (0.01, 3600)]
+    result = json.loads((tmp_path / "out" / "time-to-accuracy.json").read_text())
+    assert [one["learning_rate"] for one in result["trials"]] == [0.001, 0.01, 0.1]
+    assert [one["learning_rate"] for one in result["runs"]] == [0.01] and result["trial_seconds"] == 360
+    fresh_accelerate()
+    time_to_accuracy.main(given)
+    assert len(asked) == 4, "trials and runs have files of their own"
     fresh_accelerate()
 
 

@@ -159,22 +159,25 @@ def best_run(runs: Sequence[dict], targets: Sequence[float]) -> dict:
 
 
 def races_table(result: dict) -> str:
-    """Markdown: the best run of each racer and how many times longer it took than ours, then all runs."""
-    targets, runs = result["targets"], result["runs"]
+    """Markdown: the best run of each racer and how many times longer it took than ours, then all runs and trials."""
+    targets, runs, trials = result["targets"], result["runs"], result["trials"]
     names = list(dict.fromkeys(run["name"] for run in runs))
     best = {name: best_run([run for run in runs if run["name"] == name], targets) for name in names}
     heads = " | ".join(f"seconds to {100 * target:g} %" for target in targets)
-    lines = [
+    heading = [
         f"| | parameters | optimiser, learning rate | {heads} | highest accuracy, after |",
         "|---|---:|---|" + "---:|" * (len(targets) + 1),
     ]
-    lines += [_row(best[name], targets, best.get(OURS) if name != OURS else None) for name in names]
+    lines = [*heading, *(_row(best[name], targets, best.get(OURS) if name != OURS else None) for name in names)]
     if len(runs) > len(names):
-        lines += ["", "All learning rates:", "", *lines[:2], *(_row(run, targets, None) for run in runs)]
+        lines += ["", "All learning rates:", "", *heading, *(_row(run, targets, None) for run in runs)]
+    if trials:
+        chosen = f"The learning rates were chosen by trials of at most {result['trial_seconds']:,.0f} s each:"
+        lines += ["", chosen, "", *heading, *(_row(run, targets, None) for run in trials)]
     return (
         "\n".join(lines) + f"\n\n{result['data']}, {result['images']['train']:,} images to train on and "
         f"{result['images']['validation']:,} to validate, judged after each {result['every_seconds']:g} s of training, "
-        f"which is what counts; at most {result['most_seconds']:,.0f} s for each learning rate, seed {result['seed']}. "
+        f"which is what counts; at most {result['most_seconds']:,.0f} s for each run, seed {result['seed']}. "
         f"{result['hardware']}, torch {result['versions']['torch']}, commit {result['git_commit']}.\n"
     )
 
