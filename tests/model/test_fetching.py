@@ -1,15 +1,14 @@
 """Files by their URL, whatever they hold."""
 
 import functools
-import http.server
 import re
-import threading
 
 import pytest
 
 from modeling_perceiver_study.audio_reading import read_audio
 from modeling_perceiver_study.image_reading import open_image
 from modeling_perceiver_study.video_reading import open_video
+from tests.file_server import serving
 
 READERS = {
     "picture": open_image,
@@ -20,14 +19,8 @@ READERS = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        log_message = lambda *arguments: None  # noqa: E731
-
-    serve = functools.partial(Quiet, directory=tmp_path_factory.mktemp("served"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(tmp_path_factory.mktemp("served")) as url:
+        yield url
 
 
 @pytest.mark.parametrize("kind", READERS)

@@ -1,9 +1,6 @@
 """One reading of a picture, whether it comes as a file, a PIL image or through a pipeline, and in whatever mode."""
 
 import base64
-import functools
-import http.server
-import threading
 
 import numpy as np
 import pytest
@@ -18,6 +15,7 @@ from modeling_perceiver_study import (
 )
 from modeling_perceiver_study.image_reading import open_image, upright
 from tests.checkpoints import save_checkpoint
+from tests.file_server import serving
 from tests.pictures import encoded, every_picture, noise, opened, pixel_values
 
 pytestmark = pytest.mark.slow
@@ -185,18 +183,12 @@ def test_a_pipeline_leaves_the_configuration_as_it_was(pipelines, tmp_path):
 def test_a_url(pipelines, tmp_path):
     content, image = PICTURES["RGBA"]
     (tmp_path / "picture.png").write_bytes(content)
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        log_message = lambda *arguments: None  # noqa: E731
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/picture.png"
-        run = pipelines["image-classification"]
+    run = pipelines["image-classification"]
+    with serving(tmp_path) as server:
+        url = f"{server}/picture.png"
         (seen,) = seen_by_model(run, url)
         assert torch.equal(run.image_processor(url)["pixel_values"], seen)
         assert run(url, timeout=9)
-        server.shutdown()
     assert torch.equal(seen, run.image_processor(image)["pixel_values"])
 
 
