@@ -120,7 +120,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--racers", nargs="+", default=list(RACERS), metavar="NAME", help="default: all three")
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3], help="of the others")
     parser.add_argument("--targets", type=float, nargs="+", default=[45.0, 52.0], help="in percent")
-    parser.add_argument("--hours", type=float, default=1.0, help="of training, for each rate (default: 1)")
+    parser.add_argument("--hours", type=float, default=1.0, help="of training, for each run (default: 1)")
     parser.add_argument("--trial_hours", type=float, metavar="HOURS", help="try each of --rates so long, run the best")
     parser.add_argument("--every", type=float, default=60.0, help="seconds of training between judgements")
     parser.add_argument("--output", type=place, default=Path("output") / _NAME, metavar="FOLDER")
