@@ -95,7 +95,7 @@ def test_new_choices_leave_crops_and_flips_as_they_are():
 
 
 def test_trivial_augment_needs_grey_or_colour():
-    with pytest.raises(UserError, match=r"trivial_augment=true .* not model\.num_channels=4"):
+    with pytest.raises(UserError, match=r"trivial_augment works on .* not model\.num_channels=4"):
         training_inputs(EVERYTHING, num_channels=4)
     training_inputs(replace(EVERYTHING, trivial_augment=False), num_channels=4)
 

@@ -22,7 +22,8 @@ class Augmentation:
     random_resized_crop: list[float] | None = None
     crop_padding: int = 0  # black pixels around the image before a random crop of its own size
     horizontal_flip: bool = False
-    trivial_augment: bool = False  # one of 14 operations, such as a shear or another contrast, of random strength
+    # One of 14 operations, such as a shear or another contrast, of random strength: for all images, or for so large a share.
+    trivial_augment: bool | float = False
     random_erasing: float = 0.0  # share of the images in which a random rectangle gets the mean colour
     mixup_alpha: float = 0.0  # blend with another image, its share from Beta(alpha, alpha); 0 is off
     cutmix_alpha: float = 0.0  # paste a rectangle of another image, likewise; with both, half of the images get each
@@ -34,7 +35,13 @@ class Augmentation:
 
 
 # Lowest and highest values.
-RANGES = {"crop_padding": (0, None), "random_erasing": (0, 1), "mixup_alpha": (0, None), "cutmix_alpha": (0, None)}
+RANGES = {
+    "crop_padding": (0, None),
+    "trivial_augment": (0, 1),
+    "random_erasing": (0, 1),
+    "mixup_alpha": (0, None),
+    "cutmix_alpha": (0, None),
+}
 
 
 @dataclass
@@ -78,7 +85,7 @@ def draw(settings: Augmentation, count: int, size: tuple[int, int], generator: t
     if settings.trivial_augment:
         from lab.augment.trivial_augment import draw_operations  # kornia takes half a second to import
 
-        draws.operation, draws.strength = draw_operations(count, generator)
+        draws.operation, draws.strength = draw_operations(count, generator, share=float(settings.trivial_augment))
     if settings.random_erasing:
         draws.erased = draw_erased(settings.random_erasing, count, size, generator)
     if settings.mixes:
@@ -114,11 +121,12 @@ def crop_and_flip(pixels: torch.Tensor, settings: Augmentation, draws: Draws) ->
 def describe_augmentation(settings: Augmentation) -> str:
     """Return what happens to each training image, as the end of a list; empty if nothing does."""
     low, high = settings.random_resized_crop or (0, 0)
+    of_some = "" if settings.trivial_augment == 1 else f" of {100 * settings.trivial_augment:g} % of the images"
     kinds = {
         f"random crops of {100 * low:g} to {100 * high:g} % of the area": high,
         f"random crops of images padded by {settings.crop_padding}": settings.crop_padding,
         "mirrored images": settings.horizontal_flip,
-        "TrivialAugment": settings.trivial_augment,
+        f"TrivialAugment{of_some}": settings.trivial_augment,
         f"random erasing ({settings.random_erasing})": settings.random_erasing,
         f"mixup ({settings.mixup_alpha})": settings.mixup_alpha,
         f"CutMix ({settings.cutmix_alpha})": settings.cutmix_alpha,
@@ -156,9 +164,7 @@ class TrainingInputs:
         self.generator = torch.Generator()
         channels = len(normalize.scale)
         if settings.trivial_augment and channels not in (1, 3):
-            raise UserError(
-                f"augmentation.trivial_augment=true works on 1 or 3 channels, not model.num_channels={channels}"
-            )
+            raise UserError(f"augmentation.trivial_augment works on 1 or 3 channels, not model.num_channels={channels}")
 
     def __call__(
         self, pixels: torch.Tensor, labels: torch.Tensor, step: int, first: int

@@ -20,9 +20,15 @@ _LARGEST_CHANGE = 0.99  # of a factor, or of a shear
 Operation = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def draw_operations(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw for `count` images the number of an operation `(n,)` and its strength `(n,)`, from -1 to 1 in even steps."""
+def draw_operations(count: int, generator: torch.Generator, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw for `count` images the number of an operation `(n,)` and its strength `(n,)`, from -1 to 1 in even steps.
+
+    Args:
+        share: of the images that get one; the others get the identity.
+    """
     operation = torch.randint(len(OPERATIONS), (count,), generator=generator)
+    if share < 1:
+        operation[torch.rand(count, generator=generator) >= share] = list(OPERATIONS).index("identity")
     strength = torch.randint(STRENGTHS, (count,), generator=generator) / (STRENGTHS - 1)
     sign = 1 - 2 * torch.randint(2, (count,), generator=generator)
     return operation, sign * strength
