@@ -22,7 +22,7 @@ class Augmentation:
     random_resized_crop: list[float] | None = None
     crop_padding: int = 0  # black pixels around the image before a random crop of its own size
     horizontal_flip: bool = False
-    # One of 14 operations, such as a shear or another contrast, of random strength; a number is the share of the images.
+    # One of 14 operations, such as a shear or another contrast, of random strength; a number is a share of images.
     trivial_augment: bool | float = False
     random_erasing: float = 0.0  # share of the images in which a random rectangle gets the mean colour
     mixup_alpha: float = 0.0  # blend with another image, its share from Beta(alpha, alpha); 0 is off
