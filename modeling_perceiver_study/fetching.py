@@ -17,10 +17,10 @@ def fetched(url: str, timeout: float | None = 5.0) -> bytes:
         timeout: seconds to wait for each answer of the server; None waits forever.
 
     Raises:
-        OSError: the server cannot be reached, or has nothing there; names the URL.
+        OSError: the URL is none, the server cannot be reached, or has nothing there; names the URL.
     """
     try:
         return httpx.get(url, timeout=timeout, follow_redirects=True).raise_for_status().content
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last of a host that is no name
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise OSError(f"{url} cannot be fetched: {reason}.") from None

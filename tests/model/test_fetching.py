@@ -34,3 +34,10 @@ def test_what_is_not_there_is_said_to_be_so(server, kind):
 def test_a_server_that_is_not_there(kind):
     with pytest.raises(OSError, match=r"^http://127.0.0.1:1/file cannot be fetched: "):
         READERS[kind]("http://127.0.0.1:1/file")
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[::1", "http://a..b/file"])
+@pytest.mark.parametrize("kind", READERS)
+def test_what_is_no_url(kind, url):
+    with pytest.raises(OSError, match=f"^{re.escape(url)} cannot be fetched: "):
+        READERS[kind](url)

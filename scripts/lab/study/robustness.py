@@ -1,6 +1,7 @@
 """How well a classifier of clouds of points does when clouds are turned, and when points are missing."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -37,12 +38,14 @@ def rotation_curves(
 ) -> list[Curve]:
     """Accuracy by the angle in degrees by which each cloud is turned, about each of three axes."""
     curves = []
+    as_they_are = accuracy(task, model, dataset, batch_size, lambda given: given) if 0 in angles else None
     for axis, name in enumerate("xyz"):
         plane = [other for other in range(3) if other != axis]
         found = []
         for angle in tqdm(angles, desc=f"turned about {name}", disable=None, leave=False):
             matrix = torch.from_numpy(rotation_in_plane(3, *plane, angle)).float()
-            found.append(accuracy(task, model, dataset, batch_size, lambda given, of=matrix: _turned(given, of)))
+            turned = functools.partial(_turned, matrix=matrix)
+            found.append(accuracy(task, model, dataset, batch_size, turned) if angle else as_they_are)
         curves.append(Curve(f"about {name}", list(angles), found))
     return curves
 
