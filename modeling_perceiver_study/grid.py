@@ -70,7 +70,8 @@ class ConvStem(nn.Module):
         self.pool = pool(kernel_size=3, stride=2)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.pool(self.batchnorm(self._convolved(pixels)).relu())
+        # transformers has it the other way round, to the same effect for more numbers.
+        return self.pool(self.batchnorm(self._convolved(pixels))).relu()
 
     def _convolved(self, pixels: torch.Tensor) -> torch.Tensor:
         frames = pixels.shape[2]
