@@ -99,3 +99,12 @@ def test_deterministic_mode_stays_as_it_was():
         torch.use_deterministic_algorithms(False)
     apply("equalize", pixels, torch.ones(3))
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_share_of_the_images():
+    """The others stay as they are; each gets what it would get if all did."""
+    everything, some = (draw_operations(4000, torch.Generator().manual_seed(0), share) for share in (1.0, 0.25))
+    identity = NAMES.index("identity")
+    chosen = some[0] != identity
+    assert torch.equal(some[0][chosen], everything[0][chosen])
+    assert abs(chosen.float().mean() - 0.25 * (everything[0] != identity).float().mean()) < 0.02

@@ -50,6 +50,7 @@ def test_the_card_names_what_happens_to_images():
     assert found == (
         "; random crops of images padded by 2, TrivialAugment, random erasing (0.1), mixup (0.2), CutMix (1.0)"
     )
+    assert text("crop_padding=0", "trivial_augment=0.5") == "; TrivialAugment of 50 % of the images"
 
 
 def test_several_seeds(run, tmp_path, monkeypatch):
