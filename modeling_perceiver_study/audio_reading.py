@@ -19,6 +19,7 @@ from .scalars import is_number
 from .video_reading import open_video
 
 _BLOCK = 2**18  # samples of each channel that are read at a time
+_LARGEST_SAMPLE = 4  # bytes of a whole number
 _MOST_CHANNELS = 64  # more are taken for samples, in an array that is the wrong way round
 
 
@@ -37,7 +38,8 @@ def read_audio(
         seconds: what is wanted at most, from the beginning.
 
     Raises:
-        ValueError: it is empty, holds NaN or infinite numbers, has another number of channels, or cannot be read.
+        ValueError: it is empty, holds NaN or infinite numbers, or whole ones of 64 bits where they are to be rescaled;
+            has another number of channels, or cannot be read.
         OSError: a URL cannot be fetched.
         ImportError: a library is missing; says how to install it.
     """
@@ -92,6 +94,11 @@ def _of_array(source: Any, do_rescale: bool) -> np.ndarray:
     if array.ndim != 2 or (len(array) > _MOST_CHANNELS >= array.shape[1] > 0):
         raise ValueError(f"A recording has shape {array.shape}: expected (samples,) or (channels, samples).")
     if do_rescale and array.dtype.kind in "iu":
+        if array.dtype.itemsize > _LARGEST_SAMPLE:
+            raise ValueError(
+                f"A recording has dtype {array.dtype}, as lists of whole numbers have: how large its numbers can be is "
+                "not known. Give int16, or whatever they were recorded in, or floats from -1 to 1."
+            )
         limits = np.iinfo(array.dtype)
         middle = (int(limits.max) + int(limits.min) + 1) / 2  # 0, or 128 of 8-bit files
         return ((array - middle) / ((int(limits.max) - int(limits.min) + 1) / 2)).astype(np.float32)

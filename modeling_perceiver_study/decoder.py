@@ -5,7 +5,7 @@ may be asked, and many are asked some at a time: memory then does not grow with 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -250,7 +250,16 @@ class PerceiverStudyDecoder(nn.Module):
             return answer(indices, latents, output_queries)
         modules = [self, *(module for module in (query, head) if module is not None)]
         weights = dict.fromkeys(weight for module in modules for weight in module.parameters())
+        answer = partial(self._answer_unchecked, answer)
         return _SomeAtATime.apply(answer, indices.split(size), latents, output_queries, *weights)
+
+    def _answer_unchecked(self, answer: Callable[..., torch.Tensor], *arguments) -> torch.Tensor:
+        """Without gradient checkpointing, as each chunk is computed again for its gradients already."""
+        checkpointing, self.layer.gradient_checkpointing = self.layer.gradient_checkpointing, False
+        try:
+            return answer(*arguments)
+        finally:
+            self.layer.gradient_checkpointing = checkpointing
 
     def _answer(
         self,

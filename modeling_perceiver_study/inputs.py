@@ -183,7 +183,14 @@ class ArrayAdapter(InputAdapter):
                 f"element and num_channels={self.width}."
             )
         check_floating(name, inputs)
-        return array_inputs(inputs.to(dtype), check_mask(attention_mask, inputs.shape[:2]))
+        return shown_array(inputs.to(dtype), check_mask(attention_mask, inputs.shape[:2]))
+
+
+def shown_array(array: torch.Tensor, attention_mask: torch.Tensor | None) -> GridInputs:
+    """`(B, M, K) -> GridInputs`, with zeros where a mask hides what may be NaN."""
+    if attention_mask is not None:
+        array = array.masked_fill(~attention_mask[..., None], 0)
+    return array_inputs(array, attention_mask)
 
 
 _ADAPTERS: dict[str, type[InputAdapter]] = {}

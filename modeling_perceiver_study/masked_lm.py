@@ -42,14 +42,14 @@ class MaskedLMDecoder(nn.Module):
     def forward(
         self,
         latents: torch.Tensor,
-        embeddings: nn.Embedding,
+        embeddings: torch.Tensor,
         elements: torch.Tensor | None,
         length: int,
         output_positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Args:
-            embeddings: of ids, as the input has them.
+            embeddings: `(vocab_size, d_model)`, of ids, as the input has them.
             elements: `(B, M, d_model)`, of the input, where they are the queries.
             length: `M`, how many positions there are.
             output_positions: `(B, O)`, which of them to answer for each sample; None is all.
@@ -66,7 +66,7 @@ class MaskedLMDecoder(nn.Module):
         else:
             queries = self.positions.query(output_positions.flatten())[0].unflatten(0, output_positions.shape)
             answers = self.positions(latents, output_queries=queries)
-        return answers @ embeddings.weight.T + self.bias
+        return answers @ embeddings.T + self.bias
 
     def _check(self, output_positions: torch.Tensor, batch: int, length: int):
         shape = tuple(output_positions.shape)

@@ -405,6 +405,8 @@ class PerceiverStudyForMaskedLM(PerceiverStudyPreTrainedModel):
         if not self.decoder.asks_positions:
             elements = self.perceiver.elements(input_ids=input_ids, attention_mask=attention_mask)
         embeddings, latents = self.perceiver.inputs.embeddings, outputs.last_hidden_state
+        # By a call, for which hooks fetch weights that are offloaded.
+        embeddings = embeddings(torch.arange(embeddings.num_embeddings, device=latents.device))
         logits = self.decoder(latents, embeddings, elements, input_ids.shape[1], output_positions)
         loss = None
         if labels is not None:

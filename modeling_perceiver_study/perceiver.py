@@ -27,6 +27,9 @@ from .local_start import start_locally
 from .paths import PATHS
 from .separable import GridInputs, byte_array, join_parts
 
+# Of names of arguments: a misspelt mask of a modality would otherwise be taken for one of transformers, and forgotten.
+_ENDINGS_OF_INPUTS = ("mask", "_values", "_inputs", "_features", "_points")
+
 
 class Perceiver(PerceiverStudyPreTrainedModel):
     """What `forward` takes `-> (B, N, D)`; its class for users is `PerceiverStudyModel`."""
@@ -112,7 +115,7 @@ class Perceiver(PerceiverStudyPreTrainedModel):
             "points": points,
             "point_features": point_features,
             "input_ids": input_ids,
-            **{name: kwargs.pop(name) for name in self.inputs.arguments if name in kwargs},
+            **{name: kwargs.pop(name) for name in list(kwargs) if self._is_input(name)},
         }
         parts = self.parts_of(attention_mask, keep_hidden_end=output_attentions, **given)
         latents = self.first_latents(num_latents)
@@ -140,7 +143,10 @@ class Perceiver(PerceiverStudyPreTrainedModel):
         drawn_from = self.config.training_latents if self.training else None
         count = chosen_count("num_latents", num_latents, most, drawn_from)
         by_chance = drawn_from is not None and num_latents is None
-        return self.latents(chosen_rows(count, most, by_chance, self.latents.weight.device))
+        device = self.latents.weight.device
+        if device.type == "meta":  # offloaded; hooks bring the numbers to where the weights are then
+            device = torch.device("cpu")
+        return self.latents(chosen_rows(count, most, by_chance, device))
 
     def block(
         self,
@@ -182,6 +188,11 @@ class Perceiver(PerceiverStudyPreTrainedModel):
         """What `forward` takes `-> (B, M, K)`: the byte array of all inputs, for output queries that are made of it."""
         parts = self.inputs.parts(self._taken(given, attention_mask), attention_mask, self.dtype)
         return torch.cat([byte_array(part).to(self.dtype) for part in parts], dim=1)
+
+    def _is_input(self, name: str) -> bool:
+        """Whether this is an argument of the inputs, or would be one if there were such a modality."""
+        known = TransformersKwargs.__annotations__
+        return name in self.inputs.arguments or (name.endswith(_ENDINGS_OF_INPUTS) and name not in known)
 
     def _taken(
         self, given: dict[str, torch.Tensor | None], attention_mask: torch.Tensor | None

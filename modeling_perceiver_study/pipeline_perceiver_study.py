@@ -10,12 +10,14 @@ from transformers import BatchFeature, ImageClassificationPipeline, ImageFeature
 from .image_reading import open_image
 from .pipeline_point_cloud_perceiver_study import listed
 
+_AXES = 3  # of one picture
+
 
 class PerceiverStudyImageClassificationPipeline(ImageClassificationPipeline):
     """Classes of images: paths, URLs, PIL images of any mode, arrays and tensors."""
 
     def __call__(self, inputs=None, **kwargs):
-        return super().__call__(listed(inputs), **kwargs)
+        return super().__call__(listed(inputs, _AXES), **kwargs)
 
     def preprocess(self, image, timeout: float | None = None) -> BatchFeature:
         return self.image_processor(open_image(image, timeout), return_tensors="pt")
@@ -25,7 +27,7 @@ class PerceiverStudyImageFeatureExtractionPipeline(ImageFeatureExtractionPipelin
     """The latents of images: paths, URLs, PIL images of any mode, arrays and tensors."""
 
     def __call__(self, *args, **kwargs):
-        return super().__call__(*map(listed, args[:1]), *args[1:], **kwargs)
+        return super().__call__(*(listed(inputs, _AXES) for inputs in args[:1]), *args[1:], **kwargs)
 
     def preprocess(self, image, timeout: float | None = None, **kwargs) -> BatchFeature:
         return self.image_processor(open_image(image, timeout), return_tensors="pt", **kwargs)

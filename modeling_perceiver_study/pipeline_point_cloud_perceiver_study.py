@@ -13,14 +13,19 @@ from transformers import BatchFeature, Pipeline
 _ACTIVATIONS = ("softmax", "sigmoid", "none")
 
 
-def listed(inputs: Any = None) -> Any:
-    """What a pipeline is given, with a column of `datasets` as the list of samples that it is.
+def listed(inputs: Any = None, axes: int | None = None) -> Any:
+    """What a pipeline is given, with a column of `datasets` or an array of several samples as the list that it is.
 
     transformers takes one for a single sample, such as two recordings for one with two channels.
+
+    Args:
+        axes: of an array or a tensor that is one sample; one with an axis more holds several. None has none of those.
 
     Raises:
         ValueError: there are no samples.
     """
+    if axes is not None and getattr(inputs, "ndim", 0) == axes + 1:
+        inputs = list(inputs)
     if isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes, bytearray, memoryview)):
         inputs = list(inputs)
         if not inputs:
@@ -31,8 +36,8 @@ def listed(inputs: Any = None) -> Any:
 class HeadPipeline(Pipeline):
     """Classes of samples of a kind that transformers knows no head for.
 
-    It loads the model of a pipeline with one of its own Auto classes, so the bare model that `AutoModel` gives is
-    replaced by the classifier from the same folder and revision.
+    It loads the model of a pipeline with one of its own Auto classes, so the bare model that `AutoModel` gives gets the
+    rest of the classifier from the same folder and revision.
     """
 
     _load_processor = False
@@ -100,9 +105,7 @@ class PerceiverStudyPointCloudClassificationPipeline(HeadPipeline):
         return PerceiverStudyForPointCloudClassification
 
     def __call__(self, inputs, **kwargs):
-        if hasattr(inputs, "ndim") and inputs.ndim == 3:
-            inputs = list(inputs)
-        return super().__call__(inputs, **kwargs)
+        return super().__call__(listed(inputs, axes=2), **kwargs)
 
     def preprocess(self, cloud) -> BatchFeature:
         """One cloud. Coordinates stay in float32, whatever the model's dtype is."""
@@ -112,11 +115,17 @@ class PerceiverStudyPointCloudClassificationPipeline(HeadPipeline):
 
 
 def _load(kind: type, model):
-    """The classifier from where a bare model was loaded, as it was loaded."""
-    arguments = {"dtype": model.dtype, "revision": getattr(model.config, "_commit_hash", None) or "main"}
-    if getattr(model, "hf_device_map", None):
-        arguments["device_map"] = "auto"
-    return kind.from_pretrained(model.name_or_path, **arguments)
+    """The classifier whose latents this bare model makes; what else it needs comes from where the model was loaded."""
+    arguments = {
+        "config": model.config,
+        "dtype": model.dtype,
+        "revision": getattr(model.config, "_commit_hash", None) or "main",
+    }
+    if getattr(model, "hf_device_map", None):  # parts of it lie elsewhere, where only loading puts them
+        return kind.from_pretrained(model.name_or_path, device_map="auto", **arguments)
+    classifier = kind.from_pretrained(model.name_or_path, **arguments).to(model.device)
+    setattr(classifier, classifier.base_model_prefix, model)
+    return classifier
 
 
 __all__ = ["PerceiverStudyPointCloudClassificationPipeline"]

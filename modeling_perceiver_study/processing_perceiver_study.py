@@ -1,12 +1,12 @@
 """Several modalities at once to what a model takes: a processor of each, saved and loaded together."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import BatchFeature, ProcessorMixin
+from transformers import AddedToken, BatchFeature, ProcessorMixin
 
 from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor
 from .image_processing_perceiver_study import PerceiverStudyImageProcessor
@@ -25,6 +25,15 @@ PROCESSORS = {
         PerceiverStudyVideoProcessor,
     )
 }
+# What the file says of a tokenizer beside its special tokens, and of each token that was added to it.
+_OF_TOKENIZER = (
+    "model_max_length",
+    "padding_side",
+    "truncation_side",
+    "split_special_tokens",
+    "clean_up_tokenization_spaces",
+)
+_OF_TOKEN = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 # What a processor returns beside the input itself and its mask.
 _LEFT_OUT = {"position_features": "do_fourier_encode"}
 
@@ -121,17 +130,29 @@ def _processor(name: str, settings: Any) -> Any:
     kind = settings.get("processor")
     settings = {key: value for key, value in settings.items() if key != "processor"}
     if kind == PerceiverStudyTokenizer.__name__:
-        return PerceiverStudyTokenizer(**settings)
+        return _tokenizer(**settings)
     if kind not in PROCESSORS:
         known = ", ".join([*PROCESSORS, PerceiverStudyTokenizer.__name__])
         raise ValueError(f"modalities[{name!r}] has processor={kind!r}: expected one of {known}.")
     return PROCESSORS[kind].from_dict(settings)
 
 
+def _tokenizer(added_tokens: Sequence[Mapping[str, Any]] = (), **settings) -> PerceiverStudyTokenizer:
+    tokenizer = PerceiverStudyTokenizer(**settings)
+    for fields in added_tokens:
+        tokenizer.add_tokens([AddedToken(**fields)], special_tokens=fields["special"])
+    return tokenizer
+
+
 def _settings(processor: Any) -> dict[str, Any]:
     """What the file says of a processor: its arguments."""
     if isinstance(processor, PerceiverStudyTokenizer):
-        return {"model_max_length": processor.model_max_length, **processor.special_tokens_map}
+        settings = {name: getattr(processor, name) for name in _OF_TOKENIZER}
+        own = len(PerceiverStudyTokenizer())
+        added = [token for number, token in sorted(processor.added_tokens_decoder.items()) if number >= own]
+        if added:
+            settings["added_tokens"] = [{name: getattr(token, name) for name in _OF_TOKEN} for token in added]
+        return settings | processor.special_tokens_map
     fields = json.loads(processor.to_json_string())
     return {key: value for key, value in fields.items() if key not in ("auto_map", "processor_class")}
 
@@ -148,6 +169,8 @@ def _call(name: str, processor: Any, samples: list[Any], settings: dict[str, Any
     if isinstance(processor, PerceiverStudyTokenizer):
         return _tokens(name, processor, samples, settings)
     plain = {switch: False for argument, switch in _LEFT_OUT.items() if argument in processor.model_input_names}
+    if isinstance(processor, PerceiverStudyFeatureExtractor):
+        settings = {**settings, "return_attention_mask": True}
     if isinstance(processor, PerceiverStudyVideoProcessor):
         # In a list an array of three axes would be a frame, and not a clip.
         samples = [clip[..., None] if getattr(clip, "ndim", 0) == 3 else clip for clip in samples]
@@ -157,7 +180,7 @@ def _call(name: str, processor: Any, samples: list[Any], settings: dict[str, Any
         made = processor(samples, return_tensors="np", **plain | settings)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    made = {argument: np.asarray(value) for argument, value in made.items()}
+    made = {argument: np.asarray(value) for argument, value in made.items() if argument not in _LEFT_OUT}
     if "attention_mask" not in made:  # of images: one entry for each line of pixels
         first = next(iter(made.values()))
         made["attention_mask"] = np.ones((len(first), first.shape[-2]), np.int64)

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
+from transformers.utils.generic import maybe_autocast
 
 from .paths import is_batched
 
@@ -75,6 +76,12 @@ class GridAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
+        # As forward was computed, also where autocast is on around `backward()`.
+        with maybe_autocast(ctx.saved_tensors[3].device.type, enabled=False):
+            return GridAttention._grads(ctx, *grads)
+
+    @staticmethod
+    def _grads(ctx, *grads):
         if not torch.compiler.is_compiling() and (torch.is_grad_enabled() or any(map(is_batched, grads))):
             return *_grads_with_a_graph(ctx, grads), None, None  # create_graph=True, or many gradients at once
         saved = ctx.saved_tensors

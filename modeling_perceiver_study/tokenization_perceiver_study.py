@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 
 import numpy as np
@@ -55,6 +55,16 @@ def _require_pairs(text, text_pair):
         for each in text:
             if isinstance(each, str) or len(each) != 2 or not all(isinstance(one, str) for one in each):
                 raise ValueError(f"A list of pairs of texts holds {each!r}: expected two texts in each.")
+
+
+def _bytes_of(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64) + FIRST_BYTE
+
+
+def _pattern_of(tokens: Iterable[str]) -> re.Pattern | None:
+    """What finds tokens, the longest first; None where there are none."""
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
 
 
 def _kept(lengths: Sequence[int], room: int, strategy: TruncationStrategy) -> list[int]:
@@ -168,7 +178,7 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         return 256
 
     def _add_tokens(self, *arguments, **kwargs) -> int:
-        self._special_pattern = None
+        self._added_pattern = None
         return super()._add_tokens(*arguments, **kwargs)
 
     def _encode_plus(
@@ -311,25 +321,23 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         return self._tokenizer.post_process(*parts, add_special_tokens)
 
     def _ids(self, text: str, split_special_tokens: bool) -> np.ndarray:
-        """`(M,)`: ids of bytes, and of special tokens that the text spells."""
-        if split_special_tokens or not self._special_pattern.search(text):
-            return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64) + FIRST_BYTE
-        known = self._special_ids
-        pieces = [
-            np.array([known[piece]]) if piece in known else self._ids(piece, True)
-            for piece in self._special_pattern.split(text)
-            if piece
-        ]
+        """`(M,)`: ids of bytes, and of added tokens that the text spells; of special ones only if those stay whole."""
+        pattern = self._unsplit_pattern if split_special_tokens else self._added_pattern
+        if pattern is None or not pattern.search(text):
+            return _bytes_of(text)
+        pieces = pattern.split(text)  # what is between tokens, and each second one is a token
+        pieces[::2] = map(_bytes_of, pieces[::2])
+        pieces[1::2] = (np.array([self._added_ids[token]]) for token in pieces[1::2])
         return np.concatenate(pieces)
 
     def _split_by_pattern(self) -> bool:
         """Whether added tokens are nothing but texts to look for, none of which takes spaces along or is a word."""
-        if getattr(self, "_special_pattern", None) is None:
+        if getattr(self, "_added_pattern", None) is None:
             added = self.added_tokens_decoder
             self._plain_tokens = not any(token.lstrip or token.rstrip or token.single_word for token in added.values())
-            self._special_ids = {token.content: number for number, token in added.items()}
-            longest_first = sorted(self._special_ids, key=len, reverse=True)
-            self._special_pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+            self._added_ids = {token.content: number for number, token in added.items()}
+            self._added_pattern = _pattern_of(self._added_ids)
+            self._unsplit_pattern = _pattern_of([token.content for token in added.values() if not token.special])
         return self._plain_tokens
 
     def get_vocab(self) -> dict[str, int]:

@@ -147,3 +147,12 @@ for given in (b"RIFF", {"array": np.ones(3), "sampling_rate": 16000}):
         raise AssertionError("nothing was raised")
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("make", [lambda array: array.tolist(), lambda array: torch.from_numpy(array).long()])
+def test_whole_numbers_of_an_unknown_range(make):
+    """16-bit samples as a list are 64-bit numbers, of which they would be silence."""
+    array = np.array([-(2**15), 0, 2**14], dtype=np.int16)
+    with pytest.raises(ValueError, match=r"dtype int64, as lists of whole numbers have.* Give int16"):
+        read_audio(make(array), RATE, 1)
+    np.testing.assert_array_equal(read_audio(make(array), RATE, 1, do_rescale=False)[0], array.astype(np.float32))

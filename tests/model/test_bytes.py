@@ -252,3 +252,22 @@ def test_token_classification(folder):
 def _repeated(text):
     """A character of several bytes may be in several groups."""
     return [text.replace("é", "é" * two).replace("€", "€" * three) for two in (1, 2) for three in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("head", HEADS[1:])
+def test_gradient_checkpointing_of_more_queries_than_are_answered_at_a_time(head, use_reentrant, monkeypatch):
+    monkeypatch.setattr(
+        "modeling_perceiver_study.decoder.PerceiverStudyDecoder.forward.__defaults__", (None,) * 4 + (8,)
+    )
+    ids, gradients = ids_of(), []
+    labels = ids % 3 if head is PerceiverStudyForTokenClassification else ids
+    for checkpointing in (False, True):
+        model = model_of(head).train()
+        if checkpointing:
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": use_reentrant})
+        model(input_ids=ids, labels=labels).loss.backward()
+        gradients.append([weight.grad for weight in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)

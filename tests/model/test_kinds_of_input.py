@@ -368,11 +368,32 @@ def test_one_mask_for_all():
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
 
 
-def test_nan_behind_a_mask():
-    model = model_of("points")
-    given = arguments_of(model.config, ("points",))
-    mask = torch.arange(9) < torch.tensor([[3], [9], [0]])
-    expected = model(**given, attention_mask=mask)[0]
-    for value in given.values():
-        value[~mask] = torch.nan
-    assert torch.equal(model(**given, attention_mask=mask)[0], expected)
+@pytest.mark.parametrize("path", ["auto", "general"])
+@pytest.mark.parametrize(
+    "kinds", [("waveform",), ("learned",), ("image",), ("plain",), ("video",), ("points",), ("array",)], ids="+".join
+)
+def test_nan_behind_a_mask(kinds, path):
+    """No sample shows all: otherwise what none shows is cut off, which is another way."""
+    model = model_of(*kinds)
+    given = arguments_of(model.config, kinds)
+    (mask,) = masks_of(model.config, kinds, given).values()
+    mask[1] = True
+    expected = model(**given, attention_mask=mask, cross_attend_path=path)[0]
+    if model.config.input_type == "grid":
+        hidden = ~mask.view(3, *model.config.grid).unsqueeze(model.config.channel_axis)
+    else:
+        hidden = ~mask[..., None]
+    given = {name: value.masked_fill(hidden, torch.nan) for name, value in given.items()}
+    assert torch.equal(model(**given, attention_mask=mask, cross_attend_path=path)[0], expected)
+
+
+WRONG_NAMES = ["mask", "audio_attention_mask", "image_attention_mask", "sound_inputs", "audio_values"]
+
+
+@pytest.mark.parametrize("name", WRONG_NAMES)
+@pytest.mark.parametrize("kinds", [("waveform",), ("waveform", "points")], ids="+".join)
+def test_a_misspelt_input_is_not_forgotten(kinds, name):
+    model = model_of(*kinds)
+    given = arguments_of(model.config, kinds)
+    with pytest.raises(ValueError, match=f"^{name} are given to a model that does not take them: expected some of "):
+        model(**given, **{name: torch.ones(3, 20)})

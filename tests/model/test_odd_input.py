@@ -347,3 +347,27 @@ def test_grey_clips_beside_others(several, make, count):
 def test_what_the_processor_of_several_refuses(several, sample, options, message):
     with pytest.raises(ValueError, match=message):
         several(sample, **options)
+
+
+def test_a_tokenizer_among_others_comes_back_as_it_was(several, tmp_path):
+    tokenizer = PerceiverStudyTokenizer(padding_side="left", truncation_side="left", split_special_tokens=True)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.add_tokens(["<special>"], special_tokens=True)
+    processor = package.PerceiverStudyProcessor({**several.modalities, "text": tokenizer})
+    processor.save_pretrained(tmp_path)
+    loaded = package.PerceiverStudyProcessor.from_pretrained(tmp_path).modalities["text"]
+    assert (loaded.padding_side, loaded.truncation_side) == ("left", "left")
+    texts = ["a<new>", "b<special> [MASK]c"]
+    for settings in ({}, {"split_special_tokens": False}, {"truncation": True, "max_length": 4}):
+        assert dict(loaded(texts, padding=True, **settings)) == dict(tokenizer(texts, padding=True, **settings))
+
+
+def test_masks_whatever_a_processor_makes_by_itself(several):
+    """The padding of a batch is hidden also where the extractor is set to make no mask."""
+    sound = PerceiverStudyFeatureExtractor(return_attention_mask=False)
+    recordings = [{"sound": np.ones(length, np.float32)} for length in (50, 20)]
+    found = package.PerceiverStudyProcessor({"sound": sound})(recordings)
+    assert found["sound_attention_mask"].sum(dim=1).tolist() == [50, 20]
+    pictures = package.PerceiverStudyProcessor({"image": PerceiverStudyImageProcessor()})
+    picture = {"image": Image.new("RGB", (32, 32))}
+    assert set(pictures(picture, image={"do_fourier_encode": True})) == set(pictures(picture))

@@ -5,7 +5,9 @@ import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
 from torch import nn
 
-from modeling_perceiver_study import PerceiverStudyForImageClassification
+from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyForMaskedLM
+from tests.model.test_bytes import ids_of as bytes_ids
+from tests.model.test_bytes import model_of as bytes_model
 from tests.models import GRIDS, pixels, small_config, small_model
 
 
@@ -61,3 +63,25 @@ def test_no_weights_on_the_meta_device():
     assert model(images).logits.shape == (3, 5)
     with pytest.raises(ValueError, match="weight of layernorm_inputs is on the meta device"):
         model(images, cross_attend_path="separable")
+
+
+@pytest.mark.parametrize("how", ["cpu_offload", "disk_offload"])
+@pytest.mark.parametrize("queries", ["positions", "inputs"])
+def test_offloaded_masked_language_models(how, queries, tmp_path):
+    """Embeddings are used twice, the second time as weights of the output."""
+    model = bytes_model(PerceiverStudyForMaskedLM, masked_lm_queries=queries)
+    ids = bytes_ids()
+    expected = model(input_ids=ids).logits
+    model = offload(how, model, str(tmp_path))
+    with torch.no_grad():
+        torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["cpu_offload", "disk_offload"])
+def test_fewer_latents_of_an_offloaded_model(how, tmp_path):
+    model = small_model()
+    images = pixels(model.config)
+    expected = model(images, num_latents=4).logits
+    model = offload(how, model, str(tmp_path))
+    with torch.no_grad():
+        torch.testing.assert_close(model(images, num_latents=4).logits, expected, rtol=1e-5, atol=1e-5)

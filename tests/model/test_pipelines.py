@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -135,3 +136,9 @@ def test_features(checkpoint, images):
         latents = model.perceiver(**processor(images)).last_hidden_state
     for found, of_image in zip(extract(images), latents, strict=True):
         torch.testing.assert_close(torch.tensor(found), of_image[None], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("task", ["image-classification", "image-feature-extraction"])
+def test_an_array_of_several_pictures(checkpoint, images, task):
+    run = pipeline(task, model=str(checkpoint[0]), trust_remote_code=True)
+    assert run(np.stack([np.asarray(image) for image in images])) == run(list(images))

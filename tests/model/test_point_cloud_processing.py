@@ -14,6 +14,7 @@ import torch
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForPointCloudClassification,
+    PerceiverStudyModel,
     PerceiverStudyPointCloudClassificationPipeline,
     PerceiverStudyPointCloudProcessor,
 )
@@ -336,3 +337,22 @@ def test_bytes_like_objects_are_read_from_memory(cloud):
     np.save(buffer, cloud)
     points = PerceiverStudyPointCloudProcessor()([buffer.getvalue()])["points"]
     assert points.shape == (1, 40, 3)
+
+
+def test_the_pipeline_keeps_the_model_that_it_is_given(checkpoint, cloud):
+    """Changed weights, attention and names of classes; the folder adds the rest of the classifier."""
+    folder, _ = checkpoint
+    bare = PerceiverStudyModel.from_pretrained(folder, attn_implementation="eager")
+    bare.config.id2label = {0: "chair", 1: "table", 2: "bed"}
+    bare.config.problem_type = "multi_label_classification"
+    with torch.no_grad():
+        bare.latents.weight.mul_(2)
+    processor = PerceiverStudyPointCloudProcessor(num_points=30)
+    classify = PerceiverStudyPointCloudClassificationPipeline(bare, feature_extractor=processor, device="cpu")
+    assert classify.model.perceiver is bare and classify.model.config._attn_implementation == "eager"
+    expected = PerceiverStudyForPointCloudClassification.from_pretrained(folder)
+    with torch.no_grad():
+        expected.perceiver.latents.weight.mul_(2)
+        scores = expected(**processor(cloud)).logits[0].sigmoid()
+    found = {entry["label"]: entry["score"] for entry in classify(cloud)}
+    assert found == pytest.approx(dict(zip(["chair", "table", "bed"], scores.tolist(), strict=True)), abs=1e-5)

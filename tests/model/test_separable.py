@@ -206,3 +206,23 @@ def test_heads_of_two_widths_take_the_fused_kernel(widths):
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         actual, _ = attention(latents, array)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all points", "masked"])
+def test_gradients_are_the_same_inside_of_autocast(masked):
+    """Of sharp attention, whose logits bfloat16 cannot hold; people call `backward()` on either side of the line."""
+    gradients = []
+    for inside in (False, True):
+        model = small_model(image_size=[16, 16], local_start_width=0.05, initializer_range=0.03)
+        points = mask(model.config) if masked else None
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(pixels(model.config), attention_mask=points, labels=torch.tensor([0, 1, 2])).loss
+            if inside:
+                loss.backward()
+        if not inside:
+            loss.backward()
+        found = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+        gradients.append(found)  # biases of keys have none: the softmax cancels them
+    for name, expected in gradients[0].items():
+        error = (gradients[1][name] - expected).abs().max()
+        assert error <= 0.02 * expected.abs().max(), name

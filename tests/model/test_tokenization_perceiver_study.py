@@ -168,3 +168,14 @@ def test_long_texts_are_warned_of_once(caplog):
     tokenizer = PerceiverStudyTokenizer(model_max_length=5)
     assert len(tokenizer(["long text"])["input_ids"][0]) == 11
     assert len(tokenizer(["long text"], truncation=True)["input_ids"][0]) == 5
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_added_tokens_stay_whole(split):
+    """A text alone and one in a list, whichever of the two ways they go; special ones may be split."""
+    tokenizer = PerceiverStudyTokenizer()
+    tokenizer.add_tokens(["new"])
+    tokenizer.add_tokens(["newer"], special_tokens=True)
+    for text in ("a new [MASK] one", "new", "newer", "[CLS]new"):
+        alone = tokenizer(text, split_special_tokens=split)["input_ids"]
+        assert tokenizer([text], split_special_tokens=split)["input_ids"] == [alone], text
