@@ -77,7 +77,7 @@ class GridAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         # As forward was computed, also where autocast is on around `backward()`.
-        with maybe_autocast(ctx.saved_tensors[3].device.type, enabled=False):
+        with maybe_autocast(grads[0].device.type, enabled=False):
             return GridAttention._grads(ctx, *grads)
 
     @staticmethod
