@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from .attention import CrossAttention, PerceiverStudyLayer
 from .configuration_perceiver_study import PerceiverStudyConfig
-from .inputs import LearnedPadding
+from .inputs import LearnedPadding, fresh_weight
 from .paths import has_values, keeps_nothing
 from .position import count_axis_features, fourier_features, resolve_max_frequencies
 
@@ -28,7 +28,7 @@ class PerceiverStudyLatents(nn.Module):
 
     def __init__(self, num_latents: int, d_latents: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_latents, d_latents))
+        self.weight = fresh_weight(num_latents, d_latents)
 
     @property
     def num_queries(self) -> int:

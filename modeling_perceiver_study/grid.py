@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from .inputs import InputAdapter, check_floating, check_mask, register_input_adapter, shown_array
+from .inputs import InputAdapter, check_floating, check_mask, fresh_weight, register_input_adapter, shown_array
 from .paths import has_values, keeps_nothing
 from .position import SAME_FEATURES, find_max_frequency, fourier_axis_features
 from .separable import GridInputs, array_inputs, grid_inputs
@@ -94,7 +94,7 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.grid = grid
         self.resampled = resampled
-        self.weight = nn.Parameter(torch.empty(math.prod(grid), num_channels))
+        self.weight = fresh_weight(math.prod(grid), num_channels)
         self.projection = nn.Linear(num_channels, num_channels) if project else None
 
     def forward(self, grid: list[int]) -> torch.Tensor:

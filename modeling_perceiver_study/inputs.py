@@ -216,12 +216,22 @@ def input_adapter(config: "PerceiverStudyConfig") -> nn.Module:
     return SeveralInputs(config) if config.modalities else adapter_class(config.input_type)(config)
 
 
+def fresh_weight(*shape: int) -> nn.Parameter:
+    """Small random numbers, for modules outside of a model; a model gives them others by its `initializer_range`.
+
+    The state of torch's random numbers stays as it was, so that a seed makes the same model wherever these stand.
+    """
+    weight = nn.Parameter(torch.empty(shape))
+    with torch.random.fork_rng(devices=[]):
+        return nn.init.normal_(weight, std=0.02)
+
+
 class LearnedPadding(nn.Module):
     """`() -> (count,)`: channels that bring a modality to the common width, and say which modality it is."""
 
     def __init__(self, count: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(count))
+        self.weight = fresh_weight(count)
 
     def forward(self) -> torch.Tensor:
         return self.weight

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import AddedToken, BatchFeature, ProcessorMixin
 
 from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor
@@ -44,30 +43,45 @@ class PerceiverStudyProcessor(ProcessorMixin):
     Args:
         modalities: the processor of each, by its name in the model's config; or a dict of its settings, with the name
             of its class as `processor`.
+        input_names: what the model calls the input of a modality, where its config has an `input_name` for that, as it
+            must where two modalities would have the same, such as pictures and clips.
 
     Raises:
-        ValueError: there is none, or one of an unknown kind.
+        ValueError: there is none, or one of an unknown kind, or two of one input name.
     """
 
-    def __init__(self, modalities: Mapping[str, Any]):
+    def __init__(self, modalities: Mapping[str, Any], input_names: Mapping[str, str] | None = None):
         super().__init__()
         if not isinstance(modalities, Mapping) or not modalities:
             raise ValueError(f"modalities={modalities!r}: expected a dict of at least one name, each with a processor.")
         self.modalities = {name: _processor(name, settings) for name, settings in modalities.items()}
+        own = {name: processor.model_input_names[0] for name, processor in self.modalities.items()}
+        given = dict(input_names or {})
+        if given.keys() - own.keys():
+            unknown = sorted(given.keys() - own.keys())[0]
+            raise ValueError(f"input_names has {unknown!r}: expected some of {', '.join(own)}.")
+        self.input_names = {name: given.get(name) or default for name, default in own.items()}
+        for argument in self.input_names.values():
+            names = [name for name, called in self.input_names.items() if called == argument]
+            if len(names) > 1:
+                raise ValueError(
+                    f"{' and '.join(names)} are both {argument} to a model: give input_names what its config calls the "
+                    "input of each."
+                )
 
     @property
     def model_input_names(self) -> list[str]:
         return [
             argument
             for name, processor in self.modalities.items()
-            for argument in _names(name, processor.model_input_names)
+            for argument in self._names(name, processor.model_input_names)
         ]
 
     def to_dict(self) -> dict[str, Any]:
         parts = {}
         for name, processor in self.modalities.items():
             parts[name] = {"processor": type(processor).__name__, **_settings(processor)}
-        own = {"processor_class": type(self).__name__, "modalities": parts}
+        own = {"processor_class": type(self).__name__, "modalities": parts, "input_names": self.input_names}
         return own | ({"auto_map": self.auto_map} if hasattr(self, "auto_map") else {})
 
     def read(self, source: Any) -> Any:
@@ -106,8 +120,15 @@ class PerceiverStudyProcessor(ProcessorMixin):
             if rows:
                 found = [samples[row][name] for row in rows]
                 made = _call(name, processor, found, kwargs.get(name, {}))
-                data |= _spread(made, rows, len(samples), name)
+                names = self._names(name, list(made))
+                data |= dict(zip(names, _spread(made, rows, len(samples)), strict=True))
         return BatchFeature(data, tensor_type=return_tensors)
+
+    def _names(self, name: str, arguments: list[str]) -> list[str]:
+        """Arguments of the model: the input itself by its name, the others have that of the modality before them."""
+        kept = [argument for argument in arguments if argument not in _LEFT_OUT]
+        masked = kept if "attention_mask" in kept else [*kept, "attention_mask"]
+        return [self.input_names[name], *(f"{name}_{argument}" for argument in masked[1:])]
 
     def _parts(self, sample: Any, number: int) -> dict[str, Any]:
         if is_file(sample):
@@ -157,13 +178,6 @@ def _settings(processor: Any) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if key not in ("auto_map", "processor_class")}
 
 
-def _names(name: str, arguments: list[str]) -> list[str]:
-    """Arguments of the model: the input itself keeps its name, the others have that of the modality before them."""
-    kept = [argument for argument in arguments if argument not in _LEFT_OUT]
-    masked = kept if "attention_mask" in kept else [*kept, "attention_mask"]
-    return [masked[0], *(f"{name}_{argument}" for argument in masked[1:])]
-
-
 def _call(name: str, processor: Any, samples: list[Any], settings: dict[str, Any]) -> dict[str, np.ndarray]:
     """What the processor makes of a list of samples, and always a mask."""
     if isinstance(processor, PerceiverStudyTokenizer):
@@ -199,14 +213,13 @@ def _tokens(
     return {argument: made[argument] for argument in tokenizer.model_input_names}
 
 
-def _spread(made: dict[str, np.ndarray], rows: list[int], count: int, name: str) -> dict[str, torch.Tensor]:
+def _spread(made: dict[str, np.ndarray], rows: list[int], count: int) -> list[np.ndarray]:
     """Arguments for all samples, with zeros, masked, for those that lack the modality."""
-    names = _names(name, list(made))
-    spread = {}
-    for argument, values in zip(names, made.values(), strict=True):
+    spread = []
+    for values in made.values():
         whole = np.zeros((count, *values.shape[1:]), values.dtype)
         whole[rows] = values
-        spread[argument] = whole
+        spread.append(whole)
     return spread
 
 

@@ -16,6 +16,7 @@ from modeling_perceiver_study.decoder import (
     PerceiverStudyLatents,
     PerceiverStudyOutputs,
 )
+from modeling_perceiver_study.inputs import LearnedPadding
 from tests.kinds import arguments_of, joint_array, model_of
 from tests.models import small_config, small_model
 
@@ -326,3 +327,15 @@ def test_the_size_of_chunks_counts_samples():
     with torch.no_grad():
         decoder(torch.zeros(3, 6, 16), chunk_size=12)
     assert sizes == [(3, 4, 4), (3, 4, 4), (3, 2, 4)]
+
+
+@pytest.mark.parametrize("make", [lambda: PerceiverStudyLatents(500, 4), lambda: LearnedPadding(2000)])
+def test_modules_outside_of_a_model_have_numbers(make):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    weight = make().weight
+    assert torch.equal(torch.rand(3), expected)  # a seed goes on as without them
+    assert abs(weight.std() - 0.02) < 0.002 and isinstance(weight, torch.nn.Parameter) and weight.requires_grad
+    with torch.device("meta"):
+        assert make().weight.is_meta

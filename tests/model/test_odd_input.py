@@ -371,3 +371,23 @@ def test_masks_whatever_a_processor_makes_by_itself(several):
     pictures = package.PerceiverStudyProcessor({"image": PerceiverStudyImageProcessor()})
     picture = {"image": Image.new("RGB", (32, 32))}
     assert set(pictures(picture, image={"do_fourier_encode": True})) == set(pictures(picture))
+
+
+def test_two_modalities_of_one_input_name(tmp_path):
+    """Pictures beside clips, which are both `pixel_values` by themselves: one would replace the other."""
+    image, video = PerceiverStudyImageProcessor(size=8), PerceiverStudyVideoProcessor(size=8, num_frames=6)
+    with pytest.raises(ValueError, match="image and video are both pixel_values to a model: give input_names"):
+        package.PerceiverStudyProcessor({"image": image, "video": video})
+    with pytest.raises(ValueError, match="input_names has 'sound': expected some of image, video"):
+        package.PerceiverStudyProcessor({"image": image, "video": video}, {"sound": "waves"})
+    processor = package.PerceiverStudyProcessor({"image": image, "video": video}, {"image": "picture"})
+    processor.save_pretrained(tmp_path)
+    loaded = package.PerceiverStudyProcessor.from_pretrained(tmp_path)
+    samples = [{"image": Image.new("RGB", (8, 8), "red"), "video": random_clip()}, {"video": random_clip(seed=1)}]
+    found, again = processor(samples), loaded(samples)
+    assert sorted(found) == ["image_attention_mask", "picture", "pixel_values", "video_attention_mask"]
+    assert sorted(found) == sorted(loaded.model_input_names)
+    fields = {"image": {"image_size": 8, "num_frequency_bands": 2, "input_name": "picture"}, "video": VIDEO}
+    config = PerceiverStudyConfig(modalities=fields, num_labels=3, **SMALL)
+    model = package.PerceiverStudyForMultimodalClassification(config).eval()
+    torch.testing.assert_close(model(**again).logits, model(**found).logits)

@@ -13,6 +13,7 @@ from lab.recipe import load_recipe
 from lab.tasks import build_task
 from lab.tasks.audio_classification import Windows
 from modeling_perceiver_study import PerceiverStudyForAudioClassification
+from modeling_perceiver_study.audio_reading import read_audio
 from tests.small_data import fresh_accelerate
 from tests.task_kinds import KINDS, make_sound
 
@@ -113,3 +114,13 @@ def test_fine_tuning_takes_over_what_the_extractor_was(data, tmp_path, capsys):
     model = PerceiverStudyForAudioClassification.from_pretrained(tmp_path / "second")
     assert model.config.grid == [7, 8] and model.config.patch_size == [2, 4]
     assert "starting from" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rescaled", [False, True])
+def test_examples_of_a_card(rescaled, tmp_path):
+    """Numbers of sensors stay what they are; recordings are in [-1, 1]."""
+    task = task_of(f"feature_extractor.do_rescale={rescaled}")
+    series = np.array([-250.0, 0.125, 3.5], dtype=np.float32)
+    name = task.write_example(tmp_path, "one", series)
+    found = read_audio(tmp_path / name, task.processor.sampling_rate, 1, do_rescale=rescaled)[0]
+    np.testing.assert_allclose(found, series.clip(-1, 1) if rescaled else series, atol=1e-4 if rescaled else 0)

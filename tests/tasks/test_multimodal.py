@@ -117,3 +117,13 @@ def test_scores_with_a_modality_withheld_and_a_fine_tuned_copy(folder, tmp_path)
     found = json.loads((tmp_path / "tuned" / "metrics.json").read_text())
     kept = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert found["test_loss"] == pytest.approx(kept["test_loss"], abs=1e-5)
+
+
+def test_crops_of_pictures_that_would_do_nothing_are_refused():
+    sound = "sound: {task: audio-classification, max_length: 160}"
+    parts = f"feature_extractor.modalities={{image: {{task: image-classification}}, {sound}}}"
+    inputs = "model.modalities={image: {image_size: 8}, sound: {patch_size: 16}}"
+    crops = "augmentation.modalities={image: {random_resized_crop: [0.5, 1.0]}}"
+    recipe = ["task=multimodal-classification", "data.name=x", "model.num_labels=3", parts, inputs, crops]
+    with pytest.raises(UserError, match=r"augmentation.modalities.image.random_resized_crop: it is for pictures alone"):
+        build_task(load_recipe(None, recipe))

@@ -160,6 +160,6 @@ def _view_of_input(config: PreTrainedConfig) -> type[View]:
         return TextView
     if config.input_type == "points":
         return PointsView
-    if config.input_name == "input_values":
+    if config.input_name == "input_values" or config.num_axes == 1:
         return SoundView
     return VideoView if config.num_axes == 3 else ImageView

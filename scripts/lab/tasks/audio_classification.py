@@ -180,7 +180,11 @@ class AudioClassification(RaggedTask):
         return sample.T
 
     def write_example(self, folder: Path, name: str, sample: np.ndarray) -> str:
-        soundfile.write(folder / f"{name}.wav", sample.clip(-1, 1), self.processor.sampling_rate)
+        path, rate = folder / f"{name}.wav", self.processor.sampling_rate
+        if self.processor.do_rescale:
+            soundfile.write(path, sample.clip(-1, 1), rate)
+        else:  # numbers in units of their own, which 16 bits would change
+            soundfile.write(path, sample, rate, subtype="FLOAT")
         return f"{name}.wav"
 
     def card(self, judged: Judged) -> dict[str, Any]:

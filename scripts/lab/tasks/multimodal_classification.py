@@ -74,6 +74,11 @@ class MultimodalClassification(RaggedTask):
                     f"augmentation.modalities.{name} mixes samples, whose labels would differ from modality to "
                     "modality: use augmentation.mixup_alpha, which mixes all alike"
                 )
+            if getattr(part.augmentation, "random_resized_crop", None):
+                raise UserError(
+                    f"augmentation.modalities.{name}.random_resized_crop: it is for pictures alone, which stay encoded "
+                    "until then; set it to null, and use crop_padding"
+                )
             if self.augmentation.mixup_alpha and part.config.input_type != "grid":
                 raise UserError(f"augmentation.mixup_alpha: {name} is no grid, and cannot be blended; set it to 0")
 
@@ -133,7 +138,9 @@ class MultimodalClassification(RaggedTask):
         return build("model", PerceiverStudyConfig, self.recipe.model | {"modalities": inputs})
 
     def build_processor(self) -> PerceiverStudyProcessor:
-        return PerceiverStudyProcessor({name: part.processor for name, part in self.parts.items()})
+        return PerceiverStudyProcessor(
+            {name: part.processor for name, part in self.parts.items()}, self.processor_arguments
+        )
 
     def decoder(self) -> SeveralDecoder:
         decoders = {name: part.decoder() for name, part in self.parts.items()}
