@@ -1,5 +1,6 @@
 """Attention, MLP and the layer they form."""
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
@@ -73,6 +74,19 @@ def products_are_faster(query: torch.Tensor, num_inputs: int) -> bool:
     if query.device.type != "cpu" or query.shape[-2] * num_inputs > _MOST_IN_A_SMALL_MAP:
         return False
     return query.dtype == torch.float32 and _float32_products_go_through_onednn()
+
+
+@torch.compiler.assume_constant_result  # the compiler cannot look inside
+def _float32_products_are_rounded() -> bool:
+    """Whether those of this CPU are of bfloat16, as "medium" allows and CPUs with units for it do."""
+    return _float32_products_go_through_onednn() and _medium_products_are_rounded()
+
+
+@functools.cache
+def _medium_products_are_rounded() -> bool:
+    """Found by trying, as there is no telling from what torch says of a CPU."""
+    almost_one = torch.full((2, 64, 64), 1 + 2**-10)
+    return bool((almost_one @ almost_one)[0, 0, 0] == 64)
 
 
 @torch.compiler.assume_constant_result  # the compiler cannot look inside
@@ -169,13 +183,15 @@ class MultiHeadAttention(nn.Module):
         """`(1 or B, h, N, E), (B, M, K) -> (B, N, h, V), (B, h, N, M) or None`: values before `o_proj`, and weights."""
         implementation, inputs, dtype = self.config._attn_implementation, cast_once(inputs), query.dtype
         key, value = self.split_heads(self.k_proj(inputs)), self.split_heads(self.v_proj(inputs))
-        no_autocast = nullcontext()
+        no_autocast, rounded = nullcontext(), False
         if output_attentions or is_transformed():
             implementation = "eager"
         if implementation in ("eager", "sdpa") and is_better_in_float32(query):
-            query, key, value = query.float(), key.float(), value.float()
+            rounded = _float32_products_are_rounded()
+            wide = torch.float64 if rounded else torch.float32
+            query, key, value = query.to(wide), key.to(wide), value.to(wide)
             if attention_mask is not None and attention_mask.is_floating_point():
-                attention_mask = attention_mask.float()
+                attention_mask = attention_mask.to(wide)
             no_autocast = maybe_autocast(query.device.type, enabled=False)  # which would cast them back
         if implementation == "sdpa" and products_are_faster(query, inputs.shape[1]):
             implementation = "eager"
@@ -196,7 +212,7 @@ class MultiHeadAttention(nn.Module):
             )
         if attended.shape[-1] != value_width:  # also the gradient of a slice of everything is a copy
             attended = attended[..., :value_width]
-        return attended.to(dtype), weights
+        return attended.to(dtype), weights.float() if weights is not None and rounded else weights
 
 
 class SelfAttention(MultiHeadAttention):
