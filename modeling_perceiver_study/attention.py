@@ -1,6 +1,5 @@
 """Attention, MLP and the layer they form."""
 
-import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
@@ -79,14 +78,8 @@ def products_are_faster(query: torch.Tensor, num_inputs: int) -> bool:
 @torch.compiler.assume_constant_result  # the compiler cannot look inside
 def _float32_products_are_rounded() -> bool:
     """Whether those of this CPU are of bfloat16, as "medium" allows and CPUs with units for it do."""
-    return _float32_products_go_through_onednn() and _medium_products_are_rounded()
-
-
-@functools.cache
-def _medium_products_are_rounded() -> bool:
-    """Found by trying, as there is no telling from what torch says of a CPU."""
-    almost_one = torch.full((2, 64, 64), 1 + 2**-10)
-    return bool((almost_one @ almost_one)[0, 0, 0] == 64)
+    has_units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # no tensor: also in programs
+    return has_units and _float32_products_go_through_onednn()
 
 
 @torch.compiler.assume_constant_result  # the compiler cannot look inside
