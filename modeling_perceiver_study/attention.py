@@ -77,8 +77,8 @@ def products_are_faster(query: torch.Tensor, num_inputs: int) -> bool:
 
 @torch.compiler.assume_constant_result  # the compiler cannot look inside
 def _float32_products_are_rounded() -> bool:
-    """Whether those of this CPU are of bfloat16, as "medium" allows and CPUs with units for it do."""
-    has_units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # no tensor: also in programs
+    """Whether those of this CPU are of bfloat16, as "medium" allows and x86 CPUs with units for it do."""
+    has_units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return has_units and _float32_products_go_through_onednn()
 
 
