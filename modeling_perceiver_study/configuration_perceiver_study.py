@@ -23,6 +23,7 @@ from .inputs import adapter_class
 from .paths import PATHS
 from .position import count_axis_features, resolve_max_frequencies
 from .scalars import is_number
+from .several_tasks import check_rest, in_order, names_of
 
 
 class PerceiverStudyConfig(PreTrainedConfig):
@@ -117,6 +118,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
             `num_blocks`. A call of `forward` says `num_latents` and `num_blocks` itself (`elastic.py`).
         decoder_type: `"mean"` classifies the mean of the latents (Perceiver); `"query"` lets a learned output query
             attend to them (Perceiver IO).
+        tasks: several tasks that a classifier answers at once, with a query of its own for each: a dict of names, each
+            with the number of its classes. Kept in alphabetical order; `num_labels` is all classes of all tasks. With
+            `decoder_type="query"`; None is a single task.
         masked_lm_queries: what asks for a masked byte: `"positions"`, a learned query for each position (Perceiver IO),
             or `"inputs"`, the element of the byte itself, which is added to the answer too: with `ngram_sizes` it knows
             the bytes beside it.
@@ -181,10 +185,15 @@ class PerceiverStudyConfig(PreTrainedConfig):
     training_latents: int | list[int] | tuple[int, ...] | None = None
     training_blocks: int | list[int] | tuple[int, ...] | None = None
     decoder_type: str = "mean"
+    tasks: dict[str, int] | None = None
     masked_lm_queries: str = "positions"
     cross_attend_path: str = "auto"
 
     def __post_init__(self, **kwargs):
+        if self.tasks is not None:
+            self.tasks = in_order(self.tasks)
+            if self.id2label is None and "num_labels" not in kwargs:
+                self.id2label = names_of(self.tasks)
         super().__post_init__(**kwargs)
         require_counts(self, _COUNTS)
         require_counts(self, ("num_self_attends_per_block",), minimum=0)
@@ -207,6 +216,8 @@ class PerceiverStudyConfig(PreTrainedConfig):
         )
         for name, most in (("training_latents", self.num_latents), ("training_blocks", self.num_blocks)):
             require(self, name, fits_range(getattr(self, name), most), f"None, or one or two numbers from 1 to {most}")
+        if self.tasks is not None:
+            check_rest(self)
         self._validate_heads()
         self._validate_start()
         # Saved from any of the models, a folder loads as all that take its input; the code is always saved beside.

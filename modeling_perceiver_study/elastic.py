@@ -64,7 +64,8 @@ def classify_early(
     Raises:
         ValueError: the model does not answer with one class.
     """
-    if model.config.problem_type not in (None, "single_label_classification") or model.config.num_labels < 2:
+    one_class = model.config.problem_type in (None, "single_label_classification") and model.config.tasks is None
+    if not one_class or model.config.num_labels < 2:
         raise ValueError(
             f"problem_type={model.config.problem_type!r} and num_labels={model.config.num_labels}: expected a model "
             "that answers with one class of several."

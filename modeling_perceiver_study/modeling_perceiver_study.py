@@ -49,6 +49,7 @@ from .position import fourier_features  # noqa: F401
 from .processing_perceiver_study import PerceiverStudyProcessor  # noqa: F401
 from .scalars import is_count  # noqa: F401
 from .separable import byte_array  # noqa: F401
+from .several_tasks import by_task, loss_of_tasks, model_of_task, own_answers
 from .streaming import GridAttention  # noqa: F401
 from .tokenization_perceiver_study import PerceiverStudyTokenizer  # noqa: F401
 from .video_processing_perceiver_study import PerceiverStudyVideoProcessor  # noqa: F401
@@ -62,7 +63,8 @@ class PerceiverStudyModel(Perceiver):
 class PerceiverStudyClassifier(PerceiverStudyPreTrainedModel):
     """A Perceiver with a linear classifier on the mean of its latents, or on a learned query's look at them.
 
-    The base of the models for each kind of input, which only name what their `forward` takes.
+    With `config.tasks` each task has a query of its own, and logits are those of all tasks, one after the other. This
+    is the base of the models for each kind of input, which only name what their `forward` takes.
     """
 
     def __init__(self, config: PerceiverStudyConfig):
@@ -70,7 +72,8 @@ class PerceiverStudyClassifier(PerceiverStudyPreTrainedModel):
         self.loss_type = "ForSequenceClassification"  # which transformers does not guess from every name
         self.perceiver = PerceiverStudyModel(config)
         self.main_input_name = self.perceiver.main_input_name
-        query = PerceiverStudyLatents(1, config.d_latents) if config.decoder_type == "query" else None
+        num_queries = len(config.tasks or ("the only one",))
+        query = PerceiverStudyLatents(num_queries, config.d_latents) if config.decoder_type == "query" else None
         self.decoder = None if query is None else PerceiverStudyDecoder(config, query)
         self.classifier = nn.Linear(config.d_latents, config.num_labels) if config.num_labels > 0 else nn.Identity()
         self.post_init()
@@ -80,14 +83,20 @@ class PerceiverStudyClassifier(PerceiverStudyPreTrainedModel):
 
         Args:
             labels: `(B,)` class indices for cross-entropy; `(B, num_labels)` floats in [0, 1] for independent classes;
-                `(B,)` or `(B, num_labels)` numbers for regression. `config.problem_type` decides where set. Anything
-                that it takes, where `loss_function` was set to another.
+                `(B,)` or `(B, num_labels)` numbers for regression. `config.problem_type` decides where set. With
+                `config.tasks` `(B, tasks)`, a class for each or -100, or `(B, num_labels)` shares of classes, all 0 for
+                a task without a label. Anything that it takes, where `loss_function` was set to another.
         """
         outputs = self.perceiver(**given, return_dict=True)
         logits = self.logits_of(outputs.last_hidden_state)
-        if not self.has_own_loss:
-            check_class_labels(labels, logits, self.config)
-        loss = None if labels is None else self.loss_function(labels, logits, self.config, **given)
+        if labels is None:
+            loss = None
+        elif self.config.tasks is not None and not self.has_own_loss:
+            loss = loss_of_tasks(logits, labels, self.config.tasks)
+        else:
+            if not self.has_own_loss:
+                check_class_labels(labels, logits, self.config)
+            loss = self.loss_function(labels, logits, self.config, **given)
         return PerceiverStudyClassifierOutput(
             loss=loss,
             logits=logits,
@@ -98,8 +107,22 @@ class PerceiverStudyClassifier(PerceiverStudyPreTrainedModel):
 
     def logits_of(self, latents: torch.Tensor) -> torch.Tensor:
         """`(B, N, D) -> (B, num_labels)`"""
+        if self.config.tasks is not None:
+            return own_answers(self.classifier(self.decoder(latents)), self.config.tasks)
         pooled = latents.mean(dim=1) if self.decoder is None else self.decoder(latents).squeeze(1)
         return self.classifier(pooled)
+
+    def by_task(self, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`(B, num_labels) -> {task: (B, classes of the task)}`, with `config.tasks`."""
+        return by_task(logits, self.config.tasks)
+
+    def for_task(self, task: str) -> "PerceiverStudyClassifier":
+        """A model that answers one of `config.tasks` alone, such as a pipeline takes; it shares this one's weights.
+
+        Raises:
+            ValueError: there is no such task, or weights are offloaded.
+        """
+        return model_of_task(self, task)
 
 
 class PerceiverStudyForImageClassification(PerceiverStudyClassifier):

@@ -108,19 +108,17 @@ _INPUTS = {"image": _image, "recording": _recording, "text": _text, "file": _fil
 
 def answer(classifier: Classifier, values: tuple[str | None, ...]) -> tuple[str, dict[str, float] | None]:
     """What the model says in words, with the time that it took, and the likeliest answers; or what is wrong."""
-    config, view = classifier.model.config, classifier.view
-    numbers = config.problem_type == "regression"
+    numbers = classifier.answers_numbers
     try:
         sample = _take(classifier, values)
         if sample is None:
             return "", None
         start = time.perf_counter()
-        predictions = classifier.pipeline(sample, top_k=config.num_labels if numbers else _ANSWERS)
+        named, told = classifier.answer(sample, _ANSWERS)
     except (UserError, ValueError, OSError) as error:
         return _plain(_told(error, values)), None
     seconds = time.perf_counter() - start
-    named = view.named(predictions)
-    lines = [view.told(classifier.processor, sample, predictions)]
+    lines = [told]
     lines += [f"{name}: {number:.4g}" for name, number in named] if numbers else []
     lines.append(f"{1000 * seconds:.0f} ms")
     return _plain("\n\n".join(filter(None, lines))), None if numbers else dict(named)

@@ -4,7 +4,8 @@
     python scripts/predict.py org/perceiver-cifar10 cat.jpg --top_k 3
     python scripts/predict.py output/fsdd seven.wav
 
-Every file is followed by its likeliest classes and their probabilities, or by all numbers that a regression answers.
+Every file is followed by its likeliest classes and their probabilities, for each task if there are several, or by all
+numbers that a regression answers.
 Of a model of masked bytes the files are texts with `[MASK]` in them, and the likeliest bytes for each follow.
 """
 
@@ -33,14 +34,12 @@ def main(arguments: list[str] | None = None):
         raise UserError(f"--top_k {options.top_k}: expected at least 1")
     classifier = load_classifier(options.checkpoint)
     samples = [classifier.view.read(path, classifier.processor) for path in options.files]
-    numbers = classifier.model.config.problem_type == "regression"
-    top_k = classifier.model.config.num_labels if numbers else options.top_k
     for path, sample in zip(options.files, samples, strict=True):
-        named = classifier.view.named(classifier.pipeline(sample, top_k=top_k))
+        named, _ = classifier.answer(sample, options.top_k)
         width = max(len(label) for label, _ in named)
         print(path)
         for label, number in named:
-            score = f"{number:.4g}" if numbers else f"{100 * number:5.1f} %"
+            score = f"{number:.4g}" if classifier.answers_numbers else f"{100 * number:5.1f} %"
             print(f"  {label:<{width}}  {score}")
 
 

@@ -31,6 +31,7 @@ class Kind:
         write_file: writes a file to ask about into a folder; returns its path.
         judged: an entry of what `task.judge` says.
         classifies: its pipeline names classes.
+        answers: how many `predict.py` gives to that file: of each task, or of each masked byte, one.
         modalities: of a sample of several the column of each; otherwise the first column is the sample.
     """
 
@@ -40,6 +41,7 @@ class Kind:
     write_file: Callable[[Path], Path]
     judged: str = "logits"
     classifies: bool = True
+    answers: int = 1
     modalities: dict[str, str] | None = None
 
     def read(self, rows: datasets.Dataset) -> tuple[list, list[int]]:
@@ -167,6 +169,23 @@ def make_texts(folder: Path) -> Path:
     for seed, (split, count) in enumerate({"train": 60, "test": 21}.items()):
         found, labels = texts(count, seed)
         table = datasets.Dataset.from_dict({"text": found, "label": labels}, features=datasets.Features(features))
+        table.to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def make_text_tasks(folder: Path) -> Path:
+    """The same texts with two tasks, `vowel` and `length`; some have a label of one of them alone."""
+    features = {"text": datasets.Value("string"), "vowel": datasets.ClassLabel(names=VOWELS)}
+    features |= {"length": datasets.ClassLabel(names=["short", "long"])}
+    folder.mkdir(parents=True)
+    for seed, (split, count) in enumerate({"train": 60, "test": 21}.items()):
+        found, labels = texts(count, seed)
+        rows = {
+            "text": found,
+            "vowel": [None if index % 7 == 3 else int(label) for index, label in enumerate(labels)],
+            "length": [None if index % 7 == 5 else int(len(text) > 30) for index, text in enumerate(found)],
+        }
+        table = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
         table.to_parquet(folder / f"{split}.parquet")
     return folder
 
@@ -352,6 +371,18 @@ KINDS = {
         make_texts,
         write_text,
     ),
+    "several tasks": Kind(
+        [
+            "task=text-classification",
+            *(name for name in _TEXT if "num_labels" not in name),
+            "model.tasks={vowel: 3, length: 2}",
+            "model.decoder_type=query",
+        ],
+        ["augmentation.window=[10,40]", "augmentation.typos=0.1"],
+        make_text_tasks,
+        write_text,
+        answers=2,
+    ),
     "masked-lm": Kind(
         ["task=masked-lm", *(name for name in _TEXT if "num_labels" not in name)],
         ["augmentation.masked=spans", "augmentation.span=2"],
@@ -359,6 +390,7 @@ KINDS = {
         write_masked_text,
         judged="nats",
         classifies=False,
+        answers=2,
     ),
     "video": Kind(
         ["task=video-classification", *_MODEL, *_RUN, "model.image_size=[6,6,8]", "model.patch_size=[2,3,4]"],

@@ -52,6 +52,7 @@ class PerceiverStudyConfigTest(unittest.TestCase):
             training_latents=[1, 2],
             training_blocks=2,
             decoder_type="query",
+            tasks={"entailment": 3, "mood": 2},
             cross_attend_path="general",
         )
         # It goes with Fourier positions and query residuals, which are the defaults.

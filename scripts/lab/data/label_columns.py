@@ -10,6 +10,7 @@ from lab.data.columns import LABEL, describe_all
 from lab.errors import UserError
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+SEVERAL_TASKS = "several_tasks"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 `single_label_classification`: a class number, from class labels, whole numbers of any type, booleans or strings.
 `multi_label_classification`: `(L,)` of 0 and 1, from lists of classes, lists of a 0 or 1 for each class, or a column
 for each class.
+`several_tasks`: `(L,)` of 0 and 1, from a column for each task: its class, or nothing where a row has none.
 `regression`: `(L,)` floats, from a number, a list of as many numbers in each row, or a column for each number.
 
 Strings are classes in alphabetical order, and whole numbers count classes from 0.
@@ -15,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from lab.data.columns import describe
-from lab.data.label_columns import MULTI_LABEL, REGRESSION, SINGLE_LABEL, kind_of
+from lab.data.label_columns import MULTI_LABEL, REGRESSION, SEVERAL_TASKS, SINGLE_LABEL, kind_of
 from lab.errors import UserError, listed
+from modeling_perceiver_study.several_tasks import SEPARATOR
 
 _MOST_CLASSES = 1_000_000  # a larger whole number is not a class
 
@@ -85,10 +87,10 @@ class LabelReader(ABC):
 
 
 class _Classes:
-    """Numbers of single classes."""
+    """Numbers of single classes, of one column."""
 
-    def __init__(self, reader: LabelReader):
-        self.reader, self.kind = reader, reader.kinds[0]
+    def __init__(self, reader: LabelReader, column: int = 0):
+        self.reader, self.kind, self.column = reader, reader.kinds[column], reader.columns[column]
         self.names = ["False", "True"] if self.kind.element == "bool" else self.kind.names
         self.declared = self.names is not None
 
@@ -104,21 +106,21 @@ class _Classes:
             for value in present:
                 if not float(value).is_integer():
                     self.reader.refuse(
-                        self.reader.columns[0],
+                        self.column,
                         str(value),
                         "whole numbers or strings: model.problem_type=regression takes other numbers as they are",
                     )
         highest = int(max(present, default=-1))
         if highest >= _MOST_CLASSES:
             self.reader.refuse(
-                self.reader.columns[0], str(highest), "classes that are counted from 0: store other labels as strings"
+                self.column, str(highest), "classes that are counted from 0: store other labels as strings"
             )
         self.names = [str(number) for number in range(highest + 1)]
 
     def number_names(self, count: int):
         if self.kind.element == "string":
             self.reader.refuse(
-                self.reader.columns[0],
+                self.column,
                 "strings",
                 "numbers or ClassLabel where data.streaming=true, since the beginning of a stream does not show all "
                 "classes: set it to false",
@@ -227,6 +229,53 @@ class _SeveralClasses(LabelReader):
             self.classes.number_names(count)
 
 
+class _SeveralTasks(LabelReader):
+    """`(L,)` of 0 and 1: of the classes of each column, which are a task, one or none."""
+
+    def __init__(self, columns: dict[str, Any], split: str):
+        super().__init__(columns, split)
+        for name, kind in zip(self.columns, self.kinds, strict=True):
+            if kind.many:
+                self.refuse(name, "lists", "one class a row, or none, as a column of one of several tasks")
+        self.tasks = [_Classes(self, number) for number in range(len(self.columns))]
+
+    @property
+    def names(self) -> list[str] | None:
+        if any(task.names is None for task in self.tasks):
+            return None
+        return [
+            f"{column}{SEPARATOR}{name}"
+            for column, task in zip(self.columns, self.tasks, strict=True)
+            for name in task.names
+        ]
+
+    def fit(self, values: Sequence[Any]):
+        for task, of_task in zip(self.tasks, zip(*map(self._row, values), strict=True), strict=True):
+            task.fit(of_task)
+
+    def read(self, value: Any) -> np.ndarray:
+        row = self._row(value)
+        if all(map(_is_missing, row)):
+            raise BadLabel(f"has no label for any of {listed(self.columns)}")
+        label, first = np.zeros(len(self.names), np.float32), 0
+        for task, own in zip(self.tasks, row, strict=True):
+            if not _is_missing(own):
+                label[first + task.number(own)] = 1
+            first += len(task.names)
+        return label
+
+    def number_names(self, count: int):
+        if any(not task.declared for task in self.tasks):
+            self.refuse(
+                ", ".join(self.columns),
+                "classes without names",
+                "ClassLabel for several tasks where data.streaming=true",
+            )
+
+    def _row(self, value: Any) -> list:
+        return value if isinstance(value, list) else [value]
+
+
 class _Numbers(LabelReader):
     """`(L,)` floats."""
 
@@ -277,6 +326,7 @@ class _Numbers(LabelReader):
 _READERS: dict[str, type[LabelReader]] = {
     SINGLE_LABEL: _OneClass,
     MULTI_LABEL: _SeveralClasses,
+    SEVERAL_TASKS: _SeveralTasks,
     REGRESSION: _Numbers,
 }
 

@@ -1,5 +1,7 @@
 """Load checkpoints: folders that train.py wrote, or names on the Hub."""
 
+import copy
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +32,34 @@ class Classifier:
     def model(self) -> PreTrainedModel:
         """The model, in evaluation mode."""
         return self.pipeline.model
+
+    @functools.cached_property
+    def pipelines(self) -> dict[str | None, Pipeline]:
+        """A pipeline for each of the model's tasks by name, or the only one by None."""
+        found = {}
+        for task in self.model.config.tasks or ():
+            found[task] = copy.copy(self.pipeline)
+            found[task].model = self.model.for_task(task)
+        return found or {None: self.pipeline}
+
+    def answer(self, sample: Any, top_k: int) -> tuple[list[tuple[str, float]], str]:
+        """Names and scores of the likeliest answers, of each task if there are several, and what is told in words.
+
+        Args:
+            top_k: how many of classes; of numbers all are given.
+        """
+        top_k, named, told = self.model.config.num_labels if self.answers_numbers else top_k, [], []
+        for task, asked in self.pipelines.items():
+            predictions = asked(sample, top_k=top_k)
+            prefix = "" if task is None else f"{task}: "
+            named += [(f"{prefix}{name}", score) for name, score in self.view.named(predictions)]
+            told.append(self.view.told(self.processor, sample, predictions))
+        return named, "\n\n".join(filter(None, told))
+
+    @property
+    def answers_numbers(self) -> bool:
+        """Whether answers are numbers, and not classes with probabilities."""
+        return self.model.config.problem_type == "regression"
 
     @property
     def processor(self) -> Any:

@@ -32,6 +32,8 @@ def read_with(processor: Any, path: Path, what: str) -> Any:
 
 def answers_of(config: PreTrainedConfig) -> str:
     """What a model says of a sample."""
+    if config.tasks is not None:
+        return f"what {len(config.tasks)} tasks ask of it: {', '.join(config.tasks)}"
     if config.problem_type == "regression":
         return f"what its {config.num_labels} numbers are"
     return f"which of {config.num_labels} classes it is"

@@ -1,6 +1,6 @@
 """What each score is called, how it is written, and whether more of it is better."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,26 @@ _MEASURES = {
 }
 
 
+_OF = "_of_"
+
+
+def task_score(name: str, task: str) -> str:
+    """The name of a score of one of several tasks."""
+    return f"{name}{_OF}{task}"
+
+
 def is_score(name: str) -> bool:
     """Whether an entry of results is a score."""
-    return name in _MEASURES or _is_top_k(name)
+    return name in _MEASURES or _is_top_k(name) or name.partition(_OF)[0] in _MEASURES
 
 
 def measure_of(name: str) -> Measure:
     """The measure of a score by its key in `metrics.json`, without `test_` or `validation_`."""
     if _is_top_k(name):
         return Measure(f"top-{name.split('_')[1]} accuracy", percent=True, hub_name=name)
-    return _MEASURES[name]
+    name, _, task = name.partition(_OF)
+    measure = _MEASURES[name]
+    return replace(measure, title=f"{measure.title}, {task}") if task else measure
 
 
 def _is_top_k(name: str) -> bool:

@@ -20,6 +20,11 @@ class Details:
     content: dict
 
 
+def in_folder(folder: str, markdown: str) -> str:
+    """Markdown whose pictures stand in a folder beside it."""
+    return markdown.replace("](", f"]({folder}/")
+
+
 def write_evaluation(folder: Path, results: dict, samples: str, details: Details, mirrored: dict | None):
     """Write `evaluation.md`, then `evaluation.json`.
 

@@ -1,6 +1,8 @@
 """What all tasks share whose samples carry labels: classes, several classes, or numbers."""
 
+import dataclasses
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,8 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from lab.data.columns import Column
-from lab.data.label_columns import REGRESSION, SINGLE_LABEL
+from lab.data.columns import LABEL, Column
+from lab.data.label_columns import REGRESSION, SEVERAL_TASKS, SINGLE_LABEL
 from lab.data.matching import match_names, renumber, used_labels
 from lab.data.sources import Reading
 from lab.data.splits import Splits
@@ -21,6 +23,7 @@ from lab.scoring.report import write_evaluation
 from lab.tasks.pretrained import Pretrained
 from lab.tasks.targets import TARGETS
 from lab.tasks.task import Judged, Scores, Task
+from modeling_perceiver_study.several_tasks import SEPARATOR
 
 
 class LabelledTask(Task):
@@ -40,7 +43,8 @@ class LabelledTask(Task):
         if recipe.data.withhold and not self.has_modalities:
             raise UserError(f"data.withhold={recipe.data.withhold}: samples of task={recipe.task} have a single input")
         # Of a head to make anew the data knows the size, unless the recipe says it.
-        self.takes_labels = pretrained is not None and "num_labels" not in recipe.model
+        given = "num_labels" in recipe.model or self.config.tasks is not None
+        self.takes_labels = pretrained is not None and not given
         if self.takes_labels:
             self._name_labels(pretrained.label_names)
         self.target = TARGETS[self.problem_type](recipe)
@@ -48,11 +52,13 @@ class LabelledTask(Task):
 
     @property
     def problem_type(self) -> str:
-        """What labels are for: the model's `problem_type`, one class if it has none.
+        """What labels are for: the model's `problem_type`, one class if it has none, or one for each of its tasks.
 
         Raises:
             UserError: it is unknown.
         """
+        if self.config.tasks is not None:
+            return SEVERAL_TASKS
         problem_type = self.config.problem_type or SINGLE_LABEL
         if problem_type not in TARGETS:
             raise UserError(f"model.problem_type={problem_type}: expected one of {', '.join(TARGETS)}, or null")
@@ -60,8 +66,13 @@ class LabelledTask(Task):
 
     @property
     def reading(self) -> Reading:
-        """What is read of datasets."""
-        return Reading(self.recipe.data, self.columns, self.problem_type)
+        """What is read of datasets. Columns with the names of the model's tasks hold their labels."""
+        settings = self.recipe.data
+        if self.config.tasks is not None:
+            if settings.label_column is not None or LABEL in settings.columns:
+                raise UserError("data.label_column: expected null with model.tasks, which names columns itself")
+            settings = dataclasses.replace(settings, columns=settings.columns | {LABEL: list(self.config.tasks)})
+        return Reading(settings, self.columns, self.problem_type)
 
     @property
     def label_names(self) -> list[str]:
@@ -92,6 +103,10 @@ class LabelledTask(Task):
 
     def require_labels(self, names: list[str]):
         """Raise a `UserError` where the data's labels are more or fewer than the model's."""
+        if self.config.tasks is not None:
+            found = dict(Counter(name.partition(SEPARATOR)[0] for name in names))
+            if found != self.config.tasks:
+                raise UserError(f"model.tasks={self.config.tasks}, but the data has classes {found}: set it to these")
         if not self.takes_labels and self.config.num_labels != len(names):
             raise UserError(
                 f"model.num_labels={self.config.num_labels}, but the data has {len(names)} labels ({listed(names)}): "

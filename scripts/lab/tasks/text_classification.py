@@ -23,17 +23,12 @@ from lab.tasks.texts import (
     inherit_tokenizer,
     with_special_tokens,
 )
-from lab.tasks.usage import with_parts
+from lab.tasks.usage import with_parts, with_pipeline
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForSequenceClassification,
     PerceiverStudyTokenizer,
 )
-
-_USAGE = """from transformers import pipeline
-
-classify = pipeline("text-classification", model="{repo_id}", trust_remote_code=True, truncation=True)
-print(classify("TEXT", top_k=%s))"""
 
 
 class TextClassification(RaggedTask):
@@ -120,7 +115,7 @@ class TextClassification(RaggedTask):
             "elements": byte_elements(self.config),
             "augmentation": describe_text_augmentation(self.augmentation),
             "usage": [
-                _USAGE % self.target.shown_answers,
+                with_pipeline(self.name, "TEXT", self.target, ", truncation=True"),
                 with_parts("AutoTokenizer", "AutoModelForSequenceClassification", '"TEXT"', self.target),
             ],
             "limits": "Texts of other kinds than those of the data are untested. Of longer ones the first "

@@ -12,12 +12,27 @@ def elements_of(config: PreTrainedConfig, single: str, samples: str) -> str:
     return f"patches of {samples}" if config.patch_size else single
 
 
-def with_pipeline(task: str, file: str, target: Target) -> str:
-    """A program that classifies a file with transformers' pipeline, with `{repo_id}` for the name of the model."""
-    return f"""from transformers import pipeline
+def with_pipeline(task: str, file: str, target: Target, settings: str = "") -> str:
+    """A program that classifies a file with transformers' pipeline, with `{repo_id}` for the name of the model.
 
-classify = pipeline("{task}", model="{{repo_id}}", trust_remote_code=True)
-print(classify("{file}", top_k={target.shown_answers}))"""
+    Args:
+        settings: more arguments of the pipeline, with a comma before them.
+    """
+    lines = [
+        "from transformers import pipeline",
+        "",
+        f'classify = pipeline("{task}", model="{{repo_id}}", trust_remote_code=True{settings})',
+    ]
+    answer = f'classify("{file}", top_k={target.shown_answers})'
+    if not target.parts_tasks:
+        return "\n".join([*lines, f"print({answer})"])
+    lines += [
+        "model = classify.model",
+        "for task in model.config.tasks:",
+        "    classify.model = model.for_task(task)",
+        f"    print(task, {answer})",
+    ]
+    return "\n".join(lines)
 
 
 def with_parts(processor: str, model: str, sample: str, target: Target, imports: str = "") -> str:

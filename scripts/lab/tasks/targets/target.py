@@ -26,6 +26,7 @@ class Target(ABC):
         best: the score by which the best epoch is chosen; between equal ones the lower loss decides.
         kind: what labels are, to begin a list of their names with.
         shown_answers: how many answers of a pipeline a model card's program prints, in Python.
+        parts_tasks: logits are those of several tasks, which a pipeline takes one at a time.
         answer_in_code: Python that turns `logits` `(1, L)` of `model` into an answer, for the same programs.
         class_weights: `(L,)`, what each class counts in the loss; None counts all alike.
     """
@@ -34,6 +35,7 @@ class Target(ABC):
     kind: str
     shown_answers: str
     answer_in_code: str
+    parts_tasks: bool = False
 
     def __init__(self, recipe: Recipe):
         self.label_smoothing = recipe.optimization.label_smoothing

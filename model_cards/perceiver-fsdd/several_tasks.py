@@ -1,0 +1,1 @@
+../../modeling_perceiver_study/several_tasks.py
