@@ -3,7 +3,7 @@
 Training, evaluation, the commands and the pipeline all read recordings with `read_audio`, so that a model is asked
 about what it was trained on. Files are read by soundfile (WAV, FLAC, OGG, MP3 and more) and resampled by soxr, block by
 block: a long recording takes the memory of what is made of it, not of the file. What soundfile does not know, such as
-the sound of a video, is read by PyAV. Arrays need none of these libraries.
+the sound of a video, is read by PyAV. Arrays need none of these libraries, nor do `.npy` and `.csv` files of sensors.
 """
 
 import os
@@ -20,6 +20,7 @@ from .video_reading import open_video
 
 _BLOCK = 2**18  # samples of each channel that are read at a time
 _LARGEST_SAMPLE = 4  # bytes of a whole number
+_NPY = b"\x93NUMPY"  # what such files begin with
 _MOST_CHANNELS = 64  # more are taken for samples, in an array that is the wrong way round
 
 
@@ -30,8 +31,9 @@ def read_audio(
 
     Args:
         source: a path, a URL, the bytes of a file, or a file object; an array or a tensor `(L,)` or `(channels, L)`, or
-            a list, at `sampling_rate`; or a dict of `datasets` with `bytes` or `path`, or with `array` and
-            `sampling_rate`.
+            a list, at `sampling_rate`, also as the path of a `.npy` file, or of a `.csv` file with a line for each
+            moment and a column for each channel, and perhaps a line of names before; or a dict of `datasets` with
+            `bytes` or `path`, or with `array` and `sampling_rate`.
         sampling_rate: samples a second that are wanted.
         num_channels: `C`; one channel is the mean of those of the recording, and all of several are the only one.
         do_rescale: bring integers into [-1, 1].
@@ -49,6 +51,7 @@ def read_audio(
         source, rate = decoded.data, decoded.sample_rate
     elif isinstance(source, dict):
         source, rate = _of_dict(source, sampling_rate)
+    source = _saved_array(source)
     if isinstance(source, (str, os.PathLike, bytes)) or hasattr(source, "read"):
         samples = _read_file(source, sampling_rate, num_channels, end)
     else:
@@ -59,6 +62,40 @@ def read_audio(
             samples = _soxr().resample(samples.T, rate, sampling_rate).T
     _require_samples(samples)
     return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def _saved_array(source: Any) -> Any:
+    """The array `(L,)` or `(channels, L)` that a `.npy` or `.csv` file holds; anything else as it is."""
+    if isinstance(source, bytes) and source.startswith(_NPY):
+        opened, name = BytesIO(source), "bytes"
+    elif isinstance(source, (str, os.PathLike)) and not is_url(source) and Path(source).expanduser().is_file():
+        opened, name = Path(source).expanduser(), str(source)
+    else:
+        return source
+    try:
+        if isinstance(opened, BytesIO) or opened.suffix.lower() == ".npy":
+            return np.load(opened, allow_pickle=False)
+        if opened.suffix.lower() == ".csv":
+            return _table(opened.read_text(encoding="utf-8-sig"))
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{name} is not an array or a table of numbers that can be read: {error}") from None
+    return source
+
+
+def _table(text: str) -> np.ndarray:
+    """Lines of numbers between commas `-> (columns, lines)`; a first line that holds names is left out."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if lines and not any(map(_is_number_text, lines[0].split(","))):
+        lines = lines[1:]
+    return np.loadtxt(lines, delimiter=",", ndmin=2).T if lines else np.zeros((1, 0))
+
+
+def _is_number_text(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _of_dict(source: dict, sampling_rate: int) -> tuple[Any, int]:

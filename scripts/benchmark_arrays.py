@@ -1,18 +1,25 @@
 """Time a recipe's model beside Perceivers of the same size by others, on the same byte array of elements.
 
-    python scripts/benchmark_arrays.py --config configuration/modelnet10.yaml
+    python scripts/benchmark_arrays.py --config configuration/modelnet10.yaml --output docs/modalities/points
 
-For inputs of any kind, where scripts/benchmark.py is about images. It prints a table, and needs no data.
+For inputs of any kind, where scripts/benchmark.py is about images. It needs no data, and writes `cost.json` and
+`cost.md` into the folder.
 """
 
 import argparse
+import json
+from pathlib import Path
 
 import lab.waiting  # noqa: F401, before torch
 
 import torch
+from accelerate import Accelerator
 
 from lab.errors import run_command
-from lab.peers.arrays import measure
+from lab.machine import without_gpu
+from lab.peers.arrays import OTHERS, cost_table, measure
+from lab.places import place
+from lab.provenance import describe_run
 from lab.recipe import load_recipe
 from lab.tasks import build_task
 
@@ -23,18 +30,23 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--batch_size", type=int, default=16, help="samples at a time (default: 16)")
     parser.add_argument("--rounds", type=int, default=9, help="repetitions (default: 9)")
     parser.add_argument("--threads", type=int, default=1, help="of the processor (default: 1)")
+    parser.add_argument("--others", nargs="*", choices=tuple(OTHERS), default=tuple(OTHERS), help="default: all")
+    parser.add_argument("--output", type=place, default=Path("output") / "benchmark", metavar="FOLDER")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.num_latents=128")
     options = parser.parse_intermixed_args(arguments)
     torch.set_num_threads(options.threads)
+    accelerator = Accelerator(cpu=without_gpu())
     task = build_task(load_recipe(options.config, options.overrides))
-    print(
-        "| | parameters | forward, ms a sample | training step, ms a sample | times ours |\n|---|---:|---:|---:|---:|"
-    )
-    for name, found in measure(task, options.batch_size, options.rounds).items():
-        print(
-            f"| {name} | {found['parameters']:,} | {found['forward']:.2f} | {found['step']:.2f} | "
-            f"{found['ratio']:.2f} |"
-        )
+    found = {
+        **describe_run(accelerator, launcher=("python",)),
+        "batch_size": options.batch_size,
+        "rounds": options.rounds,
+        **measure(task, options.batch_size, options.rounds, options.others, accelerator.device),
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "cost.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    (options.output / "cost.md").write_text(cost_table(found), encoding="utf-8")
+    print(cost_table(found))
 
 
 if __name__ == "__main__":

@@ -100,6 +100,13 @@ def make_series(folder: Path) -> Path:
     return folder
 
 
+def write_series(folder: Path) -> Path:
+    """A series of two channels of the first class, longer than a model looks at, as a table."""
+    samples = np.concatenate([tones(7, seed=3)[0][index] for index in (0, 3, 6)])
+    np.savetxt(folder / "series.csv", np.stack([samples, -samples], axis=1), delimiter=",", header="x,y", comments="")
+    return folder / "series.csv"
+
+
 def write_image(folder: Path) -> Path:
     """An image of the first class."""
     coloured_images(1, seed=3)[0][0].save(folder / "image.png")
@@ -358,7 +365,7 @@ KINDS = {
         [*_SOUND, "feature_extractor.feature_size=2", "feature_extractor.normalize=channel", "model.patch_size=8"],
         _SOUND_CHANGES,
         make_series,
-        write_sound,
+        write_series,
     ),
     "text": Kind(
         ["task=text-classification", *_TEXT],

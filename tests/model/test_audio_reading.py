@@ -156,3 +156,49 @@ def test_whole_numbers_of_an_unknown_range(make):
     with pytest.raises(ValueError, match=r"dtype int64, as lists of whole numbers have.* Give int16"):
         read_audio(make(array), RATE, 1)
     np.testing.assert_array_equal(read_audio(make(array), RATE, 1, do_rescale=False)[0], array.astype(np.float32))
+
+
+SERIES = np.array([[1.5, -2.0, 3.0], [40.0, 5.0, 6.0]])
+
+
+@pytest.mark.parametrize("form", ["path", "Path", "dict of a path", "bytes"])
+def test_saved_arrays(tmp_path, form):
+    path = tmp_path / "series.npy"
+    np.save(path, SERIES)
+    given = {"path": str(path), "Path": path, "dict of a path": {"path": str(path)}, "bytes": path.read_bytes()}[form]
+    np.testing.assert_array_equal(read_audio(given, RATE, 2), SERIES)
+    np.testing.assert_array_equal(read_audio(given, RATE, 1)[0], SERIES.mean(axis=0))
+    np.testing.assert_array_equal(read_audio(given, RATE, 2, seconds=2 / RATE), SERIES[:, :2])
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\n\n"])
+@pytest.mark.parametrize("start", ["", "x,y", "\ufeffx,y"])
+def test_tables(tmp_path, start, ends):
+    text = ends.join([start, "1.5,40", "-2,5", "3,6"])
+    (tmp_path / "series.CSV").write_text(text, encoding="utf-8", newline="")
+    np.testing.assert_array_equal(read_audio(tmp_path / "series.CSV", RATE, 2), SERIES)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("series.csv", b"1,2\n3\n", "series.csv is not an array or a table of numbers"),
+        ("series.csv", b"1,2\n3,high\n", "series.csv is not an array or a table of numbers"),
+        ("series.csv", b"", "no samples"),
+        ("series.csv", b"x,y\n", "no samples"),
+        ("series.csv", b"1\nnan\n", "holds nan at sample 1"),
+        ("series.npy", b"\x93NUMPY\x01\x00", "series.npy is not an array or a table"),
+        ("series.npy", b"", "series.npy is not an array or a table"),
+        ("series.csv", b"\xff\xfe\x00", "series.csv is not an array or a table"),
+    ],
+)
+def test_tables_that_cannot_be_read(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_audio(tmp_path / name, RATE, 1)
+
+
+def test_arrays_of_objects_are_not_unpickled(tmp_path):
+    np.save(tmp_path / "series.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="not an array or a table of numbers"):
+        read_audio(tmp_path / "series.npy", RATE, 1)

@@ -1,5 +1,7 @@
 """Several tasks at once: a query for each, one row of logits, and a model of each alone."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from modeling_perceiver_study import (
     PerceiverStudyTokenizer,
 )
 from modeling_perceiver_study.elastic import classify_early
+from tests.paths import ROOT
 
 TASKS = {"mood": 2, "entailment": 3}  # not in the order that they are kept in
 SMALL = {"num_latents": 8, "d_latents": 32, "num_self_attention_heads": 4, "decoder_type": "query", "tasks": TASKS}
@@ -136,3 +139,9 @@ def test_pipelines_take_a_model_of_one_task():
 def test_early_exit_wants_one_class():
     with pytest.raises(ValueError, match="answers with one class"):
         classify_early(text_model(), 0.5, **given())
+
+
+def test_the_program_of_the_page():
+    page = (ROOT / "docs" / "modalities" / "text.md").read_text(encoding="utf-8")
+    (program,) = (code for code in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "tasks=" in code)
+    exec(program, {})

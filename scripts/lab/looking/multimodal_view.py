@@ -67,7 +67,10 @@ class MultimodalView(View):
     @classmethod
     def parts(cls, processor: Any) -> dict[str, type[View]]:
         """A file that holds all modalities, or each by itself."""
-        return {cls.sample: cls} | {name: view_of(part) for name, part in processor.modalities.items()}
+        views = {cls.sample: cls}
+        for name, part in processor.modalities.items():
+            (views[name],) = view_of(part).parts(part).values()
+        return views
 
     @classmethod
     def take(cls, given: dict[str, str], processor: Any) -> dict[str, Any]:

@@ -34,6 +34,12 @@ class SoundView(View):
         return read_with(processor, path, "recording")
 
     @classmethod
+    def parts(cls, processor: Any) -> dict[str, type[View]]:
+        """A series of numbers with units of their own is a file, as a page cannot record it."""
+        view = cls if processor.do_rescale else SeriesView
+        return {view.sample: view}
+
+    @classmethod
     def of(cls, processor: Any, config: PreTrainedConfig, sample: np.ndarray) -> "SoundView":
         values = processor(sample[None], return_tensors="np")["input_values"][0]
         spectrogram = processor.feature_type == "log-mel"
@@ -91,3 +97,9 @@ class SoundView(View):
         for axes in (upper, lower):
             axes.set_yticks([])
         return as_image(figure)
+
+
+class SeriesView(SoundView):
+    """What the model is told by sensors, of a file that a visitor of the page gives."""
+
+    sample, given_as = "series", "file"

@@ -103,7 +103,8 @@ class View(ABC):
     @classmethod
     def take(cls, given: dict[str, str], processor: Any) -> Any:
         """What `read` returns, of what was given for at least one of the `parts`: paths of files, or texts."""
-        return cls.read(Path(given[cls.sample]), processor)
+        (path,) = given.values()
+        return cls.read(Path(path), processor)
 
     @classmethod
     def give(cls, path: Path) -> str:

@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from lab.peers.contenders import perceiver_pytorch
 from lab.tasks.task import Task
 from modeling_perceiver_study import PerceiverStudyConfig
 
-OURS, ONE_CROSS_ATTEND = "this repository", "this repository, one cross-attend"
+OURS, ONE_CROSS_ATTEND = "this repository", "this repository, one cross-attend and one block's weights"
 
 
 class Transformers(nn.Module):
@@ -76,19 +77,25 @@ class PerceiverPytorch(nn.Module):
         return self.model(array)
 
 
-def measure(task: Task, batch: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of a forward pass and of a training step for each sample, by contender, medians over the rounds.
+OTHERS = {"transformers": Transformers, "perceiver-pytorch": PerceiverPytorch}
 
-    Contenders take turns in each round. Ours start from what the task gives them, positions included; the others are
-    given the finished array, so that only they are spared to make it. `ratio` is the median, over rounds, of the time
-    of a training step as a multiple of ours.
+
+def measure(
+    task: Task, batch: int, rounds: int, others: Sequence[str] = tuple(OTHERS), device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """`elements`, `width`, and for each of the `contenders` milliseconds of a forward pass and of a training step.
+
+    Milliseconds are those of one sample of a batch, medians over the rounds, in each of which the contenders take
+    turns. Ours start from what the task gives them, positions included; the others are given the finished array, so
+    that only they are spared to make it. `ratio` is the median, over rounds, of the time of a training step as a
+    multiple of ours.
     """
     torch.manual_seed(0)
-    arguments, _ = task.example(batch, "cpu")
+    arguments, _ = task.example(batch, device)
     arguments = {
         name: torch.randn_like(value) if value.is_floating_point() else value for name, value in arguments.items()
     }
-    ours = task.new_model()
+    ours = task.new_model().to(device)
     with torch.no_grad():
         array = ours.perceiver.elements(**arguments)
     runs: dict[str, tuple[nn.Module, Callable[[nn.Module], torch.Tensor]]] = {
@@ -96,22 +103,22 @@ def measure(task: Task, batch: int, rounds: int) -> dict[str, dict[str, float]]:
     }
     if task.config.num_cross_attends > 1:
         config = type(task.config)(**task.config.to_dict() | {"num_cross_attends": 1, "share_block_weights": True})
-        runs[ONE_CROSS_ATTEND] = (task.model_class(config), lambda model: model(**arguments).logits)
-    for name, kind in (("transformers", Transformers), ("perceiver-pytorch", PerceiverPytorch)):
-        runs[name] = (kind(task.config, array.shape[-1]), lambda model: model(array))
+        runs[ONE_CROSS_ATTEND] = (task.model_class(config).to(device), lambda model: model(**arguments).logits)
+    for name in others:
+        runs[name] = (OTHERS[name](task.config, array.shape[-1]).to(device), lambda model: model(array))
     times = {name: {"forward": [], "step": []} for name in runs}
     for count in tqdm(range(rounds + 1), desc="rounds", disable=None, leave=False):
         for name, (model, run) in runs.items():
-            begin = time.perf_counter()
+            begin = _now(device)
             with torch.no_grad():
                 run(model)
-            middle = time.perf_counter()
+            middle = _now(device)
             run(model).square().mean().backward()
-            end = time.perf_counter()
+            end = _now(device)
             if count:  # the first is to warm up
                 times[name]["forward"].append(1000 * (middle - begin) / batch)
                 times[name]["step"].append(1000 * (end - middle) / batch)
-    return {
+    contenders = {
         name: {
             "parameters": sum(parameter.numel() for parameter in runs[name][0].parameters()),
             "forward": statistics.median(found["forward"]),
@@ -122,3 +129,27 @@ def measure(task: Task, batch: int, rounds: int) -> dict[str, dict[str, float]]:
         }
         for name, found in times.items()
     }
+    return {"elements": array.shape[1], "width": array.shape[2], "contenders": contenders}
+
+
+def _now(device: torch.device | str) -> float:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def cost_table(found: dict[str, Any]) -> str:
+    """What `measure` found, with what the command adds, in Markdown."""
+    lines = [
+        "| | parameters | forward, ms a sample | training step, ms a sample | times the first line |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, one in found["contenders"].items():
+        cells = f"{one['parameters']:,} | {one['forward']:.2f} | {one['step']:.2f} | {one['ratio']:.2f}"
+        lines.append(f"| {name} | {cells} |")
+    lines += [
+        "",
+        f"{found['elements']:,} elements of {found['width']} channels, batches of {found['batch_size']}, medians of "
+        f"{found['rounds']} rounds, float32; {found['hardware']}; commit {found['git_commit']}.",
+    ]
+    return "\n".join(lines) + "\n"
