@@ -292,6 +292,36 @@ def write_caption(folder: Path) -> Path:
     return folder / "sample.npz"
 
 
+def make_sights(folder: Path) -> Path:
+    """An image, a cloud and a recording of each class, one of which is missing in some rows."""
+    numbers = datasets.List(datasets.List(datasets.Value("float32")))
+    encoded = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}  # cast, as in `make_sound`
+    features = {"image": datasets.Image(), "cloud": numbers, "audio": encoded}
+    features |= {"label": datasets.ClassLabel(names=CLASSES)}
+    folder.mkdir(parents=True)
+    for seed, (split, count) in enumerate({"train": 60, "test": 21}.items()):
+        images, labels = coloured_images(count, seed)
+        parts = {
+            "image": images,
+            "cloud": [cloud[:, :3].tolist() for cloud in clouds(count, seed)[0]],
+            "audio": [{"bytes": encoded_sound(one), "path": None} for one in tones(count, seed)[0]],
+        }
+        rows = {
+            name: [None if index % 7 == 3 + place else one for index, one in enumerate(samples)]
+            for place, (name, samples) in enumerate(parts.items())
+        }
+        table = datasets.Dataset.from_dict(rows | {"label": labels}, features=datasets.Features(features))
+        table.cast_column("audio", datasets.Audio(decode=False)).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def write_sight(folder: Path) -> Path:
+    """An image, a cloud and a recording."""
+    image, cloud = np.asarray(coloured_images(1, seed=3)[0][0]), clouds(1, seed=3)[0][0][:, :3]
+    np.savez(folder / "sample.npz", picture=image, cloud=cloud, sound=tones(1, seed=3)[0][0])
+    return folder / "sample.npz"
+
+
 _SOUND = [
     "task=audio-classification",
     f"feature_extractor.sampling_rate={RATE}",
@@ -453,6 +483,27 @@ KINDS = {
         make_captions,
         write_caption,
         modalities={"text": "text", "sound": "series"},
+    ),
+    "sights": Kind(
+        [
+            "task=multimodal-classification",
+            *(name for name in _MODEL if "bands" not in name),
+            *_RUN,
+            "data.columns={picture: image, cloud: cloud, sound: audio}",
+            "feature_extractor.modalities={picture: {task: image-classification, size: 8}, "
+            f"cloud: {{task: point-cloud-classification}}, sound: {{task: audio-classification, sampling_rate: {RATE}, "
+            "max_length: 160, feature_type: log-mel, num_mel_bins: 8, frame_length: 32, hop_length: 16}}",
+            "model.modalities={picture: {image_size: 8, patch_size: 2, num_frequency_bands: 2}, cloud: {num_axes: 3, "
+            "num_channels: 0, max_frequencies: 3, num_frequency_bands: 2}, sound: {patch_size: [2,4], "
+            "num_frequency_bands: 2}}",
+        ],
+        [
+            "augmentation.modalities={picture: {crop_padding: 1}, cloud: {rotation: 20, jitter: 0.01}, sound: {shift: "
+            "0.02, band_masks: 1}}",
+        ],
+        make_sights,
+        write_sight,
+        modalities={"picture": "image", "cloud": "cloud", "sound": "audio"},
     ),
     "waveforms": Kind([*_SOUND, "model.patch_size=8"], _SOUND_CHANGES, make_sound, write_sound),
 }
