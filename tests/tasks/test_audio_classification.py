@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import predict
 import train
 from lab.errors import UserError
 from lab.recipe import load_recipe
@@ -124,3 +125,45 @@ def test_examples_of_a_card(rescaled, tmp_path):
     name = task.write_example(tmp_path, "one", series)
     found = read_audio(tmp_path / name, task.processor.sampling_rate, 1, do_rescale=rescaled)[0]
     np.testing.assert_allclose(found, series.clip(-1, 1) if rescaled else series, atol=1e-4 if rescaled else 0)
+
+
+@pytest.mark.slow
+def test_numbers_of_sensors(tmp_path, capsys):
+    """How far two sensors swing, in units that differ a thousandfold, from series that are mixed and masked."""
+    rng = np.random.default_rng(0)
+    for split, count in {"train": 120, "test": 24}.items():
+        swings = rng.uniform([0.5, 500], [2, 2000], size=(count, 2))
+        series = [np.sin(np.arange(rng.integers(40, 100)) + rng.uniform(0, 6)) for _ in range(count)]
+        rows = {
+            "series": [(one * swing[:, None]).tolist() for one, swing in zip(series, swings, strict=True)],
+            "volts": swings[:, 0],
+            "pascals": swings[:, 1],
+        }
+        (tmp_path / "data").mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "data" / f"{split}.parquet")
+    (tmp_path / "plain.yaml").write_text("seed: 0\n")
+    settings = [
+        "feature_extractor.feature_size=2",
+        "feature_extractor.do_rescale=false",
+        "feature_extractor.normalize=training",
+        "feature_extractor.mean=[0,0]",
+        "feature_extractor.std=[1,1000]",
+        "feature_extractor.max_length=100",
+        "model.problem_type=regression",
+        "model.num_labels=2",
+        "model.d_latents=32",
+        "data.columns={audio: series, label: [volts,pascals]}",
+        "data.validation_samples=20",
+        "augmentation.mixup_alpha=0.3",
+        "augmentation.time_masks=1",
+        "optimization.epochs=12",
+        "optimization.learning_rate=0.01",
+    ]
+    results = run(tmp_path / "data", tmp_path / "run", *settings, recipe=KINDS["series"].recipe)
+    assert results["test_r2"] > 0.5
+    np.savetxt(tmp_path / "one.csv", np.outer(np.sin(np.arange(80)), [1.25, 1250]), delimiter=",")
+    capsys.readouterr()
+    predict.main([str(tmp_path / "run"), str(tmp_path / "one.csv")])
+    told = dict(line.split() for line in capsys.readouterr().out.splitlines()[1:])
+    assert float(told["volts"]) == pytest.approx(1.25, abs=0.75)
+    assert float(told["pascals"]) == pytest.approx(1250, abs=750)
