@@ -6,6 +6,7 @@ block: a long recording takes the memory of what is made of it, not of the file.
 the sound of a video, is read by PyAV. Arrays need none of these libraries, nor do `.npy` and `.csv` files of sensors.
 """
 
+import csv
 import os
 from io import BytesIO
 from pathlib import Path
@@ -45,13 +46,14 @@ def read_audio(
         OSError: a URL cannot be fetched.
         ImportError: a library is missing; says how to install it.
     """
-    rate, end = sampling_rate, seconds
+    rate, end, name = sampling_rate, seconds, None
     if hasattr(source, "get_all_samples"):  # what `datasets` gives where torchcodec is installed
         decoded = source.get_all_samples()
         source, rate = decoded.data, decoded.sample_rate
     elif isinstance(source, dict):
+        name = source.get("path")
         source, rate = _of_dict(source, sampling_rate)
-    source = _saved_array(source)
+    source = _saved_array(source, name, num_channels)
     if isinstance(source, (str, os.PathLike, bytes)) or hasattr(source, "read"):
         samples = _read_file(source, sampling_rate, num_channels, end)
     else:
@@ -64,30 +66,60 @@ def read_audio(
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
-def _saved_array(source: Any) -> Any:
-    """The array `(L,)` or `(channels, L)` that a `.npy` or `.csv` file holds; anything else as it is."""
-    if isinstance(source, bytes) and source.startswith(_NPY):
-        opened, name = BytesIO(source), "bytes"
-    elif isinstance(source, (str, os.PathLike)) and not is_url(source) and Path(source).expanduser().is_file():
+def _saved_array(source: Any, name: str | None, num_channels: int) -> Any:
+    """The array `(L,)` or `(channels, L)` that a `.npy` or `.csv` file holds; anything else as it is.
+
+    Args:
+        name: of the file, where bytes are given.
+    """
+    opened = source
+    if isinstance(source, (str, os.PathLike)) and not is_url(source):
         opened, name = Path(source).expanduser(), str(source)
+        if not _is_file(opened):
+            return source
+        with opened.open("rb") as file:
+            start = file.read(len(_NPY))
+    elif isinstance(source, bytes):
+        opened, start = BytesIO(source), source[: len(_NPY)]
+    elif hasattr(source, "read") and hasattr(source, "seek"):
+        place = source.tell()
+        start, name = source.read(len(_NPY)), getattr(source, "name", None)
+        source.seek(place)
     else:
         return source
     try:
-        if isinstance(opened, BytesIO) or opened.suffix.lower() == ".npy":
+        if start == _NPY:
             return np.load(opened, allow_pickle=False)
-        if opened.suffix.lower() == ".csv":
-            return _table(opened.read_text(encoding="utf-8-sig"))
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{name} is not an array or a table of numbers that can be read: {error}") from None
+        if str(name).lower().endswith(".csv"):
+            content = opened.read_bytes() if isinstance(opened, Path) else opened.read()
+            return _table(content.decode("utf-8-sig"), num_channels)
+    except (ValueError, EOFError, csv.Error) as error:
+        raise ValueError(f"{name or 'bytes'} is not an array or a table of numbers that can be read: {error}") from None
     return source
 
 
-def _table(text: str) -> np.ndarray:
-    """Lines of numbers between commas `-> (columns, lines)`; a first line that holds names is left out."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    if lines and not any(map(_is_number_text, lines[0].split(","))):
-        lines = lines[1:]
-    return np.loadtxt(lines, delimiter=",", ndmin=2).T if lines else np.zeros((1, 0))
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # as of a name that is too long
+        return False
+
+
+def _table(text: str, num_channels: int) -> np.ndarray:
+    """Lines of numbers between commas `-> (columns, lines)`; a first line that holds names is left out.
+
+    Columns that are too many are not channels to take the mean of: one may count lines, or commas be decimal ones.
+    """
+    lines = [line for line in csv.reader(text.splitlines()) if any(cell.strip() for cell in line)]
+    if lines and not any(map(_is_number_text, lines[0])):
+        names = lines.pop(0)
+        if not all(name.strip() for name in names):
+            raise ValueError("a column has no name, as those have that count lines: leave it out")
+    if len({len(line) for line in lines}) > 1:
+        raise ValueError("lines have different numbers of columns")
+    if lines and len(lines[0]) != num_channels:
+        raise ValueError(f"it has {len(lines[0])} columns, expected {num_channels}")
+    return np.array(lines, dtype=np.float64).T if lines else np.zeros((1, 0))
 
 
 def _is_number_text(text: str) -> bool:
@@ -170,7 +202,7 @@ def _read_file(source: Any, sampling_rate: int, num_channels: int, seconds: floa
             blocks = (_with_channels(block.T, num_channels) for block in blocks)
             made = list(blocks if rate == sampling_rate else _resampled(blocks, rate, sampling_rate, num_channels))
     except soundfile.LibsndfileError as error:
-        if isinstance(opened, str) and not Path(opened).is_file():
+        if isinstance(opened, str) and not _is_file(Path(opened)):
             raise ValueError(f"{name} is not a recording: there is no such file.") from None
         if hasattr(opened, "seek"):
             opened.seek(0)

@@ -192,8 +192,12 @@ class PerceiverStudyConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if self.tasks is not None:
             self.tasks = in_order(self.tasks)
-            if self.id2label is None and "num_labels" not in kwargs:
+            if self.id2label is None:
                 self.id2label = names_of(self.tasks)
+                self.label2id = {name: label for label, name in self.id2label.items()}
+            kwargs["num_labels"] = given = kwargs.get("num_labels", len(self.id2label))
+            if given != sum(self.tasks.values()):
+                raise ValueError(f"num_labels={given}: expected {sum(self.tasks.values())}, the classes of all tasks.")
         super().__post_init__(**kwargs)
         require_counts(self, _COUNTS)
         require_counts(self, ("num_self_attends_per_block",), minimum=0)
@@ -228,6 +232,15 @@ class PerceiverStudyConfig(PreTrainedConfig):
             self.auto_map |= AUTO_MAP_OF_INPUTS.get(VIDEO if is_video else argument, {})
         for architecture in self.architectures or ():
             self.auto_map |= AUTO_MAP_OF_MODELS.get(architecture, {})
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        """As transformers', but other `tasks` are those from the beginning, with names of their own classes."""
+        if "tasks" in kwargs and kwargs["tasks"] != config_dict.get("tasks"):
+            kept = {name: value for name, value in config_dict.items() if name not in ("id2label", "label2id")}
+            given = {name: kwargs.pop(name) for name in ("tasks", "decoder_type") if name in kwargs}
+            config_dict = kept | given
+        return super().from_dict(config_dict, **kwargs)
 
     def modality_config(self, name: str) -> "PerceiverStudyConfig":
         """A config of the only input that `modalities[name]` describes."""

@@ -49,7 +49,7 @@ from .position import fourier_features  # noqa: F401
 from .processing_perceiver_study import PerceiverStudyProcessor  # noqa: F401
 from .scalars import is_count  # noqa: F401
 from .separable import byte_array  # noqa: F401
-from .several_tasks import by_task, loss_of_tasks, model_of_task, own_answers
+from .several_tasks import by_task, check_rest, loss_of_tasks, model_of_task, own_answers
 from .streaming import GridAttention  # noqa: F401
 from .tokenization_perceiver_study import PerceiverStudyTokenizer  # noqa: F401
 from .video_processing_perceiver_study import PerceiverStudyVideoProcessor  # noqa: F401
@@ -69,6 +69,8 @@ class PerceiverStudyClassifier(PerceiverStudyPreTrainedModel):
 
     def __init__(self, config: PerceiverStudyConfig):
         super().__init__(config)
+        if config.tasks is not None:
+            check_rest(config)  # fields may have been set since the config was made
         self.loss_type = "ForSequenceClassification"  # which transformers does not guess from every name
         self.perceiver = PerceiverStudyModel(config)
         self.main_input_name = self.perceiver.main_input_name
@@ -92,7 +94,7 @@ class PerceiverStudyClassifier(PerceiverStudyPreTrainedModel):
         if labels is None:
             loss = None
         elif self.config.tasks is not None and not self.has_own_loss:
-            loss = loss_of_tasks(logits, labels, self.config.tasks)
+            loss = loss_of_tasks(logits, labels, self.config.tasks, given.get("num_items_in_batch"))
         else:
             if not self.has_own_loss:
                 check_class_labels(labels, logits, self.config)
@@ -113,11 +115,13 @@ class PerceiverStudyClassifier(PerceiverStudyPreTrainedModel):
         return self.classifier(pooled)
 
     def by_task(self, logits: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`(B, num_labels) -> {task: (B, classes of the task)}`, with `config.tasks`."""
+        """`(B, num_labels) -> {task: (B, classes of the task)}`, with `config.tasks`; otherwise a ValueError."""
         return by_task(logits, self.config.tasks)
 
     def for_task(self, task: str) -> "PerceiverStudyClassifier":
-        """A model that answers one of `config.tasks` alone, such as a pipeline takes; it shares this one's weights.
+        """A model that answers one of `config.tasks` alone, such as a pipeline takes.
+
+        It shares this one's memory until one of the two is moved or cast.
 
         Raises:
             ValueError: there is no such task, or weights are offloaded.

@@ -49,15 +49,17 @@ def names_of(tasks: dict[str, int]) -> dict[int, str]:
 
 
 def by_task(values: torch.Tensor, tasks: dict[str, int]) -> dict[str, torch.Tensor]:
-    """`(.., num_labels) -> {task: (.., classes of the task)}`, such as logits."""
+    """`(.., num_labels) -> {task: (.., classes of the task)}`, such as logits. Raises a ValueError for other widths."""
+    total = sum((tasks or {}).values())
+    if tasks is None or values.shape[-1] != total:
+        raise ValueError(f"logits have shape {tuple(values.shape)}: expected (.., {total}), with tasks={tasks}.")
     return dict(zip(tasks, values.split(list(tasks.values()), dim=-1), strict=True))
 
 
 def own_answers(answers: torch.Tensor, tasks: dict[str, int]) -> torch.Tensor:
     """`(B, tasks, num_labels) -> (B, num_labels)`: of each class what the query of its task says."""
-    owners = [number for number, count in enumerate(tasks.values()) for _ in range(count)]
-    owners = torch.tensor(owners, device=answers.device).expand(answers.shape[0], 1, -1)
-    return answers.gather(1, owners).squeeze(1)
+    parts = by_task(answers, tasks).values()
+    return torch.cat([part[:, number] for number, part in enumerate(parts)], dim=-1)
 
 
 def as_shares(labels: torch.Tensor, tasks: dict[str, int]) -> torch.Tensor:
@@ -70,45 +72,62 @@ def as_shares(labels: torch.Tensor, tasks: dict[str, int]) -> torch.Tensor:
 
 def task_losses(logits: torch.Tensor, shares: torch.Tensor, tasks: dict[str, int]) -> torch.Tensor:
     """`(B, num_labels)` twice `-> (B, tasks)`: cross-entropies, 0 where there is no label."""
-    pairs = zip(by_task(logits, tasks).values(), by_task(shares, tasks).values(), strict=True)
-    return torch.stack([-(part * one.float().log_softmax(dim=-1)).sum(dim=-1) for one, part in pairs], dim=-1)
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    pairs = zip(by_task(logits.to(exact), tasks).values(), by_task(shares.to(exact), tasks).values(), strict=True)
+    return torch.stack([-(part * one.log_softmax(dim=-1)).sum(dim=-1) for one, part in pairs], dim=-1)
 
 
-def loss_of_tasks(logits: torch.Tensor, labels: torch.Tensor, tasks: dict[str, int]) -> torch.Tensor:
+def loss_of_tasks(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    tasks: dict[str, int],
+    num_items_in_batch: torch.Tensor | int | None = None,
+) -> torch.Tensor:
     """`-> ()`: the mean cross-entropy over all labels of all tasks that there are; 0 where there are none.
 
     Args:
         labels: see `PerceiverStudyClassifier.classify`.
+        num_items_in_batch: as `Trainer` gives it, entries of labels other than -100 of all parts of a batch.
 
     Raises:
         ValueError: labels do not fit.
     """
     check_tensor("labels", labels)
     batch, count = logits.shape
+    shares = labels
     if labels.is_floating_point():
         fits = labels.shape == (batch, count)
         if fits and has_values(labels) and not ((labels >= 0) & (labels <= 1)).all():
             raise ValueError("labels hold numbers outside of [0, 1]: expected shares of classes.")
     else:
-        fits = labels.shape == (batch, len(tasks)) and labels.dtype == torch.int64
+        fits = labels.shape == (batch, len(tasks)) and labels.dtype != torch.bool
+        if fits:
+            labels = labels.long()
+            _check_classes(labels, tasks)
+            shares = as_shares(labels, tasks)
     if not fits:
         raise ValueError(
             f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}: expected ({batch}, {len(tasks)}) and "
             f"torch.int64, a class for each of {', '.join(tasks)} or -100, or shares of classes, ({batch}, {count}) "
             "and torch.float32."
         )
-    if not labels.is_floating_point():
-        if has_values(labels):
-            for column, (task, classes) in zip(labels.unbind(dim=-1), tasks.items(), strict=True):
-                wrong = column[(column != NO_LABEL) & ((column < 0) | (column >= classes))]
-                if len(wrong):
-                    raise ValueError(
-                        f"labels hold {int(wrong[0])} for {task}: expected 0 to {classes - 1}, or -100 where there is "
-                        "none."
-                    )
-        labels = as_shares(labels, tasks)
-    shares = labels.to(logits.device, torch.float32)
-    return task_losses(logits, shares, tasks).sum() / shares.sum().clamp(min=torch.finfo(torch.float32).eps)
+    total = task_losses(logits, shares.to(logits.device), tasks).sum()
+    if num_items_in_batch is None:
+        return total / shares.sum().to(total).clamp(min=torch.finfo(total.dtype).eps)
+    if labels.is_floating_point():  # of which all entries were counted
+        num_items_in_batch = num_items_in_batch * shares.mean().to(total)
+    return total / num_items_in_batch
+
+
+def _check_classes(labels: torch.Tensor, tasks: dict[str, int]):
+    if not has_values(labels):
+        return
+    for column, (task, classes) in zip(labels.unbind(dim=-1), tasks.items(), strict=True):
+        wrong = column[(column != NO_LABEL) & ((column < 0) | (column >= classes))]
+        if len(wrong):
+            raise ValueError(
+                f"labels hold {int(wrong[0])} for {task}: expected 0 to {classes - 1}, or -100 where there is none."
+            )
 
 
 def model_of_task(model: "PerceiverStudyClassifier", task: str) -> "PerceiverStudyClassifier":
@@ -125,12 +144,21 @@ def model_of_task(model: "PerceiverStudyClassifier", task: str) -> "PerceiverStu
     config.id2label = dict(enumerate(names))
     config.label2id = {name: label for label, name in config.id2label.items()}
     weights = model.state_dict()
-    if any(weight.is_meta for weight in weights.values()):
-        raise ValueError("Weights of this model are not in memory: load it without offloading to part its tasks.")
+    if any(not isinstance(weight, torch.Tensor) or weight.is_meta for weight in weights.values()):
+        raise ValueError(
+            "Weights of this model are offloaded, or quantized to other things than tensors: load it otherwise to part "
+            "its tasks."
+        )
     weights["decoder.query.weight"] = weights["decoder.query.weight"][number : number + 1]
     for name in ("classifier.weight", "classifier.bias"):
         weights[name] = weights[name][rows]
     with torch.device("meta"):
         single = type(model)(config)
     single.load_state_dict(weights, assign=True)
+    for name, parameter in single.named_parameters():
+        parameter.requires_grad = model.get_parameter(name).requires_grad
+    for name, module in single.named_modules():
+        own = model.get_submodule(name)
+        if getattr(own, "gradient_checkpointing", False):  # with whatever settings it was switched on
+            module.gradient_checkpointing, module._gradient_checkpointing_func = True, own._gradient_checkpointing_func
     return single.train(model.training)

@@ -69,16 +69,17 @@ def main(arguments: list[str] | None = None):
     if recipe.optimization.cpu_threads:
         torch.set_num_threads(recipe.optimization.cpu_threads)
     task, model = open_checkpoint(options.checkpoint, recipe)
-    if isinstance(task, TextClassification):
+    one_class = getattr(task, "problem_type", None) == SINGLE_LABEL
+    if one_class and isinstance(task, TextClassification):
         measure = of_texts
-    elif isinstance(task, PointCloudClassification) and task.processor.num_axes == 3:
+    elif one_class and isinstance(task, PointCloudClassification) and task.processor.num_axes == 3:
         measure = of_points
-    elif isinstance(task, ImageClassification) and task.problem_type == SINGLE_LABEL:
+    elif one_class and isinstance(task, ImageClassification):
         measure = of_images
     else:
         raise UserError(
-            f"{options.checkpoint} is for {task.samples}; expected texts, images with one class each, or clouds of "
-            "points with 3 coordinates"
+            f"{options.checkpoint} is for {task.samples}; expected texts, images, or clouds of points with 3 "
+            "coordinates, with one class each"
         )
     if options.samples is not None and options.samples < 1:
         raise UserError(f"--samples {options.samples}: expected at least one, or leave it out for all")

@@ -168,6 +168,8 @@ def test_saved_arrays(tmp_path, form):
     given = {"path": str(path), "Path": path, "dict of a path": {"path": str(path)}, "bytes": path.read_bytes()}[form]
     np.testing.assert_array_equal(read_audio(given, RATE, 2), SERIES)
     np.testing.assert_array_equal(read_audio(given, RATE, 1)[0], SERIES.mean(axis=0))
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(read_audio(file, RATE, 2), SERIES)
     np.testing.assert_array_equal(read_audio(given, RATE, 2, seconds=2 / RATE), SERIES[:, :2])
 
 
@@ -177,18 +179,27 @@ def test_tables(tmp_path, start, ends):
     text = ends.join([start, "1.5,40", "-2,5", "3,6"])
     (tmp_path / "series.CSV").write_text(text, encoding="utf-8", newline="")
     np.testing.assert_array_equal(read_audio(tmp_path / "series.CSV", RATE, 2), SERIES)
+    in_memory = {"bytes": text.replace("1.5", '"1.5"').encode(), "path": "series.csv"}
+    np.testing.assert_array_equal(read_audio(in_memory, RATE, 2), SERIES)
+
+
+def test_a_text_that_is_no_path():
+    with pytest.raises(ValueError, match="not a recording"):
+        read_audio("x" * 5000, RATE, 1)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("series.csv", b"1,2\n3,4\n", "it has 2 columns, expected 1"),
+        ("series.csv", b",x\n0,5\n", "a column has no name"),
         ("series.csv", b"1,2\n3\n", "series.csv is not an array or a table of numbers"),
         ("series.csv", b"1,2\n3,high\n", "series.csv is not an array or a table of numbers"),
         ("series.csv", b"", "no samples"),
         ("series.csv", b"x,y\n", "no samples"),
         ("series.csv", b"1\nnan\n", "holds nan at sample 1"),
         ("series.npy", b"\x93NUMPY\x01\x00", "series.npy is not an array or a table"),
-        ("series.npy", b"", "series.npy is not an array or a table"),
+        ("series.npy", b"", "series.npy is not a recording that can be read"),
         ("series.csv", b"\xff\xfe\x00", "series.csv is not an array or a table"),
     ],
 )

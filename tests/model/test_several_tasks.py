@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from transformers import pipeline
+from transformers import Trainer, TrainingArguments, pipeline
 
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
@@ -16,6 +16,7 @@ from modeling_perceiver_study import (
     PerceiverStudyImageProcessor,
     PerceiverStudyTokenizer,
 )
+from modeling_perceiver_study.attention import PerceiverStudyLayer
 from modeling_perceiver_study.elastic import classify_early
 from tests.paths import ROOT
 
@@ -40,6 +41,8 @@ def test_config_keeps_tasks_in_order_and_counts_classes(tmp_path):
     config = PerceiverStudyConfig(**SMALL)
     assert list(config.tasks) == ["entailment", "mood"] and config.num_labels == 5
     assert config.id2label[0] == "entailment: 0" and config.id2label[4] == "mood: 1"
+    assert config.label2id["mood: 1"] == 4
+    assert PerceiverStudyConfig(**SMALL, num_labels=5).id2label == config.id2label
     config.save_pretrained(tmp_path)
     again = PerceiverStudyConfig.from_pretrained(tmp_path)
     assert again.tasks == config.tasks and again.id2label == config.id2label
@@ -53,7 +56,7 @@ def test_config_keeps_tasks_in_order_and_counts_classes(tmp_path):
         ({"tasks": {"mood": 1}}, "at least 2"),
         ({"tasks": {"mood": 2.0}}, "at least 2"),
         ({"tasks": {"my mood": 2}}, "identifiers"),
-        ({"num_labels": 4}, "num_labels=4 .* expected 5"),
+        ({"num_labels": 4}, "num_labels=4: expected 5"),
         ({"decoder_type": "mean"}, "decoder_type='mean' .* expected 'query'"),
         ({"problem_type": "regression"}, "problem_type='regression' .* expected None"),
     ],
@@ -73,6 +76,13 @@ def test_loss_is_the_mean_over_all_labels_that_there_are():
     torch.testing.assert_close(outputs.loss, expected / 3)
     shares = torch.tensor([[1, 0, 0, 0, 1], [0, 0, 1, 0, 0]]).float()
     torch.testing.assert_close(model(**given(), labels=shares).loss, outputs.loss)
+    exact = model.double()(**given(), labels=labels)
+    parts = [
+        model.by_task(exact.logits)["entailment"].log_softmax(-1),
+        model.by_task(exact.logits)["mood"].log_softmax(-1),
+    ]
+    by_hand = -(parts[0][0, 0] + parts[0][1, 2] + parts[1][0, 1]) / 3
+    torch.testing.assert_close(exact.loss, by_hand, rtol=0, atol=1e-12)
     nothing = model(**given(), labels=torch.full((2, 2), -100)).loss
     assert nothing == 0
     nothing.backward()
@@ -145,3 +155,51 @@ def test_the_program_of_the_page():
     page = (ROOT / "docs" / "modalities" / "text.md").read_text(encoding="utf-8")
     (program,) = (code for code in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "tasks=" in code)
     exec(program, {})
+
+
+def test_accumulated_batches_train_as_whole_ones(tmp_path):
+    """transformers' `Trainer` counts the labels of all parts of a batch, and leaves the division to the model."""
+    torch.manual_seed(0)
+    given = PerceiverStudyTokenizer()([f"Text {number}" for number in range(8)], padding=True)
+    labels = [[number % 3, number % 2 if number < 5 else -100] for number in range(8)]
+    rows = [
+        {"input_ids": ids, "attention_mask": mask, "labels": own}
+        for ids, mask, own in zip(given["input_ids"], given["attention_mask"], labels, strict=True)
+    ]
+    norms = []
+    for size in (8, 2):
+        settings = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size, "max_steps": 1}
+        arguments = TrainingArguments(tmp_path, logging_steps=1, report_to=[], use_cpu=True, **settings)
+        trainer = Trainer(text_model(), arguments, train_dataset=rows)
+        trainer.train()
+        norms.append(
+            [entry[name] for entry in trainer.state.log_history for name in ("loss", "grad_norm") if name in entry]
+        )
+    assert len(norms[0]) == 2 and norms[0] == pytest.approx(norms[1], rel=1e-3)
+
+
+def test_a_checkpoint_with_other_tasks(tmp_path):
+    text_model().save_pretrained(tmp_path)
+    load = PerceiverStudyForSequenceClassification.from_pretrained
+    other = load(tmp_path, tasks={"a": 2, "b": 2}, ignore_mismatched_sizes=True)
+    assert other.config.num_labels == 4 and other.config.id2label[2] == "b: 0"
+    one = load(tmp_path, tasks=None, num_labels=3, ignore_mismatched_sizes=True)
+    assert one.config.tasks is None and one(**given()).logits.shape == (2, 3)
+    same = load(tmp_path, tasks={"entailment": 3, "mood": 2})
+    torch.testing.assert_close(same(**given()).logits, load(tmp_path)(**given()).logits)
+
+
+def test_a_model_of_one_task_keeps_what_is_frozen_and_checkpointed():
+    whole = text_model()
+    whole.perceiver.latents.weight.requires_grad = False
+    whole.activation_checkpointing_enable()
+    single = whole.for_task("mood")
+    assert not single.perceiver.latents.weight.requires_grad and single.classifier.weight.requires_grad
+    assert all(module.gradient_checkpointing for module in single.modules() if isinstance(module, PerceiverStudyLayer))
+    loss = single.train()(**given(), labels=torch.tensor([0, 1])).loss
+    loss.backward()
+    assert single.perceiver.latents.weight.grad is None and single.classifier.weight.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match=r"logits have shape \(2, 4\): expected \(.., 5\)"):
+        whole.by_task(torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="with tasks=None"):
+        single.by_task(torch.zeros(2, 2))

@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, log_loss
 
+import robustness
 import train
 from lab.data.labels import BadLabel, label_reader
 from lab.errors import UserError
 from lab.recipe import load_recipe
 from lab.scoring.measures import is_score, measure_of
 from lab.tasks import build_task
+from lab.tasks.labelled import match_labels_of_tasks
 from lab.tasks.targets import TARGETS
 from lab.training.run_folder import RESULTS
 from tests.small_data import fresh_accelerate
@@ -31,9 +33,8 @@ HAS_LENGTH, HAS_VOWEL = LABELS[:, :2].any(axis=1), LABELS[:, 2:].any(axis=1)
 
 
 def target(*overrides):
-    return TARGETS["several_tasks"](
-        load_recipe(None, ["data.name=digits", "model.tasks={vowel: 3, length: 2}", *overrides])
-    )
+    recipe = load_recipe(None, ["data.name=digits", *overrides])
+    return TARGETS["several_tasks"](recipe, {"length": 2, "vowel": 3})
 
 
 def test_scores_are_means_over_tasks():
@@ -47,7 +48,12 @@ def test_scores_are_means_over_tasks():
     assert found["accuracy"] == pytest.approx(np.mean(list(accuracies.values())))
     shares = [torch.from_numpy(part).softmax(dim=-1).numpy() for part in (lengths, vowels)]
     losses = [log_loss(LENGTHS[HAS_LENGTH], shares[0]), log_loss(VOWELS[HAS_VOWEL], shares[1])]
-    assert found["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert found["loss"] == pytest.approx(np.average(losses, weights=[len(lengths), len(vowels)]), rel=1e-5)
+    made = target()
+    made.fit(LABELS, NAMES)
+    assert made.loss(torch.from_numpy(LOGITS), torch.from_numpy(LABELS)).item() == pytest.approx(
+        found["loss"], rel=1e-5
+    )
     assert all(is_score(name) for name in found) and not is_score("weight_of_vowel")
     assert measure_of("accuracy_of_vowel").title == "accuracy, vowel"
 
@@ -77,11 +83,23 @@ def test_answers_in_words_and_the_mean_of_looks():
     torch.testing.assert_close(same[:, 2:].softmax(dim=-1), torch.from_numpy(LOGITS[:, 2:]).softmax(dim=-1))
 
 
-def test_a_task_without_labels_cannot_be_scored():
+def test_a_task_without_labels_is_left_out():
     labels = LABELS.copy()
     labels[:, :2] = 0
-    with pytest.raises(UserError, match="no sample of this split has a label of the task length"):
-        target().scores(LOGITS, labels)
+    found = target().scores(LOGITS, labels)
+    assert found["accuracy"] == found["accuracy_of_vowel"] and "accuracy_of_length" not in found
+    with pytest.raises(UserError, match="no sample of this split has a label of any task"):
+        target().scores(LOGITS, np.zeros_like(labels))
+
+
+def test_classes_are_matched_within_each_task():
+    numbered = ["length: 0", "vowel: 0", "vowel: 1"]
+    assert match_labels_of_tasks(numbered, NAMES, by_number=True, used=numbered).tolist() == [0, 2, 3]
+    assert match_labels_of_tasks(numbered, NAMES, by_number=False, used=numbered).tolist() == [0, 2, 3]
+    others = ["vowel: u", "vowel: o", "length: long"]
+    assert match_labels_of_tasks(others, NAMES, False, ["vowel: u", "length: long"]).tolist() == [4, -1, 1]
+    with pytest.raises(UserError, match="'o' and 0 more classes"):
+        match_labels_of_tasks(others, NAMES, False, others)
 
 
 def test_what_columns_hold():
@@ -89,6 +107,8 @@ def test_what_columns_hold():
     reader = label_reader(columns, "several_tasks", "lines")
     reader.fit([[0, "u"], [None, "a"], [1, None]])
     assert reader.names == ["length: short", "length: long", "vowel: a", "vowel: u"]
+    assert reader.read([-1, "a"]).tolist() == [0, 0, 1, 0]
+    label_reader(columns, "several_tasks", "lines").fit([])
     assert reader.read([1, "a"]).tolist() == [0, 1, 1, 0] and reader.read([None, "u"]).tolist() == [0, 0, 0, 1]
     with pytest.raises(BadLabel, match="no label for any of length, vowel"):
         reader.read([None, None])
@@ -117,7 +137,7 @@ def overrides_of(folder, *more):
     ("more", "message"),
     [
         (["model.tasks={vowel: 4, length: 2}"], r"model.tasks=.*: 4}, but the data has classes .*: 3}"),
-        (["model.tasks={vowel: 3, weather: 2}"], "weather"),
+        (["model.tasks={weather: 2}"], "model.tasks=weather: .* has columns"),
         (["data.label_column=vowel"], "data.label_column: expected null with model.tasks"),
         (["optimization.class_weights=balanced"], "class_weights=balanced: expected null with model.tasks"),
         (["model.decoder_type=mean"], "decoder_type='mean'"),
@@ -135,6 +155,13 @@ def test_a_checkpoint_of_several_tasks_begins_one_of_one(folder):
     settings = [f"--config={folder / 'plain.yaml'}", *overrides_of(folder), "logging.log_with=null"]
     fresh_accelerate()
     train.main([*settings, f"output_dir={folder / 'both'}"])
+    fresh_accelerate()
+    again = [one for one in settings if not one.startswith(("model.tasks", "model.decoder_type"))]
+    fresh_accelerate()
+    train.main([*again, f"pretrained={folder / 'both'}", f"output_dir={folder / 'again'}"])
+    assert "test_accuracy_of_vowel" in json.loads((folder / "again" / RESULTS).read_text())
+    with pytest.raises(UserError, match="with one class each"):
+        robustness.main([str(folder / "both"), f"data.path={folder / 'data'}"])
     fresh_accelerate()
     one = ["model.tasks=null", "data.label_column=vowel", "data.on_error=skip", f"pretrained={folder / 'both'}"]
     train.main([*settings, *one, f"output_dir={folder / 'one'}"])

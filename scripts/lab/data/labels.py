@@ -250,8 +250,9 @@ class _SeveralTasks(LabelReader):
         ]
 
     def fit(self, values: Sequence[Any]):
-        for task, of_task in zip(self.tasks, zip(*map(self._row, values), strict=True), strict=True):
-            task.fit(of_task)
+        rows = [self._row(value) for value in values]
+        for number, task in enumerate(self.tasks):
+            task.fit([row[number] for row in rows])
 
     def read(self, value: Any) -> np.ndarray:
         row = self._row(value)
@@ -273,7 +274,9 @@ class _SeveralTasks(LabelReader):
             )
 
     def _row(self, value: Any) -> list:
-        return value if isinstance(value, list) else [value]
+        """A value, or None, for each task; -1 is what `datasets` has for a class that is not known."""
+        values = value if isinstance(value, list) else [value]
+        return [None if task.declared and own == -1 else own for task, own in zip(self.tasks, values, strict=True)]
 
 
 class _Numbers(LabelReader):

@@ -111,6 +111,7 @@ class Reading:
     Attributes:
         inputs: what a task reads of each row beside its label.
         problem_type: what labels are for, as transformers' `config.problem_type` calls it.
+        label_key: of the recipe, for messages, where it is not one of those that name columns of labels.
 
     Raises:
         UserError: the recipe names a column for what the task does not read, or two sets of columns for labels.
@@ -119,6 +120,7 @@ class Reading:
     settings: Data
     inputs: Sequence[Column]
     problem_type: str = SINGLE_LABEL
+    label_key: str | None = None
 
     def __post_init__(self):
         roles = [*(column.role for column in self.inputs), LABEL]
@@ -147,6 +149,7 @@ class Reading:
         key, chosen = "data.label_column", self.settings.label_column
         if chosen is None:
             key, chosen = f"data.columns.{LABEL}", self.settings.columns.get(LABEL)
+        key = self.label_key or key
         return chosen and (key, [chosen] if isinstance(chosen, str) else list(chosen))
 
     def describe(self, split: str) -> str:
@@ -233,7 +236,9 @@ def _with_columns(dataset: datasets.Dataset | datasets.IterableDataset, split: s
     if dataset.features is None:  # a stream of files that do not say what they hold
         dataset = dataset._resolve_features()
     features = dataset.features
-    roles = {column.role: find_column(column, features, reading.chosen_inputs, name) for column in reading.inputs}
+    taken = reading.chosen_labels[1] if reading.label_key else []
+    free = {column: feature for column, feature in features.items() if column not in taken}
+    roles = {column.role: find_column(column, free, reading.chosen_inputs, name) for column in reading.inputs}
     if reading.problem_type == UNLABELLED:
         labels, reader = [], NoLabels(name)
     else:

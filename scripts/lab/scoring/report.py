@@ -1,6 +1,7 @@
 """The files that an evaluation leaves: JSON and Markdown, beside the pictures and tables of its details."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ class Details:
 
 def in_folder(folder: str, markdown: str) -> str:
     """Markdown whose pictures stand in a folder beside it."""
-    return markdown.replace("](", f"]({folder}/")
+    return re.sub(r"(!\[[^\]]*\]\()", rf"\g<1>{folder}/", markdown)
 
 
 def write_evaluation(folder: Path, results: dict, samples: str, details: Details, mirrored: dict | None):

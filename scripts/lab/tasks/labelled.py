@@ -47,7 +47,7 @@ class LabelledTask(Task):
         self.takes_labels = pretrained is not None and not given
         if self.takes_labels:
             self._name_labels(pretrained.label_names)
-        self.target = TARGETS[self.problem_type](recipe)
+        self.target = TARGETS[self.problem_type](recipe, self.config.tasks)
         self.best = self.target.best
 
     @property
@@ -72,6 +72,7 @@ class LabelledTask(Task):
             if settings.label_column is not None or LABEL in settings.columns:
                 raise UserError("data.label_column: expected null with model.tasks, which names columns itself")
             settings = dataclasses.replace(settings, columns=settings.columns | {LABEL: list(self.config.tasks)})
+            return Reading(settings, self.columns, self.problem_type, label_key="model.tasks")
         return Reading(settings, self.columns, self.problem_type)
 
     @property
@@ -116,7 +117,10 @@ class LabelledTask(Task):
     def load_split(self, split: str, by_number: bool = False) -> Dataset:
         dataset, names = self.read_split(split)
         used = names if self.problem_type == REGRESSION else [names[label] for label in used_labels(dataset.labels)]
-        numbers = match_labels(names, self.label_names, by_number, used)
+        if self.config.tasks is None:
+            numbers = match_labels(names, self.label_names, by_number, used)
+        else:
+            numbers = match_labels_of_tasks(names, self.label_names, by_number, used)
         if self.problem_type == REGRESSION and len(names) != self.config.num_labels:
             raise UserError(f"the data has {len(names)} numbers, but the model gives {self.config.num_labels}")
         dataset.labels = renumber(dataset.labels, numbers, self.config.num_labels)
@@ -201,6 +205,22 @@ def match_labels(
             f"{unknown[0]!r} and {len(unknown) - 1} more classes of the data are not among those of the model "
             f"({', '.join(of_model[:3])}, ...): choose other --data, or --match_by_number if only the names differ"
         )
+    return numbers
+
+
+def match_labels_of_tasks(
+    of_data: list[str], of_model: list[str], by_number: bool, used: Collection[str]
+) -> np.ndarray:
+    """As `match_labels`, within each task, whose name all of its classes begin with."""
+    numbers, owners = np.full(len(of_data), -1), [name.partition(SEPARATOR)[0] for name in of_model]
+    for task in dict.fromkeys(owners):
+        prefix, first = f"{task}{SEPARATOR}", owners.index(task)
+        rows = [row for row, name in enumerate(of_data) if name.startswith(prefix)]
+        names = [of_data[row].removeprefix(prefix) for row in rows]
+        wanted = [name.removeprefix(prefix) for name, owner in zip(of_model, owners, strict=True) if owner == task]
+        asked = [name.removeprefix(prefix) for name in used if name.startswith(prefix)]
+        found = match_labels(names, wanted, by_number, asked)
+        numbers[rows] = np.where(found < 0, -1, first + found)
     return numbers
 
 

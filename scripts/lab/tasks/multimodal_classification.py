@@ -210,6 +210,8 @@ class MultimodalClassification(RaggedTask):
 
     def card(self, judged: Judged) -> dict[str, Any]:
         parts = super().card(judged)
+        for part in self.parts.values():  # which answer nothing themselves
+            part.target, part.config.id2label = self.target, self.config.id2label
         cards = {name: part.card(judged) for name, part in self.parts.items()}
         names = ", ".join(self.parts)
         changes = [f"; {name}: {card['augmentation'][2:]}" for name, card in cards.items() if card["augmentation"]]

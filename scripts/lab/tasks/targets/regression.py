@@ -31,8 +31,8 @@ class Regression(Target):
     shown_answers = "classify.model.config.num_labels"
     answer_in_code = "dict(zip(model.config.id2label.values(), logits[0].tolist()))"
 
-    def __init__(self, recipe: Recipe):
-        super().__init__(recipe)
+    def __init__(self, recipe: Recipe, tasks: dict[str, int] | None = None):
+        super().__init__(recipe, tasks)
         self.label_mean, self.label_deviation = torch.zeros(()), torch.ones(())  # a finished model has them inside
 
     def fit(self, labels: np.ndarray, names: list[str]):

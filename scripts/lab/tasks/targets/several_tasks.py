@@ -31,21 +31,25 @@ class SeveralTasks(Target):
     )
     parts_tasks = True
 
-    def __init__(self, recipe: Recipe):
-        super().__init__(recipe)
-        self.tasks: dict[str, int] = dict(sorted(recipe.model["tasks"].items()))
+    def __init__(self, recipe: Recipe, tasks: dict[str, int] | None = None):
+        super().__init__(recipe, tasks)
+        self.tasks, self.labels_a_sample = tasks, 1.0
         self.one = SingleLabel(recipe)
         if self.wanted_weights is not None:
             raise UserError(f"optimization.class_weights={self.wanted_weights}: expected null with model.tasks")
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Divided by the number of samples, so that a batch that is cut into parts trains the same."""
+        """Divided by the labels that so many samples have on average: a batch cut into parts trains the same."""
         shares, kept = labels.float(), 1 - self.label_smoothing
         if self.label_smoothing:
             parts = by_task(shares, self.tasks).values()
             even = [part.sum(dim=-1, keepdim=True).expand_as(part) / part.shape[-1] for part in parts]
             shares = shares * kept + torch.cat(even, dim=-1) * self.label_smoothing
-        return task_losses(logits, shares, self.tasks).sum() / len(logits)
+        return task_losses(logits, shares, self.tasks).sum() / (len(logits) * self.labels_a_sample)
+
+    def fit(self, labels: np.ndarray, names: list[str]):
+        super().fit(labels, names)
+        self.labels_a_sample = float(labels.sum(axis=1).mean())
 
     def scores(self, logits: np.ndarray, labels: np.ndarray) -> Scores:
         return self._scores(logits, labels, everything=False)
@@ -54,13 +58,15 @@ class SeveralTasks(Target):
         return self._scores(logits, labels, everything=True)
 
     def _scores(self, logits: np.ndarray, labels: np.ndarray, everything: bool) -> Scores:
-        """`accuracy` and the other scores of a single class, as means over tasks, then those of each task."""
+        """Scores of a single class as means over tasks, `loss` as the mean over labels, and each task's accuracy."""
         of_tasks = {
             task: self.one.all_scores(*given) if everything else self.one.scores(*given)
             for task, _, *given in self._parts(logits, labels)
         }
         names = [name for name in next(iter(of_tasks.values())) if all(name in one for one in of_tasks.values())]
         means = {name: float(np.mean([scores[name] for scores in of_tasks.values()])) for name in names}
+        counts = [len(truth) for *_, truth in self._parts(logits, labels)]
+        means["loss"] = float(np.average([scores["loss"] for scores in of_tasks.values()], weights=counts))
         return means | {task_score("accuracy", task): scores["accuracy"] for task, scores in of_tasks.items()}
 
     def mean(self, logits: list[torch.Tensor]) -> torch.Tensor:
@@ -118,15 +124,16 @@ class SeveralTasks(Target):
     def _parts(
         self, logits: np.ndarray, labels: np.ndarray, names: list[str] | None = None
     ) -> Iterator[tuple[str, list[str], np.ndarray, np.ndarray]]:
-        """Of each task its name, those of its classes, and the logits and classes of the samples that have one.
+        """Of each task that has labels its name, those of its classes, and logits and classes of samples with one.
 
         Raises:
-            UserError: no sample has any.
+            UserError: no task has any.
         """
+        if not labels.any():
+            raise UserError("no sample of this split has a label of any task: there is nothing to score")
         for task, own_names, _, answers, truth in self._all_parts(logits, labels, names):
-            if not len(truth):
-                raise UserError(f"no sample of this split has a label of the task {task}: there is nothing to score")
-            yield task, own_names, answers, truth
+            if len(truth):
+                yield task, own_names, answers, truth
 
     def _all_parts(self, logits: np.ndarray, labels: np.ndarray, names: list[str] | None):
         first = 0

@@ -37,7 +37,11 @@ class Target(ABC):
     answer_in_code: str
     parts_tasks: bool = False
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, tasks: dict[str, int] | None = None):
+        """
+        Args:
+            tasks: of a model that has several, each with the number of its classes.
+        """
         self.label_smoothing = recipe.optimization.label_smoothing
         self.wanted_weights = recipe.optimization.class_weights
         self.class_weights: torch.Tensor | None = None
