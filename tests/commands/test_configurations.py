@@ -22,6 +22,7 @@ PARAMETERS = {
     "sst2": 2_515_842,
     "sst2-masked": 2_586_758,
     "study-digits": 95_856,
+    "texts-at-once": 2_672_201,
     "time-series": 124_118,
     "tinyshakespeare": 2_578_566,
     "udhr": 2_047_559,

@@ -41,7 +41,7 @@ def write_repeated(folder: Path, result: dict[str, Any]):
 
 
 def table(result: dict[str, Any]) -> str:
-    """A line for each run, and their mean, in Markdown."""
+    """A line for each run, and if there are several their mean, in Markdown."""
     names = list(result["mean"])
     lines = [
         f"| {result['split']} | {' | '.join(measure_of(name).title for name in names)} | seconds |",
@@ -50,8 +50,10 @@ def table(result: dict[str, Any]) -> str:
     for run, seconds in result["train_seconds"].items():
         cells = [measure_of(name).write(result["each"][name][run]) for name in names]
         lines.append(f"| {run} | {' | '.join(cells)} | {seconds:.0f} |")
-    cells = [measure_of(name).write_spread(result["mean"][name], result["standard_deviation"][name]) for name in names]
-    lines.append(f"| mean | {' | '.join(cells)} | {mean(result['train_seconds'].values()):.0f} |")
+    if result["runs"] > 1:
+        spreads = [(name, result["mean"][name], result["standard_deviation"][name]) for name in names]
+        cells = [measure_of(name).write_spread(middle, deviation) for name, middle, deviation in spreads]
+        lines.append(f"| mean | {' | '.join(cells)} | {mean(result['train_seconds'].values()):.0f} |")
     lines += ["", f"{result['hardware']}; commit {result['git_commit']}."]
     return "\n".join(lines) + "\n"
 
