@@ -36,7 +36,7 @@ def check_class_labels(labels: torch.Tensor | None, logits: torch.Tensor, config
     if problem == "single_label_classification":
         if labels.shape not in ((batch,), (batch, 1)) or labels.dtype not in dtypes:
             raise _misfit(labels, f"({batch},), a class for each sample, and torch.int64")
-        _check_classes(labels, count)
+        check_classes(labels, count)
         return
     shapes = [(batch, count)]
     if problem == "regression" and count == 1:
@@ -61,16 +61,19 @@ def check_byte_labels(labels: torch.Tensor | None, shape: tuple[int, ...], count
     check_tensor("labels", labels)
     if labels.shape != shape or labels.dtype not in _CLASS_DTYPES:
         raise _misfit(labels, f"{tuple(shape)}, a class for each byte, and torch.int64")
-    _check_classes(labels, count)
+    check_classes(labels, count)
 
 
 def _misfit(labels: torch.Tensor, expected: str) -> ValueError:
     return ValueError(f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}: expected {expected}.")
 
 
-def _check_classes(labels: torch.Tensor, count: int):
+def check_classes(labels: torch.Tensor, count: int, of: str = ""):
+    """Raise a ValueError unless all are a class below `count`, or -100; `of` says in the message what they are for."""
     if has_values(labels) and labels.numel():
         labels = labels.long()  # a class, or -100, may be more than a byte holds
         wrong = labels[(labels != NO_LABEL) & ((labels < 0) | (labels >= count))]
         if len(wrong):
-            raise ValueError(f"labels hold {int(wrong[0])}: expected 0 to {count - 1}, or -100 where there is none.")
+            raise ValueError(
+                f"labels hold {int(wrong[0])}{of}: expected 0 to {count - 1}, or -100 where there is none."
+            )

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from .input_fields import require
 from .inputs import check_tensor
-from .labels import NO_LABEL
+from .labels import NO_LABEL, check_classes
 from .paths import has_values
 from .scalars import is_count
 
@@ -103,7 +103,8 @@ def loss_of_tasks(
         fits = labels.shape == (batch, len(tasks)) and labels.dtype != torch.bool
         if fits:
             labels = labels.long()
-            _check_classes(labels, tasks)
+            for column, (task, classes) in zip(labels.unbind(dim=-1), tasks.items(), strict=True):
+                check_classes(column, classes, f" for {task}")
             shares = as_shares(labels, tasks)
     if not fits:
         raise ValueError(
@@ -117,17 +118,6 @@ def loss_of_tasks(
     if labels.is_floating_point():  # of which all entries were counted
         num_items_in_batch = num_items_in_batch * shares.mean().to(total)
     return total / num_items_in_batch
-
-
-def _check_classes(labels: torch.Tensor, tasks: dict[str, int]):
-    if not has_values(labels):
-        return
-    for column, (task, classes) in zip(labels.unbind(dim=-1), tasks.items(), strict=True):
-        wrong = column[(column != NO_LABEL) & ((column < 0) | (column >= classes))]
-        if len(wrong):
-            raise ValueError(
-                f"labels hold {int(wrong[0])} for {task}: expected 0 to {classes - 1}, or -100 where there is none."
-            )
 
 
 def model_of_task(model: "PerceiverStudyClassifier", task: str) -> "PerceiverStudyClassifier":

@@ -59,13 +59,12 @@ class SeveralTasks(Target):
 
     def _scores(self, logits: np.ndarray, labels: np.ndarray, everything: bool) -> Scores:
         """Scores of a single class as means over tasks, `loss` as the mean over labels, and each task's accuracy."""
-        of_tasks = {
-            task: self.one.all_scores(*given) if everything else self.one.scores(*given)
-            for task, _, *given in self._parts(logits, labels)
-        }
+        of_tasks, counts = {}, []
+        for task, _, *given in self._parts(logits, labels):
+            of_tasks[task] = self.one.all_scores(*given) if everything else self.one.scores(*given)
+            counts.append(len(given[1]))
         names = [name for name in next(iter(of_tasks.values())) if all(name in one for one in of_tasks.values())]
         means = {name: float(np.mean([scores[name] for scores in of_tasks.values()])) for name in names}
-        counts = [len(truth) for *_, truth in self._parts(logits, labels)]
         means["loss"] = float(np.average([scores["loss"] for scores in of_tasks.values()], weights=counts))
         return means | {task_score("accuracy", task): scores["accuracy"] for task, scores in of_tasks.items()}
 
