@@ -28,7 +28,7 @@ from lab.looking.maps import arguments_of, attention_maps
 from lab.looking.view import View
 
 _MEAN = "mean of all"
-_ANSWERS, _MOST_ANSWERS = 5, 20  # for each question, and in all
+_ANSWERS = 5  # for each question
 # Images of a few pixels are shown large.
 _STYLE = "#image img { width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated }"
 
@@ -52,6 +52,7 @@ def page(classifier: Classifier, checkpoint: str) -> gr.Blocks:
     """The page for what `load_classifier` gave."""
     config, view = classifier.model.config, classifier.view
     parts = view.parts(classifier.processor)
+    answers = _ANSWERS * len(config.tasks or [None])
     with gr.Blocks(title=Path(checkpoint).name, analytics_enabled=False) as blocks:
         gr.Markdown(f"# {Path(checkpoint).name}\n{view.purpose(config)}")
         with gr.Row():
@@ -61,7 +62,7 @@ def page(classifier: Classifier, checkpoint: str) -> gr.Blocks:
                 if examples:
                     gr.Examples(examples, given[0], cache_examples=False)
                 told = gr.Markdown(elem_id="told", line_breaks=True)
-                labels = gr.Label(label="likeliest", num_top_classes=_MOST_ANSWERS, elem_id="labels")
+                labels = gr.Label(label="likeliest", num_top_classes=answers, elem_id="labels")
             with gr.Column():
                 legends = "; ".join(dict.fromkeys(part.legend for part in parts.values()))
                 gr.Markdown(f"Where the latents look: {legends}.")
