@@ -6,7 +6,8 @@ from transformers.utils.generic import maybe_autocast
 
 from .paths import keeps_nothing
 
-_MOST_DISTANCES = 2**23  # in memory at once; of larger clouds they are computed for a part of the points at a time
+# Distances in memory at once, of a part of the points at a time: on CPUs those that caches hold, elsewhere 34 MB.
+_MOST_DISTANCES, _MOST_DISTANCES_ON_CPU = 2**23, 2**20
 _TIE = 1e-4  # share of a distance by which the direction decides
 _MAX = 2  # what torch.embedding_bag calls it
 
@@ -28,7 +29,8 @@ def nearest_points(points: torch.Tensor, count: int, mask: torch.Tensor | None =
         rows = _nearest(points, points, first, count, mask)
     else:
         rows = torch.empty(*points.shape[:2], count, dtype=torch.int64, device=points.device)
-        most = max(1, _MOST_DISTANCES // (points.shape[0] * points.shape[1]))
+        most = _MOST_DISTANCES_ON_CPU if points.device.type == "cpu" else _MOST_DISTANCES
+        most = max(1, most // (points.shape[0] * points.shape[1]))
         for some, rows_of_some in zip(points.split(most, dim=1), rows.split(most, dim=1), strict=True):
             rows_of_some.copy_(_nearest(some, points, first, count, mask))
     return torch.cat([rows, rows[..., :1].expand(-1, -1, wanted - count)], dim=-1)

@@ -16,7 +16,7 @@ CLOUD = torch.randn(2, 40, 3, dtype=torch.float64, generator=torch.Generator().m
 @pytest.mark.parametrize("hidden", [0, 12, 37])
 def test_the_nearest_of_those_that_are_shown(monkeypatch, hidden, most):
     """Also where distances are computed for a part of the points at a time, and where there are too few points."""
-    monkeypatch.setattr(neighbors, "_MOST_DISTANCES", most)
+    monkeypatch.setattr(neighbors, "_MOST_DISTANCES_ON_CPU", most)
     mask = torch.arange(40) < 40 - hidden
     rows = nearest_points(CLOUD, 5, mask.expand(2, -1) if hidden else None)
     distances = (CLOUD[:, :, None] - CLOUD[:, None]).norm(dim=-1).masked_fill(~mask, torch.inf)
