@@ -16,6 +16,7 @@ PARAMETERS = {
     "digits": 239_408,
     "digits-finetune": 3_888_532,
     "fsdd": 786_930,
+    "fsdd-known": 898_834,
     "imagenet-8gpus": 44_912_254,
     "imagenet-fourier": 44_912_254,  # the paper's table 7 says 44.9 M
     "modelnet10": 792_598,
