@@ -3,11 +3,14 @@
 Training, evaluation, the commands and the pipeline all read recordings with `read_audio`, so that a model is asked
 about what it was trained on. Files are read by soundfile (WAV, FLAC, OGG, MP3 and more) and resampled by soxr, block by
 block: a long recording takes the memory of what is made of it, not of the file. What soundfile does not know, such as
-the sound of a video, is read by PyAV. Arrays need none of these libraries, nor do `.npy` and `.csv` files of sensors.
+the sound of a video, is read by PyAV, and so is MP3 where that is installed: its files need not say how long they are,
+and soundfile believes those that do. Arrays need none of these libraries, nor do `.npy` and `.csv` files of sensors.
 """
 
 import csv
+import math
 import os
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,9 @@ from .video_reading import open_video
 _BLOCK = 2**18  # samples of each channel that are read at a time
 _LARGEST_SAMPLE = 4  # bytes of a whole number
 _NPY = b"\x93NUMPY"  # what such files begin with
-_MOST_CHANNELS = 64  # more are taken for samples, in an array that is the wrong way round
+_MOST_CHANNELS = 8  # of sound; more are taken for samples, in an array that is the wrong way round
+# What a whole number of a file is in units of the largest, as soundfile gives it, and what lies in the middle.
+_UNITS = {"PCM_S8": (2**7, 0), "PCM_U8": (2**7, 2**7), "PCM_16": (2**15, 0), "PCM_24": (2**23, 0), "PCM_32": (2**31, 0)}
 
 
 def read_audio(
@@ -37,7 +42,9 @@ def read_audio(
             `bytes` or `path`, or with `array` and `sampling_rate`.
         sampling_rate: samples a second that are wanted.
         num_channels: `C`; one channel is the mean of those of the recording, and all of several are the only one.
-        do_rescale: bring integers into [-1, 1].
+        do_rescale: bring integers into [-1, 1], those of files too. Otherwise they keep their units, and arrays of
+            another rate are resampled about the line from their first to their last number, as they do not come from
+            silence and go there.
         seconds: what is wanted at most, from the beginning.
 
     Raises:
@@ -47,21 +54,28 @@ def read_audio(
         ImportError: a library is missing; says how to install it.
     """
     rate, end, name = sampling_rate, seconds, None
+    if isinstance(source, (bytearray, memoryview)):
+        source = bytes(source)
     if hasattr(source, "get_all_samples"):  # what `datasets` gives where torchcodec is installed
         decoded = source.get_all_samples()
         source, rate = decoded.data, decoded.sample_rate
     elif isinstance(source, dict):
         name = source.get("path")
         source, rate = _of_dict(source, sampling_rate)
+    if is_url(source):
+        source, name = fetched(source), source
+    if hasattr(source, "read") and not hasattr(source, "seek"):
+        source, name = source.read(), name or getattr(source, "name", None)
     source = _saved_array(source, name, num_channels)
     if isinstance(source, (str, os.PathLike, bytes)) or hasattr(source, "read"):
-        samples = _read_file(source, sampling_rate, num_channels, end)
+        samples = _read_file(source, name, sampling_rate, num_channels, do_rescale, end)
     else:
-        samples = _with_channels(_of_array(source, do_rescale), num_channels)
+        samples = _with_channels(_of_array(source, num_channels, do_rescale), num_channels)
         if end is not None:
             samples = samples[:, : _count(end * rate)]
-        if rate != sampling_rate:
-            samples = _soxr().resample(samples.T, rate, sampling_rate).T
+        if rate != sampling_rate and samples.shape[1]:
+            resampled = _resampled_sound if do_rescale else _resampled_series
+            samples = resampled(samples, rate, sampling_rate)
     _require_samples(samples)
     return np.ascontiguousarray(samples, dtype=np.float32)
 
@@ -73,7 +87,7 @@ def _saved_array(source: Any, name: str | None, num_channels: int) -> Any:
         name: of the file, where bytes are given.
     """
     opened = source
-    if isinstance(source, (str, os.PathLike)) and not is_url(source):
+    if isinstance(source, (str, os.PathLike)):
         opened, name = Path(source).expanduser(), str(source)
         if not _is_file(opened):
             return source
@@ -138,8 +152,8 @@ def _of_dict(source: dict, sampling_rate: int) -> tuple[Any, int]:
         rate = source["sampling_rate"]
         # Formats of `datasets` make it a tensor or an array without axes.
         rate = rate.item() if getattr(rate, "ndim", None) == 0 else rate
-        if not is_number(rate) or not rate > 0:
-            raise ValueError(f"A recording has sampling_rate={rate!r}: expected a number above 0.")
+        if not is_number(rate) or not 0 < rate < math.inf:
+            raise ValueError(f"A recording has sampling_rate={rate!r}: expected a finite number above 0.")
         return array, rate
     found = source.get("bytes") or source.get("path")
     if found is None:
@@ -150,7 +164,7 @@ def _of_dict(source: dict, sampling_rate: int) -> tuple[Any, int]:
     return found, sampling_rate
 
 
-def _of_array(source: Any, do_rescale: bool) -> np.ndarray:
+def _of_array(source: Any, num_channels: int, do_rescale: bool) -> np.ndarray:
     """`(L,)` or `(channels, L) -> (channels, L)` float32"""
     if isinstance(source, torch.Tensor):
         source = source.detach().cpu()
@@ -160,7 +174,7 @@ def _of_array(source: Any, do_rescale: bool) -> np.ndarray:
         raise ValueError(f"A recording has dtype {array.dtype}: expected whole or real numbers.")
     if array.ndim == 1:
         array = array[None]
-    if array.ndim != 2 or (len(array) > _MOST_CHANNELS >= array.shape[1] > 0):
+    if array.ndim != 2 or (len(array) != num_channels and len(array) > max(_MOST_CHANNELS, array.shape[1]) > 0):
         raise ValueError(f"A recording has shape {array.shape}: expected (samples,) or (channels, samples).")
     if do_rescale and array.dtype.kind in "iu":
         if array.dtype.itemsize > _LARGEST_SAMPLE:
@@ -186,30 +200,49 @@ def _with_channels(samples: np.ndarray, num_channels: int) -> np.ndarray:
     raise ValueError(f"A recording has {len(samples)} channels: expected {num_channels} or 1.")
 
 
-def _read_file(source: Any, sampling_rate: int, num_channels: int, seconds: float | None) -> np.ndarray:
+def _read_file(
+    source: Any, name: str | None, sampling_rate: int, num_channels: int, do_rescale: bool, seconds: float | None
+) -> np.ndarray:
     """A file `-> (C, L)` float32, block by block."""
     soundfile = _soundfile()
-    name = "bytes of a recording"
-    if is_url(source):
-        name, source = source, fetched(source)
     if isinstance(source, (str, os.PathLike)):
         name, source = str(source), str(Path(source).expanduser())
+    name = name or "bytes of a recording"
     opened = BytesIO(source) if isinstance(source, bytes) else source
     try:
         with soundfile.SoundFile(opened) as file:
-            rate, frames = file.samplerate, -1 if seconds is None else _count(seconds * file.samplerate)
-            blocks = file.blocks(_BLOCK, frames=frames, dtype="float32", always_2d=True)
-            blocks = (_with_channels(block.T, num_channels) for block in blocks)
-            made = list(blocks if rate == sampling_rate else _resampled(blocks, rate, sampling_rate, num_channels))
+            is_mp3 = file.format == "MP3"
+        made = _read_container(_from_start(opened), sampling_rate, num_channels, seconds) if is_mp3 else None
+        if made is None:
+            with soundfile.SoundFile(_from_start(opened)) as file:
+                unit, middle = (1, 0) if do_rescale else _UNITS.get(file.subtype, (1, 0))
+                blocks = (_with_channels(block * unit + middle, num_channels) for block in _parts(file, seconds))
+                made = _at_rate(blocks, file.samplerate, sampling_rate, num_channels)
     except soundfile.LibsndfileError as error:
         if isinstance(opened, str) and not _is_file(Path(opened)):
             raise ValueError(f"{name} is not a recording: there is no such file.") from None
-        if hasattr(opened, "seek"):
-            opened.seek(0)
-        made = _read_container(opened, sampling_rate, num_channels, seconds)
+        made = _read_container(_from_start(opened), sampling_rate, num_channels, seconds)
         if made is None:
             raise ValueError(f"{name} is not a recording that can be read: {error}") from None
     return np.concatenate(made, axis=1) if made else np.zeros((num_channels, 0), np.float32)
+
+
+def _parts(file: Any, seconds: float | None):
+    """`(channels, l)` float32, one after the other, of what soundfile has opened."""
+    left = math.inf if seconds is None else _count(seconds * file.samplerate)
+    while left > 0:
+        # Of a file that was cut off fewer come than it says that it has.
+        block = file.read(min(_BLOCK, left), dtype="float32", always_2d=True).T
+        if block.shape[1] == 0:
+            return
+        yield block
+        left -= block.shape[1]
+
+
+def _from_start(opened: Any) -> Any:
+    if hasattr(opened, "seek"):
+        opened.seek(0)
+    return opened
 
 
 def _read_container(source: Any, sampling_rate: int, num_channels: int, seconds: float | None) -> list | None:
@@ -218,14 +251,16 @@ def _read_container(source: Any, sampling_rate: int, num_channels: int, seconds:
         container, _ = open_video(source)
     except (ValueError, ImportError):
         return None
+    from av import FFmpegError  # there, since the container is
+
     with container:
         if not container.streams.audio:
             return None
         rate = container.streams.audio[0].rate
         blocks = (_with_channels(block, num_channels) for block in _blocks(container, seconds))
         try:
-            return list(blocks if rate == sampling_rate else _resampled(blocks, rate, sampling_rate, num_channels))
-        except OSError:  # as errors of PyAV are
+            return _at_rate(blocks, rate, sampling_rate, num_channels)
+        except FFmpegError:
             return None
 
 
@@ -246,12 +281,35 @@ def _blocks(container: Any, seconds: float | None):
                     return
 
 
-def _resampled(blocks, rate: int, sampling_rate: int, num_channels: int):
+def _at_rate(blocks: Iterable[np.ndarray], rate: float, sampling_rate: int, num_channels: int) -> list[np.ndarray]:
+    """Blocks `(C, l)` of one recording at another rate, block by block, so that all at once are never in memory.
+
+    Of a few samples resampling leaves none: then there is the first one.
+    """
+    if rate == sampling_rate:
+        return list(blocks)
     stream = _soxr().ResampleStream(rate, sampling_rate, num_channels, dtype="float32")
+    made, first = [], np.zeros((num_channels, 0), np.float32)
     for block in blocks:
-        yield stream.resample_chunk(np.ascontiguousarray(block.T)).reshape(-1, num_channels).T
+        first = first if first.shape[1] else block[:, :1]
+        made.append(stream.resample_chunk(np.ascontiguousarray(block.T)).reshape(-1, num_channels).T)
     rest = np.zeros((0, num_channels), np.float32)
-    yield stream.resample_chunk(rest, last=True).reshape(-1, num_channels).T
+    made.append(stream.resample_chunk(rest, last=True).reshape(-1, num_channels).T)
+    return made if any(block.shape[1] for block in made) else [first]
+
+
+def _resampled_sound(samples: np.ndarray, rate: float, sampling_rate: int) -> np.ndarray:
+    """`(C, L) -> (C, l)`"""
+    return np.concatenate(_at_rate([samples], rate, sampling_rate, len(samples)), axis=1)
+
+
+def _resampled_series(samples: np.ndarray, rate: float, sampling_rate: int) -> np.ndarray:
+    """`(C, L) -> (C, l)`: what lies off the line from the first to the last number, which is 0 at both ends."""
+    first, last = samples[:, :1].astype(np.float64), samples[:, -1:].astype(np.float64)
+    slope = (last - first) / max(1, samples.shape[1] - 1)
+    rest = (samples - (first + slope * np.arange(samples.shape[1]))).astype(np.float32)
+    rest = _resampled_sound(rest, rate, sampling_rate)
+    return rest + first + slope * (np.arange(rest.shape[1]) * (rate / sampling_rate))
 
 
 def _require_samples(samples: np.ndarray):
@@ -265,7 +323,7 @@ def _require_samples(samples: np.ndarray):
 
 
 def _count(samples: float) -> int:
-    return max(1, round(samples))
+    return max(1, math.ceil(samples - 1e-6))  # what rounding adds to a whole number is no sample
 
 
 def _soundfile():

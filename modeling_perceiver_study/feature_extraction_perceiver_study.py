@@ -17,7 +17,7 @@ from .scalars import is_count
 _FEATURE_TYPES = ("waveform", "log-mel")
 _PADDINGS = {"longest": True, "do_not_pad": False, "max_length": "max_length"}  # the names of transformers
 _NORMALIZATIONS = ("recording", "channel", "training", None)
-_SMALLEST_STD = 1e-5  # in units of the largest number; below it all are taken to be the same, and become 0
+_SMALLEST_RANGE = 2**-21  # in units of the largest number: what rounding in float32 makes of numbers that are the same
 _FLOOR = 1e-8  # power that counts as silence, before the logarithm
 
 
@@ -220,13 +220,17 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
             axes = (1, 2, 3) if spectrogram else (1, 2)
             if self.normalize == "channel":
                 axes = (1, 2) if spectrogram else (2,)
-            weights = shown / shown.expand_as(values).sum(dim=axes, keepdim=True)
-            centred = values - (values * weights).sum(dim=axes, keepdim=True)
-            std = (centred.square() * weights).sum(dim=axes, keepdim=True).sqrt()
+            # From the lowest, in units of the range: so neither a large mean nor a square that is too large matters.
+            values = values / 2  # half of any range is finite
+            lowest = values.masked_fill(~shown, math.inf).amin(dim=axes, keepdim=True)
+            highest = values.masked_fill(~shown, -math.inf).amax(dim=axes, keepdim=True)
             # Where all numbers are the same, what rounding leaves of their differences would become noise.
-            largest = values.abs().masked_fill(~shown, 0.0).amax(dim=axes, keepdim=True)
-            varies = std > _SMALLEST_STD * largest
-            values = torch.where(varies, centred / torch.where(varies, std, 1.0), 0.0)
+            varies = highest - lowest > _SMALLEST_RANGE * torch.maximum(lowest.abs(), highest.abs())
+            values = (values - lowest) / torch.where(varies, highest - lowest, 1.0)
+            weights = shown / shown.expand_as(values).sum(dim=axes, keepdim=True)
+            values = values - (values * weights).sum(dim=axes, keepdim=True)
+            std = (values.square() * weights).sum(dim=axes, keepdim=True).sqrt()
+            values = torch.where(varies, values / torch.where(varies, std, 1.0), 0.0)
         values = values.masked_fill(~shown, self.padding_value)
         return (values.squeeze(1) if self.feature_size == 1 else values), mask
 
@@ -257,14 +261,18 @@ def _filters(size: int, bands: int, lowest: float, highest: float, sampling_rate
 
 
 def _is_file(recording: Any) -> bool:
-    return isinstance(recording, (str, bytes, dict)) or hasattr(recording, "__fspath__") or hasattr(recording, "read")
+    return (
+        isinstance(recording, (str, bytes, bytearray, memoryview, dict))
+        or hasattr(recording, "__fspath__")
+        or hasattr(recording, "read")
+    )
 
 
 def _is_batch(recordings: Any, num_axes: int) -> bool:
     """Whether these are recordings, and not one as a list of numbers, or an array of `num_axes` axes."""
     if isinstance(recordings, (list, tuple)):
         return len(recordings) == 0 or not np.isscalar(recordings[0]) or isinstance(recordings[0], (str, bytes))
-    return getattr(recordings, "ndim", 0) > num_axes
+    return not _is_file(recordings) and getattr(recordings, "ndim", 0) > num_axes
 
 
 PerceiverStudyFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")

@@ -6,8 +6,10 @@ takes one channel only, and rounds what the feature extractor returns to the mod
 """
 
 from collections.abc import Iterator
+from numbers import Number
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AudioClassificationPipeline
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -24,6 +26,8 @@ class PerceiverStudyAudioClassificationPipeline(ChunkPipeline, AudioClassificati
     """
 
     def __call__(self, inputs: Any, **kwargs):
+        if isinstance(inputs, (list, tuple)) and len(inputs) > 0 and isinstance(inputs[0], Number):
+            inputs = np.asarray(inputs)  # one recording, as the feature extractor takes it
         return super().__call__(listed(inputs), **kwargs)
 
     def preprocess(self, recording: Any) -> Iterator[dict[str, Any]]:

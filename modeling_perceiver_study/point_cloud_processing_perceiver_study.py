@@ -226,9 +226,16 @@ def _lowest_checksums(cloud: np.ndarray, count: int) -> np.ndarray:
         # Of float32, so that a cloud has the same ones in either precision.
         words = np.ascontiguousarray(column, np.float32).view(np.uint32).astype(np.uint64)
         checksums = _mixed(checksums ^ words)
-    # Equal points have equal checksums, and share the places that are left for them.
-    lowest = np.argpartition(checksums, count - 1)[:count]
-    return cloud[lowest[np.argsort(checksums[lowest], kind="stable")]]
+    order = np.argsort(checksums)
+    checksums = checksums[order]
+    # Equal points have equal checksums. The second of them, the third and so on get others, or all or none were taken.
+    again = np.concatenate([[False], checksums[1:] == checksums[:-1]])
+    if again.any():
+        place = np.arange(len(order))
+        number = place - np.maximum.accumulate(np.where(again, 0, place))
+        checksums = np.where(again, _mixed(checksums + number.astype(np.uint64)), checksums)
+        order = order[np.argsort(checksums)]
+    return cloud[order[:count]]
 
 
 def _mixed(numbers: np.ndarray) -> np.ndarray:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+_FILLING = ("_", "#$%&~~")  # how fields begin that hold nothing, the latter as pypcd4 calls them
+
 
 def open_points(
     source: str | os.PathLike | bytes,
@@ -23,7 +25,8 @@ def open_points(
         source: a path, or the content of a file.
         num_axes: how many of `x`, `y` and `z` are read of .ply, .off and .pcd files.
         feature_names: which other fields of .ply and .pcd files are read; None reads all, in the order of the file.
-            Whole numbers of 8 and 16 bits, which colours are, become shares of the largest.
+            Whole numbers of 8 and 16 bits, which colours are, become shares of the largest; the colours that the PCL
+            packs into a field `rgb` or `rgba` become the fields `red`, `green` and `blue`.
         num_points: of a file with faces, so many points are taken evenly over its surface, always the same; None takes
             its vertices.
 
@@ -35,14 +38,15 @@ def open_points(
     name, content = "the bytes", source
     if not isinstance(source, bytes):
         name, content = str(source), Path(source).read_bytes()
-    start = content[:1000].lstrip()
+    content = content.removeprefix(b"\xef\xbb\xbf")  # which some editors write before a text
+    start = _without_comments(content[:1000])
     if start.startswith(b"\x93NUMPY"):
         reader, needs = _numpy, "numpy"
     elif start.startswith(b"ply"):
         reader, needs = _ply, "trimesh"
     elif start.startswith(b"OFF") or b"".join(start.split(None, 1)[:1]) in (b"COFF", b"NOFF", b"CNOFF"):
         reader, needs = _off, "trimesh"
-    elif start.startswith(b"# .PCD") or start.startswith(b"VERSION"):
+    elif content.lstrip().startswith(b"# .PCD") or start.startswith(b"VERSION"):
         reader, needs = _pcd, "pypcd4"
     else:
         raise ValueError(f"{name} is not a cloud of points: expected a .npy, .ply, .off or .pcd file.")
@@ -54,12 +58,19 @@ def open_points(
         raise ValueError(f"{name} cannot be read as a cloud of points: {error}") from None
 
 
+def _without_comments(start: bytes) -> bytes:
+    start = start.lstrip()
+    while start.startswith(b"#"):
+        start = start.partition(b"\n")[2].lstrip()
+    return start
+
+
 def _numpy(content: bytes, num_axes: int, feature_names: Sequence[str] | None, num_points: int | None) -> np.ndarray:
     return np.load(io.BytesIO(content), allow_pickle=False)
 
 
 def _off(content: bytes, num_axes: int, feature_names: Sequence[str] | None, num_points: int | None) -> np.ndarray:
-    mesh = _mesh(content, "off")
+    mesh = _mesh(_without_comments(content), "off")
     if feature_names:
         raise ValueError(f"it has no fields {', '.join(feature_names)}; .off files hold coordinates alone")
     return _vertices_or_surface(mesh, num_points)[:, :num_axes]
@@ -71,7 +82,9 @@ def _ply(content: bytes, num_axes: int, feature_names: Sequence[str] | None, num
         if feature_names:
             raise ValueError(f"points on its faces have no {', '.join(feature_names)}; num_points=None takes vertices")
         return _vertices_or_surface(mesh, num_points)[:, :num_axes]
-    data = mesh.metadata["_ply_raw"]["vertex"]["data"]
+    data = mesh.metadata["_ply_raw"]["vertex"].get("data")
+    if data is None:
+        raise ValueError("it has no vertices")
     names = data.dtype.names if isinstance(data, np.ndarray) else data  # binary files, and those of text
     return _columns({field: np.asarray(data[field]) for field in names}, num_axes, feature_names)
 
@@ -80,7 +93,15 @@ def _pcd(content: bytes, num_axes: int, feature_names: Sequence[str] | None, num
     from pypcd4 import PointCloud
 
     cloud = PointCloud.from_fileobj(io.BytesIO(content))
-    data = {field: cloud.numpy([field]) for field in cloud.fields if field != "_"}  # `_` is filling
+    if (count := np.size(cloud.pc_data)) != cloud.points:
+        raise ValueError(f"it has {count} points and says that it has {cloud.points}")
+    data = {}
+    for field in cloud.fields:
+        if field in ("rgb", "rgba"):
+            colours = PointCloud.decode_rgb(np.ascontiguousarray(cloud.pc_data[field]))
+            data |= dict(zip(("red", "green", "blue"), colours.T, strict=True))
+        elif not field.startswith(_FILLING):
+            data[field] = cloud.numpy([field])
     return _columns(data, num_axes, feature_names)
 
 
@@ -96,6 +117,8 @@ def _vertices_or_surface(mesh, num_points: int | None) -> np.ndarray:
         return np.asarray(mesh.vertices)
     import trimesh
 
+    if not np.isfinite(mesh.vertices[mesh.faces]).all():
+        raise ValueError("corners of its faces are NaN or infinite, so it has no surface; num_points=None takes them")
     return np.asarray(trimesh.sample.sample_surface(mesh, num_points, seed=0)[0])
 
 
@@ -110,7 +133,7 @@ def _columns(data: dict[str, np.ndarray], num_axes: int, feature_names: Sequence
 
 
 def _shares(values: np.ndarray) -> np.ndarray:
-    if values.dtype in (np.uint8, np.uint16):
+    if values.dtype.kind == "u" and values.dtype.itemsize <= 2:  # in either order of bytes
         return values / np.iinfo(values.dtype).max
     return values
 

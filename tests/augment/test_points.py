@@ -124,6 +124,42 @@ def test_settings_that_do_not_fit(settings):
         build(**settings)
 
 
+TURNS = {
+    "mirrored": {"mirror": [0, 1]},
+    "rotated": {"rotation": 180},
+    "tilted": {"tilt": 90},
+    "stretched": {"stretch": 0.5},
+    "all": {"mirror": [0], "rotation": 180, "tilt": 90, "stretch": 0.5},
+}
+
+
+@pytest.mark.parametrize("settings", TURNS.values(), ids=TURNS)
+def test_normals_turn_with_their_points(settings):
+    """Of a plane each normal stays at a right angle to all lines in it, and as long as it was."""
+    rng = np.random.default_rng(0)
+    lines = np.linalg.qr(rng.standard_normal((3, 3)))[0][:, :2].T
+    points = rng.standard_normal((8, 30, 2)) @ lines
+    colour = rng.random((8, 30, 1))
+    normals = np.broadcast_to(0.7 * np.cross(*lines), points.shape)
+    values = torch.from_numpy(np.concatenate([points, colour, normals], axis=2))
+    lengths, labels = torch.full((8,), 30), torch.zeros(8, dtype=torch.long)
+    change = build(features=4, normals=1, **settings)
+    changed, *_ = change(values, lengths, labels, 2, 0)
+    assert not torch.allclose(changed[..., :3], change.normalize(values[..., :3], torch.ones(8, 30) > 0))
+    torch.testing.assert_close(changed[..., 3], values[..., 3])
+    torch.testing.assert_close(changed[..., 4:].norm(dim=-1), values[..., 4:].norm(dim=-1))
+    angles = (changed[:, 1:, :3] - changed[:, :-1, :3]) @ changed[:, 0, 4:, None]
+    torch.testing.assert_close(angles, torch.zeros_like(angles), rtol=0, atol=1e-10)
+
+
+def test_normals_are_found_by_their_name():
+    names = ["red", "nx", "ny", "nz"]
+    processor = PerceiverStudyPointCloudProcessor(num_features=4, feature_names=names)
+    assert PointTrainingInputs(PointAugmentation(), processor, 0, lambda labels: labels).normals == 1
+    with pytest.raises(UserError, match=r"augmentation.normals=2: a normal has 3 numbers, and points have 4 features"):
+        PointTrainingInputs(PointAugmentation(normals=2), processor, 0, lambda labels: labels)
+
+
 def test_description():
     assert describe_point_augmentation(PointAugmentation()) == ""
     assert "512 points" in describe_point_augmentation(PointAugmentation(num_points=512))

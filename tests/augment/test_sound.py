@@ -108,6 +108,32 @@ def test_noise_is_as_far_below_as_it_says():
         assert not (noisy[row, :, length:]).any()
 
 
+def test_noise_of_a_series_does_not_know_its_mean():
+    values, lengths = sounds(64, channels=2)
+    settings = SoundAugmentation(noise=[12, 12])
+    draws = draw(settings, 64, torch.Generator().manual_seed(0))
+    samples = values.transpose(1, 2).double()
+    shown = (torch.arange(500) < lengths[:, None])[:, None]
+    samples = (samples - samples.sum(dim=2, keepdim=True) / lengths[:, None, None]) * shown
+    added = add_noise(samples, lengths, settings, draws) - samples
+    far = (samples + torch.tensor([20.0, -300.0])[:, None]) * shown
+    torch.testing.assert_close(add_noise(far, lengths, settings, draws) - far, added, rtol=1e-6, atol=1e-6)
+
+
+def test_a_series_does_not_come_from_silence():
+    samples = np.arange(1, 101, dtype=np.float32)[:, None]
+    settings = SoundAugmentation(shift=0.02)
+    later = change(samples, settings, {**SINGLE, "shift": 1.0}, RATE, None, from_silence=False)
+    assert (later[:20] == 1).all() and np.array_equal(later[20:], samples)
+
+
+@pytest.mark.parametrize("speed", [0.5, 2.0, 2.5])
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_single_sample_is_played_at_any_speed(speed, linear):
+    settings = SoundAugmentation(speed=[speed, speed], linear_speed=linear)
+    assert len(change(np.ones((1, 1), np.float32), settings, SINGLE, RATE, None)) >= 1
+
+
 def test_gain():
     values, lengths = sounds()
     settings = SoundAugmentation(gain=6)

@@ -16,10 +16,10 @@ LABELS = {"label": ["a", "b"] * 4}
 RECORDINGS = tones(8, 0)[0]
 
 
-def decode(folder, channels=1, **settings):
+def decode(folder, channels=1, do_rescale=True, **settings):
     data = Data(path=str(folder), validation_samples=2, test_split=None, **settings)
     train, validation, _ = choose_splits(Reading(data, (AUDIO,)))
-    decoder = SoundDecoder(data, PerceiverStudyFeatureExtractor(channels, sampling_rate=RATE))
+    decoder = SoundDecoder(data, PerceiverStudyFeatureExtractor(channels, sampling_rate=RATE, do_rescale=do_rescale))
     return decoder.decode(train), decoder.decode(validation)
 
 
@@ -49,6 +49,21 @@ def test_columns_that_nobody_has_to_name(tmp_path):
     for name, (values, feature) in forms.items():
         (tmp_path / name).mkdir()
         assert lengths(*decode(write(tmp_path / name, values, feature))) == EXPECTED, name
+
+
+def test_a_series_of_as_many_moments_as_channels_is_as_others_are(tmp_path):
+    moments = [np.arange(3.0 * length).reshape(length, 3) for length in (3, 5, 4, 3, 3, 6, 3, 4)]
+    for form, values in (("moments", moments), ("channels", [one.T for one in moments])):
+        (tmp_path / form).mkdir()
+        for part in decode(write(tmp_path / form, values), channels=3, do_rescale=False):
+            assert all((np.diff(part.sample(row), axis=1) == 1).all() for row in range(len(part))), form
+
+
+def test_whole_numbers_need_a_range(tmp_path):
+    whole = write(tmp_path, [[1, 2, 3]] * 8, datasets.List(datasets.Value("int16")))
+    with pytest.raises(UserError, match="it holds whole numbers, and a list does not say how large they can be"):
+        decode(whole)
+    assert decode(whole, do_rescale=False)[0].sample(0).tolist() == [[1], [2], [3]]
 
 
 def test_paths_and_bytes_have_to_be_named(tmp_path):

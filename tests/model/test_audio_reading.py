@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 
+from modeling_perceiver_study import audio_reading
 from modeling_perceiver_study.audio_reading import read_audio
 
 RATE = 8000
@@ -213,3 +214,82 @@ def test_arrays_of_objects_are_not_unpickled(tmp_path):
     np.save(tmp_path / "series.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="not an array or a table of numbers"):
         read_audio(tmp_path / "series.npy", RATE, 1)
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_bytes_of_other_kinds_are_files(kind):
+    content = encoded()
+    np.testing.assert_array_equal(read_audio(kind(content), RATE, 1), read_audio(content, RATE, 1))
+
+
+@pytest.mark.parametrize("library", ["PyAV", "soundfile"])
+@pytest.mark.parametrize("share", [1, 4])
+def test_mp3_that_is_cut_off_has_no_invented_samples(monkeypatch, library, share):
+    """Its beginning says how long it was: soundfile believes that, and gives whatever memory held for the rest."""
+    if library == "soundfile":
+        monkeypatch.setattr(audio_reading, "open_video", _not_installed)
+    long = np.tile(TONE, 20)
+    content = encoded(long, format="MP3")
+    samples = read_audio(content[: len(content) // share], RATE, 1)[0]
+    assert len(samples) == pytest.approx(len(long) / share, rel=0.15)  # the bit rate varies
+    assert np.abs(samples).max() < 0.6
+
+
+def _not_installed(source):
+    raise ImportError
+
+
+@pytest.mark.parametrize("format", ["FLAC", "OGG", "WAV"])
+def test_files_that_are_cut_off(format):
+    content = encoded(np.tile(TONE, 20), format=format)
+    try:
+        samples = read_audio(content[: len(content) // 2], RATE, 1)[0]
+    except ValueError as error:
+        assert "bytes of a recording is not a recording that can be read" in str(error)
+    else:
+        assert np.abs(samples).max() < 0.6 and len(samples) < 20 * len(TONE)
+
+
+@pytest.mark.parametrize(
+    ("subtype", "unit", "middle"), [("PCM_16", 2**15, 0), ("PCM_24", 2**23, 0), ("PCM_U8", 128, 128)]
+)
+def test_files_of_sensors_keep_their_units(subtype, unit, middle):
+    samples = np.array([0.5, -0.25, 0.0])
+    found = read_audio(encoded(samples, subtype=subtype), RATE, 1, do_rescale=False)[0]
+    np.testing.assert_array_equal(found, samples * unit + middle)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("do_rescale", [True, False])
+def test_a_few_samples_of_another_rate(count, do_rescale):
+    samples = np.full(count, 0.25, np.float32)
+    for given in ({"array": samples, "sampling_rate": 44100}, encoded(samples, 44100, subtype="FLOAT")):
+        np.testing.assert_allclose(read_audio(given, RATE, 1, do_rescale)[:, 0], [0.25], atol=1e-6)
+
+
+def test_series_of_another_rate_keep_their_ends():
+    """They neither come from 0 nor go there."""
+    given = {"array": np.stack([np.full(100, 20.0), 20 + 0.1 * np.arange(100)]), "sampling_rate": 2}
+    found = read_audio(given, 1, 2, do_rescale=False)
+    np.testing.assert_allclose(found, [np.full(50, 20.0), 20 + 0.2 * np.arange(50)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(24, 1), (50, 2), (144, 62)])
+def test_arrays_with_more_channels_than_moments(shape):
+    """They are right for a model of so many channels, and otherwise the wrong way round."""
+    assert read_audio(np.ones(shape), RATE, shape[0]).shape == shape
+    with pytest.raises(ValueError, match=rf"shape \({shape[0]}, {shape[1]}\): expected \(samples,\) or \(channels"):
+        read_audio(np.ones(shape), RATE, 1)
+
+
+def test_an_infinite_rate():
+    with pytest.raises(ValueError, match="sampling_rate=inf: expected a finite number above 0"):
+        read_audio({"array": TONE, "sampling_rate": float("inf")}, RATE, 1)
+
+
+def test_a_file_that_cannot_be_wound_back():
+    class Pipe:
+        def read(self):
+            return encoded()
+
+    np.testing.assert_array_equal(read_audio(Pipe(), RATE, 1), read_audio(encoded(), RATE, 1))

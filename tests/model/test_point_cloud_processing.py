@@ -10,6 +10,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from pypcd4 import PointCloud
 
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
@@ -134,6 +135,19 @@ def test_random_points_are_as_good_as_chance():
     assert abs(counts - 100).max() < 40  # four standard deviations
 
 
+def test_equal_points_are_taken_as_often_as_chance_has_it():
+    """Of 300 places with 2,048 points 512 hold about 247; one place that half of the points have keeps half."""
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((300, 3))[rng.integers(0, 300, 2048)]
+    taken = PerceiverStudyPointCloudProcessor(num_points=512, center=None, scale=None)(points)["points"][0]
+    assert 220 < len(torch.unique(taken, dim=0)) < 275
+    again = PerceiverStudyPointCloudProcessor(num_points=512, center=None, scale=None)(rng.permutation(points))
+    assert torch.equal(again["points"][0], taken)
+    points = np.concatenate([rng.standard_normal((1000, 3)), np.zeros((1000, 3))])
+    taken = PerceiverStudyPointCloudProcessor(num_points=1024, center=None, scale=None)(points)["points"][0]
+    assert 0.4 < (taken == 0).all(dim=1).double().mean() < 0.6
+
+
 def test_farthest_points_cover_thin_parts():
     dense, thin = np.random.default_rng(0).normal(size=(500, 3)) * 0.1, np.eye(3)[:2] * 5
     settings = {"num_points": 8, "center": None, "scale": None}
@@ -217,6 +231,48 @@ def test_files(cloud, tmp_path):
         open_points(tmp_path / "missing.ply")
     both = PerceiverStudyPointCloudProcessor()([str(tmp_path / "cloud.npy"), cloud])["points"]
     torch.testing.assert_close(both[0], both[1])
+
+
+def test_colours_of_the_pcl(tmp_path):
+    colours = np.array([[255, 0, 0], [0, 255, 51]], np.uint8)
+    places = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    packed = PointCloud.encode_rgb(colours)[:, None]
+    PointCloud.from_xyzrgb_points(np.concatenate([places, packed], axis=1)).save(tmp_path / "colours.pcd")
+    np.testing.assert_allclose(open_points(tmp_path / "colours.pcd"), np.concatenate([places, colours / 255], axis=1))
+
+
+def test_filling_of_the_pcl():
+    filled = PCD
+    for old, new in {"z ": "z _ ", "4 4 4 4": "4 4 4 1 4", "F F F F": "F F F U F", "1 1 1 1": "1 1 1 2 1"}.items():
+        filled = filled.replace(old.encode(), new.encode(), 1)
+    filled = filled.replace(b"0 0 0 1\n", b"0 0 0 7 7 1\n").replace(b"1 nan 0 2", b"1 nan 0 7 7 2")
+    np.testing.assert_array_equal(open_points(filled), open_points(PCD))
+
+
+@pytest.mark.parametrize("start", [b"# made by hand\n", b"\xef\xbb\xbf", b"\n# one\n# two\n"])
+def test_what_comes_before_a_mesh(start):
+    np.testing.assert_array_equal(open_points(start + OFF), open_points(OFF))
+
+
+def test_whole_numbers_in_either_order_of_bytes():
+    rows = np.zeros(2, [("x", ">f4"), ("y", ">f4"), ("z", ">f4"), ("red", ">u2")])
+    rows["red"] = [65535, 0]
+    fields = "".join(f"property {'ushort' if name == 'red' else 'float'} {name}\n" for name in rows.dtype.names)
+    header = f"ply\nformat binary_big_endian 1.0\nelement vertex 2\n{fields}end_header\n"
+    np.testing.assert_array_equal(open_points(header.encode() + rows.tobytes())[:, 3], [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (PCD.removesuffix(b"1 nan 0 2\n"), "it has 1 points and says that it has 2"),
+        (OFF.replace(b"4 4 0", b"4 nan 0"), "corners of its faces are NaN or infinite"),
+        (PLY[: PLY.index(b"0 0 0 0.5")].replace(b"vertex 3", b"vertex 0"), "it has no vertices"),
+    ],
+)
+def test_files_that_lack_something(content, message):
+    with pytest.raises(ValueError, match=message):
+        open_points(content, num_points=8)
 
 
 def test_binary_ply(cloud):

@@ -35,6 +35,9 @@ class PointAugmentation:
     jitter: float = 0.0  # standard deviation of what is added to each coordinate
     shift: float = 0.0  # at most, of the whole cloud along each axis
     mix_alpha: float = 0.0  # a share of the points, from Beta(alpha, alpha), and of the label is another cloud's
+    # Number of the feature that is the first of a normal, which turns with the cloud; null finds the field nx of
+    # feature_extractor.feature_names.
+    normals: int | None = None
 
     @property
     def mixes(self) -> bool:
@@ -53,6 +56,7 @@ POINT_RANGES = {
     "jitter": (0, None),
     "shift": (0, None),
     "mix_alpha": (0, None),
+    "normals": (0, None),
 }
 
 
@@ -85,6 +89,13 @@ class PointTrainingInputs:
             raise UserError(f"augmentation.vertical_axis={settings.vertical_axis}: points have {axes} coordinates")
         if settings.tilt and axes != 3:
             raise UserError(f"augmentation.tilt={settings.tilt} is for 3 coordinates, not {axes}")
+        names = processor.feature_names or []
+        self.normals = names.index("nx") if settings.normals is None and "nx" in names else settings.normals
+        if self.normals is not None and self.normals + axes > processor.num_features:
+            raise UserError(
+                f"augmentation.normals={self.normals}: a normal has {axes} numbers, and points have "
+                f"{processor.num_features} features"
+            )
 
     def __call__(
         self, values: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor, step: int, first: int
@@ -104,6 +115,8 @@ class PointTrainingInputs:
         points = values[..., :axes]
         matrices = np.stack([draw_matrix(settings, axes, rng) for rng in generators])
         points = points @ torch.from_numpy(matrices).to(points)
+        if self.normals is not None:
+            values = torch.cat([values[..., :axes], self._turned(values[..., axes:], matrices)], dim=-1)
         if settings.point_scale:
             points = points * (1 + settings.point_scale * (2 * _noise(generators, lengths, points, "random") - 1))
         if settings.jitter:
@@ -116,6 +129,16 @@ class PointTrainingInputs:
         if settings.mixes:
             values, lengths, labels = self._mix(values, lengths, self.blendable(labels), generators)
         return values, lengths, labels
+
+    def _turned(self, features: torch.Tensor, matrices: np.ndarray) -> torch.Tensor:
+        """`(n, M, C)` with normals of surfaces whose points were multiplied by `(n, A, A)`, as long as they were."""
+        own = slice(self.normals, self.normals + self.processor.num_axes)
+        normals = features[..., own]
+        turned = normals @ torch.from_numpy(np.linalg.inv(matrices).swapaxes(1, 2)).to(normals)
+        lengths = normals.norm(dim=-1, keepdim=True) / turned.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        features = features.clone()
+        features[..., own] = turned * lengths
+        return features
 
     def normalize(self, points: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """`(n, M, A)` as the processor centres and scales."""

@@ -26,10 +26,10 @@ class SoundAugmentation:
 
     speed: list[float] | None = None  # plays it so many times as fast, evenly from [lowest, highest], pitch included
     linear_speed: bool = False  # by straight lines between samples, which is fast, and right for series of features
-    shift: float = 0.0  # seconds: up to so much silence before it, or cut from its beginning
+    shift: float = 0.0  # seconds: up to so much silence (of a series its first numbers) before it, or cut off
     gain: float = 0.0  # decibels: up to so much louder or softer
     noise: list[float] | None = (
-        None  # white noise, its distance to the signal in decibels evenly from [lowest, highest]
+        None  # white noise, so many decibels below what varies of it, evenly from [lowest, highest]
     )
     noise_share: float = 1.0  # share of the recordings that get noise
     vocal_tract: list[float] | None = None  # scales the frequencies of a spectrogram, evenly from [lowest, highest]
@@ -81,18 +81,28 @@ def between(limits: list[float], draw: torch.Tensor) -> torch.Tensor:
 
 
 def change(
-    samples: np.ndarray, settings: SoundAugmentation, draws: dict[str, float], rate: int, most: int | None
+    samples: np.ndarray,
+    settings: SoundAugmentation,
+    draws: dict[str, float],
+    rate: int,
+    most: int | None,
+    from_silence: bool = True,
 ) -> np.ndarray:
-    """`(L, C) -> (l, C)`: one recording at another speed, shifted, and no longer than `most`, by a random window."""
+    """`(L, C) -> (l, C)`: one recording at another speed, shifted, and no longer than `most`, by a random window.
+
+    Args:
+        from_silence: what is before it is 0; otherwise its first numbers.
+    """
     if settings.speed:
         low, high = settings.speed
         factor = low + (high - low) * draws["speed"]
         # Low quality is a third of the time; what it gets wrong is far below the other changes.
         faster = _between_samples if settings.linear_speed else partial(soxr.resample, out_rate=1.0, quality="LQ")
-        samples = faster(samples, factor)
+        changed = faster(samples, factor)
+        samples = changed if len(changed) else samples  # a single sample is too short for some
     shift = round((2 * draws["shift"] - 1) * settings.shift * rate)
     if shift > 0:
-        samples = np.pad(samples, ((shift, 0), (0, 0)))
+        samples = np.pad(samples, ((shift, 0), (0, 0)), mode="constant" if from_silence else "edge")
     elif shift < 0:
         samples = samples[min(-shift, len(samples) - 1) :]
     if most is not None and len(samples) > most:
@@ -123,7 +133,10 @@ def add_noise(
     for row, length, seed in zip(noise, lengths.tolist(), draws["noise_seed"].tolist(), strict=True):
         generator = torch.Generator().manual_seed(int(seed * 2**53))
         row[:, :length] = torch.randn(length, len(row), generator=generator).T
-    power = samples.square().sum(dim=(1, 2), keepdim=True) / (lengths.to(samples)[:, None, None] * samples.shape[1])
+    sizes = lengths.to(samples)[:, None, None]
+    shown = torch.arange(samples.shape[2], device=samples.device) < lengths.to(samples.device)[:, None, None]
+    varying = (samples - samples.sum(dim=2, keepdim=True) / sizes) * shown  # sensors seldom have a mean of 0
+    power = varying.square().sum(dim=(1, 2), keepdim=True) / (sizes * samples.shape[1])
     decibels = between(settings.noise, draws["noise"]).to(samples)[:, None, None]
     loud = (
         power.sqrt() * 10 ** (-decibels / 20) * (draws["has_noise"] < settings.noise_share).to(samples)[:, None, None]
@@ -236,7 +249,8 @@ class TrainingSound:
         changed = []
         for row, (sample, length) in enumerate(zip(values.cpu().numpy(), lengths.tolist(), strict=True)):
             own = {name: float(draws[name][row]) for name in ("speed", "shift", "window")}
-            changed.append(change(sample[:length], self.settings, own, extractor.sampling_rate, extractor.max_length))
+            limits = extractor.sampling_rate, extractor.max_length
+            changed.append(change(sample[:length], self.settings, own, *limits, extractor.do_rescale))
         batch = padded(changed)
         return batch["values"].transpose(1, 2).to(values.device), batch["lengths"].to(values.device)
 

@@ -38,6 +38,9 @@ class SampleDecoder(ABC):
     def decode_one(self, encoded: Any) -> np.ndarray:
         """One sample; raises one of `unusable` if that fails."""
 
+    def look_at(self, inputs: dict[str, Sequence[Any]]):  # noqa: B027, most have nothing to learn
+        """Learn from rows, given by role, how a column holds its samples, where one row alone does not say so."""
+
     def decode_row(self, inputs: dict[str, Any], *place: int) -> np.ndarray:
         """The sample of a row, given by role.
 
@@ -76,6 +79,7 @@ class SampleDecoder(ABC):
             UserError: one cannot be decoded, and the recipe does not say to skip such; names it.
         """
         broken = np.zeros(len(rows), bool)
+        self.look_at(source.read(rows[:_CHUNK]))
 
         def decode_from(start: int) -> int:
             chunk = rows[start : start + _CHUNK]

@@ -73,6 +73,10 @@ class SeveralDecoder(SampleDecoder):
         self.role = next(iter(decoders))  # what messages tell the path of
         self.unusable = tuple({kind for decoder in decoders.values() for kind in decoder.unusable})
 
+    def look_at(self, inputs: dict[str, Sequence[Any]]):
+        for name, decoder in self.decoders.items():
+            decoder.look_at({decoder.role: [value for value in inputs[name] if not is_missing(value)]})
+
     def decode_one(self, encoded: Any) -> Sample:
         raise NotImplementedError("a row holds several inputs: call decode_row")
 

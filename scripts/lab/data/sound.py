@@ -1,5 +1,6 @@
 """Recordings, and series of numbers from sensors, as rows hold them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -44,25 +45,44 @@ class SoundDecoder(RaggedDecoder):
     def __init__(self, settings: Data, extractor: PerceiverStudyFeatureExtractor):
         super().__init__(settings)
         self.extractor = extractor
+        self.moments_first = False
+
+    def look_at(self, inputs: dict[str, Sequence[Any]]):
+        channels = self.extractor.feature_size
+        for series in inputs[self.role]:
+            nested = isinstance(series, list) and len(series) > 0 and isinstance(series[0], list)
+            if nested and (len(series) == channels) != (len(series[0]) == channels):
+                self.moments_first = len(series) != channels
+                return
 
     def decode_one(self, encoded: Any) -> np.ndarray:
         require_content(encoded)
         if not isinstance(encoded, dict):
-            return self.extractor.read(self._channels_first(np.asarray(encoded, dtype=np.float64))).T
+            return self.extractor.read(self._channels_first(_numbers(encoded, self.extractor))).T
         if (path := file_of(encoded)) is not None:
             with fsspec.open(path, "rb") as file:  # also inside an archive, or on the Hub
                 return self.extractor.read(file).T
-        return self.extractor.read(encoded["bytes"]).T
+        return self.extractor.read(encoded).T
 
     def _channels_first(self, series: np.ndarray) -> np.ndarray:
-        """Lists `(C, L)` or `(L, C)` `-> (C, L)`"""
+        """Lists `(C, L)` or `(L, C)` `-> (C, L)`; one with as many moments as channels is as others of its column."""
         channels = self.extractor.feature_size
         if series.ndim == 1:
             series = series[None]
-        if len(series) != channels and series.shape[1] == channels:
+        if series.shape[1] == channels and (len(series) != channels or self.moments_first):
             series = series.T
         if len(series) != channels:
             raise ValueError(
                 f"it has shape {series.shape}: expected {channels} channels, as feature_extractor.feature_size says"
             )
         return series
+
+
+def _numbers(series: Any, extractor: PerceiverStudyFeatureExtractor) -> np.ndarray:
+    numbers = np.asarray(series)
+    if numbers.dtype.kind in "iu" and extractor.do_rescale:
+        raise ValueError(
+            "it holds whole numbers, and a list does not say how large they can be: give floats from -1 to 1, or "
+            "feature_extractor.do_rescale=false for numbers that keep their units"
+        )
+    return numbers.astype(np.float64)

@@ -79,6 +79,7 @@ class Stream:
         where = f"{next(filter(None, map(_path, inputs.values())), 'a row')} of {self.split.name}"
         try:
             label = self.split.labels.read(self.split.labels.of_row(row))
+            self.decoder.look_at({role: [value] for role, value in inputs.items()})
             return self.decoder.decode_row(inputs, *place), label
         except BadLabel as error:
             return self._refuse(f"{where} {error}")
