@@ -15,6 +15,7 @@ import lab.waiting  # noqa: F401, before torch
 
 import numpy as np
 
+from lab.arguments import parse_with_changes
 from lab.augment.masking import NO_LABEL
 from lab.checkpoint_names import check_checkpoint, checkpoint_name
 from lab.errors import UserError, run_command
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None):
     )
     parser.add_argument("--output", type=place, metavar="FOLDER", help="default: CHECKPOINT")
     parser.add_argument("overrides", nargs="*", metavar="data.key=value", help="such as data.path=FOLDER")
-    options = parser.parse_intermixed_args(arguments)
+    options = parse_with_changes(parser, arguments)
     check_checkpoint(options.checkpoint)
     if not all(1 <= order <= MOST for order in options.orders):
         raise UserError(f"--orders {options.orders}: expected numbers from 1 to {MOST}")

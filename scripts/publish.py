@@ -15,6 +15,7 @@ import lab.waiting  # noqa: F401, before torch
 
 import transformers
 
+from lab.arguments import parse_with_changes
 from lab.errors import UserError, run_command
 from lab.places import place
 from lab.release.hub import push, require_repo_id, require_token, staged_files
@@ -64,7 +65,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", default=[], type=place, metavar="FOLDER", help="runs of other seeds")
     parser.add_argument("--without_samples", action="store_true", help="show no test sample, where the data forbids it")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="where data are now, such as data.path=/data")
-    options = parser.parse_intermixed_args(arguments)
+    options = parse_with_changes(parser, arguments)
     require_repo_id(options.repo_id)
     return options
 

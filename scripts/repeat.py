@@ -14,6 +14,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from lab.arguments import parse_with_changes
 from lab.errors import UserError, run_command
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.scoring.repeated import summarize, write_repeated
@@ -30,10 +31,7 @@ def main(arguments: list[str] | None = None):
     )
     parser.add_argument("--processes", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optimization.epochs=5")
-    options = parser.parse_intermixed_args(arguments)
-    for given in (options.seeds, options.leave_out):  # to which argparse gives all that follows
-        options.overrides += [text for text in given if "=" in text]
-        given[:] = [text for text in given if "=" not in text]
+    options = parse_with_changes(parser, arguments)
     recipe = load_recipe(options.config, options.overrides)
     jobs = {f"seed-{seed}": [f"seed={seed}"] for seed in options.seeds}
     if options.leave_out:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import lab.waiting  # noqa: F401, before torch
 
+from lab.arguments import parse_with_changes
 from lab.data.splits import Splits
 from lab.errors import UserError, run_command
 from lab.looking.style import save
@@ -125,7 +126,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--every", type=float, default=60.0, help="seconds of training between judgements")
     parser.add_argument("--output", type=place, default=Path("output") / _NAME, metavar="FOLDER")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.path=FOLDER")
-    options = parser.parse_intermixed_args(arguments)
+    options = parse_with_changes(parser, arguments)
     for name in options.racers:
         if name not in RACERS:
             raise UserError(f"--racers {name}: expected some of {', '.join(map(repr, RACERS))}")

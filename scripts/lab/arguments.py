@@ -1,0 +1,24 @@
+"""Command lines on which changes of a recipe may stand anywhere."""
+
+import argparse
+import dataclasses
+import re
+import sys
+
+from lab.recipe import Recipe
+
+_KEYS = "|".join(field.name for field in dataclasses.fields(Recipe))
+_CHANGE = re.compile(rf"({_KEYS})(\.[^=]*)?=")
+
+
+def parse_with_changes(
+    parser: argparse.ArgumentParser, arguments: list[str] | None, name: str = "overrides"
+) -> argparse.Namespace:
+    """The options of a parser, which takes several `key=value` as its argument `name`.
+
+    They may also follow an option that takes several values, to which argparse would give them.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser.parse_intermixed_args([word for word in given if not _CHANGE.match(word)])
+    setattr(options, name, [*getattr(options, name), *filter(_CHANGE.match, given)])
+    return options

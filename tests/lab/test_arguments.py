@@ -1,0 +1,30 @@
+"""Changes of a recipe anywhere on a command line."""
+
+import argparse
+import itertools
+from pathlib import Path
+
+import pytest
+
+from lab.arguments import parse_with_changes
+
+PARTS = [["data.path=a=b", "seed=3"], ["--seeds", "0", "1"], ["--folders", "x", "y"], ["model.tasks={a: 2}"]]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_they_stand_anywhere(order):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", nargs="+", type=int)
+    parser.add_argument("--folders", nargs="+", type=Path)
+    parser.add_argument("overrides", nargs="*")
+    options = parse_with_changes(parser, [word for part in order for word in PARTS[part]])
+    assert sorted(options.overrides) == ["data.path=a=b", "model.tasks={a: 2}", "seed=3"]
+    assert (options.seeds, options.folders) == ([0, 1], [Path("x"), Path("y")])
+
+
+def test_what_is_no_key_stays_with_its_option():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folders", nargs="+")
+    parser.add_argument("overrides", nargs="*")
+    options = parse_with_changes(parser, ["--folders", "run=1", "seeds=2"])
+    assert (options.folders, options.overrides) == (["run=1", "seeds=2"], [])
