@@ -21,6 +21,7 @@ ROOMS = [
     "checkpoint_names",
     "changes",
     "recipe",
+    "arguments",
     "augment",
     "data",
     "looking",
