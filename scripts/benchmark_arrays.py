@@ -15,6 +15,7 @@ import lab.waiting  # noqa: F401, before torch
 import torch
 from accelerate import Accelerator
 
+from lab.arguments import parse_with_changes
 from lab.errors import run_command
 from lab.machine import without_gpu
 from lab.peers.arrays import OTHERS, cost_table, measure
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--others", nargs="*", choices=tuple(OTHERS), default=tuple(OTHERS), help="default: all")
     parser.add_argument("--output", type=place, default=Path("output") / "benchmark", metavar="FOLDER")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.num_latents=128")
-    options = parser.parse_intermixed_args(arguments)
+    options = parse_with_changes(parser, arguments)
     torch.set_num_threads(options.threads)
     accelerator = Accelerator(cpu=without_gpu())
     task = build_task(load_recipe(options.config, options.overrides))

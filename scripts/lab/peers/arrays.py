@@ -16,6 +16,7 @@ from lab.tasks.task import Task
 from modeling_perceiver_study import PerceiverStudyConfig
 
 OURS, ONE_CROSS_ATTEND = "this repository", "this repository, one cross-attend and one block's weights"
+ARRAY = "what makes the array that the others are given"
 
 
 class Transformers(nn.Module):
@@ -86,9 +87,9 @@ def measure(
     """`elements`, `width`, and for each of the `contenders` milliseconds of a forward pass and of a training step.
 
     Milliseconds are those of one sample of a batch, medians over the rounds, in each of which the contenders take
-    turns. Ours start from what the task gives them, positions included; the others are given the finished array, so
-    that only they are spared to make it. `ratio` is the median, over rounds, of the time of a training step as a
-    multiple of ours.
+    turns. Ours start from what the task gives them; the others are given the finished array of elements and positions,
+    and what it takes to make that, with a stem if there is one, is timed by itself. `ratio` is the median, over rounds,
+    of the time of a training step as a multiple of ours.
     """
     torch.manual_seed(0)
     arguments, _ = task.example(batch, device)
@@ -106,6 +107,7 @@ def measure(
         runs[ONE_CROSS_ATTEND] = (task.model_class(config).to(device), lambda model: model(**arguments).logits)
     for name in others:
         runs[name] = (OTHERS[name](task.config, array.shape[-1]).to(device), lambda model: model(array))
+    runs[ARRAY] = (ours.perceiver.inputs, lambda model: ours.perceiver.elements(**arguments))
     times = {name: {"forward": [], "step": []} for name in runs}
     for count in tqdm(range(rounds + 1), desc="rounds", disable=None, leave=False):
         for name, (model, run) in runs.items():
@@ -113,7 +115,9 @@ def measure(
             with torch.no_grad():
                 run(model)
             middle = _now(device)
-            run(model).square().mean().backward()
+            made = run(model)
+            if made.requires_grad:
+                made.square().mean().backward()
             end = _now(device)
             if count:  # the first is to warm up
                 times[name]["forward"].append(1000 * (middle - begin) / batch)
