@@ -54,8 +54,13 @@ def table(result: dict[str, Any]) -> str:
         spreads = [(name, result["mean"][name], result["standard_deviation"][name]) for name in names]
         cells = [measure_of(name).write_spread(middle, deviation) for name, middle, deviation in spreads]
         lines.append(f"| mean | {' | '.join(cells)} | {mean(result['train_seconds'].values()):.0f} |")
-    lines += ["", f"{result['hardware']}; commit {result['git_commit']}."]
+    lines += ["", f"{_listed(result['hardware'])}; commit {_listed(result['git_commit'])}."]
     return "\n".join(lines) + "\n"
+
+
+def _listed(values: str | list[str]) -> str:
+    """What `_same` gave, each once."""
+    return values if isinstance(values, str) else " and ".join(dict.fromkeys(values))
 
 
 def _same(values: list[Any]) -> Any:
