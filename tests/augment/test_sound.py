@@ -127,6 +127,16 @@ def test_a_series_does_not_come_from_silence():
     assert (later[:20] == 1).all() and np.array_equal(later[20:], samples)
 
 
+@pytest.mark.parametrize("speed", [0.5, 0.9, 2.0])
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_series_keeps_its_ends_at_any_speed(speed, linear):
+    samples = np.stack([np.full(100, 20.0), 20 + 0.1 * np.arange(100)], axis=1).astype(np.float32)
+    settings = SoundAugmentation(speed=[speed, speed], linear_speed=linear)
+    changed = change(samples, settings, SINGLE, RATE, None, from_silence=False)
+    np.testing.assert_allclose(changed[:, 0], 20, rtol=1e-6)
+    np.testing.assert_allclose(changed[[0, -1], 1], [20, 29.9], atol=0.2)
+
+
 @pytest.mark.parametrize("speed", [0.5, 2.0, 2.5])
 @pytest.mark.parametrize("linear", [False, True])
 def test_a_single_sample_is_played_at_any_speed(speed, linear):

@@ -98,7 +98,9 @@ def change(
         factor = low + (high - low) * draws["speed"]
         # Low quality is a third of the time; what it gets wrong is far below the other changes.
         faster = _between_samples if settings.linear_speed else partial(soxr.resample, out_rate=1.0, quality="LQ")
-        changed = faster(samples, factor)
+        changed = faster(samples if from_silence else samples - _line(samples, len(samples)), factor)
+        if not from_silence:
+            changed = changed + _line(samples, len(changed))
         samples = changed if len(changed) else samples  # a single sample is too short for some
     shift = round((2 * draws["shift"] - 1) * settings.shift * rate)
     if shift > 0:
@@ -109,6 +111,11 @@ def change(
         first = int(draws["window"] * (len(samples) - most + 1))
         samples = samples[first : first + most]
     return samples
+
+
+def _line(samples: np.ndarray, count: int) -> np.ndarray:
+    """`(L, C) -> (count, C)`: from the first to the last numbers; what lies off it is 0 at both ends, as sound is."""
+    return np.linspace(samples[0], samples[-1], count, dtype=samples.dtype)
 
 
 def _between_samples(samples: np.ndarray, factor: float) -> np.ndarray:
