@@ -29,7 +29,7 @@ from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor  
 from .fetching import fetched  # noqa: F401
 from .grid import GridAdapter  # noqa: F401
 from .image_reading import open_image  # noqa: F401
-from .input_fields import INPUT_FIELDS  # noqa: F401
+from .input_fields import require
 from .inputs import check_tensor
 from .labels import check_byte_labels, check_class_labels
 from .local_start import start_locally  # noqa: F401
@@ -342,6 +342,7 @@ class PerceiverStudyForTokenClassification(PerceiverStudyPreTrainedModel):
     input_modalities = ("text",)
 
     def __init__(self, config: PerceiverStudyConfig):
+        require(config, "tasks", config.tasks is None, f"None in {type(self).__name__}, which answers one question")
         super().__init__(config)
         self.perceiver = PerceiverStudyModel(config)
         self.decoder = PerceiverStudyDecoder(config, query_width=config.num_input_channels)

@@ -127,6 +127,11 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         cls_token: before a text.
         sep_token: behind a text.
         model_max_length: most ids that a model takes, special ones included; None is no limit.
+        base_tokens: names of the ids 0 to 5, where a special token was given another name later, and with it an id of
+            its own; None is the names above. A saved folder says so where it has to.
+
+    Raises:
+        ValueError: special tokens are not different texts of several characters, or `model_max_length` is no number.
     """
 
     model_input_names = ["input_ids", "attention_mask"]
@@ -141,6 +146,7 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         cls_token: str = "[CLS]",
         sep_token: str = "[SEP]",
         model_max_length: int | None = 2048,
+        base_tokens: Sequence[str] | None = None,
         **kwargs,
     ):
         special = dict(
@@ -154,32 +160,54 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         if model_max_length is not None and not (is_count and model_max_length >= 1):
             raise ValueError(f"model_max_length={model_max_length!r}: expected None or a whole number of at least 1.")
         model_max_length = None if model_max_length is None else int(model_max_length)
-        names = [str(token) for token in special.values()]
-        if len({*names}) < len(names) or not all(names):
-            raise ValueError(f"special tokens {names}: expected {len(names)} different texts.")
+        names = [str(token) for token in special.values()] if base_tokens is None else list(base_tokens)
+        # A single character is how a byte is called.
+        if len(names) != len(special) or len({*names}) < len(names) or not all(len(name) > 1 for name in names):
+            raise ValueError(
+                f"special tokens {names}: expected {len(special)} different texts, each of at least 2 characters."
+            )
         vocabulary = {name: number for number, name in enumerate([*names, *_LETTERS])}
         tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
         tokenizer.decoder = decoders.ByteLevel()
-        cls, sep = str(special["cls_token"]), str(special["sep_token"])
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=[cls, "$A", sep],
-            pair=[cls, "$A", sep, "$B:1", f"{sep}:1"],
-            special_tokens=[(name, vocabulary[name]) for name in (cls, sep)],
-        )
         # A saved folder brings what follows from the above.
         for name in ("vocab", "merges", "tokenizer_file", "tokenizer_object", "post_processor"):
             kwargs.pop(name, None)
-        self._tokenizer = tokenizer
+        self._tokenizer, self._template = tokenizer, None
         super().__init__(model_max_length=model_max_length, **special, **kwargs)
+        self._base_tokens = names
+        self._use_template()
+
+    def _use_template(self):
+        """Let the library put the special tokens around texts that are so called now."""
+        template = (self.cls_token, self.cls_token_id), (self.sep_token, self.sep_token_id)
+        if template != self._template:
+            cls, sep = self.cls_token, self.sep_token
+            for token, number in template:
+                if number is None:
+                    raise ValueError(f"special token {token!r} has no id: expected add_special_tokens to give it one.")
+            self._tokenizer.post_processor = processors.TemplateProcessing(
+                single=[cls, "$A", sep],
+                pair=[cls, "$A", sep, "$B:1", f"{sep}:1"],
+                special_tokens=[*dict.fromkeys(template)],
+            )
+            self._template = template
+
+    def save_pretrained(self, *arguments, **kwargs):
+        named = [str(getattr(self, name)) for name in _SPECIAL_TOKENS]
+        self.init_kwargs["base_tokens"] = None if named == self._base_tokens else self._base_tokens
+        return super().save_pretrained(*arguments, **kwargs)
 
     @property
     def vocab_size(self) -> int:
         return 256
 
-    def _add_tokens(self, *arguments, **kwargs) -> int:
+    def _add_tokens(self, new_tokens, *arguments, **kwargs) -> int:
+        for token in map(str, new_tokens):
+            if len(token) == 1 and (ord(token) < 256 or token in _BYTE_OF_LETTER):
+                raise ValueError(f"token {token!r}: it is how a byte is called. Expected at least 2 characters.")
         self._added_pattern = None
-        return super()._add_tokens(*arguments, **kwargs)
+        return super()._add_tokens(new_tokens, *arguments, **kwargs)
 
     def _encode_plus(
         self,
@@ -213,10 +241,22 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
             truncation_strategy = _OF_ONE_TEXT[truncation_strategy]
         most = None if truncation_strategy == TruncationStrategy.DO_NOT_TRUNCATE else max_length
         special = (2 if pairs is None else 3) if add_special_tokens else 0
-        if most is not None and not (isinstance(most, Integral) and most >= special):
+        windows = bool(kwargs.get("return_overflowing_tokens"))
+        least = special + 1 if windows else special
+        if most is not None and not (isinstance(most, Integral) and most >= least):
             raise ValueError(
-                f"max_length={most!r}: expected a whole number of at least {special}, the special tokens of a text."
+                f"max_length={most!r}: expected a whole number of at least {least}, with {special} special tokens."
             )
+        if max_length is not None and not (isinstance(max_length, Integral) and max_length >= 0):
+            raise ValueError(f"max_length={max_length!r}: expected a whole number of at least 0.")
+        stride = kwargs.get("stride") or 0
+        if windows and most is not None and not 0 <= stride < most - special:
+            raise ValueError(
+                f"stride={stride}: expected 0 to {most - special - 1}, less than max_length={most} leaves of a text."
+            )
+        if windows and alone and text_pair == "":  # for the library a list with an empty pair has one, and this has not
+            text, text_pair = [text], [text_pair]
+        self._use_template()
         if not alone and not text and not text_pair and not of_library:
             names = self.model_input_names if return_attention_mask is not False else ["input_ids"]
             return BatchEncoding({name: [] for name in names}, tensor_type=return_tensors)
@@ -344,7 +384,11 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         return {self._named(token): number for token, number in super().get_vocab().items()}
 
     def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False, **kwargs) -> list[str]:
-        tokens = super().tokenize(text, pair, add_special_tokens, **kwargs)
+        if pair is not None:
+            return self.convert_ids_to_tokens(
+                self(text, pair, add_special_tokens=add_special_tokens, **kwargs)["input_ids"]
+            )
+        tokens = super().tokenize(text, None, add_special_tokens, **kwargs)
         return [self._named(token) for token in tokens]
 
     def convert_ids_to_tokens(self, ids: int | list[int], skip_special_tokens: bool = False) -> str | list[str]:
@@ -374,6 +418,8 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
 
     def _convert_token_to_id_with_added_voc(self, token: str) -> int:
         is_byte = len(token) == 1 and ord(token) < 256
+        if not is_byte and token in _BYTE_OF_LETTER:  # the library's own name of a byte
+            return self.unk_token_id
         return super()._convert_token_to_id_with_added_voc(_LETTERS[ord(token)] if is_byte else token)
 
     def _named(self, token: str) -> str:

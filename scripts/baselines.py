@@ -39,12 +39,15 @@ def main(arguments: list[str] | None = None):
     check_checkpoint(options.checkpoint)
     if not all(1 <= order <= MOST for order in options.orders):
         raise UserError(f"--orders {options.orders}: expected numbers from 1 to {MOST}")
-    recipe = load_recipe(Path(options.checkpoint) / "recipe.yaml", options.overrides)
+    # n-grams are counted over all of the text at once.
+    recipe = load_recipe(Path(options.checkpoint) / "recipe.yaml", [*options.overrides, "data.streaming=false"])
     task, model = open_checkpoint(options.checkpoint, recipe)
     if not isinstance(task, MaskedLM):
         raise UserError(f"{options.checkpoint} is for task={task.name}: expected masked-lm")
     metrics = json.loads((Path(options.checkpoint) / "metrics.json").read_text(encoding="utf-8"))
     splits = task.load_splits()
+    if splits.test is None:
+        raise UserError(f"{options.checkpoint} has no test split: name one by data.test_split=test")
     text, places = masked_places(task, splits.test)
     learned = splits.train.values - FIRST_BYTE
     learned = learned[(learned >= 0)].astype(np.uint8)

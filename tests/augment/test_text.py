@@ -81,6 +81,12 @@ def test_spans_have_the_length_that_was_asked_for():
     assert np.mean(edges[1::2] - edges[::2]) == pytest.approx(6, rel=0.15)
 
 
+def test_spans_cover_beginnings_as_they_do_the_rest():
+    ids, settings = ids_of("x" * 30), Masking(masked="spans", share=0.15)
+    found = np.mean([mask(ids, settings, MASK, np.random.default_rng(seed))[1] >= 0 for seed in range(8000)], axis=0)
+    assert found == pytest.approx(np.full(30, 0.155), abs=0.02)  # at least one byte is always chosen
+
+
 def test_what_stands_instead():
     ids = ids_of("abcd" * 5000)
     text, labels = mask(ids, Masking(share=1.0), MASK, np.random.default_rng(0))

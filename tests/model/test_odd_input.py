@@ -265,12 +265,20 @@ def test_no_samples_and_no_tensors(kind):
 @pytest.mark.parametrize(
     "given, options, message",
     [
-        ({"array": np.ones(9), "sampling_rate": "8"}, {}, "sampling_rate='8': expected a number above 0"),
-        ({"array": np.ones(9), "sampling_rate": 0}, {}, "sampling_rate=0: expected a number above 0"),
-        ({"array": np.ones(9), "sampling_rate": float("nan")}, {}, "sampling_rate=nan: expected a number above 0"),
-        (np.ones(9), {"sampling_rate": "a"}, "sampling_rate='a': expected a number above 0"),
-        (np.ones(9), {"sampling_rate": True}, "sampling_rate=True: expected a number above 0"),
-        ({"array": np.ones(9), "sampling_rate": torch.ones(2)}, {}, "sampling_rate=.*: expected a number above 0"),
+        ({"array": np.ones(9), "sampling_rate": "8"}, {}, "sampling_rate='8': expected a finite number above 0"),
+        ({"array": np.ones(9), "sampling_rate": 0}, {}, "sampling_rate=0: expected a finite number above 0"),
+        (
+            {"array": np.ones(9), "sampling_rate": float("nan")},
+            {},
+            "sampling_rate=nan: expected a finite number above 0",
+        ),
+        (np.ones(9), {"sampling_rate": "a"}, "sampling_rate='a': expected a finite number above 0"),
+        (np.ones(9), {"sampling_rate": True}, "sampling_rate=True: expected a finite number above 0"),
+        (
+            {"array": np.ones(9), "sampling_rate": torch.ones(2)},
+            {},
+            "sampling_rate=.*: expected a finite number above 0",
+        ),
         (np.ones(9), {"max_length": 0}, "max_length=0: expected None or a whole number"),
         (np.ones(9), {"max_length": -4}, "max_length=-4: expected None or a whole number"),
         (np.ones(9), {"max_length": 2.5}, "max_length=2.5: expected None or a whole number"),

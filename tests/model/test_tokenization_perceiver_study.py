@@ -131,6 +131,85 @@ def test_special_tokens_of_ones_own():
         PerceiverStudyTokenizer(mask_token="[CLS]")
 
 
+CHANGES = {
+    "add_special_tokens": lambda tokenizer: tokenizer.add_special_tokens({"mask_token": "<?>", "sep_token": "<end>"}),
+    "a token that is there": lambda tokenizer: setattr(tokenizer, "cls_token", "[BOS]"),
+    "after another": lambda tokenizer: (
+        tokenizer.add_tokens(["<u>"]),
+        tokenizer.add_special_tokens({"sep_token": "<end>"}),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_special_tokens_that_are_changed_later_keep_their_ids(change, tmp_path):
+    """Whether they come alone or in lists, and also when the tokenizer was saved and loaded, twice."""
+    ours, theirs = PerceiverStudyTokenizer(), PerceiverTokenizer()
+    change(ours)
+    change(theirs)
+    texts = ["a<?>b", "[SEP] x<u>", ""]
+    wanted = [theirs(text)["input_ids"] for text in texts]
+    pair = theirs("a", "b")["input_ids"]
+    for folder in (None, tmp_path / "once", tmp_path / "twice"):
+        if folder is not None:
+            ours.save_pretrained(folder)
+            ours = PerceiverStudyTokenizer.from_pretrained(folder)
+        assert [ours(text)["input_ids"] for text in texts] == ours(texts)["input_ids"] == wanted
+        assert [ours(text, return_offsets_mapping=True)["input_ids"] for text in texts] == wanted
+        assert ours("a", "b")["input_ids"] == ours("a", "b", return_offsets_mapping=True)["input_ids"] == pair
+        assert ours.mask_token_id == theirs.mask_token_id
+
+
+def test_a_special_token_without_an_id():
+    tokenizer = PerceiverStudyTokenizer()
+    tokenizer.sep_token = "<end>"
+    with pytest.raises(ValueError, match="special token '<end>' has no id: expected add_special_tokens to give it one"):
+        tokenizer("a")
+
+
+@pytest.mark.parametrize("token", ["_", "é", "Ġ"])
+def test_single_characters_are_bytes(token):
+    """Or what the library calls them."""
+    with pytest.raises(ValueError, match="at least 2 characters"):
+        PerceiverStudyTokenizer(mask_token=token)
+    with pytest.raises(ValueError, match="it is how a byte is called"):
+        PerceiverStudyTokenizer().add_tokens([token])
+
+
+def test_names_that_only_the_library_has():
+    assert OURS.convert_tokens_to_ids(["Ġ", "ā", "a"]) == [None, None, 103]
+
+
+def test_tokens_of_pairs():
+    for special in (False, True):
+        assert OURS.tokenize("aé", "b", add_special_tokens=special) == OURS.convert_ids_to_tokens(
+            THEIRS("aé", "b", add_special_tokens=special)["input_ids"]
+        )
+
+
+def test_windows_of_an_empty_pair():
+    alone = OURS("ab", "", return_overflowing_tokens=True)["input_ids"]
+    assert alone == OURS(["ab"], [""], return_overflowing_tokens=True)["input_ids"] == [[4, 103, 104, 5, 5]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_length": 2}, "max_length=2: expected a whole number of at least 3, with 2 special tokens"),
+        ({"max_length": 5, "stride": 3}, "stride=3: expected 0 to 2, less than max_length=5 leaves of a text"),
+        ({"max_length": 5, "stride": -1}, "stride=-1: expected 0 to 2"),
+    ],
+)
+def test_windows_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        OURS(["abcdefgh"], truncation=True, return_overflowing_tokens=True, **options)
+
+
+def test_a_length_below_zero():
+    with pytest.raises(ValueError, match="max_length=-1: expected a whole number of at least 0"):
+        OURS("a", padding="max_length", max_length=-1)
+
+
 def test_offsets_and_words():
     found = OURS("hé €!", return_offsets_mapping=True)
     assert found["offset_mapping"] == [

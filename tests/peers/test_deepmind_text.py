@@ -10,7 +10,14 @@ from transformers import AutoTokenizer, PerceiverConfig, PerceiverTokenizer
 
 import convert
 from lab.errors import UserError
-from lab.peers.deepmind_text import MODELS, our_text_config, their_text_name
+from lab.peers.deepmind_text import (
+    MODELS,
+    our_text_config,
+    our_tokenizer,
+    their_text_config,
+    their_text_name,
+    their_tokenizer,
+)
 from lab.peers.masked_lm import OFFICIAL as OFFICIAL_SIZE
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyTokenizer
 from tests.deepmind_models import TOLERANCES, assert_close
@@ -169,6 +176,25 @@ def test_what_does_not_fit_is_said(both, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | changed))
     with pytest.raises(UserError, match=r"does not fit into transformers'.*\n.*ngram_sizes=\[2, 3\], expected None"):
         convert.main([str(tmp_path), str(tmp_path / "there"), "--reverse"])
+
+
+def test_several_tasks_do_not_fit():
+    config = PerceiverStudyConfig(input_type="bytes", decoder_type="query", tasks={"mood": 2, "topic": 3})
+    with pytest.raises(UserError, match=r"tasks=\{.*\}, expected None: for_task gives a model of one"):
+        their_text_config(config, "PerceiverForSequenceClassification")
+
+
+def test_tokenizers_keep_tokens_that_were_added():
+    theirs = PerceiverTokenizer()
+    theirs.add_tokens(["<u>"])
+    theirs.add_special_tokens({"mask_token": "<?>"})
+    ours = our_tokenizer(theirs)
+    back = their_tokenizer(ours)
+    for text in ("a<u>b", "<?>[MASK]", "é"):
+        assert theirs(text)["input_ids"] == ours(text)["input_ids"] == back(text)["input_ids"]
+    assert theirs.mask_token_id == ours.mask_token_id == back.mask_token_id == 263
+    with pytest.raises(UserError, match=r"the tokenizer does not fit: special tokens .* at least 2 characters"):
+        our_tokenizer(PerceiverTokenizer(mask_token="_"))
 
 
 @pytest.mark.slow

@@ -3,12 +3,14 @@
 import json
 from collections import Counter
 
+import datasets
 import numpy as np
 import pytest
 
 import baselines
 import robustness
 import train
+from lab.errors import UserError
 from lab.study.ngrams import NgramModel, bits_of_both_sides
 from lab.study.texts import cases_of, curves_of, disguised, mistyped, ngram_classifier, texts_table
 from tests.small_data import fresh_accelerate
@@ -75,3 +77,23 @@ def test_commands(tmp_path):
         command.main([str(tmp_path / kind), *(["--orders", "1", "3"] if command is baselines else [])])
         assert json.loads((tmp_path / kind / f"{output}.json").read_text())
         assert (tmp_path / kind / f"{output}.md").read_text().startswith("|")
+
+
+@pytest.mark.slow
+def test_rows_without_a_text(tmp_path):
+    """Robustness leaves them out where training does; n-grams need a test split, and are counted of streams too."""
+    make_texts(tmp_path / "data")
+    test = datasets.load_dataset(str(tmp_path / "data"), split="test")
+    broken = test.to_dict() | {"text": [None, *test["text"][1:]]}
+    datasets.Dataset.from_dict(broken, features=test.features).to_parquet(tmp_path / "data" / "test.parquet")
+    (tmp_path / "plain.yaml").write_text("seed: 0\n")
+    command = [f"--config={tmp_path / 'plain.yaml'}", f"data.path={tmp_path / 'data'}", "logging.log_with=null"]
+    fresh_accelerate()
+    train.main([*command, *KINDS["text"].recipe, f"output_dir={tmp_path / 'text'}", "data.on_error=skip"])
+    robustness.main([str(tmp_path / "text")])
+    with pytest.raises(UserError, match=r"row 0 of .* is not a usable text: it is NoneType, expected a text"):
+        robustness.main([str(tmp_path / "text"), "data.on_error=raise"])
+    fresh_accelerate()
+    train.main([*command, *KINDS["masked-lm"].recipe, f"output_dir={tmp_path / 'masked'}", "data.test_split=null"])
+    with pytest.raises(UserError, match=r"masked has no test split: name one by data.test_split=test"):
+        baselines.main([str(tmp_path / "masked")])

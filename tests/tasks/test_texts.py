@@ -3,6 +3,7 @@
 import datasets
 import numpy as np
 import pytest
+import torch
 
 from lab.data.loaders import epoch_order
 from lab.errors import UserError
@@ -103,6 +104,17 @@ def test_masks_of_evaluation_depend_on_the_row_alone(data):
     alone, _ = task.inputs(validation.__getitems__([5]))
     length = alone["input_ids"].shape[1]
     assert whole["input_ids"][1, :length].tolist() == alone["input_ids"][0].tolist()
+
+
+def test_texts_of_nothing_but_special_tokens(data):
+    """One whole batch of them has nothing to be asked, and a loss of 0."""
+    task = build("masked-lm", data)
+    ids = torch.full((2, 3), task.processor.mask_token_id)
+    arguments, targets = task.inputs({"values": ids, "lengths": torch.tensor([3, 1]), "rows": torch.tensor([0, 1])})
+    assert targets.tolist() == [[-100], [-100]]
+    model = task.new_model()
+    assert model(**arguments).logits.shape == (2, 1, model.config.vocab_size)
+    assert task.judge([model(**arguments)], targets)["masked"].sum() == 0
 
 
 class Lengths:

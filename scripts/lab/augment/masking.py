@@ -12,6 +12,7 @@ from modeling_perceiver_study.tokenization_perceiver_study import FIRST_BYTE
 
 UNITS = ("bytes", "words", "spans")
 NO_LABEL = -100
+_REACH = 6  # times the average of geometrically distributed spans, which one in 400 exceeds
 _SPACE = np.isin(np.arange(256), np.frombuffer(b" \t\n\r\v\f", np.uint8))
 
 
@@ -20,7 +21,7 @@ class Masking:
     """What is to be guessed of each text."""
 
     masked: str = "bytes"  # what is chosen: single bytes, whole words (what stands between spaces), or spans
-    share: float = 0.15  # of the bytes of a text
+    share: float = 0.15  # of the bytes of a text, or of its words
     span: float = 5.0  # bytes of a span, on average; their lengths are geometrically distributed
     random_share: float = 0.1  # of the chosen bytes, become any byte instead of [MASK]
     kept_share: float = 0.1  # of the chosen bytes, stay as they are
@@ -63,9 +64,10 @@ def _spans(ids: np.ndarray, settings: Masking, rng: np.random.Generator) -> np.n
     """Bytes on and after the beginnings of spans, so many that spans cover the share, overlaps included."""
     # Each byte is left open by all spans that could reach it: (1 - p)^E = 1 - share for spans of E bytes on average.
     begins = 1 - (1 - settings.share) ** (1 / settings.span)
-    reach = np.where(rng.random(len(ids)) < begins, rng.geometric(1 / settings.span, size=len(ids)), 0)
-    ends = np.maximum.accumulate(np.arange(len(ids)) + reach)
-    return ends > np.arange(len(ids))
+    before = round(_REACH * settings.span)  # where spans may begin that reach into the text
+    place = np.arange(before + len(ids))
+    reach = np.where(rng.random(len(place)) < begins, rng.geometric(1 / settings.span, size=len(place)), 0)
+    return (np.maximum.accumulate(place + reach) > place)[before:]
 
 
 _CHOOSE = {"bytes": _single, "words": _words, "spans": _spans}

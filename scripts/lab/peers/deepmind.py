@@ -206,6 +206,8 @@ def _require_their_shape(ours: PerceiverStudyConfig, architecture: str):
             value, fixed = ours.axis_max_frequencies, [fixed, fixed]
         if value != fixed:
             obstacles.append(f"{name}={value!r}, expected {fixed!r}")
+    if ours.tasks is not None:
+        obstacles.append(f"tasks={ours.tasks}, expected None: for_task gives a model of one")
     if not ours.share_block_weights and ours.num_blocks > 1:
         obstacles.append("share_block_weights=False, expected True")
     width = ours.self_attend_widths[1]

@@ -1,5 +1,7 @@
 """Translation between models here and transformers' Perceivers for text: configurations, weights, tokenizers."""
 
+from typing import Any
+
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PerceiverConfig, PerceiverTokenizer
 
@@ -84,6 +86,8 @@ def their_text_config(ours: PerceiverStudyConfig, architecture: str) -> Perceive
         for name, fixed in {**_FIXED, **_FIXED_OF[architecture]}.items()
         if getattr(ours, name) != fixed
     ]
+    if ours.tasks is not None:
+        obstacles.append(f"tasks={ours.tasks}, expected None: for_task gives a model of one")
     if not ours.share_block_weights and ours.num_blocks > 1:
         obstacles.append("share_block_weights=False, expected True")
     if ours.self_attend_widths[1] != ours.d_latents:
@@ -96,15 +100,33 @@ def their_text_config(ours: PerceiverStudyConfig, architecture: str) -> Perceive
 
 
 def our_tokenizer(theirs: PerceiverTokenizer) -> PerceiverStudyTokenizer:
-    """Return a tokenizer that gives the same ids."""
-    return PerceiverStudyTokenizer(**_settings(theirs))
+    """Return a tokenizer that gives the same ids. Errors as those of `_tokenizer`."""
+    return _tokenizer(PerceiverStudyTokenizer, theirs)
 
 
 def their_tokenizer(ours: PerceiverStudyTokenizer) -> PerceiverTokenizer:
-    """Return the tokenizer of transformers that gives the same ids."""
-    return PerceiverTokenizer(**_settings(ours))
+    """Return the tokenizer of transformers that gives the same ids. Errors as those of `_tokenizer`."""
+    return _tokenizer(PerceiverTokenizer, ours)
 
 
-def _settings(tokenizer: PerceiverTokenizer | PerceiverStudyTokenizer) -> dict:
-    names = {name: str(getattr(tokenizer, name)) for name in _SPECIAL_TOKENS}
-    return {**names, "model_max_length": tokenizer.model_max_length}
+def _tokenizer(kind: type, given: PerceiverTokenizer | PerceiverStudyTokenizer) -> Any:
+    """A tokenizer of one kind with the tokens of another.
+
+    Raises:
+        UserError: it cannot have them.
+    """
+    added = given.added_tokens_decoder
+    names = {name: str(added[number]) for number, name in enumerate(_SPECIAL_TOKENS)}
+    current = {name: str(getattr(given, name)) for name in _SPECIAL_TOKENS}
+    try:
+        made = kind(**names, model_max_length=given.model_max_length)
+        made.add_tokens([token for number, token in sorted(added.items()) if number >= len(_SPECIAL_TOKENS)])
+        for name in _SPECIAL_TOKENS:
+            if current[name] != names[name]:
+                setattr(made, name, current[name])
+    except ValueError as error:
+        raise UserError(f"the tokenizer does not fit: {error}") from None
+    found = {number: str(token) for number, token in made.added_tokens_decoder.items()}
+    if found != {number: str(token) for number, token in added.items()}:
+        raise UserError(f"the tokenizer does not fit: its added tokens would be {found}")
+    return made

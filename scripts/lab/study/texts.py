@@ -101,11 +101,23 @@ def classifier_of(task: TextClassification, model: PreTrainedModel, batch_size: 
 
 
 def texts_of(task: TextClassification, split: str) -> tuple[list[str], np.ndarray]:
-    """Texts of a split as they are, and their labels as the model numbers them."""
-    rows = choose_split(task.reading, split)
-    names = rows.source.label_names
-    numbers = np.array([task.label_names.index(name) for name in names])
-    return rows.source.read(rows.rows)[TEXT.role], numbers[rows.source.labels[rows.rows]]
+    """Texts of a split as they are, and their labels as the model numbers them.
+
+    Raises:
+        UserError: one is not usable, unless the recipe says to skip such.
+    """
+    rows, decoder = choose_split(task.reading, split), task.decoder()
+    numbers = np.array([task.label_names.index(name) for name in rows.source.label_names])
+    texts, usable = rows.source.read(rows.rows)[TEXT.role], []
+    for row, text in zip(rows.rows, texts, strict=True):
+        try:
+            decoder.decode_one(text)
+            usable.append(True)
+        except decoder.unusable as error:
+            decoder.leave_out(rows.source, row, text, error)
+            usable.append(False)
+    kept = [text for text, is_usable in zip(texts, usable, strict=True) if is_usable]
+    return kept, numbers[rows.source.labels[rows.rows[usable]]]
 
 
 def draw_texts(curves: dict[str, list[Curve]]) -> Figure:

@@ -144,6 +144,9 @@ class MaskedLM(Task):
         asked = padded([positions + 1 for positions in wanted])  # behind [CLS]; position 0 fills up
         targets = padded([label[positions] for label, positions in zip(labels, wanted, strict=True)])
         targets = targets["values"].long().masked_fill(~shown(targets["lengths"], targets["values"].shape[1]), NO_LABEL)
+        if targets.shape[1] == 0:  # texts of nothing but special tokens: something has to be asked
+            asked["values"] = torch.zeros(len(ids), 1, dtype=torch.long)
+            targets = targets.new_full((len(ids), 1), NO_LABEL)
         arguments = {
             "input_ids": ids,
             "attention_mask": shown(lengths, ids.shape[1]),
@@ -206,8 +209,12 @@ class MaskedLM(Task):
     @property
     def _masking(self) -> str:
         settings = self.augmentation
-        unit = {"bytes": "single bytes", "words": "whole words", "spans": f"spans of {settings.span:g} bytes"}
-        return f"{100 * settings.share:g} % of the bytes, {unit[settings.masked]}"
+        unit = {
+            "bytes": "of the bytes, one by one",
+            "words": "of the words",
+            "spans": f"of the bytes, in spans of {settings.span:g} on average",
+        }
+        return f"{100 * settings.share:g} % {unit[settings.masked]}"
 
     def illustrate(
         self, folder: Path, model: Any, dataset: TextDataset, judged: Judged, show_samples: bool
