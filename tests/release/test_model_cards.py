@@ -69,7 +69,8 @@ def test_the_accuracy_on_cifar10():
 def test_its_weights_are_float32(folder):
     """As it loads by default it is fast on any processor, gives what NumPy knows, and can be trained further."""
     for path in folder.glob("*.safetensors"):
-        assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float32}
+        tensors = load_file(path).values()  # BatchNorm has a number of batches, too
+        assert {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {torch.float32}
     model = kind_of(folder).model_class.from_pretrained(folder)
     assert model.dtype == torch.float32
     before = [parameter.detach().clone() for parameter in model.parameters()]
