@@ -197,7 +197,9 @@ def _with_channels(samples: np.ndarray, num_channels: int) -> np.ndarray:
         return samples.mean(axis=0, keepdims=True)
     if len(samples) == 1:
         return np.repeat(samples, num_channels, axis=0)
-    raise ValueError(f"A recording has {len(samples)} channels: expected {num_channels} or 1.")
+    raise ValueError(
+        f"A recording has {len(samples)} channels: expected {num_channels} or 1. Arrays are (channels, samples)."
+    )
 
 
 def _read_file(

@@ -21,7 +21,7 @@ import lab.waiting  # noqa: F401, before torch
 
 from accelerate import Accelerator
 
-from lab.errors import run_command
+from lab.errors import UserError, run_command
 from lab.machine import without_gpu
 from lab.peers.decoding import measure_decoding
 from lab.peers.results import decoding_table, inputs_table
@@ -56,6 +56,8 @@ def main(arguments: list[str] | None = None):
             ):
                 results["cases"][name] = result
                 written = _write(options.output / "inputs.json", results)
+        if not results["cases"]:
+            raise UserError(f"--frames {options.frames}: patches need {PATCH[0]} times 2 frames or more")
         (options.output / "inputs.md").write_text(inputs_table(written), encoding="utf-8")
         print(inputs_table(written))
     if "decoding" in options.part:

@@ -163,3 +163,10 @@ def test_label_above_the_range_names_the_row(tmp_path):
     pq.write_table(table, file)
     with pytest.raises(UserError, match=r"row 7 of split test of .* has label 3; expected 0 to 2"):
         load(Data(path=str(tmp_path / "data")))
+
+
+def test_a_name_without_an_owner_is_no_data_set(tmp_path, monkeypatch):
+    """`datasets` would take a folder of that name that it has loaded before, whatever that held."""
+    monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **kwargs: pytest.fail("loaded"))
+    with pytest.raises(UserError, match=r"data.name=udhr is not OWNER/NAME, .*: say where the data are, by data.path="):
+        load_sources(Reading(Data(name="udhr"), (IMAGE,)))

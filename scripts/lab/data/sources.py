@@ -294,6 +294,11 @@ def _open(reading: Reading, wanted: dict[str, str]) -> dict[str, Any]:
             raise UserError("data.streaming=true: digits has no shards to stream; set it to false")
         return _require_splits(_digits(), wanted, reading)
     if settings.path is None:
+        if "/" not in settings.name:  # `datasets` would take any folder of that name that it has loaded before
+            raise UserError(
+                f"data.name={settings.name} is not OWNER/NAME, as names on the Hub are: say where the data are, by "
+                "data.path=FOLDER (docs/data.md)"
+            )
         try:
             return _require_splits(datasets.load_dataset(settings.name, streaming=settings.streaming), wanted, reading)
         except UserError:

@@ -58,7 +58,7 @@ def bfloat16_is_fast(device: torch.device) -> bool:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # several would also measure what else the machine does
     try:
-        turns = [(_seconds_of_product(torch.float32), _seconds_of_product(torch.bfloat16)) for _ in range(5)]
+        turns = [(_seconds_of_product(torch.float32), _seconds_of_product(torch.bfloat16)) for _ in range(25)]
     finally:
         torch.set_num_threads(threads)
     full, half = (min(times) for times in zip(*turns, strict=True))
