@@ -108,16 +108,9 @@ def texts_of(task: TextClassification, split: str) -> tuple[list[str], np.ndarra
     """
     rows, decoder = choose_split(task.reading, split), task.decoder()
     numbers = np.array([task.label_names.index(name) for name in rows.source.label_names])
-    texts, usable = rows.source.read(rows.rows)[TEXT.role], []
-    for row, text in zip(rows.rows, texts, strict=True):
-        try:
-            decoder.decode_one(text)
-            usable.append(True)
-        except decoder.unusable as error:
-            decoder.leave_out(rows.source, row, text, error)
-            usable.append(False)
-    kept = [text for text, is_usable in zip(texts, usable, strict=True) if is_usable]
-    return kept, numbers[rows.source.labels[rows.rows[usable]]]
+    broken = decoder.decode_all(rows.source, rows.rows, lambda place, sample: None)
+    usable = rows.rows[~broken]
+    return rows.source.read(usable)[TEXT.role], numbers[rows.source.labels[usable]]
 
 
 def draw_texts(curves: dict[str, list[Curve]]) -> Figure:
