@@ -62,6 +62,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
             place where each head of a self-attend looks for latents before training, and the most that this look is
             wide: as much narrower as the deviation of the latents is below 1. With `local_start_width`; None starts
             from random weights.
+        local_start_spread: in the same range and units, standard deviation of the offsets from the place of a latent at
+            which heads of the first cross-attend have their spots. The offsets are the same for all latents. With
+            `local_start_width`; None gives each head of each latent a random place.
         layer_norm_eps: added to variances before the square root, above 0.
         input_type: kind of the only input: `"grid"`, `"points"`, `"bytes"`, `"array"` (elements as they are given), or
             a name that `inputs.register_input_adapter` was called with. The fields from here to `ngram_vocab_size`
@@ -156,6 +159,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     local_start_width: float | None = None
     local_start_reach: float | None = None
+    local_start_spread: float | None = None
     layer_norm_eps: float = 1e-5
     input_type: str = "grid"
     input_name: str | None = None
@@ -274,6 +278,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
                 "position_encoding_type='fourier' of a grid or of points, or bytes alone, with a head for each",
             ),
             ("local_start_reach", spots_last, "there is a local_start_width and a query residual"),
+            ("local_start_spread", self.local_start_width is not None, "there is a local_start_width"),
         ):
             value = getattr(self, name)
             proper = value is None or (is_number(value) and 0 < value < 1)

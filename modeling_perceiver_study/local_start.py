@@ -11,6 +11,9 @@ so attention is a spot of standard deviation `w` around `c` (a von Mises density
 - In the first cross-attend each head of each latent has a centre, which is written in the latent: near those of its
   other heads in some latents, far from them in others. The LayerNorm leaves keys longest in the grid's middle, which
   draws spots that are near it. Values start with the pixels alone, since where a latent looks is already in its query.
+- With `local_start_spread` a latent has one place, and each head looks at an offset of its own from it. The offsets are
+  the same for all latents, so what mixes the heads finds one pattern of pixels wherever a latent looks, as the weights
+  of a convolution or of a patch do.
 - In the self-attends each head takes the centres of one of those heads, for queries moved by an offset of its own, and
   so looks at latents that have seen a place nearby. No layer writes where centres are before it has learned to.
 
@@ -84,6 +87,8 @@ def _centres(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor
     The heads of a latent are spread around a place of its own, with a standard deviation between half the width of a
     spot and a quarter of the grid, evenly in its logarithm: some see detail, others the whole.
     """
+    if config.local_start_spread is not None:
+        return _beside_codes(config, weight, [_places(config, own, weight) for _, own in config.located_inputs])
     owners = inputs_of_heads(config)
     codes: list[torch.Tensor | None] = [None] * len(owners)
     for name, own in config.located_inputs:
@@ -92,20 +97,45 @@ def _centres(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor
         distance = config.local_start_width ** torch.rand(len(weight), 1, 1) / 2
         offset = torch.randn(len(weight), len(heads), num_axes(own))
         centres = 1 - ((place + distance * offset + 1) % 4 - 2).abs()  # mirrored at the borders
-        waves = torch.stack([(torch.pi * centres).sin(), (torch.pi * centres).cos()], dim=-1)
-        for head, code in zip(heads, waves.unbind(dim=1), strict=True):
-            codes[head] = code.flatten(1)
+        for head, code in zip(heads, _waves(centres).unbind(dim=1), strict=True):
+            codes[head] = code
+    return _beside_codes(config, weight, codes)
+
+
+def _places(config: PerceiverStudyConfig, own: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
+    """`(N, 2 A)`: waves of a place for each latent, spread evenly over the grid, from whose edges offsets stay away."""
+    return _waves((1 - config.local_start_spread) * (2 * _evenly_random(len(weight), num_axes(own)) - 1))
+
+
+def _evenly_random(count: int, axes: int) -> torch.Tensor:
+    """`(count, A)`, each in [0, 1): a scrambled Sobol sequence, which leaves no holes as independent numbers do."""
+    seed = int(torch.randint(2**31, (), device="cpu"))
+    return torch.quasirandom.SobolEngine(axes, scramble=True, seed=seed).draw(count)
+
+
+def _waves(places: torch.Tensor) -> torch.Tensor:
+    """`(.., A) -> (.., 2 A)`: a sine and a cosine for each axis."""
+    return torch.stack([(torch.pi * places).sin(), (torch.pi * places).cos()], dim=-1).flatten(-2)
+
+
+def _beside_codes(config: PerceiverStudyConfig, weight: torch.Tensor, codes: list[torch.Tensor]) -> torch.Tensor:
+    """`(N, D)`: these waves, with the deviation that they are to have, and beside them what was there."""
     joined = torch.cat(codes, dim=1).to(weight) * math.sqrt(2)
     return torch.cat([joined * _code_deviation(config), weight[:, joined.shape[1] :]], dim=1)
 
 
 def _cross_queries(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
-    """`(h E, D)`: each head reads its centre, and nothing for the row that `_gate_queries` gives a bias."""
+    """`(h E, D)`: each head reads its centre, or the latent's place; nothing in the row that `_gate_queries` biases."""
     heads, share = config.num_cross_attention_heads, _num_codes(config) / config.d_latents
     code, noise = _code_deviation(config), config.initializer_range
     norm = math.sqrt(share * code**2 + (1 - share) * noise**2 + config.layer_norm_eps)
     gain = gain_of(config.local_start_width, weight.shape[0] // heads) * norm / (math.sqrt(2) * code)
-    return _without_gates(config, point(weight, code_columns(config, heads), [gain] * heads))
+    turns = None
+    if config.local_start_spread is not None:
+        axes = max(num_axes(own) for _, own in config.located_inputs)
+        offsets = torch.special.ndtri(_evenly_random(heads, axes).clamp(0.01, 0.99))
+        turns = torch.pi * config.local_start_spread * offsets
+    return _without_gates(config, point(weight, code_columns(config, heads), [gain] * heads, turns))
 
 
 def _cross_keys(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
@@ -217,7 +247,12 @@ def beside_wave(weight: torch.Tensor) -> torch.Tensor:
 
 def _num_codes(config: PerceiverStudyConfig) -> int:
     """Channels of the latents that hold the centres."""
-    return sum(2 * num_axes(own) for _, own in inputs_of_heads(config))
+    return sum(2 * num_axes(own) for _, own in _holders_of_codes(config))
+
+
+def _holders_of_codes(config: PerceiverStudyConfig) -> list[tuple[str | None, PerceiverStudyConfig]]:
+    """Inputs with a place in each latent, in the order of their channels: one for each head, or one for all of them."""
+    return inputs_of_heads(config) if config.local_start_spread is None else config.located_inputs
 
 
 def _code_deviation(config: PerceiverStudyConfig) -> float:
@@ -228,7 +263,7 @@ def _code_deviation(config: PerceiverStudyConfig) -> float:
 def code_columns(config: PerceiverStudyConfig, num_heads: int) -> list[torch.Tensor]:
     """`[(A, 2), ..]`: channels of the latents with a centre for each head, in turn where they are more."""
     spots, first = [], 0
-    for _, own in inputs_of_heads(config):
+    for _, own in _holders_of_codes(config):
         spots.append(torch.arange(first, first + 2 * num_axes(own)).view(num_axes(own), 2))
         first += 2 * num_axes(own)
     return [spots[head % len(spots)] for head in range(num_heads)]

@@ -62,6 +62,7 @@ class PerceiverStudyConfigTest(unittest.TestCase):
             has_text_modality=False,
             local_start_width=0.1,
             local_start_reach=0.4,
+            local_start_spread=0.1,
         )
 
         self.bytes_tester = common.ConfigTester(

@@ -172,6 +172,41 @@ def test_self_attention_is_local_in_where_latents_have_looked(reach, least, most
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("grid", [[96], [32, 32]])
+def test_with_a_spread_heads_look_at_the_same_offsets_from_the_place_of_each_latent(grid):
+    torch.manual_seed(0)
+    config = config_of(grid, num_latents=64, num_cross_attention_heads=8, local_start_width=0.1, local_start_spread=0.2)
+    model = PerceiverStudyModel(config).eval()
+    places = angles(model.latents.weight[:, : 2 * len(grid)], 1).squeeze(1) / torch.pi  # (N, A)
+    assert places.abs().max() < 0.8 and places.std(dim=0).min() > 0.4  # 0.46 were they uniform
+    attention = model.cross_attends[0].attention
+    codes = torch.zeros_like(model.latents.weight)
+    codes[:, : 2 * len(grid)] = model.latents.weight[:, : 2 * len(grid)]
+    query = attention.q_proj(codes).unflatten(-1, (8, -1))[..., : 2 * len(grid)]  # (N, h, 2 A)
+    offsets = angles(query, 1).squeeze(2) / torch.pi - places[:, None]
+    offsets = (offsets + 1) % 2 - 1
+    torch.testing.assert_close(offsets, offsets[:1].expand_as(offsets), atol=1e-5, rtol=0)
+    assert offsets[0].std(dim=0).min() > 0.1 and offsets[0].std(dim=0).max() < 0.3
+    found = mean_directions(model, pixels(config).sign()).angle() / torch.pi
+    off = (found - (places + offsets.transpose(0, 1)) + 1) % 2 - 1
+    assert (off.norm(dim=-1) < 2 * config.local_start_width).float().mean() > 0.8
+
+
+@torch.no_grad()
+def test_with_a_spread_latents_have_a_place_in_each_of_several_inputs():
+    torch.manual_seed(0)
+    fields = {"image_size": 32, "num_axes": 2, "num_latents": 128, "local_start_reach": 0.4, "local_start_spread": 0.1}
+    model = PerceiverStudyModel(config_of([32, 32], **{**fields, "modalities": SEVERAL})).eval()
+    codes = model.latents.weight[:, :6]  # two axes of the image, one of the sound
+    torch.testing.assert_close(codes.square().mean(), torch.tensor(1.0))
+    assert model.latents.weight[:, 6:].std() < 0.03
+    given = {"pixel_values": torch.randn(2, 3, 16, 16).sign(), "input_values": torch.randn(2, 5, 60).sign()}
+    maps = model.split_cross_attentions(model(**given, output_attentions=True).cross_attentions, **given)
+    for name, heads in {"image": [0, 2], "sound": [1, 3]}.items():
+        assert maps[name][0][:, heads].sum(dim=-1).mean() > 0.9
+
+
+@torch.no_grad()
 def test_layers_leave_centres_as_they_are_until_they_learn():
     config = config_of([8, 8], local_start_reach=0.3, num_blocks=2, num_cross_attends=2, share_block_weights=False)
     model = PerceiverStudyModel(config).eval()
@@ -227,6 +262,8 @@ def test_each_of_several_inputs_has_heads_that_start_at_spots_of_it():
             {"local_start_reach": 0.3, "local_start_width": None},
             "local_start_reach=0.3 .* there is a local_start",
         ),
+        ({"local_start_spread": 1.5}, "local_start_spread=1.5 .* between 0 and 1"),
+        ({"local_start_spread": 0.1, "local_start_width": None}, "local_start_spread=0.1 .* a local_start_width"),
         ({"local_start_reach": 0.3, "use_query_residual": False}, "local_start_reach=0.3 .* and a query residual"),
         ({"local_start_reach": 0.3, "num_self_attention_heads": 32}, "num_self_attention_heads=32 .* at most 16"),
     ],
