@@ -12,7 +12,7 @@ PARAMETERS = {
     "avletters-video": 318_182,
     "cifar10-long": 6_817_694,
     "cifar10-study": 3_888_532,
-    "cifar10-longer": 5_468_052,
+    "cifar10-longer": 5_451_668,
     "digits": 239_408,
     "digits-finetune": 3_888_532,
     "fsdd": 786_930,
