@@ -151,12 +151,14 @@ def test_wrong_texts():
 # A start at spots
 
 
-def test_heads_start_at_spots():
+@pytest.mark.parametrize("spread_of_heads", [None, 0.05])
+def test_heads_start_at_spots(spread_of_heads):
     width = 0.1
     model = model_of(
         PerceiverStudyForMaskedLM,
         local_start_width=width,
         local_start_reach=0.2,
+        local_start_spread=spread_of_heads,
         num_latents=40,
         d_latents=64,
         d_model=64,
