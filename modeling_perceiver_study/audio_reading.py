@@ -41,7 +41,8 @@ def read_audio(
             moment and a column for each channel, and perhaps a line of names before; or a dict of `datasets` with
             `bytes` or `path`, or with `array` and `sampling_rate`.
         sampling_rate: samples a second that are wanted.
-        num_channels: `C`; one channel is the mean of those of the recording, and all of several are the only one.
+        num_channels: `C`; one channel is the mean of those of the recording. Up to 8 of a sound, which `do_rescale`
+            says that it is, may be a single one.
         do_rescale: bring integers into [-1, 1], those of files too. Otherwise they keep their units, and arrays of
             another rate are resampled about the line from their first to their last number, as they do not come from
             silence and go there.
@@ -70,7 +71,7 @@ def read_audio(
     if isinstance(source, (str, os.PathLike, bytes)) or hasattr(source, "read"):
         samples = _read_file(source, name, sampling_rate, num_channels, do_rescale, end)
     else:
-        samples = _with_channels(_of_array(source, num_channels, do_rescale), num_channels)
+        samples = _with_channels(_of_array(source, num_channels, do_rescale), num_channels, do_rescale)
         if end is not None:
             samples = samples[:, : _count(end * rate)]
         if rate != sampling_rate and samples.shape[1]:
@@ -189,17 +190,17 @@ def _of_array(source: Any, num_channels: int, do_rescale: bool) -> np.ndarray:
         return array.astype(np.float32)
 
 
-def _with_channels(samples: np.ndarray, num_channels: int) -> np.ndarray:
-    """`(channels, L) -> (C, L)`"""
+def _with_channels(samples: np.ndarray, num_channels: int, is_sound: bool = True) -> np.ndarray:
+    """`(channels, L) -> (C, L)`; the only channel of a sound is all of a few, and that of a series is another thing."""
     if len(samples) == num_channels:
         return samples
     if num_channels == 1:
         return samples.mean(axis=0, keepdims=True)
-    if len(samples) == 1:
+    takes_one = is_sound and num_channels <= _MOST_CHANNELS
+    if len(samples) == 1 and takes_one:
         return np.repeat(samples, num_channels, axis=0)
-    raise ValueError(
-        f"A recording has {len(samples)} channels: expected {num_channels} or 1. Arrays are (channels, samples)."
-    )
+    expected = f"{num_channels} or 1" if takes_one else num_channels
+    raise ValueError(f"A recording has {len(samples)} channels: expected {expected}. Arrays are (channels, samples).")
 
 
 def _read_file(
@@ -218,7 +219,8 @@ def _read_file(
         if made is None:
             with soundfile.SoundFile(_from_start(opened)) as file:
                 unit, middle = (1, 0) if do_rescale else _UNITS.get(file.subtype, (1, 0))
-                blocks = (_with_channels(block * unit + middle, num_channels) for block in _parts(file, seconds))
+                parts = (part * unit + middle for part in _parts(file, seconds))
+                blocks = (_with_channels(part, num_channels, do_rescale) for part in parts)
                 made = _at_rate(blocks, file.samplerate, sampling_rate, num_channels)
     except soundfile.LibsndfileError as error:
         if isinstance(opened, str) and not _is_file(Path(opened)):
