@@ -58,6 +58,8 @@ def main(arguments: list[str] | None = None):
         if options.push_to_hub and accelerator.is_main_process:
             publish(output_dir, options.push_to_hub, options.private)
         return
+    if recipe.data.path and recipe.data.title:  # the recipe's title stands in the card, whatever the path leads to
+        accelerator.print(f"data.path={recipe.data.path} is called {recipe.data.title!r}: if it is not, set data.title")
     with accelerator.local_main_process_first():  # it fills the caches that the others of its machine read
         splits = task.load_splits()
     if start is not None:

@@ -67,7 +67,7 @@ def assert_same_weights(folder, other):
 
 
 def test_ends_with_a_complete_checkpoint(run, capsys):
-    folder = run("complete", "augmentation.crop_padding=1", "optimization.epochs=6")
+    folder = run("complete", "augmentation.crop_padding=1", "optimization.epochs=6", "data.title=Squares")
     files = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_perceiver_study.py"} <= files
     assert {"recipe.yaml", "metrics.json", "metrics.jsonl", "curves.png"} <= files
@@ -85,7 +85,9 @@ def test_ends_with_a_complete_checkpoint(run, capsys):
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert max(line["validation_accuracy"] for line in epochs) == metrics["validation_accuracy"]
     assert epochs[metrics["best_epoch"] - 1]["validation_accuracy"] == metrics["validation_accuracy"]
-    assert f"{100 * metrics['test_accuracy']:.2f} % on 21 test images" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "is called 'Squares': if it is not, set data.title" in said
+    assert f"{100 * metrics['test_accuracy']:.2f} % on 21 test images of Squares" in said
 
     # The reported accuracy is that of the folder, used as anybody would.
     model = PerceiverStudyForImageClassification.from_pretrained(folder).eval()
