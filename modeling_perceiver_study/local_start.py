@@ -108,9 +108,16 @@ def _places(config: PerceiverStudyConfig, own: PerceiverStudyConfig, weight: tor
 
 
 def _evenly_random(count: int, axes: int) -> torch.Tensor:
-    """`(count, A)`, each in [0, 1): a scrambled Sobol sequence, which leaves no holes as independent numbers do."""
-    seed = int(torch.randint(2**31, (), device="cpu"))
-    return torch.quasirandom.SobolEngine(axes, scramble=True, seed=seed).draw(count)
+    """`(count, A)`, each in [0, 1): a lattice with a random origin, which leaves no holes as independent numbers do.
+
+    Its steps are powers of `1 / x` with `x^(A + 1) = x + 1`, the golden ratio for one axis; so every beginning of it is
+    even too.
+    """
+    ratio = 2.0
+    for _ in range(50):
+        ratio = (1 + ratio) ** (1 / (axes + 1))
+    steps = ratio ** -torch.arange(1, axes + 1, dtype=torch.float64)
+    return (torch.rand(axes) + steps * torch.arange(count)[:, None]).frac().float()
 
 
 def _waves(places: torch.Tensor) -> torch.Tensor:

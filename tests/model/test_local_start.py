@@ -192,6 +192,22 @@ def test_with_a_spread_heads_look_at_the_same_offsets_from_the_place_of_each_lat
     assert (off.norm(dim=-1) < 2 * config.local_start_width).float().mean() > 0.8
 
 
+@pytest.mark.parametrize("spread", [None, 0.1])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_models_start_locally_in_every_dtype(dtype, spread):
+    torch.manual_seed(0)
+    config = config_of([8, 8], num_latents=128, local_start_reach=0.3, local_start_spread=spread)
+    model = AutoModel.from_config(config, dtype=dtype)
+    assert all(parameter.dtype == dtype and parameter.isfinite().all() for parameter in model.parameters())
+    places = angles(model.latents.weight[:, :4].detach().float(), 1) / torch.pi
+    assert places.std(dim=0).min() > 0.4
+    if spread is not None:  # none is far from all others
+        distances = torch.cdist(places.flatten(1), places.flatten(1)).fill_diagonal_(9).amin(dim=1)
+        assert distances.min() > 0.03 and distances.max() < 0.25
+    with torch.device("meta"):
+        assert PerceiverStudyModel(config).latents.weight.is_meta
+
+
 @torch.no_grad()
 def test_with_a_spread_latents_have_a_place_in_each_of_several_inputs():
     torch.manual_seed(0)
