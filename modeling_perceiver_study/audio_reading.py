@@ -190,7 +190,7 @@ def _of_array(source: Any, num_channels: int, do_rescale: bool) -> np.ndarray:
         return array.astype(np.float32)
 
 
-def _with_channels(samples: np.ndarray, num_channels: int, is_sound: bool = True) -> np.ndarray:
+def _with_channels(samples: np.ndarray, num_channels: int, is_sound: bool) -> np.ndarray:
     """`(channels, L) -> (C, L)`; the only channel of a sound is all of a few, and that of a series is another thing."""
     if len(samples) == num_channels:
         return samples
@@ -212,10 +212,11 @@ def _read_file(
         name, source = str(source), str(Path(source).expanduser())
     name = name or "bytes of a recording"
     opened = BytesIO(source) if isinstance(source, bytes) else source
+    wanted = sampling_rate, num_channels, do_rescale, seconds
     try:
         with soundfile.SoundFile(opened) as file:
             is_mp3 = file.format == "MP3"
-        made = _read_container(_from_start(opened), sampling_rate, num_channels, seconds) if is_mp3 else None
+        made = _read_container(_from_start(opened), *wanted) if is_mp3 else None
         if made is None:
             with soundfile.SoundFile(_from_start(opened)) as file:
                 unit, middle = (1, 0) if do_rescale else _UNITS.get(file.subtype, (1, 0))
@@ -225,7 +226,7 @@ def _read_file(
     except soundfile.LibsndfileError as error:
         if isinstance(opened, str) and not _is_file(Path(opened)):
             raise ValueError(f"{name} is not a recording: there is no such file.") from None
-        made = _read_container(_from_start(opened), sampling_rate, num_channels, seconds)
+        made = _read_container(_from_start(opened), *wanted)
         if made is None:
             raise ValueError(f"{name} is not a recording that can be read: {error}") from None
     return np.concatenate(made, axis=1) if made else np.zeros((num_channels, 0), np.float32)
@@ -249,7 +250,9 @@ def _from_start(opened: Any) -> Any:
     return opened
 
 
-def _read_container(source: Any, sampling_rate: int, num_channels: int, seconds: float | None) -> list | None:
+def _read_container(
+    source: Any, sampling_rate: int, num_channels: int, do_rescale: bool, seconds: float | None
+) -> list | None:
     """The sound of a video, or of another file that PyAV knows, as blocks `(C, l)`; None where it knows none in it."""
     try:
         container, _ = open_video(source)
@@ -261,7 +264,7 @@ def _read_container(source: Any, sampling_rate: int, num_channels: int, seconds:
         if not container.streams.audio:
             return None
         rate = container.streams.audio[0].rate
-        blocks = (_with_channels(block, num_channels) for block in _blocks(container, seconds))
+        blocks = (_with_channels(block, num_channels, do_rescale) for block in _blocks(container, seconds))
         try:
             return _at_rate(blocks, rate, sampling_rate, num_channels)
         except FFmpegError:

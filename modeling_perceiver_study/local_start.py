@@ -139,8 +139,7 @@ def _cross_queries(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.
     gain = gain_of(config.local_start_width, weight.shape[0] // heads) * norm / (math.sqrt(2) * code)
     turns = None
     if config.local_start_spread is not None:
-        axes = max(num_axes(own) for _, own in config.located_inputs)
-        offsets = torch.special.ndtri(_evenly_random(heads, axes).clamp(0.01, 0.99))
+        offsets = torch.special.ndtri(_evenly_random(heads, _most_axes(config)).clamp(0.01, 0.99))
         turns = torch.pi * config.local_start_spread * offsets
     return _without_gates(config, point(weight, code_columns(config, heads), [gain] * heads, turns))
 
@@ -207,8 +206,7 @@ def _gate_queries(config: PerceiverStudyConfig, bias: torch.Tensor) -> torch.Ten
 
 def _self_queries(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
     """`(h E, D)`: each head reads the centre that its keys read, moved by a random offset."""
-    axes = max(num_axes(own) for _, own in config.located_inputs)
-    turns = torch.pi * config.local_start_reach * torch.randn(config.num_self_attention_heads, axes)
+    turns = torch.pi * config.local_start_reach * torch.randn(config.num_self_attention_heads, _most_axes(config))
     return _self_keys(config, weight, turns)
 
 
@@ -241,6 +239,11 @@ def _norm(config: PerceiverStudyConfig, own: PerceiverStudyConfig) -> float:
 def num_axes(own: PerceiverStudyConfig) -> int:
     """Axes along which heads can start locally on this input."""
     return adapter_class(own.input_type).num_local_axes(own)
+
+
+def _most_axes(config: PerceiverStudyConfig) -> int:
+    """Axes of the input that has most of them: what offsets are drawn for, whichever input a head looks at."""
+    return max(num_axes(own) for _, own in config.located_inputs)
 
 
 def _has_bytes(own: PerceiverStudyConfig) -> bool:

@@ -97,8 +97,8 @@ def test_channels():
     np.testing.assert_array_equal(read_audio(TONE, RATE, 2), np.stack([TONE, TONE]))
     with pytest.raises(ValueError, match=r"has 2 channels: expected 3 or 1"):
         read_audio(stereo, RATE, 3)
-    mono = encoded(TONE, subtype="FLOAT")
-    for given in (TONE, mono):  # neither 26 numbers of MFCC nor three sensors
+    mono, mp3 = encoded(TONE, subtype="FLOAT"), encoded(format="MP3")
+    for given in (TONE, mono, mp3):  # neither 26 numbers of MFCC nor three sensors
         with pytest.raises(ValueError, match=r"has 1 channels: expected 26\. Arrays"):
             read_audio(given, RATE, 26)
         with pytest.raises(ValueError, match=r"has 1 channels: expected 3\. Arrays"):

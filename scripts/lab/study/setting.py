@@ -50,8 +50,7 @@ class Setting:
         has no local start: some of the compared models cannot have one, and the claims are about models without one.
         """
         recipe = load_recipe(self.config, [*self.overrides, *overrides, f"seed={seed}"])
-        for field in ("local_start_width", "local_start_reach", "local_start_spread"):
-            recipe.model.pop(field, None)
+        recipe.model = {field: value for field, value in recipe.model.items() if not field.startswith("local_start_")}
         return settle_precision(recipe)
 
     def for_training(self, *overrides: str) -> dict:
