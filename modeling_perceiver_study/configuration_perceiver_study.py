@@ -291,7 +291,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
         axes = [adapter_class(own.input_type).num_local_axes(own) for _, own in located]
         angles = max((2 * count + gates for count in axes), default=0)
         for name, heads, width in (
-            ("local_start_width", "num_cross_attention_heads", min(self.d_latents, self.cross_attend_widths[0])),
+            ("local_start_width", "num_cross_attention_heads", self.cross_attend_widths[0]),
             ("local_start_reach", "num_self_attention_heads", self.self_attend_widths[0]),
         ):
             if getattr(self, name) is None:
@@ -299,6 +299,10 @@ class PerceiverStudyConfig(PreTrainedConfig):
             room = getattr(self, heads) <= width // angles
             most = f"at most {width // angles} with {name}, which takes {angles} channels of each head"
             require(self, heads, room, most)
+        if self.local_start_width is not None:
+            held = sum(2 * adapter_class(own.input_type).num_local_axes(own) for _, own in self.places_in_latents)
+            least = f"at least {held} with local_start_width, which writes places into that many channels of a latent"
+            require(self, "d_latents", held <= self.d_latents, least)
 
     def to_dict(self) -> dict:
         """As in transformers; `auto_map` without names that no Auto class has, under which models save their code.
@@ -343,6 +347,17 @@ class PerceiverStudyConfig(PreTrainedConfig):
             and own.position_encoding_type == "fourier"
             and (name is None or adapter_class(own.input_type).starts_locally_beside_others)
         ]
+
+    @property
+    def located_inputs_of_heads(self) -> list[tuple[str | None, "PerceiverStudyConfig"]]:
+        """Name and config of the input that each head of the first cross-attend looks at, where it starts locally."""
+        inputs = self.located_inputs
+        return [inputs[head % len(inputs)] for head in range(self.num_cross_attention_heads)]
+
+    @property
+    def places_in_latents(self) -> list[tuple[str | None, "PerceiverStudyConfig"]]:
+        """Inputs with a place in each latent that starts locally: one for each head, or one for all of its heads."""
+        return self.located_inputs_of_heads if self.local_start_spread is None else self.located_inputs
 
     @property
     def grid(self) -> list[int]:

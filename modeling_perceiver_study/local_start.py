@@ -75,12 +75,6 @@ def start_locally(
         layer.attention.o_proj.local_start = layer.mlp.fc2.local_start = partial(_beside_centres, config)
 
 
-def inputs_of_heads(config: PerceiverStudyConfig) -> list[tuple[str | None, PerceiverStudyConfig]]:
-    """Name and config of the input that each head of the first cross-attend looks at; None is the only one."""
-    inputs = config.located_inputs
-    return [inputs[head % len(inputs)] for head in range(config.num_cross_attention_heads)]
-
-
 def _centres(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
     """`(N, D)`: sines and cosines of the centres of all heads, then what was there.
 
@@ -89,7 +83,7 @@ def _centres(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor
     """
     if config.local_start_spread is not None:
         return _beside_codes(config, weight, [_places(config, own, weight) for _, own in config.located_inputs])
-    owners = inputs_of_heads(config)
+    owners = config.located_inputs_of_heads
     codes: list[torch.Tensor | None] = [None] * len(owners)
     for name, own in config.located_inputs:
         heads = [head for head, (owner, _) in enumerate(owners) if owner == name]
@@ -146,7 +140,7 @@ def _cross_queries(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.
 
 def _cross_keys(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
     """`(h E, C + P)`: each head reads the lowest band, and the channel that says which input it is."""
-    owners = inputs_of_heads(config)
+    owners = config.located_inputs_of_heads
     gain = gain_of(config.local_start_width, weight.shape[0] // len(owners))
     columns, gains = [], []
     for _, own in owners:
@@ -171,7 +165,7 @@ def _lowest_band(own: PerceiverStudyConfig) -> torch.Tensor:
 
 def _pixel_values(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
     """`(h V, C + P)`: rows of about unit length, from pixels alone."""
-    owners = inputs_of_heads(config)
+    owners = config.located_inputs_of_heads
     rows = []
     for (_, own), part in zip(owners, weight.unflatten(0, (len(owners), -1)), strict=True):
         if _has_bytes(own):
@@ -197,7 +191,7 @@ def _gate_channels(config: PerceiverStudyConfig, number: int, weight: torch.Tens
 
 def _gate_queries(config: PerceiverStudyConfig, bias: torch.Tensor) -> torch.Tensor:
     """`(h E,)`: what turns the sign of its input into a logit, whatever the latent is."""
-    owners = inputs_of_heads(config)
+    owners = config.located_inputs_of_heads
     heads = bias.clone().unflatten(0, (len(owners), -1))
     for head, (_, own) in enumerate(owners):
         heads[head, 2 * num_axes(own)] = _gate(heads.shape[1])
@@ -257,12 +251,7 @@ def beside_wave(weight: torch.Tensor) -> torch.Tensor:
 
 def _num_codes(config: PerceiverStudyConfig) -> int:
     """Channels of the latents that hold the centres."""
-    return sum(2 * num_axes(own) for _, own in _holders_of_codes(config))
-
-
-def _holders_of_codes(config: PerceiverStudyConfig) -> list[tuple[str | None, PerceiverStudyConfig]]:
-    """Inputs with a place in each latent, in the order of their channels: one for each head, or one for all of them."""
-    return inputs_of_heads(config) if config.local_start_spread is None else config.located_inputs
+    return sum(2 * num_axes(own) for _, own in config.places_in_latents)
 
 
 def _code_deviation(config: PerceiverStudyConfig) -> float:
@@ -273,7 +262,7 @@ def _code_deviation(config: PerceiverStudyConfig) -> float:
 def code_columns(config: PerceiverStudyConfig, num_heads: int) -> list[torch.Tensor]:
     """`[(A, 2), ..]`: channels of the latents with a centre for each head, in turn where they are more."""
     spots, first = [], 0
-    for _, own in _holders_of_codes(config):
+    for _, own in config.places_in_latents:
         spots.append(torch.arange(first, first + 2 * num_axes(own)).view(num_axes(own), 2))
         first += 2 * num_axes(own)
     return [spots[head % len(spots)] for head in range(num_heads)]
@@ -293,7 +282,7 @@ def _without_gates(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.
     """Rows that are to hold nothing but the gate of each head, of several inputs, as zeros."""
     if config.modalities is None or len(config.modalities) == 1:
         return weight
-    owners = inputs_of_heads(config)
+    owners = config.located_inputs_of_heads
     heads = weight.unflatten(0, (len(owners), -1)).clone()
     for head, (_, own) in enumerate(owners):
         heads[head, 2 * num_axes(own)] = 0

@@ -209,6 +209,16 @@ def test_models_start_locally_in_every_dtype(dtype, spread):
 
 
 @torch.no_grad()
+def test_with_a_spread_narrow_latents_have_room_for_the_place_of_many_heads():
+    """Which is one for all of them, where each would have its own without."""
+    fields = {"d_latents": 12, "num_cross_attention_heads": 8, "qk_channels": 64, "v_channels": 64}
+    with pytest.raises(ValueError, match="d_latents=12 .* at least 32"):
+        config_of([8, 8], **fields)
+    config = config_of([8, 8], **fields, num_self_attention_heads=4, local_start_spread=0.2)
+    assert PerceiverStudyModel(config)(pixels(config)).last_hidden_state.isfinite().all()
+
+
+@torch.no_grad()
 def test_with_a_spread_latents_have_a_place_in_each_of_several_inputs():
     torch.manual_seed(0)
     fields = {"image_size": 32, "num_axes": 2, "num_latents": 128, "local_start_reach": 0.4, "local_start_spread": 0.1}
@@ -269,6 +279,7 @@ def test_each_of_several_inputs_has_heads_that_start_at_spots_of_it():
         ({"local_start_width": "narrow"}, "local_start_width='narrow'"),
         ({"position_encoding_type": "none"}, "local_start_width=0.2 .* position_encoding_type='fourier'"),
         ({"d_latents": 8, "num_self_attention_heads": 1}, "num_cross_attention_heads=4 .* at most 2"),
+        ({"d_latents": 12, "qk_channels": 64, "v_channels": 64}, "d_latents=12 .* at least 16"),
         ({"qk_channels": 8, "v_channels": 8}, "num_cross_attention_heads=4 .* at most 2"),
         ({"modalities": {"one": {"input_type": "bytes"}}}, "local_start_width=0.2 .* of a grid or of points"),
         ({"modalities": SEVERAL, "num_cross_attention_heads": 1}, "local_start_width=0.2 .* with a head for each"),
