@@ -212,7 +212,7 @@ def test_models_start_locally_in_every_dtype(dtype, spread):
 def test_with_a_spread_narrow_latents_have_room_for_the_place_of_many_heads():
     """Which is one for all of them, where each would have its own without."""
     fields = {"d_latents": 12, "num_cross_attention_heads": 8, "qk_channels": 64, "v_channels": 64}
-    with pytest.raises(ValueError, match="d_latents=12 .* at least 32"):
+    with pytest.raises(ValueError, match=r"d_latents=12 .* at least 32"):
         config_of([8, 8], **fields)
     config = config_of([8, 8], **fields, num_self_attention_heads=4, local_start_spread=0.2)
     assert PerceiverStudyModel(config)(pixels(config)).last_hidden_state.isfinite().all()

@@ -206,13 +206,6 @@ def _require_their_shape(ours: PerceiverStudyConfig, architecture: str):
             value, fixed = ours.axis_max_frequencies, [fixed, fixed]
         if value != fixed:
             obstacles.append(f"{name}={value!r}, expected {fixed!r}")
-    if ours.tasks is not None:
-        obstacles.append(f"tasks={ours.tasks}, expected None: for_task gives a model of one")
-    if not ours.share_block_weights and ours.num_blocks > 1:
-        obstacles.append("share_block_weights=False, expected True")
-    width = ours.self_attend_widths[1]
-    if width != ours.d_latents:
-        obstacles.append(f"values of {width} channels in self-attends, expected d_latents={ours.d_latents}")
     if ours.d_latents % ours.num_cross_attention_heads:
         obstacles.append(
             f"num_cross_attention_heads={ours.num_cross_attention_heads}, expected a divisor of d_latents="
@@ -220,5 +213,22 @@ def _require_their_shape(ours: PerceiverStudyConfig, architecture: str):
         )
     if ours.position_encoding_type == "learned" and len(set(ours.grid)) > 1:
         obstacles.append(f"image_size={ours.image_size!r}, expected a square")
+    require_shape_of_any(ours, architecture, obstacles)
+
+
+def require_shape_of_any(ours: PerceiverStudyConfig, architecture: str, obstacles: list[str]):
+    """Raise an error that lists these obstacles and those to any Perceiver of transformers, if there is one.
+
+    Raises:
+        UserError: see above.
+    """
+    obstacles = list(obstacles)
+    if ours.tasks is not None:
+        obstacles.append(f"tasks={ours.tasks}, expected None: for_task gives a model of one")
+    if not ours.share_block_weights and ours.num_blocks > 1:
+        obstacles.append("share_block_weights=False, expected True")
+    width = ours.self_attend_widths[1]
+    if width != ours.d_latents:
+        obstacles.append(f"values of {width} channels in self-attends, expected d_latents={ours.d_latents}")
     if obstacles:
         raise UserError("\n  ".join([f"the model does not fit into transformers' {architecture}:", *obstacles]))

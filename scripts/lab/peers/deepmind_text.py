@@ -6,7 +6,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PerceiverConfig, PerceiverTokenizer
 
 from lab.errors import UserError
-from lab.peers.deepmind import SHARED_FIELDS, names_in_layers
+from lab.peers.deepmind import SHARED_FIELDS, names_in_layers, require_shape_of_any
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForMaskedLM,
@@ -86,16 +86,7 @@ def their_text_config(ours: PerceiverStudyConfig, architecture: str) -> Perceive
         for name, fixed in {**_FIXED, **_FIXED_OF[architecture]}.items()
         if getattr(ours, name) != fixed
     ]
-    if ours.tasks is not None:
-        obstacles.append(f"tasks={ours.tasks}, expected None: for_task gives a model of one")
-    if not ours.share_block_weights and ours.num_blocks > 1:
-        obstacles.append("share_block_weights=False, expected True")
-    if ours.self_attend_widths[1] != ours.d_latents:
-        obstacles.append(
-            f"values of {ours.self_attend_widths[1]} channels in self-attends, expected d_latents={ours.d_latents}"
-        )
-    if obstacles:
-        raise UserError("\n  ".join([f"the model does not fit into transformers' {architecture}:", *obstacles]))
+    require_shape_of_any(ours, architecture, obstacles)
     return PerceiverConfig(architectures=[architecture], **{name: getattr(ours, name) for name in _SHARED})
 
 
