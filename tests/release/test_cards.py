@@ -107,6 +107,22 @@ def test_what_was_trained_from_scratch_says_so(staged):
     assert "fine-tuned" not in text and "alone\nand carries what biases that has" in text
 
 
+def test_the_card_says_where_heads_began_and_what_was_averaged(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(staging, "check_loads", lambda *arguments: None)
+    for spread, told in ((None, "at a random place"), (0.1, "of its own (`local_start_width`), at offsets from\nthe")):
+        copy = shutil.copytree(run, tmp_path / str(spread))
+        config = json.loads((copy / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps(config | {"local_start_width": 0.2, "local_start_spread": spread}))
+        recipe = (copy / "recipe.yaml").read_text()
+        (copy / "recipe.yaml").write_text(recipe.replace("  ema_decay: null\n", "  ema_decay: 0.99\n"))
+        with staging.stage(copy, "org/tiny") as folder:
+            text = (folder / "README.md").read_text()
+        assert f"each head of a latent looks at a spot {told}" in text
+        assert (
+            "the weights are those of epoch" in text and ",\naveraged over steps with a decay of 0.99. Before" in text
+        )
+
+
 def test_the_card_of_a_run_without_validation_says_so(run, tmp_path, monkeypatch):
     monkeypatch.setattr(staging, "check_loads", lambda *arguments: None)
     copy = shutil.copytree(run, tmp_path / "copy")
