@@ -57,7 +57,8 @@ class PerceiverStudyConfig(PreTrainedConfig):
             before training, above 0 and below 1, in coordinates, which span 2 along each axis; None starts from random
             weights, with nearly uniform attention. For the first cross-attend, of grids and points with Fourier
             positions, each of which has heads of its own, in turn, and of bytes that are the only input. It holds for
-            inputs of unit variance, and for `d_latents` several times the two channels per axis and head that it takes.
+            inputs of unit variance, and for `d_latents` several times the two channels per axis and head that it takes
+            (per axis and input with `local_start_spread`).
         local_start_reach: in the same range and units, standard deviation of the offset from one of these spots to the
             place where each head of a self-attend looks for latents before training, and the most that this look is
             wide: as much narrower as the deviation of the latents is below 1. With `local_start_width`; None starts
@@ -287,22 +288,23 @@ class PerceiverStudyConfig(PreTrainedConfig):
         several = self.modalities is not None and self.local_start_width is not None
         told_apart = not several or len(self.modalities) <= self.modality_channels
         require(self, "modality_channels", told_apart, "at least one for each modality with local_start_width")
-        gates = 0 if self.modalities is None else 1
-        axes = [adapter_class(own.input_type).num_local_axes(own) for _, own in located]
-        angles = max((2 * count + gates for count in axes), default=0)
-        for name, heads, width in (
-            ("local_start_width", "num_cross_attention_heads", self.cross_attend_widths[0]),
-            ("local_start_reach", "num_self_attention_heads", self.self_attend_widths[0]),
+        gates = int(len(self.modalities or ()) > 1)  # a channel that tells modalities apart
+        angles = max((2 * adapter_class(own.input_type).num_local_axes(own) for _, own in located), default=0)
+        for name, heads, width, taken in (
+            ("local_start_width", "num_cross_attention_heads", self.cross_attend_widths[0], angles + gates),
+            ("local_start_reach", "num_self_attention_heads", self.self_attend_widths[0], angles),
         ):
             if getattr(self, name) is None:
                 continue
-            room = getattr(self, heads) <= width // angles
-            most = f"at most {width // angles} with {name}, which takes {angles} channels of each head"
+            room = getattr(self, heads) <= width // taken
+            most = f"at most {width // taken} with {name}, which takes {taken} channels of each head"
             require(self, heads, room, most)
         if self.local_start_width is not None:
             held = sum(2 * adapter_class(own.input_type).num_local_axes(own) for _, own in self.places_in_latents)
-            least = f"at least {held} with local_start_width, which writes places into that many channels of a latent"
-            require(self, "d_latents", held <= self.d_latents, least)
+            # Layers leave places alone at first where latents look around by them, and need channels to write to.
+            needed = held if self.local_start_reach is None else held + 1
+            least = f"at least {needed} with a local start, which writes places into {held} channels of a latent"
+            require(self, "d_latents", needed <= self.d_latents, least)
 
     def to_dict(self) -> dict:
         """As in transformers; `auto_map` without names that no Auto class has, under which models save their code.

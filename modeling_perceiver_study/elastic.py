@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .scalars import is_count
+from .scalars import is_count, is_number
 from .separable import GridInputs
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ def classify_early(
     on. It is for models in evaluation mode that trained with fewer blocks at times (`training_blocks`).
 
     Args:
-        confidence: in [0, 1]; above 1 all samples take all blocks.
+        confidence: a number of at least 0; above 1 all samples take all blocks.
         num_latents: as in `forward`.
 
     Raises:
-        ValueError: the model does not answer with one class.
+        ValueError: the model does not answer with one class, or is in training mode; or `confidence` is no such number.
     """
     one_class = model.config.problem_type in (None, "single_label_classification") and model.config.tasks is None
     if not one_class or model.config.num_labels < 2:
@@ -70,6 +70,10 @@ def classify_early(
             f"problem_type={model.config.problem_type!r} and num_labels={model.config.num_labels}: expected a model "
             "that answers with one class of several."
         )
+    if not is_number(confidence) or not confidence >= 0:
+        raise ValueError(f"confidence={confidence!r}: expected a probability, or more than 1 to have all blocks.")
+    if model.training:
+        raise ValueError("The model is in training mode, in which answers may be random: call its eval() first.")
     perceiver = model.perceiver
     parts = perceiver.parts_of(**given)
     count, device = parts[0].pixels.shape[0], parts[0].pixels.device

@@ -34,6 +34,7 @@ from lab.training.run_folder import (
     RESULTS,
     claim_output,
     find_start,
+    logged_changes,
     open_output,
     require_same_data,
     write_atomically,
@@ -103,6 +104,7 @@ def main(arguments: list[str] | None = None):
             "validation_samples": len(splits.validation or []),
             "train_seconds": round(progress.seconds, 1),
             "mixed_precision": accelerator.mixed_precision,
+            **({"changes": changes} if (changes := logged_changes(output_dir)) else {}),
             **describe_run(accelerator),
         }
         write_atomically(output_dir / RESULTS, json.dumps(results, indent=2) + "\n")

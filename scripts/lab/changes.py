@@ -25,6 +25,9 @@ _VERDICTS = {
     "pretrained": "the run has left that checkpoint behind",
     "model.attention_probs_dropout_prob": ACCEPTED,
     "model.cross_attend_path": ACCEPTED,  # the same numbers
+    "model.modality_dropout": ACCEPTED,
+    "model.training_blocks": ACCEPTED,
+    "model.training_latents": ACCEPTED,
     "model.initializer_range": "it is for fresh weights, and the run has its own",
     "model.local_start_*": "it is for fresh weights, and the run has its own",
     "model.*": _OTHER_MODEL,

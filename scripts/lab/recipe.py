@@ -84,7 +84,7 @@ class Optimization:
     matmul_precision: str = "highest"  # of float32 products, highest, high or medium: see docs/training.md
     compile: bool = False  # with torch.compile
     gradient_checkpointing: bool = False  # less memory for a second forward pass
-    find_parts: bool = False  # more accumulation steps until a part fits into memory; results stay those of the batch
+    find_parts: bool = False  # more accumulation steps until a part fits into memory; the step stays that of the batch
     deterministic: bool = False  # refuse operations whose result varies from run to run
     cpu_threads: int | None = None  # without a GPU, per process; null shares out all cores
 

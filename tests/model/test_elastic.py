@@ -145,6 +145,17 @@ def test_masks_go_on_with_their_samples():
         torch.testing.assert_close(logits[blocks == count], expected[blocks == count], rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("confidence", [float("nan"), -0.1, "0.5", True, None])
+def test_what_is_no_confidence_is_refused(confidence):
+    with pytest.raises(ValueError, match=f"confidence={confidence!r}: expected a probability"):
+        classify_early(deep_model(), confidence, pixel_values=images())
+
+
+def test_a_model_in_training_mode_is_not_sure():
+    with pytest.raises(ValueError, match=r"call its eval\(\) first"):
+        classify_early(deep_model().train(), 0.5, pixel_values=images())
+
+
 def test_numbers_have_no_confidence():
     with pytest.raises(ValueError, match=r"problem_type='regression'.* expected a model that answers with one class"):
         classify_early(deep_model(problem_type="regression"), 0.9, pixel_values=images())

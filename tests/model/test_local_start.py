@@ -280,6 +280,7 @@ def test_each_of_several_inputs_has_heads_that_start_at_spots_of_it():
         ({"position_encoding_type": "none"}, "local_start_width=0.2 .* position_encoding_type='fourier'"),
         ({"d_latents": 8, "num_self_attention_heads": 1}, "num_cross_attention_heads=4 .* at most 2"),
         ({"d_latents": 12, "qk_channels": 64, "v_channels": 64}, "d_latents=12 .* at least 16"),
+        ({"d_latents": 16, "local_start_reach": 0.3, "num_self_attention_heads": 4}, "d_latents=16 .* at least 17"),
         ({"qk_channels": 8, "v_channels": 8}, "num_cross_attention_heads=4 .* at most 2"),
         ({"modalities": {"one": {"input_type": "bytes"}}}, "local_start_width=0.2 .* of a grid or of points"),
         ({"modalities": SEVERAL, "num_cross_attention_heads": 1}, "local_start_width=0.2 .* with a head for each"),

@@ -112,15 +112,34 @@ def test_the_card_says_where_heads_began_and_what_was_averaged(run, tmp_path, mo
     for spread, told in ((None, "at a random place"), (0.1, "of its own (`local_start_width`), at offsets from\nthe")):
         copy = shutil.copytree(run, tmp_path / str(spread))
         config = json.loads((copy / "config.json").read_text())
-        (copy / "config.json").write_text(json.dumps(config | {"local_start_width": 0.2, "local_start_spread": spread}))
+        config |= {"local_start_width": 0.2, "local_start_spread": spread, "training_latents": [2, 4]}
+        (copy / "config.json").write_text(json.dumps(config))
         recipe = (copy / "recipe.yaml").read_text()
         (copy / "recipe.yaml").write_text(recipe.replace("  ema_decay: null\n", "  ema_decay: 0.99\n"))
         with staging.stage(copy, "org/tiny") as folder:
             text = (folder / "README.md").read_text()
         assert f"each head of a latent looks at a spot {told}" in text
-        assert (
-            "the weights are those of epoch" in text and ",\naveraged over steps with a decay of 0.99. Before" in text
-        )
+        assert ",\naveraged over steps with a decay of 0.99. Before" in text
+        assert " Each\nstep computed 2 to 4 of the latents. All settings" in text
+
+
+def test_the_card_tells_what_was_changed_on_the_way(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(staging, "check_loads", lambda *arguments: None)
+    copy = shutil.copytree(run, tmp_path / "copy")
+    metrics = json.loads((copy / "metrics.json").read_text())
+    changes = [
+        {"step": 1200, "changes": ["optimization.epochs: 3 -> 6", "seed: 0 -> 1"], "after_the_end": False},
+        {"step": 1300, "changes": ["optimization.epochs: 6 -> 7"], "after_the_end": True},
+    ]
+    first = "so no single command repeats it:\n\n- from step 1,200 on: `optimization.epochs: 3 -> 6`, `seed: 0 -> 1`\n"
+    second = "- from step 1,300 on, when it had ended before: `optimization.epochs: 6 -> 7`\n"
+    for kept, end in ((1, "read once at the end. 6"), (2, "read once at the end, and at ends before that. 6")):
+        (copy / "metrics.json").write_text(json.dumps(metrics | {"changes": changes[:kept]}))
+        with staging.stage(copy, "org/tiny") as folder:
+            text = (folder / "README.md").read_text()
+            assert json.loads((folder / "metrics.json").read_text())["changes"] == changes[:kept]
+        assert end in text and (first + second if kept == 2 else first) + "\n![" in text
+        assert "repeats the run" not in text
 
 
 def test_the_card_of_a_run_without_validation_says_so(run, tmp_path, monkeypatch):

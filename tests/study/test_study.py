@@ -82,6 +82,8 @@ def test_an_experiment_wins_over_the_command_line():
     # One kind of positions can start so and another cannot, which would be no comparison.
     local = Setting(config=CONFIGURATION_FOLDER / "cifar10-study.yaml").recipe("model.position_encoding_type=learned")
     assert build_task(local).config.local_start_width is None
+    tuned = Setting(config=CONFIGURATION_FOLDER / "digits-finetune.yaml").recipe()
+    assert tuned.pretrained is not None and build_task(tuned).config.local_start_width is None
     with pytest.raises(UserError, match="no local start"):
         Setting(overrides=("model.local_start_reach=0.1",))
     with pytest.raises(UserError, match="--seeds"):

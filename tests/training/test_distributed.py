@@ -11,12 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from torch.nn.parallel import DistributedDataParallel
 
 import score
 from lab.errors import UserError
+from lab.recipe import DEFAULT_RECIPE, load_recipe
+from lab.tasks import build_task
 from lab.training.curves import read_metrics
+from lab.training.loop import build_accelerator
 from tests.checkpoints import save_checkpoint
 from tests.models import pixels, small_model
 from tests.paths import ROOT
@@ -281,3 +285,18 @@ def test_what_is_judged_is_what_is_saved(folder):
     score.main([str(output), "--split", "validation", "--output", str(folder / "scores")])
     scores = json.loads((folder / "scores" / "evaluation.json").read_text())
     assert scores["loss"] == pytest.approx(found["validation_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("optimization.ema_decay=0.9", "ema_decay does not work with sharded weights"),
+        ("optimization.optimizer=muon", "optimizer=muon does not work with sharded weights"),
+        ("model.training_blocks=[1,1]", "training_blocks cannot be drawn with sharded weights"),
+    ],
+)
+def test_what_sharded_weights_cannot_have_is_refused(monkeypatch, option, message):
+    fresh_accelerate()
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
+    with pytest.raises(UserError, match=message):
+        build_accelerator(build_task(load_recipe(DEFAULT_RECIPE, [option])))

@@ -72,6 +72,18 @@ def test_a_run_starts_from_the_checkpoint_and_says_so(run, checkpoint, capsys):
     assert written.pretrained == str(checkpoint) and written.model["d_latents"] == 16
 
 
+def test_fewer_latents_in_each_step_are_inherited_and_said(checkpoint, tmp_path, run, capsys):
+    model = PerceiverStudyForImageClassification.from_pretrained(checkpoint)
+    model.config.training_latents = [2, 3]
+    elastic = shutil.copytree(checkpoint, tmp_path / "elastic")
+    model.save_pretrained(elastic)
+    run("fewer", "optimization.epochs=1", f"pretrained={elastic}")
+    assert "in training steps model.training_latents=[2, 3]; null computes all" in capsys.readouterr().out
+    run("all", "optimization.epochs=1", f"pretrained={elastic}", "model.training_latents=null")
+    said = capsys.readouterr().out
+    assert "model.training_latents=None (the checkpoint has [2, 3])" in said and "in training steps" not in said
+
+
 def test_a_resumed_run_needs_no_checkpoint(run, checkpoint, monkeypatch):
     """And ends with the same weights; settings are those that it began with, whatever is in that folder now."""
     options = ["checkpoint.every_steps=1", "checkpoint.keep_last=1", f"optimization.freeze=[{LATENTS}]"]

@@ -21,6 +21,7 @@ class Limited(torch.nn.Module):
     def __init__(self, most: int):
         super().__init__()
         self.model, self.most, self.tried = small_model(num_channels=1, image_size=8), most, []
+        self.config = self.model.config
 
     def forward(self, pixel_values):
         self.tried.append(len(pixel_values))
@@ -44,6 +45,16 @@ def test_parts_are_found(accelerator, most, asked, expected):
     assert find_parts(accelerator, build_task(recipe), model) == expected
     assert all(24 % size == 0 for size in model.tried)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_parts_are_found_with_most_of_the_latents_and_blocks_that_may_be_drawn(accelerator):
+    task = build_task(load_recipe(DEFAULT_RECIPE, ["model.training_latents=[1,8]", "model.training_blocks=[1,1]"]))
+    model, seen = task.build_model(), []
+    model.perceiver.register_forward_hook(lambda module, given, outputs: seen.append(outputs[0].shape[1]))
+    for _ in range(4):
+        find_parts(accelerator, task, model)
+    assert seen == [8] * 4
+    assert (model.config.training_latents, model.config.training_blocks) == ([1, 8], [1, 1])
 
 
 def test_pairs_that_are_mixed_stay_together(accelerator):

@@ -6,8 +6,8 @@ from accelerate import Accelerator
 from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.tasks import build_task
-from lab.training.checkpoint import Progress, save_checkpoint
-from lab.training.run_folder import LOG, RESULTS, TrainingLog, claim_output, find_start
+from lab.training.checkpoint import Progress, read_progress, save_checkpoint
+from lab.training.run_folder import LOG, RESULTS, TrainingLog, claim_output, find_start, logged_changes
 from lab.training.utilization import Utilization
 from tests.small_data import fresh_accelerate
 
@@ -107,6 +107,23 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(folder, recipe):
     # Gone before the run goes on: as the newest by name it would be kept in place of a good one.
     claim_output(folder, recipe, older)
     assert older.exists() and not newer.exists()
+
+
+def test_changes_on_the_way_are_logged_without_paths(folder, recipe):
+    newest = add_checkpoint(folder, 20)
+    (folder / LOG).write_text('{"kind": "step", "step": 20}\n')
+    claim_output(folder, recipe, newest)
+    assert logged_changes(folder) == []
+    (folder / RESULTS).write_text("{}")
+    other = load_recipe(DEFAULT_RECIPE, ["optimization.epochs=70", "data.path=/home/me", "output_dir=/home/me/other"])
+    claim_output(folder, other, newest)
+    claim_output(folder, load_recipe(DEFAULT_RECIPE, ["optimization.epochs=80"]), newest)
+    step, epochs = read_progress(newest).step, recipe.optimization.epochs
+    assert logged_changes(folder) == [
+        {"step": step, "changes": [f"optimization.epochs: {epochs} -> 70"], "after_the_end": True},
+        {"step": step, "changes": ["optimization.epochs: 70 -> 80"], "after_the_end": False},
+    ]
+    assert "/home" not in (folder / LOG).read_text()
 
 
 def test_only_damaged_checkpoints(folder, recipe):

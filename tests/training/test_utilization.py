@@ -52,6 +52,20 @@ def test_the_count_of_one_sample_is_that_of_measure_and_more_samples_share_what_
         assert one == measure(task).step_flops
 
 
+def test_what_is_drawn_counts_with_its_mean_number_and_takes_the_memory_of_most():
+    shape = [f"model.{each}" for each in ("num_latents=8", "num_blocks=3", "num_cross_attends=3")]
+
+    def costs(latents, blocks):
+        drawn = (f"model.training_latents={latents}", f"model.training_blocks={blocks}")
+        task = tiny(*shape, *drawn)
+        return sample_flops(task, task.build_model(), 8, CPU), measure(task)
+
+    mean, most, found = costs(5, 2), costs(8, 3), costs("[2,8]", "[1,3]")
+    assert found[0] == mean[0] < most[0]
+    assert (found[1].forward_flops, found[1].step_flops) == (mean[1].forward_flops, mean[1].step_flops)
+    assert found[1].activation_bytes == most[1].activation_bytes > mean[1].activation_bytes
+
+
 def test_weights_that_stay_as_they_are_cost_less():
     task = tiny()
     model = task.build_model()

@@ -15,6 +15,7 @@ from lab.study.complexity import count, seconds
 from lab.study.pictures import ACCURACY
 from lab.study.setting import Setting
 from lab.study.training import Job, Samples, load_samples, run_all, train_small
+from lab.tasks import build_task
 from lab.training.cost import counted_config
 from modeling_perceiver_study.elastic import classify_early
 
@@ -36,6 +37,7 @@ CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9)
 JUDGED = 0.8  # of the confidences
 WITHIN, AT_MOST = 0.02, 0.01
 _BATCH = 100  # images, when a call is timed
+ALL_AT_EACH_STEP = ("model.training_latents=null", "model.training_blocks=null")
 ELASTIC, SHORT, FIXED = "one model for all budgets", "the same, trained as long as one", "a model for each budget"
 
 
@@ -67,14 +69,14 @@ def run(setting: Setting) -> dict:
             recipe = setting.recipe(*shape(BLOCKS), *drawn, longer, seed=seed)
             jobs.append(Job({"trained": trained, "seed": seed}, recipe, train_elastic, arguments))
         for latents, blocks in places:
-            recipe = setting.recipe(*shape(blocks), f"model.num_latents={latents}", seed=seed)
+            recipe = setting.recipe(*shape(blocks), *ALL_AT_EACH_STEP, f"model.num_latents={latents}", seed=seed)
             jobs.append(Job({"trained": FIXED, "latents": latents, "blocks": blocks, "seed": seed}, recipe))
     return {"runs": run_all(jobs, setting, TITLE)}
 
 
 def budgets(recipe: Recipe) -> list[tuple[int, int]]:
     """Numbers of latents and of blocks, from few to all."""
-    most = recipe.model["num_latents"]
+    most = build_task(recipe).config.num_latents
     return list(dict.fromkeys((max(1, round(share * most)), blocks) for share, blocks in BUDGETS))
 
 
@@ -155,6 +157,7 @@ def draw(result: dict) -> Figure:
     ):
         at = [np.mean(place[measured]) for place in at_budgets]
         lines = {FIXED: (at, _fixed(result)), ELASTIC: (at, [place["accuracy"] for place in at_budgets])}
+        lines[SHORT] = (at, [place["accuracy"] for place in _elastic(result, "budgets", SHORT)])
         lines[f"{ELASTIC}, leaving when sure"] = (
             [np.mean(place[measured]) for place in early],
             [place["accuracy"] for place in early],

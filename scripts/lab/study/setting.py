@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.errors import UserError
-from lab.recipe import CONFIGURATION_FOLDER, Recipe, effective, load_recipe
+from lab.recipe import CONFIGURATION_FOLDER, Recipe, architecture_keys, effective, load_recipe
 from lab.training.precision import settle_precision
 
 DEFAULT_CONFIG = CONFIGURATION_FOLDER / "study-digits.yaml"
@@ -51,6 +51,8 @@ class Setting:
         """
         recipe = load_recipe(self.config, [*self.overrides, *overrides, f"seed={seed}"])
         recipe.model = {field: value for field, value in recipe.model.items() if not field.startswith("local_start_")}
+        if recipe.pretrained is not None:  # whose configuration may say otherwise
+            recipe.model |= {field: None for field in architecture_keys() if field.startswith("local_start_")}
         return settle_precision(recipe)
 
     def for_training(self, *overrides: str) -> dict:

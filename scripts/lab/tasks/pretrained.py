@@ -27,6 +27,7 @@ from modeling_perceiver_study.grid import LearnedPositions
 
 PRETRAINED = "pretrained.json"  # in the folder of a run: what it started from, so that `--resume` needs no checkpoint
 _MOST_NAMED = 5
+_FEWER = ("training_latents", "training_blocks")
 
 
 @dataclasses.dataclass
@@ -74,6 +75,8 @@ class Pretrained:
                 parts.append(f"{what}: {', '.join(names)}")
         if changed := self._changes(config):
             parts.append(f"other than in the checkpoint: {changed}")
+        if fewer := [f"model.{name}={getattr(config, name)}" for name in _FEWER if getattr(config, name, None)]:
+            parts.append(f"in training steps {' and '.join(fewer)}; null computes all")
         return "; ".join(parts)
 
     def load(self, model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:

@@ -1,7 +1,9 @@
 """What one training step of one sample costs, measured on the CPU: parameters, FLOPs and bytes."""
 
+import contextlib
 import copy
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +21,7 @@ _AUTOCAST = {"auto": torch.bfloat16, "no": None, "bf16": torch.bfloat16, "fp16":
 
 @dataclass
 class Cost:
-    """Of one sample and one model.
+    """Of one sample and one model; where latents or blocks of a step are drawn, of the mean number, but bytes of most.
 
     Attributes:
         parameters: of the model.
@@ -40,13 +42,18 @@ def measure(task: Task) -> Cost:
     """The cost of one sample, by doing a training step of it on the CPU."""
     model = task.model_class(counted_config(task.config))
     # The counter sees no fused attention; the kernel of plain products does the same ones.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with (
+        fixed_budget(model.config, statistics.mean),
+        FlopCounterMode(display=False) as counter,
+        sdpa_kernel(SDPBackend.MATH),
+    ):
         loss = _loss(model, task, samples=1)
         forward_flops = counter.get_total_flops()
         loss.backward()
         step_flops = counter.get_total_flops()
     # With the attention that training uses, which keeps less. What does not grow with the batch is the difference.
-    one, two = (kept_bytes(model, lambda samples=samples: _loss(model, task, samples)) for samples in (1, 2))
+    with fixed_budget(model.config, max):
+        one, two = (kept_bytes(model, lambda samples=samples: _loss(model, task, samples)) for samples in (1, 2))
     return Cost(model.num_parameters(), forward_flops, step_flops, two - one, 2 * one - two)
 
 
@@ -62,6 +69,24 @@ def counted_config(config: PreTrainedConfig) -> PreTrainedConfig:
         if any(adapter_class(own.input_type).is_separable(own) for own in inputs):
             config.cross_attend_path = "separable"
     return config
+
+
+@contextlib.contextmanager
+def fixed_budget(config: PreTrainedConfig, pick: Callable[[list[int]], float]) -> Iterator[None]:
+    """Let each step compute the same latents and blocks, where the config has their number drawn anew for each.
+
+    Args:
+        pick: of the lowest and the highest number that are drawn, such as `max`.
+    """
+    drawn = {name: getattr(config, name, None) for name in ("training_latents", "training_blocks")}
+    ranges = {name: value for name, value in drawn.items() if isinstance(value, (list, tuple))}
+    try:
+        for name, value in ranges.items():
+            setattr(config, name, round(pick(value)))
+        yield
+    finally:
+        for name, value in ranges.items():
+            setattr(config, name, value)
 
 
 def _loss(model: nn.Module, task: Task, samples: int) -> torch.Tensor:

@@ -141,6 +141,8 @@ def build_accelerator(task: Task) -> Accelerator:
             f"does not work here: {error}"
         ) from None
     if accelerator.distributed_type == DistributedType.FSDP:
+        if isinstance(getattr(task.config, "training_blocks", None), (list, tuple)):  # all gather each layer together
+            raise UserError("model.training_blocks cannot be drawn with sharded weights (FSDP): set it to one number")
         if settings.ema_decay is not None:
             raise UserError("optimization.ema_decay does not work with sharded weights (FSDP): set it to null")
         if settings.optimizer == "muon":  # it needs whole matrices

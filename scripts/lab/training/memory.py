@@ -10,6 +10,7 @@ from torch import nn
 
 from lab.errors import UserError
 from lab.tasks.task import Task
+from lab.training.cost import fixed_budget
 
 
 def find_parts(accelerator: Accelerator, task: Task, model: nn.Module) -> int:
@@ -38,7 +39,8 @@ def find_parts(accelerator: Accelerator, task: Task, model: nn.Module) -> int:
     model.to(accelerator.device).train()
     statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        size = largest_size()
+        with fixed_budget(model.config, max):
+            size = largest_size()
     except RuntimeError as error:
         if "No executable batch size" not in str(error):
             raise

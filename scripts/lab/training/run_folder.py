@@ -134,9 +134,14 @@ def require_same_data(start: Path, data: str):
 
 
 def claim_output(output_dir: Path, recipe: Recipe, start: Path | None):
-    """Make the folder ready for a run from checkpoint `start`, or from the beginning if that is None."""
+    """Make the folder ready for a run from checkpoint `start`, or from the beginning if that is None.
+
+    Where the recipe of a run that goes on has changed, its log says so.
+    """
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
+        if start is not None:
+            _log_changes(output_dir, recipe, start)
         (output_dir / RESULTS).unlink(missing_ok=True)
         if start is None:
             shutil.rmtree(output_dir / "checkpoints", ignore_errors=True)
@@ -147,6 +152,24 @@ def claim_output(output_dir: Path, recipe: Recipe, start: Path | None):
         write_atomically(output_dir / "recipe.yaml", recipe_to_yaml(recipe))
     except OSError as error:
         raise UserError(f"output_dir={output_dir} cannot be written to: {error}") from None
+
+
+def _log_changes(output_dir: Path, recipe: Recipe, start: Path):
+    changed = differences(load_recipe(output_dir / "recipe.yaml"), recipe)
+    # Where data lie is nobody's business, and that they are the same is checked.
+    lines = [line for key, line in changed.items() if key not in ("data.name", "data.path")]
+    if lines:
+        entry = {"kind": "changed", "step": read_progress(start).step, "changes": lines}
+        entry["after_the_end"] = (output_dir / RESULTS).exists()
+        with (output_dir / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+def logged_changes(output_dir: Path) -> list[dict]:
+    """What was changed of the recipe on the way: `step`, `changes`, and whether that was `after_the_end` of a run."""
+    entries = [json.loads(line) for line in (output_dir / LOG).read_text(encoding="utf-8").splitlines()]
+    names = ("step", "changes", "after_the_end")
+    return [{name: entry[name] for name in names} for entry in entries if entry["kind"] == "changed"]
 
 
 def write_atomically(path: Path, text: str):

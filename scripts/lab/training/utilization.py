@@ -1,5 +1,7 @@
 """How much arithmetic a training run does in a second, and what share of its GPUs' it uses: model FLOPs utilisation."""
 
+import statistics
+
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -8,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lab.errors import one_line
 from lab.tasks.task import Task
-from lab.training.cost import counted_config
+from lab.training.cost import counted_config, fixed_budget
 
 _HALF, _TF32, _FLOAT32 = "bf16 or fp16", "TF32", "float32"
 # Dense matrix products in 1e12 FLOP a second, from NVIDIA's data sheets, by the name that CUDA gives a device. The
@@ -47,7 +49,8 @@ def sample_flops(task: Task, model: nn.Module, samples: int, device: torch.devic
     """FLOP of matrix products in a training step for each sample, a multiply-add counted as 2.
 
     Counted are forward and backward passes of one and of two empty samples, by a copy of the model with weights of its
-    own; so what is done once for all samples is told from what each costs. What `gradient_checkpointing` computes again
+    own; so what is done once for all samples is told from what each costs. Where latents or blocks are drawn for each
+    step, it is the mean number of them. What `gradient_checkpointing` computes again
     is not counted, since it is of no use.
 
     Args:
@@ -58,7 +61,8 @@ def sample_flops(task: Task, model: nn.Module, samples: int, device: torch.devic
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for name, parameter in counted.named_parameters():
         parameter.requires_grad_(trained.get(name, True))
-    one, two = (_step_flops(task, counted, size, device) for size in (1, 2))
+    with fixed_budget(counted.config, statistics.mean):
+        one, two = (_step_flops(task, counted, size, device) for size in (1, 2))
     each = two - one
     return each + (one - each) / samples
 
