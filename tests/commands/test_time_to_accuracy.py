@@ -61,6 +61,7 @@ def test_the_table_says_how_many_times_longer():
         (["--trial_hours", "0"], "--trial_hours 0: expected more than 0"),
         (["--targets", "0.45", "152"], "--targets 152: expected percent"),
         (["model.num_blocks=2"], "2 blocks"),
+        (["model.patch_size=2"], "model.patch_size=2: the others are compared with None alone"),
         (["model.num_channels=1", "image_processor.image_mean=[0.5]", "image_processor.image_std=[0.5]"], "8 × 8 × 1"),
     ],
 )

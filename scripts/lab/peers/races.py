@@ -39,7 +39,7 @@ class Answering(nn.Module):
 
 
 def case_of(config: PerceiverStudyConfig, batch: int) -> Case:
-    """The same widths and numbers of layers for the others.
+    """The same widths and numbers of layers for the others, which keep their own heads, MLPs and decoders.
 
     Raises:
         UserError: the others have no such model.
@@ -51,6 +51,9 @@ def case_of(config: PerceiverStudyConfig, batch: int) -> Case:
             f"{width} × {config.num_channels}; transformers and perceiver-pytorch are compared with 1 cross-attend, 1 "
             "block and square images with 3 channels"
         )
+    for name, expected in (("patch_size", None), ("stem_type", "none"), ("position_encoding_type", "fourier")):
+        if getattr(config, name) != expected:
+            raise UserError(f"model.{name}={getattr(config, name)}: the others are compared with {expected} alone")
     return Case(
         name="race",
         part="model",

@@ -147,7 +147,7 @@ def _fixed(result: dict) -> list[list[float]]:
 
 def draw(result: dict) -> Figure:
     at_budgets, early = _elastic(result, "budgets"), _elastic(result, "early")
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for panel, measured, label in zip(
         panels,
@@ -167,7 +167,7 @@ def draw(result: dict) -> Figure:
             panel.errorbar(places, means, errors, fmt=f"{marker}-", color=colour, capsize=3, markersize=5, label=name)
         panel.set_xlabel(label)
     panels[0].set_ylabel(ACCURACY)
-    panels[1].legend(frameon=False, loc="lower right")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     tidy(*panels)
     return figure
 
