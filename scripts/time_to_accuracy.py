@@ -3,11 +3,12 @@
     python scripts/time_to_accuracy.py data.path=/data/cifar10 data.title=CIFAR-10 --hours 1 --rates 3e-4 1e-3 3e-3
 
 Accuracy is that on validation images. All have the recipe's numbers and widths of latents and layers, images, random
-changes, batches and schedule, and train by the same loop; heads and decoders are each one's own. Ours has the recipe's optimiser and learning rate; the others have AdamW with each of --rates,
-and the best of them counts. A run ends when it reaches the highest target, or after --hours. Time to judge does not
-count. With --trial_hours each of --rates is tried for so long, and the best of them alone is run for --hours, from the
-start. Runs that are finished are files in FOLDER/runs and are not repeated, so the command goes on where it was
-stopped, with the next run. It writes time-to-accuracy.json, .md and .png.
+changes, batches and schedule, and train by the same loop; heads and decoders are each one's own. Ours has the recipe's
+optimiser and learning rate; the others have AdamW with each of --rates, and the best of them counts. A run ends when
+it reaches the highest target, or after --hours. Time to judge does not count. With --trial_hours each of --rates is
+tried for so long, and the best of them alone is run for --hours, from the start. Runs that are finished are files in
+FOLDER/runs and are not repeated, so the command goes on where it was stopped, with the next run. It writes
+time-to-accuracy.json, .md and .png.
 """
 
 import argparse
