@@ -7,10 +7,11 @@ the sound of a video, is read by PyAV, and so is MP3 where that is installed: it
 and soundfile believes those that do. Arrays need none of these libraries, nor do `.npy` and `.csv` files of sensors.
 """
 
+import contextlib
 import csv
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 
 from .fetching import fetched, is_url
 from .scalars import is_number
-from .video_reading import open_video
+from .video_reading import MissingStream, open_video
 
 _BLOCK = 2**18  # samples of each channel that are read at a time
 _LARGEST_SAMPLE = 4  # bytes of a whole number
@@ -31,30 +32,38 @@ _UNITS = {"PCM_S8": (2**7, 0), "PCM_U8": (2**7, 2**7), "PCM_16": (2**15, 0), "PC
 
 
 def read_audio(
-    source: Any, sampling_rate: int, num_channels: int, do_rescale: bool = True, seconds: float | None = None
+    source: Any,
+    sampling_rate: int,
+    num_channels: int,
+    do_rescale: bool = True,
+    seconds: float | None = None,
+    array_rate: float | None = None,
 ) -> np.ndarray:
     """The recording as `(C, L)` float32, in [-1, 1] if it came as integers.
 
     Args:
         source: a path, a URL, the bytes of a file, or a file object; an array or a tensor `(L,)` or `(channels, L)`, or
-            a list, at `sampling_rate`, also as the path of a `.npy` file, or of a `.csv` file with a line for each
-            moment and a column for each channel, and perhaps a line of names before; or a dict of `datasets` with
-            `bytes` or `path`, or with `array` and `sampling_rate`.
+            a list, also as the path of a `.npy` file, or of a `.csv` file with a line for each moment and a column for
+            each channel, and perhaps a line of names before; or a dict of `datasets` with `bytes` or `path`, or with
+            `array` and `sampling_rate`.
         sampling_rate: samples a second that are wanted.
-        num_channels: `C`; one channel is the mean of those of the recording. Up to 8 of a sound, which `do_rescale`
-            says that it is, may be a single one.
+        num_channels: `C`. Of a sound, which `do_rescale` says that it is, one channel is the mean of those of the
+            recording, and up to 8 may be a single one.
         do_rescale: bring integers into [-1, 1], those of files too. Otherwise they keep their units, and arrays of
             another rate are resampled about the line from their first to their last number, as they do not come from
             silence and go there.
         seconds: what is wanted at most, from the beginning.
+        array_rate: samples a second of arrays, those in `.npy` and `.csv` files too; None is `sampling_rate`. Of a dict
+            its own counts.
 
     Raises:
         ValueError: it is empty, holds NaN or infinite numbers, or whole ones of 64 bits where they are to be rescaled;
-            has another number of channels, or cannot be read.
+            has another number of channels, or cannot be read. Of a file of something else than sound, such as a silent
+            video, it is a `MissingStream`.
         OSError: a URL cannot be fetched.
         ImportError: a library is missing; says how to install it.
     """
-    rate, end, name = sampling_rate, seconds, None
+    rate, end, name = sampling_rate if array_rate is None else array_rate, seconds, None
     if isinstance(source, (bytearray, memoryview)):
         source = bytes(source)
     if hasattr(source, "get_all_samples"):  # what `datasets` gives where torchcodec is installed
@@ -62,7 +71,7 @@ def read_audio(
         source, rate = decoded.data, decoded.sample_rate
     elif isinstance(source, dict):
         name = source.get("path")
-        source, rate = _of_dict(source, sampling_rate)
+        source, rate = _of_dict(source, rate)
     if is_url(source):
         source, name = fetched(source), source
     if hasattr(source, "read") and not hasattr(source, "seek"):
@@ -74,7 +83,8 @@ def read_audio(
         samples = _with_channels(_of_array(source, num_channels, do_rescale), num_channels, do_rescale)
         if end is not None:
             samples = samples[:, : _count(end * rate)]
-        if rate != sampling_rate and samples.shape[1]:
+        _require_samples(samples)
+        if rate != sampling_rate:
             resampled = _resampled_sound if do_rescale else _resampled_series
             samples = resampled(samples, rate, sampling_rate)
     _require_samples(samples)
@@ -145,16 +155,18 @@ def _is_number_text(text: str) -> bool:
     return True
 
 
-def _of_dict(source: dict, sampling_rate: int) -> tuple[Any, int]:
+def _of_dict(source: dict, rate: float) -> tuple[Any, float]:
+    """What a dict holds, and the rate that it has if it is an array."""
     array = source.get("array", source.get("raw"))
-    if array is not None:
-        if "sampling_rate" not in source:
-            raise ValueError(f"A recording given as a dict with {sorted(source)} lacks `sampling_rate`.")
-        rate = source["sampling_rate"]
+    if array is not None and "sampling_rate" not in source:
+        raise ValueError(f"A recording given as a dict with {sorted(source)} lacks `sampling_rate`.")
+    own = source.get("sampling_rate")
+    if own is not None or array is not None:
         # Formats of `datasets` make it a tensor or an array without axes.
-        rate = rate.item() if getattr(rate, "ndim", None) == 0 else rate
+        rate = own.item() if getattr(own, "ndim", None) == 0 else own
         if not is_number(rate) or not 0 < rate < math.inf:
             raise ValueError(f"A recording has sampling_rate={rate!r}: expected a finite number above 0.")
+    if array is not None:
         return array, rate
     found = source.get("bytes") or source.get("path")
     if found is None:
@@ -162,7 +174,7 @@ def _of_dict(source: dict, sampling_rate: int) -> tuple[Any, int]:
             f"A recording is given as a dict with {sorted(source)}: expected `array` and `sampling_rate`, or `bytes`, "
             "or `path`."
         )
-    return found, sampling_rate
+    return found, rate
 
 
 def _of_array(source: Any, num_channels: int, do_rescale: bool) -> np.ndarray:
@@ -194,7 +206,7 @@ def _with_channels(samples: np.ndarray, num_channels: int, is_sound: bool) -> np
     """`(channels, L) -> (C, L)`; the only channel of a sound is all of a few, and that of a series is another thing."""
     if len(samples) == num_channels:
         return samples
-    if num_channels == 1:
+    if num_channels == 1 and is_sound:
         return samples.mean(axis=0, keepdims=True)
     takes_one = is_sound and num_channels <= _MOST_CHANNELS
     if len(samples) == 1 and takes_one:
@@ -216,17 +228,17 @@ def _read_file(
     try:
         with soundfile.SoundFile(opened) as file:
             is_mp3 = file.format == "MP3"
-        made = _read_container(_from_start(opened), *wanted) if is_mp3 else None
+        made = _read_container(_from_start(opened), name, *wanted) if is_mp3 else None
         if made is None:
             with soundfile.SoundFile(_from_start(opened)) as file:
                 unit, middle = (1, 0) if do_rescale else _UNITS.get(file.subtype, (1, 0))
                 parts = (part * unit + middle for part in _parts(file, seconds))
-                blocks = (_with_channels(part, num_channels, do_rescale) for part in parts)
+                blocks = (_with_channels(part, num_channels, do_rescale) for part in _finite(parts))
                 made = _at_rate(blocks, file.samplerate, sampling_rate, num_channels)
     except soundfile.LibsndfileError as error:
         if isinstance(opened, str) and not _is_file(Path(opened)):
             raise ValueError(f"{name} is not a recording: there is no such file.") from None
-        made = _read_container(_from_start(opened), *wanted)
+        made = _read_container(_from_start(opened), name, *wanted)
         if made is None:
             raise ValueError(f"{name} is not a recording that can be read: {error}") from None
     return np.concatenate(made, axis=1) if made else np.zeros((num_channels, 0), np.float32)
@@ -251,34 +263,33 @@ def _from_start(opened: Any) -> Any:
 
 
 def _read_container(
-    source: Any, sampling_rate: int, num_channels: int, do_rescale: bool, seconds: float | None
+    source: Any, name: str, sampling_rate: int, num_channels: int, do_rescale: bool, seconds: float | None
 ) -> list | None:
-    """The sound of a video, or of another file that PyAV knows, as blocks `(C, l)`; None where it knows none in it."""
+    """The sound of a video, or of another file that PyAV knows, as blocks `(C, l)`; None where it does not know it.
+
+    Raises:
+        MissingStream: there is no sound in it.
+    """
     try:
         container, _ = open_video(source)
     except (ValueError, ImportError):
         return None
-    from av import FFmpegError  # there, since the container is
-
     with container:
         if not container.streams.audio:
-            return None
+            raise MissingStream(f"{name} has no sound in it.")
         rate = container.streams.audio[0].rate
-        blocks = (_with_channels(block, num_channels, do_rescale) for block in _blocks(container, seconds))
-        try:
-            return _at_rate(blocks, rate, sampling_rate, num_channels)
-        except FFmpegError:
-            return None
+        blocks = (_with_channels(block, num_channels, do_rescale) for block in _finite(_blocks(container, seconds)))
+        return _at_rate(blocks, rate, sampling_rate, num_channels) or None
 
 
 def _blocks(container: Any, seconds: float | None):
-    """`(channels, l)` float32, one after the other, of the first stream of sound."""
+    """`(channels, l)` float32, one after the other, of the first stream of sound, without what is damaged."""
     import av  # there, since the container is
 
     stream = container.streams.audio[0]
     floats = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
     left = None if seconds is None else _count(seconds * stream.rate)
-    for frame in container.decode(stream):
+    for frame in _decoded(container, stream):
         for part in floats.resample(frame):
             block = part.to_ndarray()[:, :left]
             yield block
@@ -286,6 +297,31 @@ def _blocks(container: Any, seconds: float | None):
                 left -= block.shape[1]
                 if left <= 0:
                     return
+
+
+def _decoded(container: Any, stream: Any):
+    """Frames of a stream, as far as they can be decoded."""
+    from av import FFmpegError  # there, since the container is
+
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except FFmpegError:  # what was read before is what there is
+            return
+        if packet is None:
+            return
+        with contextlib.suppress(FFmpegError):
+            yield from packet.decode()
+
+
+def _finite(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same blocks `(channels, l)`, of which none holds NaN, which resampling would spread."""
+    first = 0
+    for block in blocks:
+        _require_finite(block, first)
+        first += block.shape[1]
+        yield block
 
 
 def _at_rate(blocks: Iterable[np.ndarray], rate: float, sampling_rate: int, num_channels: int) -> list[np.ndarray]:
@@ -322,10 +358,15 @@ def _resampled_series(samples: np.ndarray, rate: float, sampling_rate: int) -> n
 def _require_samples(samples: np.ndarray):
     if samples.shape[1] == 0:
         raise ValueError("A recording has no samples: expected at least one.")
+    _require_finite(samples)
+
+
+def _require_finite(samples: np.ndarray, first: int = 0):
     if not np.isfinite(samples).all():
         channel, place = np.argwhere(~np.isfinite(samples))[0]
         raise ValueError(
-            f"A recording holds {samples[channel, place]} at sample {place}: expected finite numbers within float32."
+            f"A recording holds {samples[channel, place]} at sample {first + place}: expected finite numbers within "
+            "float32."
         )
 
 

@@ -119,12 +119,12 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         """One recording in any form `-> (C, L)` float32 at the extractor's rate; see `read_audio`.
 
         Args:
-            sampling_rate: of an array; None is the extractor's.
+            sampling_rate: of an array, also one in a file; None is the extractor's.
             seconds: what is wanted at most.
         """
-        if sampling_rate is not None and sampling_rate != self.sampling_rate and not _is_file(recording):
+        if sampling_rate is not None and not _is_file(recording):
             recording = {"array": recording, "sampling_rate": sampling_rate}
-        return read_audio(recording, self.sampling_rate, self.feature_size, self.do_rescale, seconds)
+        return read_audio(recording, self.sampling_rate, self.feature_size, self.do_rescale, seconds, sampling_rate)
 
     def __call__(
         self,

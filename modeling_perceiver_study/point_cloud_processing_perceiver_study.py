@@ -24,7 +24,7 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
         num_axes: `A`, coordinates of a point.
         num_features: `C`, further numbers of a point, such as a normal or a colour.
         feature_names: fields of .ply and .pcd files that are the features, such as `["red", "green", "blue"]`; None
-            takes all that follow the coordinates.
+            takes all that follow the coordinates where there are to be any.
         center: what becomes the origin: the `"mean"` of the points, the middle of their bounding `"box"`, or None for
             the origin that they have.
         scale: what is divided by: the largest distance from the origin (`"sphere"`, which has the radius 1 then), the
@@ -110,7 +110,8 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
 
     def read(self, source: str | os.PathLike | bytes) -> np.ndarray:
         """`(m, A + C)`: the cloud in a file, which `__call__` takes, too. Errors as those of `open_points`."""
-        return open_points(source, self.num_axes, self.feature_names, self.num_points)
+        names = [] if self.feature_names is None and self.num_features == 0 else self.feature_names
+        return open_points(source, self.num_axes, names, self.num_points)
 
     def process_cloud(self, cloud, name: str = "a cloud") -> np.ndarray:
         """`(m, A + C) -> (M, A + C)` float32: one cloud as the model gets it, and as training keeps it.
@@ -124,6 +125,8 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
         cloud = _array(cloud)
         if cloud.ndim != 2 or cloud.shape[1] != self.num_columns:
             parts = f"num_axes={self.num_axes} and num_features={self.num_features}"
+            if self.num_features and self.feature_names is None:
+                parts += "; feature_names say which fields of a .ply or .pcd file are read, None takes all"
             raise ValueError(f"{name} has shape {cloud.shape}: expected (points, {self.num_columns}) with {parts}.")
         finite = np.isfinite(cloud).all(axis=1)
         if not finite.all():

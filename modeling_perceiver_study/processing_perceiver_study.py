@@ -12,7 +12,7 @@ from .image_processing_perceiver_study import PerceiverStudyImageProcessor
 from .point_cloud_processing_perceiver_study import PerceiverStudyPointCloudProcessor
 from .tokenization_perceiver_study import PerceiverStudyTokenizer
 from .video_processing_perceiver_study import PerceiverStudyVideoProcessor
-from .video_reading import is_file
+from .video_reading import is_file, streams_in
 
 # What a processor's part of the file is read by, beside the tokenizer.
 PROCESSORS = {
@@ -33,6 +33,8 @@ _OF_TOKENIZER = (
     "clean_up_tokenization_spaces",
 )
 _OF_TOKEN = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+# The streams of a file that some processors need.
+_STREAMS = {PerceiverStudyFeatureExtractor: "audio", PerceiverStudyVideoProcessor: "video"}
 # What a processor returns beside the input itself and its mask.
 _LEFT_OUT = {"position_features": "do_fourier_encode"}
 
@@ -93,7 +95,8 @@ class PerceiverStudyProcessor(ProcessorMixin):
 
         Args:
             samples: a dict of what the processor of each modality takes, by name, in which a modality may be left out
-                or None; or a file that has all of them, such as a video with sound, by its path, its bytes or opened.
+                or None; or a file, such as a video with sound, by its path, its bytes or opened, from which each takes
+                what is there. Texts are not in files.
             return_tensors: `"pt"` or `"np"`.
             kwargs: settings of a single modality, as `video={"num_frames": 8}`.
 
@@ -132,7 +135,7 @@ class PerceiverStudyProcessor(ProcessorMixin):
 
     def _parts(self, sample: Any, number: int) -> dict[str, Any]:
         if is_file(sample):
-            return dict.fromkeys(self.modalities, sample.read() if hasattr(sample, "read") else sample)
+            return self._parts_of_file(sample.read() if hasattr(sample, "read") else sample, number)
         names = ", ".join(self.modalities)
         if not isinstance(sample, Mapping):
             raise ValueError(f"Sample {number} is a {type(sample).__name__}: expected a file, or a dict of {names}.")
@@ -142,6 +145,18 @@ class PerceiverStudyProcessor(ProcessorMixin):
         found = {name: value for name, value in sample.items() if value is not None}
         if not found:
             raise ValueError(f"Sample {number} has nothing: expected at least one of {names}.")
+        return found
+
+    def _parts_of_file(self, file: Any, number: int) -> dict[str, Any]:
+        """The file for each modality that it may hold; what else is wrong with it, processors say."""
+        streams, needed = streams_in(file), {}
+        for name, processor in self.modalities.items():
+            if not isinstance(processor, PerceiverStudyTokenizer):
+                needed[name] = next((_STREAMS[kind] for kind in _STREAMS if isinstance(processor, kind)), None)
+        found = {name: file for name, stream in needed.items() if None in (stream, streams) or stream in streams}
+        if not found:
+            there = "has none of these" if needed else "cannot hold a text"
+            raise ValueError(f"Sample {number} is a file, and {there}: {', '.join(needed or self.modalities)}.")
         return found
 
 

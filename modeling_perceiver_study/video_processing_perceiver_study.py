@@ -11,6 +11,7 @@ from .image_processing_perceiver_study import PerceiverStudyImageProcessor, Perc
 from .scalars import is_count
 from .video_reading import choose_frames, is_file, is_frame, read_frames
 
+_LONG_CLIPS = ("spread", "cut")
 _NORMALIZATIONS = ("training", "clip", "pixel")
 _SMALLEST_STD = 1e-5  # of a clip in [0, 1]; below it all pixels are taken to be the same, and become 0
 
@@ -19,8 +20,9 @@ class PerceiverStudyVideoProcessorKwargs(PerceiverStudyImageProcessorKwargs, tot
     """What the processor takes beside the arguments of the image processor.
 
     Attributes:
-        num_frames: frames that a model looks at, at most; of longer clips so many are taken, evenly spaced. None takes
-            all.
+        num_frames: frames that a model looks at, at most. None takes all.
+        long_clips: which of a longer clip: `"spread"`, so many from all over it, evenly spaced; or `"cut"`, the first
+            ones, as longer sound is cut, so that the frames and the sound of one file are of the same time.
         do_sample_frames: take exactly `num_frames`, evenly spaced from the first frame to the last, also of shorter
             clips, whose frames are repeated. All clips are of one length then, and their speed is not seen. Otherwise
             frames count from the start of a clip, as the model's `absolute_positions` do, and shorter clips are padded.
@@ -32,6 +34,7 @@ class PerceiverStudyVideoProcessorKwargs(PerceiverStudyImageProcessorKwargs, tot
     """
 
     num_frames: int | None
+    long_clips: str
     do_sample_frames: bool
     fps: float | int | None
     normalize: str
@@ -46,7 +49,8 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
 
     A clip is a path, a URL, the bytes of a file or a file object; a list of frames, each whatever the image processor
     takes; or an array or a tensor `(T, H, W)`, `(T, H, W, C)` or `(T, C, H, W)`. Several are a list of these, or an
-    array of five axes. In a list, arrays of up to three axes, PIL images and files of pictures are frames of one clip.
+    array of five axes. In a list, PIL images, files of pictures and arrays of two axes are frames of one clip, and so
+    are arrays of three axes of which the first or the last is as long as a picture has channels, 1 or 3.
 
     It is an image processor, so that `AutoImageProcessor` loads it where torchvision is not installed, without which
     transformers has no `AutoVideoProcessor`; where it is, that name loads it too.
@@ -64,6 +68,7 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
 
     do_fourier_encode = False
     num_frames = None
+    long_clips = "spread"
     do_sample_frames = False
     fps = None
     normalize = "training"
@@ -74,6 +79,7 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
     def _validate_preprocess_kwargs(
         self,
         num_frames: int | None = None,
+        long_clips: str = "spread",
         do_sample_frames: bool = False,
         fps: float | None = None,
         normalize: str = "training",
@@ -84,6 +90,10 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
         _check_count(num_frames)
         if do_sample_frames and num_frames is None:
             raise ValueError("do_sample_frames=True needs num_frames, to say how many.")
+        if long_clips not in _LONG_CLIPS:
+            raise ValueError(f"long_clips={long_clips!r}: expected one of {', '.join(map(repr, _LONG_CLIPS))}.")
+        if do_sample_frames and long_clips == "cut":
+            raise ValueError("long_clips='cut' takes the first frames, and do_sample_frames=True some from all over.")
         if fps is not None and not (isinstance(fps, (int, float)) and fps > 0):
             raise ValueError(f"fps={fps!r}: expected None or a number above 0.")
         if normalize not in _NORMALIZATIONS:
@@ -104,8 +114,8 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
         Args:
             frame_indices: numbers of the frames to take, in place of the choice that `num_frames` and others make.
         """
-        num_frames, exactly, fps = (
-            kwargs.get(name, getattr(self, name)) for name in ("num_frames", "do_sample_frames", "fps")
+        num_frames, exactly, fps, long_clips = (
+            kwargs.get(name, getattr(self, name)) for name in ("num_frames", "do_sample_frames", "fps", "long_clips")
         )
 
         _check_count(num_frames)
@@ -113,7 +123,7 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
         def choice(count: int, rate: float | None):
             if frame_indices is not None:
                 return frame_indices
-            return choose_frames(count, rate, num_frames, fps, exactly)
+            return choose_frames(count, rate, num_frames, fps, exactly, first=long_clips == "cut" and not exactly)
 
         return read_frames(video, choice)
 

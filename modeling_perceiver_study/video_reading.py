@@ -28,8 +28,17 @@ _PICTURE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
 _PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
+class MissingStream(ValueError):
+    """A file that can be read has no video in it, or no sound."""
+
+
 def choose_frames(
-    count: int, rate: float | None, num_frames: int | None, fps: float | None = None, exactly: bool = False
+    count: int,
+    rate: float | None,
+    num_frames: int | None,
+    fps: float | None = None,
+    exactly: bool = False,
+    first: bool = False,
 ) -> np.ndarray:
     """Numbers of the frames that are looked at, in order.
 
@@ -39,12 +48,15 @@ def choose_frames(
         num_frames: at most so many, evenly spaced over the clip; None is all.
         fps: frames wanted of each second, where `rate` is known.
         exactly: always `num_frames`, so that frames of a short clip are repeated.
+        first: of a longer clip the first `num_frames`, instead of some from all over it.
     """
     frames = np.arange(count)
     if fps is not None and rate is not None and fps != rate:
         # The nearest frame to each moment; the last moment is before the end of the clip.
         moments = np.arange(max(1, round(count * fps / rate))) * (rate / fps)
         frames = np.minimum(np.floor(moments + 1e-6).astype(np.int64), count - 1)
+    if first:
+        return frames[:num_frames]
     if num_frames is not None and (exactly or len(frames) > num_frames):
         frames = frames[np.linspace(0, len(frames) - 1, num_frames).round().astype(np.int64)]
     return frames
@@ -59,7 +71,7 @@ def read_frames(source: Any, choice: Choice) -> list[Any]:
             `(T, H, W)`, `(T, H, W, C)` or `(T, C, H, W)`.
 
     Raises:
-        ValueError: it has no frames, or cannot be read.
+        ValueError: it has no frames, or cannot be read; of a file that has no video a `MissingStream`.
         OSError: a URL cannot be fetched.
         ImportError: a library is missing; says how to install it.
     """
@@ -84,8 +96,21 @@ def is_file(source: Any) -> bool:
     return isinstance(source, (str, bytes, os.PathLike)) or hasattr(source, "read")
 
 
+def streams_in(source: Any) -> set[str] | None:
+    """Kinds of what a file holds, `"video"` and `"audio"`; None where PyAV is missing or does not know the file."""
+    try:
+        container, _ = open_video(source)
+    except (ValueError, ImportError):
+        return None
+    with container:
+        return {stream.type for stream in container.streams}
+
+
 def is_frame(value: Any) -> bool:
-    """Whether something in a list is a frame, and not a clip: a picture, or an array of at most three axes."""
+    """Whether something in a list is a frame, and not a clip: a picture, or an array that may be one.
+
+    An array of three axes may be one where its first or last axis is as long as a picture has channels, 1 or 3.
+    """
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
@@ -94,7 +119,9 @@ def is_frame(value: Any) -> bool:
         return str(value).lower().endswith(_PICTURE_ENDINGS)
     if isinstance(value, (list, tuple)) or hasattr(value, "read"):
         return False
-    return getattr(value, "ndim", 2) <= 3
+    if getattr(value, "ndim", 2) == 3:
+        return value.shape[0] in (1, 3) or value.shape[-1] in (1, 3, 4)
+    return getattr(value, "ndim", 2) <= 2
 
 
 def open_video(source: str | bytes | os.PathLike | Any):
@@ -127,7 +154,7 @@ def _read_file(source: Any, choice: Choice) -> list[np.ndarray]:
     container, name = open_video(source)
     with container:
         if not container.streams.video:
-            raise ValueError(f"{name} has no video in it.")
+            raise MissingStream(f"{name} has no video in it.")
         stream = container.streams.video[0]
         rate = None if stream.average_rate is None else float(stream.average_rate)
         try:

@@ -14,20 +14,30 @@ def random_clip(frames: int = 6, height: int = 12, width: int = 16, seed: int = 
     return np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
 
 
-def encoded_clip(frames: np.ndarray, rate: int = 10, sound: np.ndarray | None = None, sound_rate: int = 8000) -> bytes:
+def encoded_clip(
+    frames: np.ndarray,
+    rate: int = 10,
+    sound: np.ndarray | None = None,
+    sound_rate: int = 8000,
+    codec: str = "pcm_s16le",
+) -> bytes:
     """Bytes of a file without loss (FFV1 in Matroska), with the first channel of sound if there is some."""
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as container:
         stream = container.add_stream("ffv1", rate=rate)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "bgr0"
-        heard = None if sound is None else container.add_stream("pcm_s16le", rate=sound_rate, layout="mono")
+        heard = None if sound is None else container.add_stream(codec, rate=sound_rate, layout="mono")
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="bgr0")))
         container.mux(stream.encode())
         if heard is not None:
             block = av.AudioFrame.from_ndarray((sound[None] * 32767).astype(np.int16), format="s16", layout="mono")
             block.sample_rate = sound_rate
-            container.mux(heard.encode(block))
+            resampler = av.AudioResampler(
+                heard.format, heard.layout, sound_rate, heard.codec_context.frame_size or None
+            )
+            for part in [*resampler.resample(block), *resampler.resample(None)]:
+                container.mux(heard.encode(part))
             container.mux(heard.encode())
     return file.getvalue()
 

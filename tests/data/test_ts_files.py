@@ -43,6 +43,11 @@ def test_numbers_to_predict(tmp_path):
     assert test.labels.tolist() == [[0.0]] and len(train) == 3
 
 
+def test_a_header_that_says_that_there_are_no_numbers(tmp_path):
+    header = HEADER.replace("@timeStamps", "@TimeStamps") + "@targetlabel False\n" + CLASSES.replace("true", "True")
+    assert read(write(tmp_path, header=header))[2].labels.tolist() == [1, 0]
+
+
 def test_the_one_that_is_called_like_the_folder(tmp_path):
     folder = write(write(tmp_path / "Two"), ROWS[:1], name="Two_eq", test=None)
     assert len(read(folder)[0]) == 2
@@ -56,6 +61,8 @@ def test_the_one_that_is_called_like_the_folder(tmp_path):
         (["1,a:0,0:up"], HEADER + CLASSES, r"Two_TRAIN.ts, line 7 is not a series"),
         (["1,2:0,0:sideways"], HEADER + CLASSES, r"label sideways is none of those that @classLabel says, down, up"),
         (["1,2:0,0"], HEADER + "@classLabel false\n@data\n", r"expected @classLabel true"),
+        (ROWS, HEADER + "@targetLabel false\n@data\n", r"expected @classLabel true or @targetLabel true"),
+        (["1,2:0,0:up"], HEADER + "@targetLabel true\n@data\n", r"target up is not a number"),
         ([], HEADER + CLASSES, r"is not a .ts file with labels"),
         (ROWS, "@timeStamps true\n" + CLASSES, r"has time stamps"),
         (["1,?,3:0,0,0:up", *ROWS], HEADER + CLASSES, r"holds nan at sample 1"),

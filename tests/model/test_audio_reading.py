@@ -11,6 +11,7 @@ import torch
 
 from modeling_perceiver_study import audio_reading
 from modeling_perceiver_study.audio_reading import read_audio
+from tests.clips import encoded_clip, random_clip
 
 RATE = 8000
 TIME = np.arange(RATE) / RATE
@@ -243,6 +244,45 @@ def test_mp3_that_is_cut_off_has_no_invented_samples(monkeypatch, library, share
 
 def _not_installed(source):
     raise ImportError
+
+
+def test_arrays_in_files_have_the_rate_that_is_given(tmp_path):
+    np.save(tmp_path / "tone.npy", TONE)
+    content = (tmp_path / "tone.npy").read_bytes()
+    expected = read_audio({"array": TONE, "sampling_rate": 2 * RATE}, RATE, 1)
+    for source in (tmp_path / "tone.npy", content, {"bytes": content}, {"bytes": content, "sampling_rate": 2 * RATE}):
+        np.testing.assert_array_equal(read_audio(source, RATE, 1, array_rate=2 * RATE), expected)
+    own = {"bytes": content, "sampling_rate": 2 * RATE}
+    np.testing.assert_array_equal(read_audio(own, RATE, 1), expected)
+    np.testing.assert_array_equal(read_audio(encoded(), RATE, 1, array_rate=2 * RATE), read_audio(encoded(), RATE, 1))
+
+
+@pytest.mark.parametrize("rate", [RATE, 3 * RATE])
+@pytest.mark.parametrize("is_file", [False, True])
+def test_the_place_of_nan_is_that_in_what_was_given(rate, is_file):
+    broken = np.tile(TONE, 3)
+    broken[len(TONE) + 7] = np.nan
+    source = {"array": broken, "sampling_rate": rate}
+    if is_file:
+        source = encoded(broken, rate, subtype="FLOAT")
+    with pytest.raises(ValueError, match=f"holds nan at sample {len(TONE) + 7}:"):
+        read_audio(source, RATE, 1)
+
+
+def test_sensors_are_not_averaged():
+    with pytest.raises(ValueError, match="A recording has 6 channels: expected 1"):
+        read_audio(np.random.randn(6, 50), RATE, 1, do_rescale=False)
+    assert read_audio(np.random.randn(6, 50), RATE, 1).shape == (1, 50)
+
+
+def test_of_a_damaged_container_the_rest_is_read():
+    tone = np.tile(TONE, 20)
+    content = bytearray(encoded_clip(random_clip(4), sound=tone, sound_rate=RATE, codec="aac"))
+    whole = read_audio(bytes(content), RATE, 1)
+    middle = len(content) // 2
+    content[middle : middle + 100] = bytes(100)
+    found = read_audio(bytes(content), RATE, 1)
+    assert 0.7 * whole.shape[1] < found.shape[1] <= whole.shape[1]
 
 
 @pytest.mark.parametrize("format", ["FLAC", "OGG", "WAV"])

@@ -229,6 +229,10 @@ def test_files(cloud, tmp_path):
         open_points(PLY, feature_names=["blue"])
     with pytest.raises(FileNotFoundError):
         open_points(tmp_path / "missing.ply")
+    plain = PerceiverStudyPointCloudProcessor(center=None, scale=None)(PLY)["points"]
+    np.testing.assert_allclose(plain[0], np.array(rows)[:, :3])  # what a model of coordinates has no use for is left
+    with pytest.raises(ValueError, match=r"expected \(points, 4\).*feature_names say which fields"):
+        PerceiverStudyPointCloudProcessor(num_features=1)(PLY)
     both = PerceiverStudyPointCloudProcessor()([str(tmp_path / "cloud.npy"), cloud])["points"]
     torch.testing.assert_close(both[0], both[1])
 

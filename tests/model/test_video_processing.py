@@ -113,6 +113,17 @@ def test_sampled_clips_are_of_one_length():
     assert given["pixel_values"].shape[1] == 2
 
 
+@pytest.mark.parametrize("lengths", [(9, 7), (4, 4), (2, 12)])
+def test_a_list_of_grey_clips_is_no_clip_of_grey_frames(lengths):
+    processor = build_processor(size={"height": 6, "width": 8}, image_mean=[0.5], image_std=[0.5])
+    clips = [random_clip(length)[..., 0] for length in lengths]
+    batch = processor(clips)
+    assert batch["attention_mask"].sum(dim=1).tolist() == [min(8, length) for length in lengths]
+    torch.testing.assert_close(batch["pixel_values"][0, 0], processor(clips[0])["pixel_values"][0, 0])
+    frames = processor([frame[..., None] for frame in clips[0]])
+    torch.testing.assert_close(frames["pixel_values"], processor(clips[0])["pixel_values"])
+
+
 @pytest.mark.parametrize("normalize", ["clip", "pixel"])
 def test_normalization_of_each_clip(normalize):
     clip = random_clip(5).astype(np.float32)

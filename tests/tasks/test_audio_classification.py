@@ -6,10 +6,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 import predict
 import train
 from lab.errors import UserError
+from lab.judging import predictions
 from lab.recipe import load_recipe
 from lab.tasks import build_task
 from lab.tasks.audio_classification import Windows
@@ -69,6 +71,33 @@ def test_windows_of_long_recordings():
     assert judged["labels"].tolist() == [0, 1, 2]
     loss = torch.nn.functional.cross_entropy(expected, judged["labels"], label_smoothing=0.0)
     torch.testing.assert_close(task.loss(model(**arguments), targets), loss)
+
+
+def test_windows_of_long_recordings_come_to_the_model_a_batch_at_a_time():
+    task, seen = task_of(), []
+    model = task.build_model().eval()
+    rows = [{"values": torch.randn(700, 1), "lengths": torch.tensor(700), "labels": torch.tensor(0)} for _ in range(3)]
+    loader = torch.utils.data.DataLoader(rows, batch_size=3)
+    arguments, targets = task.inputs(next(iter(loader)))
+    with torch.no_grad():
+        expected = task.judge([model(**arguments)], targets)
+    assert len(arguments["input_values"]) == 15
+    model.register_forward_pre_hook(lambda module, _, given: seen.append(len(given["input_values"])), with_kwargs=True)
+    fresh_accelerate()
+    (found,) = predictions.predict(Accelerator(cpu=True), task, model, loader)
+    assert seen == [3] * 5
+    for name, tensor in expected.items():
+        np.testing.assert_allclose(found[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_the_card_of_series_speaks_of_sensors():
+    task = task_of("feature_extractor.do_rescale=false", "feature_extractor.feature_size=2")
+    task.config.id2label = {0: "still", 1: "moving", 2: "falling"}
+    judged = {"logits": torch.randn(3, 3), "labels": torch.tensor([0, 1, 2])}
+    card, heard = task.card(judged), task_of().card(judged)
+    assert "series of up to 160 numbers, of 2 channels" in card["purpose"] and "Other sensors" in card["limits"]
+    assert "time-series" in card["tags"] and "series.csv" in card["usage"][0] and "single moments" in card["elements"]
+    assert "recordings of up to" in heard["purpose"] and "microphones" in heard["limits"]
 
 
 @pytest.fixture(scope="module")

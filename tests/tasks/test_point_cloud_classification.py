@@ -5,6 +5,7 @@ import json
 import datasets
 import numpy as np
 import pytest
+import torch
 
 import train
 from lab.errors import UserError
@@ -114,6 +115,48 @@ def test_a_broken_cloud_is_named_or_left_out(tmp_path):
     with pytest.raises(UserError, match=r"row 5 of split t.* is not a usable cloud: .*NaN"):
         build(tmp_path).load_splits()
     assert len(build(tmp_path, "data.on_error=skip").load_splits().test) == 29
+
+
+def test_normals_turn_with_clouds_that_are_judged():
+    """In mirror images and in turns of `robustness.py`, alone and among several modalities."""
+    names = "feature_names: [weight, nx, ny, nz]"
+    fields = "num_channels: 4, num_axes: 3, max_frequencies: 3, num_frequency_bands: 2"
+    task = build_task(
+        load_recipe(
+            None,
+            [
+                "data.name=made-up",
+                "task=point-cloud-classification",
+                f"feature_extractor={{{names}}}",
+                f"model={{{fields}}}",
+            ],
+        )
+    )
+    given = {"points": torch.randn(2, 5, 3), "point_features": torch.randn(2, 5, 4)}
+    signs = torch.tensor([-1.0, 1.0, 1.0])
+    mirrored = task.mirrored(given)
+    torch.testing.assert_close(mirrored["points"], given["points"] * signs)
+    features = torch.cat([given["point_features"][..., :1], given["point_features"][..., 1:] * signs], dim=-1)
+    torch.testing.assert_close(mirrored["point_features"], features)
+    turn = torch.tensor([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    turned = task.turned(given, turn)
+    torch.testing.assert_close(turned["points"], given["points"] @ turn)
+    torch.testing.assert_close(turned["point_features"][..., 1:], given["point_features"][..., 1:] @ turn)
+    several = build_task(
+        load_recipe(
+            None,
+            [
+                "data.name=made-up",
+                "task=multimodal-classification",
+                f"feature_extractor.modalities={{cloud: {{task: point-cloud-classification, {names}}}}}",
+                f"model.modalities={{cloud: {{{fields}}}}}",
+            ],
+        )
+    )
+    together = {"points": given["points"], "cloud_point_features": given["point_features"]}
+    found = several.mirrored(together)
+    torch.testing.assert_close(found["cloud_point_features"], features)
+    torch.testing.assert_close(found["points"], mirrored["points"])
 
 
 def test_the_recipe_must_fit(data):

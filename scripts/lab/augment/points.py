@@ -116,7 +116,7 @@ class PointTrainingInputs:
         matrices = np.stack([draw_matrix(settings, axes, rng) for rng in generators])
         points = points @ torch.from_numpy(matrices).to(points)
         if self.normals is not None:
-            values = torch.cat([values[..., :axes], self._turned(values[..., axes:], matrices)], dim=-1)
+            values = torch.cat([values[..., :axes], self.turned_normals(values[..., axes:], matrices)], dim=-1)
         if settings.point_scale:
             points = points * (1 + settings.point_scale * (2 * _noise(generators, lengths, points, "random") - 1))
         if settings.jitter:
@@ -130,7 +130,7 @@ class PointTrainingInputs:
             values, lengths, labels = self._mix(values, lengths, self.blendable(labels), generators)
         return values, lengths, labels
 
-    def _turned(self, features: torch.Tensor, matrices: np.ndarray) -> torch.Tensor:
+    def turned_normals(self, features: torch.Tensor, matrices: np.ndarray) -> torch.Tensor:
         """`(n, M, C)` with normals of surfaces whose points were multiplied by `(n, A, A)`, as long as they were."""
         own = slice(self.normals, self.normals + self.processor.num_axes)
         normals = features[..., own]

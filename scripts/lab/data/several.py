@@ -1,5 +1,6 @@
 """Samples of several modalities, each decoded by its own decoder, any of which may be missing."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from lab.data.decoding import SampleDecoder
 from lab.data.ragged import RaggedDataset
 from lab.data.splits import Rows
 from lab.recipe import Data
+from modeling_perceiver_study.video_reading import MissingStream
 
 Sample = dict[str, np.ndarray]  # what a sample has, by modality
 
@@ -81,11 +83,11 @@ class SeveralDecoder(SampleDecoder):
         raise NotImplementedError("a row holds several inputs: call decode_row")
 
     def decode_row(self, inputs: dict[str, Any], *place: int) -> Sample:
-        sample = {
-            name: decoder.decode_row({decoder.role: inputs[name]}, *place)
-            for name, decoder in self.decoders.items()
-            if name not in self.withheld and not is_missing(inputs[name])
-        }
+        sample = {}
+        for name, decoder in self.decoders.items():
+            if name not in self.withheld and not is_missing(inputs[name]):
+                with contextlib.suppress(MissingStream):  # one file may be that of several modalities
+                    sample[name] = decoder.decode_row({decoder.role: inputs[name]}, *place)
         if not sample:
             raise ValueError(f"it has none of {', '.join(self.decoders)}")
         return sample

@@ -31,7 +31,7 @@ AUDIO = Column(
     "audio",
     "recordings, bytes of files, paths, or lists of numbers",
     lambda feature: _FILES.is_certain(feature) or _is_series(feature),
-    lambda feature: _FILES.is_possible(feature) or _is_series(feature),
+    lambda feature: _FILES.is_possible(feature) or _is_series(feature) or isinstance(feature, datasets.Video),
     lambda feature: None if _is_series(feature) else datasets.Audio(decode=False),
 )
 
@@ -42,9 +42,13 @@ class SoundDecoder(RaggedDecoder):
     role, sample = AUDIO.role, "recording"
     unusable = UNUSABLE  # what broken files raise, or archives that they are in
 
-    def __init__(self, settings: Data, extractor: PerceiverStudyFeatureExtractor):
+    def __init__(self, settings: Data, extractor: PerceiverStudyFeatureExtractor, seconds: float | None = None):
+        """
+        Args:
+            seconds: what is kept of each at most, from its beginning.
+        """
         super().__init__(settings)
-        self.extractor = extractor
+        self.extractor, self.seconds = extractor, seconds
         self.moments_first = False
 
     def look_at(self, inputs: dict[str, Sequence[Any]]):
@@ -58,11 +62,14 @@ class SoundDecoder(RaggedDecoder):
     def decode_one(self, encoded: Any) -> np.ndarray:
         require_content(encoded)
         if not isinstance(encoded, dict):
-            return self.extractor.read(self._channels_first(_numbers(encoded, self.extractor))).T
+            return self._read(self._channels_first(_numbers(encoded, self.extractor)))
         if (path := file_of(encoded)) is not None:
             with fsspec.open(path, "rb") as file:  # also inside an archive, or on the Hub
-                return self.extractor.read(file).T
-        return self.extractor.read(encoded).T
+                return self._read(file)
+        return self._read(encoded)
+
+    def _read(self, recording: Any) -> np.ndarray:
+        return self.extractor.read(recording, seconds=self.seconds).T
 
     def _channels_first(self, series: np.ndarray) -> np.ndarray:
         """Lists `(C, L)` or `(L, C)` `-> (C, L)`; one with as many moments as channels is as others of its column."""

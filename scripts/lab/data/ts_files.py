@@ -50,8 +50,8 @@ def _read(path: Path) -> datasets.Dataset:
             continue
         if line.startswith("@"):
             key, *values = line[1:].split()
-            header[key.lower()] = values
-            if key.lower() == "timestamps" and values[:1] == ["true"]:
+            header[key.lower()] = [values[0].lower(), *values[1:]] if values else []
+            if header[key.lower()][:1] == ["true"] and key.lower() == "timestamps":
                 raise UserError(f"{path.name} has time stamps, which are not read: expected series of equal steps")
             continue
         *channels, label = line.split(":")
@@ -60,13 +60,24 @@ def _read(path: Path) -> datasets.Dataset:
         except ValueError as error:
             raise UserError(f"{path.name}, line {number} is not a series: {error}") from None
         labels.append(label.strip())
-    names = header.get("classlabel", ["false"])
-    if not series or ("targetlabel" not in header and names[0] != "true"):
-        raise UserError(f"{path.name} is not a .ts file with labels: expected @classLabel true, @data, and series")
-    feature: Any = datasets.Value("float32") if "targetlabel" in header else datasets.ClassLabel(names=names[1:])
-    numbers = [float(label) if "targetlabel" in header else _number(label, names[1:], path) for label in labels]
+    names = header.get("classlabel", [])
+    has_classes, has_numbers = (header.get(key, [""])[:1] == ["true"] for key in ("classlabel", "targetlabel"))
+    if not series or has_classes == has_numbers:
+        raise UserError(
+            f"{path.name} is not a .ts file with labels: expected @classLabel true or @targetLabel true, @data, and "
+            "series"
+        )
+    feature: Any = datasets.Value("float32") if has_numbers else datasets.ClassLabel(names=names[1:])
+    numbers = [_target(label, path) if has_numbers else _number(label, names[1:], path) for label in labels]
     features = datasets.Features({"series": datasets.List(datasets.List(datasets.Value("float32"))), "label": feature})
     return datasets.Dataset.from_dict({"series": series, "label": numbers}, features=features)
+
+
+def _target(label: str, path: Path) -> float:
+    try:
+        return float(label)
+    except ValueError:
+        raise UserError(f"{path.name}: target {label} is not a number, as @targetLabel true says") from None
 
 
 def _number(label: str, names: list[str], path: Path) -> int:

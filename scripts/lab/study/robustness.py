@@ -44,7 +44,7 @@ def rotation_curves(
         found = []
         for angle in tqdm(angles, desc=f"turned about {name}", disable=None, leave=False):
             matrix = torch.from_numpy(rotation_in_plane(3, *plane, angle)).float()
-            turned = functools.partial(_turned, matrix=matrix)
+            turned = functools.partial(task.turned, matrix=matrix)
             found.append(accuracy(task, model, dataset, batch_size, turned) if angle else as_they_are)
         curves.append(Curve(f"about {name}", list(angles), found))
     return curves
@@ -99,10 +99,6 @@ def draw_robustness(rotations: Sequence[Curve], missing: Curve) -> Figure:
     right.set_xlabel("% of the points kept")
     tidy(left, right)
     return figure
-
-
-def _turned(arguments: Arguments, matrix: torch.Tensor) -> Arguments:
-    return arguments | {"points": arguments["points"] @ matrix.to(arguments["points"])}
 
 
 def _thinned(arguments: Arguments, share: float, rng: np.random.Generator) -> Arguments:

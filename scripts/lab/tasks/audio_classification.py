@@ -131,6 +131,10 @@ class AudioClassification(RaggedTask):
     def decoder(self) -> SoundDecoder:
         return SoundDecoder(self.recipe.data, self.processor)
 
+    def decoder_beside_others(self) -> SoundDecoder:
+        """Of what is longer than `max_length` the beginning, not a window by chance: what goes with it begins there."""
+        return SoundDecoder(self.recipe.data, self.processor, self.processor.max_length / self.processor.sampling_rate)
+
     def training_inputs(self, batch: Batch, step: int, first: int) -> tuple[Arguments, Any]:
         return self._changed(batch["values"], batch["lengths"], batch["labels"], step, first)
 
@@ -191,18 +195,23 @@ class AudioClassification(RaggedTask):
         extractor, parts = self.processor, super().card(judged)
         kind = "log-mel spectrograms" if extractor.feature_type == "log-mel" else "raw samples"
         seconds = extractor.max_length / extractor.sampling_rate
+        given = f"recordings of up to {seconds:g} s at {extractor.sampling_rate} Hz"
+        tag, file, limits = "audio", "sound.wav", "Other speakers, microphones, rooms and noise are untested."
+        if not extractor.do_rescale:  # numbers of sensors, in units of their own
+            channels = f", of {extractor.feature_size} channels" if extractor.feature_size > 1 else ""
+            given = f"series of up to {extractor.max_length} numbers{channels}"
+            kind = kind.replace("raw samples", "single moments")
+            tag, file, limits = "time-series", "series.csv", "Other sensors, units and rates are untested."
         return parts | {
-            "tags": ["audio", *parts["tags"]],
-            "purpose": self.target.purpose(
-                f"recordings of up to {seconds:g} s at {extractor.sampling_rate} Hz", self.config.num_labels
-            ),
+            "tags": [tag, *parts["tags"]],
+            "purpose": self.target.purpose(given, self.config.num_labels),
             "elements": elements_of(self.config, kind, kind),
             "augmentation": describe_augmentation(self.augmentation),
             "usage": [
-                with_pipeline(self.name, "sound.wav", self.target),
-                with_parts("AutoFeatureExtractor", "AutoModelForAudioClassification", '"sound.wav"', self.target),
+                with_pipeline(self.name, file, self.target),
+                with_parts("AutoFeatureExtractor", "AutoModelForAudioClassification", f'"{file}"', self.target),
             ],
-            "limits": "Other speakers, microphones, rooms and noise are untested.",
+            "limits": limits,
         }
 
     clean_check = """

@@ -39,6 +39,10 @@ class DecodedTask(LabelledTask):
     def decoder(self) -> SampleDecoder:
         """What turns rows into samples, with a method `decode` that makes a dataset of `Rows`."""
 
+    def decoder_beside_others(self) -> SampleDecoder:
+        """The same for a modality among several, of a moment that all of them share."""
+        return self.decoder()
+
     def to_train_on(self, rows: Rows, decoder: SampleDecoder) -> Dataset:
         """The samples to train on, where they are not streamed."""
         return decoder.decode(rows)

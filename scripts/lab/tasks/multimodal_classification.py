@@ -79,8 +79,24 @@ class MultimodalClassification(RaggedTask):
                     f"augmentation.modalities.{name}.random_resized_crop: it is for pictures alone, which stay encoded "
                     "until then; set it to null, and use crop_padding"
                 )
+            self._check_time(name, part)
             if self.augmentation.mixup_alpha and part.config.input_type != "grid":
                 raise UserError(f"augmentation.mixup_alpha: {name} is no grid, and cannot be blended; set it to 0")
+
+    def _check_time(self, name: str, part: DecodedTask):
+        """Frames from all over a long file would stand beside sound from its beginning."""
+        columns = self.recipe.data.columns
+        heard = {
+            columns.get(other) for other, sound in self.parts.items() if isinstance(sound, AudioClassification)
+        } - {None}
+        if not isinstance(part, VideoClassification) or columns.get(name) not in heard:
+            return
+        settings = part.processor
+        if settings.long_clips != "cut" and not settings.do_sample_frames and settings.num_frames is not None:
+            raise UserError(
+                f"feature_extractor.modalities.{name}: frames and sound come from the same files, and of long ones "
+                "frames would be spread over all, and sound cut: set long_clips to cut"
+            )
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -143,7 +159,7 @@ class MultimodalClassification(RaggedTask):
         )
 
     def decoder(self) -> SeveralDecoder:
-        decoders = {name: part.decoder() for name, part in self.parts.items()}
+        decoders = {name: part.decoder_beside_others() for name, part in self.parts.items()}
         blanks = {name: part.blank() for name, part in self.parts.items()}
         return SeveralDecoder(self.recipe.data, decoders, blanks, self.recipe.data.withhold)
 
@@ -190,10 +206,14 @@ class MultimodalClassification(RaggedTask):
         """All modalities that have a mirror image."""
         changed = {}
         for name, part in self.parts.items():
-            own = {part.model_class.main_input_name: arguments[self._argument(name)]}
-            seen = part.mirrored(own)
-            if seen is not None:
-                changed[self._argument(name)] = seen[part.model_class.main_input_name]
+            # What its own model calls them, beside what the model of all does.
+            called = {part.model_class.main_input_name: self._argument(name)}
+            others = [
+                key for key in arguments if key.startswith(f"{name}_") and key not in self.processor_arguments.values()
+            ]
+            called |= {key.removeprefix(f"{name}_"): key for key in others}
+            seen = part.mirrored({own: arguments[key] for own, key in called.items()})
+            changed |= {called[own]: value for own, value in (seen or {}).items()}
         return arguments | changed if changed else None
 
     def example(self, size: int, device: torch.device | str) -> tuple[Arguments, Any]:

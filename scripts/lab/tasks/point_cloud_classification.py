@@ -87,10 +87,16 @@ class PointCloudClassification(RaggedTask):
 
     def mirrored(self, arguments: Arguments) -> Arguments:
         """Clouds mirrored along the first axis that training mirrors, or along the first of all."""
-        axis = (self.augmentation.mirror or [0])[0]
-        signs = torch.ones(self.processor.num_axes, device=arguments["points"].device)
-        signs[axis] = -1
-        return arguments | {"points": arguments["points"] * signs}
+        signs = torch.ones(self.processor.num_axes)
+        signs[(self.augmentation.mirror or [0])[0]] = -1
+        return self.turned(arguments, signs.diag())
+
+    def turned(self, arguments: Arguments, matrix: torch.Tensor) -> Arguments:
+        """Clouds whose points are multiplied by a matrix `(A, A)`, and normals with them."""
+        turned = {"points": arguments["points"] @ matrix.to(arguments["points"])}
+        if self._changed.normals is not None and "point_features" in arguments:
+            turned["point_features"] = self._changed.turned_normals(arguments["point_features"], matrix.numpy()[None])
+        return arguments | turned
 
     def _arguments(self, values: torch.Tensor, lengths: torch.Tensor) -> Arguments:
         axes = self.processor.num_axes

@@ -24,7 +24,7 @@ from modeling_perceiver_study import (
     PerceiverStudyVideoProcessor,
 )
 
-_PROCESSOR_KEYS = ("do_sample_frames", "fps", *PICTURE_KEYS, "normalize")
+_PROCESSOR_KEYS = ("do_sample_frames", "long_clips", "fps", *PICTURE_KEYS, "normalize")
 _SHOWN_FOR = 40  # milliseconds of a frame in an example
 
 

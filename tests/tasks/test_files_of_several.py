@@ -1,0 +1,158 @@
+"""Files of several modalities, as a video with sound: of one time, some without one of them, and folders of them."""
+
+import io
+
+import datasets
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from lab.errors import UserError
+from lab.recipe import load_recipe
+from lab.tasks import build_task
+from modeling_perceiver_study import (
+    PerceiverStudyFeatureExtractor,
+    PerceiverStudyProcessor,
+    PerceiverStudyTokenizer,
+    PerceiverStudyVideoProcessor,
+)
+from tests.clips import encoded_clip
+
+RATE, FPS, FRAMES = 8000, 10, 8
+SAMPLES = RATE * FRAMES // FPS  # of as long a time as the frames
+RECIPE = [
+    "task=multimodal-classification",
+    "feature_extractor.modalities.sound.task=audio-classification",
+    f"feature_extractor.modalities.sound.sampling_rate={RATE}",
+    "feature_extractor.modalities.sound.normalize=null",
+    f"feature_extractor.modalities.sound.max_length={SAMPLES}",
+    "feature_extractor.modalities.video.task=video-classification",
+    f"model.modalities.video.image_size=[{FRAMES},6,8]",
+    "model.modalities.sound.patch_size=80",
+    "model.num_labels=2",
+    "model.num_latents=4",
+    "model.d_latents=16",
+    "data.columns={video: video, sound: video}",
+    "data.validation_samples=2",
+    "optimization.batch_size=8",
+]
+CUT = "feature_extractor.modalities.video.long_clips=cut"
+
+
+def clip(seconds: float) -> bytes:
+    """Each frame is as bright as the sound is loud at its time: both grow from 0 to 200 of 255 in ten seconds."""
+    frames = np.repeat(np.linspace(0, 20 * seconds, int(FPS * seconds)).astype(np.uint8), 6 * 8 * 3)
+    return encoded_clip(frames.reshape(-1, 6, 8, 3), FPS, np.linspace(0, 20 * seconds / 255, int(RATE * seconds)))
+
+
+def silent_clip() -> bytes:
+    return encoded_clip(np.zeros((5, 6, 8, 3), np.uint8), FPS)
+
+
+def recording() -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.linspace(0, 0.5, SAMPLES), RATE, format="WAV")
+    return file.getvalue()
+
+
+def processor_of(**settings) -> PerceiverStudyProcessor:
+    video = PerceiverStudyVideoProcessor(
+        size={"height": 6, "width": 8}, num_frames=FRAMES, do_normalize=False, **settings
+    )
+    sound = PerceiverStudyFeatureExtractor(sampling_rate=RATE, normalize=None, max_length=SAMPLES)
+    return PerceiverStudyProcessor({"video": video, "sound": sound})
+
+
+def write_folder(folder):
+    """`train/CLASS/NUMBER.mkv`, of which one is silent."""
+    for split, count in {"train": 5, "test": 2}.items():
+        for name, seconds in {"short": 0.5, "long": 3.0}.items():
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                content = silent_clip() if (split, name, number) == ("train", "short", 0) else clip(seconds)
+                (folder / split / name / f"{number}.mkv").write_bytes(content)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("videos") / "data")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def build(folder, *overrides):
+    return build_task(load_recipe(None, [*RECIPE, f"data.path={folder}", *overrides]))
+
+
+@pytest.mark.parametrize("seconds", [0.5, 0.8, 5.0])
+def test_frames_and_sound_of_a_long_file_are_of_one_time(seconds):
+    made = processor_of(long_clips="cut")(clip(seconds))
+    frames, heard = made["pixel_values"][0].mean(dim=(1, 2, 3)), made["input_values"][0]
+    count = int(made["video_attention_mask"].sum())
+    assert count == min(FRAMES, seconds * FPS) and int(made["sound_attention_mask"].sum()) == count * RATE // FPS
+    torch.testing.assert_close(heard[:: RATE // FPS][:count], frames[:count], rtol=0, atol=0.03)
+    spread = processor_of()(clip(seconds))["pixel_values"][0].mean(dim=(1, 2, 3))
+    assert bool(spread.max() > frames.max() + 0.1) == (seconds == 5.0)
+
+
+def test_cut_and_sampled_contradict_each_other():
+    with pytest.raises(ValueError, match="long_clips='cut' takes the first frames"):
+        processor_of(long_clips="cut", do_sample_frames=True)(clip(0.5))
+    with pytest.raises(ValueError, match="long_clips='all': expected one of 'spread', 'cut'"):
+        processor_of(long_clips="all")(clip(0.5))
+
+
+def test_a_file_that_lacks_a_modality_has_the_others():
+    processor = processor_of()
+    made = processor([silent_clip(), recording(), clip(0.5)])
+    assert made["sound_attention_mask"].any(dim=1).tolist() == [False, True, True]
+    assert made["video_attention_mask"].any(dim=1).tolist() == [True, False, True]
+    assert "input_values" not in processor(silent_clip())
+    with pytest.raises(ValueError, match="bytes of a clip is not a clip that can be read"):
+        processor(b"nothing")
+    with pytest.raises(ValueError, match="bytes of a recording has no sound in it"):
+        processor.modalities["sound"](silent_clip())
+    only_sound = PerceiverStudyProcessor({"sound": processor.modalities["sound"]})
+    with pytest.raises(ValueError, match="Sample 0 is a file, and has none of these: sound"):
+        only_sound(silent_clip())
+
+
+def test_a_file_is_no_text():
+    tokenizer, sound = PerceiverStudyTokenizer(), processor_of().modalities["sound"]
+    made = PerceiverStudyProcessor({"text": tokenizer, "sound": sound})(recording())
+    assert not {"input_ids", "text_attention_mask"} & made.keys() and "input_values" in made
+    with pytest.raises(ValueError, match="Sample 0 is a file, and cannot hold a text: text"):
+        PerceiverStudyProcessor({"text": tokenizer})("cat.txt")
+
+
+def test_a_folder_of_videos_is_learned_from_as_video_with_sound(folder):
+    task = build(folder, CUT)
+    splits = task.load_splits()
+    there = splits.train.there
+    assert len(splits.train) == 8 and there["video"].all() and (~there["sound"]).sum() <= 1
+    loader = splits.train.__getitems__(list(range(8)))
+    arguments, _ = task.training_inputs(loader, 0, 0)
+    for frames, heard, shown in zip(
+        arguments["pixel_values"], arguments["input_values"], arguments["sound_attention_mask"], strict=True
+    ):
+        part = task.parts["video"].processor
+        mean, std = torch.tensor(part.image_mean), torch.tensor(part.image_std)
+        bright = (frames.mean(dim=(2, 3)) * std + mean).mean(dim=1)
+        count = int(shown.sum()) * FPS // RATE
+        torch.testing.assert_close(heard[:: RATE // FPS][:count], bright[:count], rtol=0, atol=0.03)
+    with pytest.raises(
+        UserError, match=r"modalities.video: frames and sound come from the same files.* long_clips to cut"
+    ):
+        build(folder)
+
+
+def test_a_folder_of_videos_is_listened_to(folder):
+    options = ["task=audio-classification", "feature_extractor.sampling_rate=8000", "feature_extractor.max_length=800"]
+    options += ["model.num_labels=2", "data.columns={audio: video}", "data.validation_samples=2", "data.on_error=skip"]
+    splits = build_task(load_recipe(None, [*options, f"data.path={folder}"])).load_splits()
+    assert len(splits.train) + len(splits.validation) == 9 and len(splits.test) == 4
