@@ -63,7 +63,7 @@ def read_audio(
         OSError: a URL cannot be fetched.
         ImportError: a library is missing; says how to install it.
     """
-    rate, end, name = sampling_rate if array_rate is None else array_rate, seconds, None
+    rate, end, name = _rate_of(sampling_rate if array_rate is None else array_rate), seconds, None
     if isinstance(source, (bytearray, memoryview)):
         source = bytes(source)
     if hasattr(source, "get_all_samples"):  # what `datasets` gives where torchcodec is installed
@@ -160,12 +160,8 @@ def _of_dict(source: dict, rate: float) -> tuple[Any, float]:
     array = source.get("array", source.get("raw"))
     if array is not None and "sampling_rate" not in source:
         raise ValueError(f"A recording given as a dict with {sorted(source)} lacks `sampling_rate`.")
-    own = source.get("sampling_rate")
-    if own is not None or array is not None:
-        # Formats of `datasets` make it a tensor or an array without axes.
-        rate = own.item() if getattr(own, "ndim", None) == 0 else own
-        if not is_number(rate) or not 0 < rate < math.inf:
-            raise ValueError(f"A recording has sampling_rate={rate!r}: expected a finite number above 0.")
+    if array is not None or source.get("sampling_rate") is not None:
+        rate = _rate_of(source["sampling_rate"])
     if array is not None:
         return array, rate
     found = source.get("bytes") or source.get("path")
@@ -175,6 +171,14 @@ def _of_dict(source: dict, rate: float) -> tuple[Any, float]:
             "or `path`."
         )
     return found, rate
+
+
+def _rate_of(given: Any) -> float:
+    # Formats of `datasets` make it a tensor or an array without axes.
+    rate = given.item() if getattr(given, "ndim", None) == 0 else given
+    if not is_number(rate) or not 0 < rate < math.inf:
+        raise ValueError(f"A recording has sampling_rate={rate!r}: expected a finite number above 0.")
+    return rate
 
 
 def _of_array(source: Any, num_channels: int, do_rescale: bool) -> np.ndarray:

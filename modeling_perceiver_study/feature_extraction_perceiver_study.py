@@ -122,8 +122,6 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
             sampling_rate: of an array, also one in a file; None is the extractor's.
             seconds: what is wanted at most.
         """
-        if sampling_rate is not None and not _is_file(recording):
-            recording = {"array": recording, "sampling_rate": sampling_rate}
         return read_audio(recording, self.sampling_rate, self.feature_size, self.do_rescale, seconds, sampling_rate)
 
     def __call__(
