@@ -46,7 +46,7 @@ STEPS = 100
 NO_WORSE = 0.02
 QUERY, ALL, PROBE = "output query and head", "all weights", "linear probe of the mean latents"
 FROZEN = {QUERY: ["perceiver.*", "decoder.layer.*"], ALL: []}  # of `optimization.freeze`
-RATES = {QUERY: (1e-2, 3e-2, 1e-1, 3e-1), ALL: (3e-4, 1e-3, 3e-3, 1e-2)}
+RATES = {QUERY: (1e-2, 3e-2, 1e-1, 3e-1, 1.0), ALL: (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)}
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # `C` of the logistic regression
 
 
