@@ -8,6 +8,7 @@ import numpy as np
 from transformers import AddedToken, BatchFeature, ProcessorMixin
 
 from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor
+from .fetching import fetched, is_url
 from .image_processing_perceiver_study import PerceiverStudyImageProcessor
 from .point_cloud_processing_perceiver_study import PerceiverStudyPointCloudProcessor
 from .tokenization_perceiver_study import PerceiverStudyTokenizer
@@ -149,6 +150,7 @@ class PerceiverStudyProcessor(ProcessorMixin):
 
     def _parts_of_file(self, file: Any, number: int) -> dict[str, Any]:
         """The file for each modality that it may hold; what else is wrong with it, processors say."""
+        file = fetched(file) if is_url(file) else file  # once for all of them
         streams, needed = streams_in(file), {}
         for name, processor in self.modalities.items():
             if not isinstance(processor, PerceiverStudyTokenizer):

@@ -16,8 +16,10 @@ from modeling_perceiver_study import (
     PerceiverStudyProcessor,
     PerceiverStudyTokenizer,
     PerceiverStudyVideoProcessor,
+    fetching,
 )
 from tests.clips import encoded_clip
+from tests.file_server import serving
 
 RATE, FPS, FRAMES = 8000, 10, 8
 SAMPLES = RATE * FRAMES // FPS  # of as long a time as the frames
@@ -120,6 +122,17 @@ def test_a_file_that_lacks_a_modality_has_the_others():
     only_sound = PerceiverStudyProcessor({"sound": processor.modalities["sound"]})
     with pytest.raises(ValueError, match="Sample 0 is a file, and has none of these: sound"):
         only_sound(silent_clip())
+
+
+def test_a_url_is_fetched_once(tmp_path, monkeypatch):
+    (tmp_path / "clip.mkv").write_bytes(clip(0.5))
+    asked, client = [], fetching.httpx
+    get = client.get
+    monkeypatch.setattr(client, "get", lambda url, **settings: asked.append(url) or get(url, **settings))
+    with serving(tmp_path) as server:
+        made = processor_of()(f"{server}/clip.mkv")
+    assert asked == [f"{server}/clip.mkv"]
+    assert {"pixel_values", "input_values"} <= made.keys()
 
 
 def test_a_file_is_no_text():
