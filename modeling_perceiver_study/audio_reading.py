@@ -11,7 +11,7 @@ import contextlib
 import csv
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,7 @@ def read_audio(
         samples = _with_channels(_of_array(source, num_channels, do_rescale), num_channels, do_rescale)
         if end is not None:
             samples = samples[:, : _count(end * rate)]
-        _require_samples(samples)
-        if rate != sampling_rate:
+        if rate != sampling_rate and samples.shape[1]:
             resampled = _resampled_sound if do_rescale else _resampled_series
             samples = resampled(samples, rate, sampling_rate)
     _require_samples(samples)
@@ -237,7 +236,7 @@ def _read_file(
             with soundfile.SoundFile(_from_start(opened)) as file:
                 unit, middle = (1, 0) if do_rescale else _UNITS.get(file.subtype, (1, 0))
                 parts = (part * unit + middle for part in _parts(file, seconds))
-                blocks = (_with_channels(part, num_channels, do_rescale) for part in _finite(parts))
+                blocks = (_with_channels(part, num_channels, do_rescale) for part in parts)
                 made = _at_rate(blocks, file.samplerate, sampling_rate, num_channels)
     except soundfile.LibsndfileError as error:
         if isinstance(opened, str) and not _is_file(Path(opened)):
@@ -282,7 +281,7 @@ def _read_container(
         if not container.streams.audio:
             raise MissingStream(f"{name} has no sound in it.")
         rate = container.streams.audio[0].rate
-        blocks = (_with_channels(block, num_channels, do_rescale) for block in _finite(_blocks(container, seconds)))
+        blocks = (_with_channels(block, num_channels, do_rescale) for block in _blocks(container, seconds))
         return _at_rate(blocks, rate, sampling_rate, num_channels) or None
 
 
@@ -319,15 +318,6 @@ def _decoded(container: Any, stream: Any):
             yield from packet.decode()
 
 
-def _finite(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same blocks `(channels, l)`, of which none holds NaN, which resampling would spread."""
-    first = 0
-    for block in blocks:
-        _require_finite(block, first)
-        first += block.shape[1]
-        yield block
-
-
 def _at_rate(blocks: Iterable[np.ndarray], rate: float, sampling_rate: int, num_channels: int) -> list[np.ndarray]:
     """Blocks `(C, l)` of one recording at another rate, block by block, so that all at once are never in memory.
 
@@ -336,8 +326,10 @@ def _at_rate(blocks: Iterable[np.ndarray], rate: float, sampling_rate: int, num_
     if rate == sampling_rate:
         return list(blocks)
     stream = _soxr().ResampleStream(rate, sampling_rate, num_channels, dtype="float32")
-    made, first = [], np.zeros((num_channels, 0), np.float32)
+    made, first, place = [], np.zeros((num_channels, 0), np.float32), 0
     for block in blocks:
+        _require_finite(block, place)  # NaN would be spread
+        place += block.shape[1]
         first = first if first.shape[1] else block[:, :1]
         made.append(stream.resample_chunk(np.ascontiguousarray(block.T)).reshape(-1, num_channels).T)
     rest = np.zeros((0, num_channels), np.float32)
@@ -352,6 +344,7 @@ def _resampled_sound(samples: np.ndarray, rate: float, sampling_rate: int) -> np
 
 def _resampled_series(samples: np.ndarray, rate: float, sampling_rate: int) -> np.ndarray:
     """`(C, L) -> (C, l)`: what lies off the line from the first to the last number, which is 0 at both ends."""
+    _require_finite(samples)  # NaN would be spread
     first, last = samples[:, :1].astype(np.float64), samples[:, -1:].astype(np.float64)
     slope = (last - first) / max(1, samples.shape[1] - 1)
     rest = (samples - (first + slope * np.arange(samples.shape[1]))).astype(np.float32)

@@ -289,7 +289,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
         told_apart = not several or len(self.modalities) <= self.modality_channels
         require(self, "modality_channels", told_apart, "at least one for each modality with local_start_width")
         gates = int(len(self.modalities or ()) > 1)  # a channel that tells modalities apart
-        angles = max((2 * adapter_class(own.input_type).num_local_axes(own) for _, own in located), default=0)
+        angles = max((2 * own.num_local_axes for _, own in located), default=0)
         for name, heads, width, taken in (
             ("local_start_width", "num_cross_attention_heads", self.cross_attend_widths[0], angles + gates),
             ("local_start_reach", "num_self_attention_heads", self.self_attend_widths[0], angles),
@@ -300,10 +300,12 @@ class PerceiverStudyConfig(PreTrainedConfig):
             most = f"at most {width // taken} with {name}, which takes {taken} channels of each head"
             require(self, heads, room, most)
         if self.local_start_width is not None:
-            held = sum(2 * adapter_class(own.input_type).num_local_axes(own) for _, own in self.places_in_latents)
             # Layers leave places alone at first where latents look around by them, and need channels to write to.
-            needed = held if self.local_start_reach is None else held + 1
-            least = f"at least {needed} with a local start, which writes places into {held} channels of a latent"
+            needed = self.num_place_channels + (self.local_start_reach is not None)
+            least = (
+                f"at least {needed} with a local start, which writes places into {self.num_place_channels} channels of "
+                "a latent"
+            )
             require(self, "d_latents", needed <= self.d_latents, least)
 
     def to_dict(self) -> dict:
@@ -360,6 +362,16 @@ class PerceiverStudyConfig(PreTrainedConfig):
     def places_in_latents(self) -> list[tuple[str | None, "PerceiverStudyConfig"]]:
         """Inputs with a place in each latent that starts locally: one for each head, or one for all of its heads."""
         return self.located_inputs_of_heads if self.local_start_spread is None else self.located_inputs
+
+    @property
+    def num_place_channels(self) -> int:
+        """Channels of the latents that hold their places: a sine and a cosine for each axis."""
+        return sum(2 * own.num_local_axes for _, own in self.places_in_latents)
+
+    @property
+    def num_local_axes(self) -> int:
+        """Axes along which heads can start locally on this input."""
+        return adapter_class(self.input_type).num_local_axes(self)
 
     @property
     def grid(self) -> list[int]:

@@ -35,7 +35,6 @@ import torch
 from torch import nn
 
 from .configuration_perceiver_study import PerceiverStudyConfig
-from .inputs import adapter_class
 from .position import split_position_columns
 
 _SIGN = 2.0  # of the channel that says which input an element is of
@@ -87,9 +86,9 @@ def _centres(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor
     codes: list[torch.Tensor | None] = [None] * len(owners)
     for name, own in config.located_inputs:
         heads = [head for head, (owner, _) in enumerate(owners) if owner == name]
-        place = 2 * torch.rand(len(weight), 1, num_axes(own)) - 1
+        place = 2 * torch.rand(len(weight), 1, own.num_local_axes) - 1
         distance = config.local_start_width ** torch.rand(len(weight), 1, 1) / 2
-        offset = torch.randn(len(weight), len(heads), num_axes(own))
+        offset = torch.randn(len(weight), len(heads), own.num_local_axes)
         centres = 1 - ((place + distance * offset + 1) % 4 - 2).abs()  # mirrored at the borders
         for head, code in zip(heads, _waves(centres).unbind(dim=1), strict=True):
             codes[head] = code
@@ -98,7 +97,7 @@ def _centres(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor
 
 def _places(config: PerceiverStudyConfig, own: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
     """`(N, 2 A)`: waves of a place for each latent, spread evenly over the grid, from whose edges offsets stay away."""
-    return _waves((1 - config.local_start_spread) * (2 * _evenly_random(len(weight), num_axes(own)) - 1))
+    return _waves((1 - config.local_start_spread) * (2 * _evenly_random(len(weight), own.num_local_axes) - 1))
 
 
 def _evenly_random(count: int, axes: int) -> torch.Tensor:
@@ -127,7 +126,7 @@ def _beside_codes(config: PerceiverStudyConfig, weight: torch.Tensor, codes: lis
 
 def _cross_queries(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
     """`(h E, D)`: each head reads its centre, or the latent's place; nothing in the row that `_gate_queries` biases."""
-    heads, share = config.num_cross_attention_heads, _num_codes(config) / config.d_latents
+    heads, share = config.num_cross_attention_heads, config.num_place_channels / config.d_latents
     code, noise = _code_deviation(config), config.initializer_range
     norm = math.sqrt(share * code**2 + (1 - share) * noise**2 + config.layer_norm_eps)
     gain = gain_of(config.local_start_width, weight.shape[0] // heads) * norm / (math.sqrt(2) * code)
@@ -150,7 +149,7 @@ def _cross_keys(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Ten
     heads = weight.unflatten(0, (len(owners), -1))
     for head, (name, own) in enumerate(owners):
         if name is not None and len(config.modalities) > 1:
-            row, column = 2 * num_axes(own), _gate_column(config, sorted(config.modalities).index(name))
+            row, column = 2 * own.num_local_axes, _gate_column(config, sorted(config.modalities).index(name))
             heads[head, row, column] = _gate(weight.shape[0] // len(owners)) * _norm(config, own) / _SIGN
     return heads.flatten(0, 1)
 
@@ -194,7 +193,7 @@ def _gate_queries(config: PerceiverStudyConfig, bias: torch.Tensor) -> torch.Ten
     owners = config.located_inputs_of_heads
     heads = bias.clone().unflatten(0, (len(owners), -1))
     for head, (_, own) in enumerate(owners):
-        heads[head, 2 * num_axes(own)] = _gate(heads.shape[1])
+        heads[head, 2 * own.num_local_axes] = _gate(heads.shape[1])
     return heads.flatten()
 
 
@@ -213,7 +212,7 @@ def _self_keys(config: PerceiverStudyConfig, weight: torch.Tensor, turns: torch.
 
 def _beside_centres(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.Tensor:
     """`(D, ..)`: nothing is added where the centres are."""
-    num_codes = _num_codes(config)
+    num_codes = config.num_place_channels
     return torch.cat([torch.zeros_like(weight[:num_codes]), weight[num_codes:]])
 
 
@@ -230,14 +229,9 @@ def _norm(config: PerceiverStudyConfig, own: PerceiverStudyConfig) -> float:
     return math.sqrt((own.num_attended_channels + coordinates + waves + sign) / config.num_input_channels)
 
 
-def num_axes(own: PerceiverStudyConfig) -> int:
-    """Axes along which heads can start locally on this input."""
-    return adapter_class(own.input_type).num_local_axes(own)
-
-
 def _most_axes(config: PerceiverStudyConfig) -> int:
     """Axes of the input that has most of them: what offsets are drawn for, whichever input a head looks at."""
-    return max(num_axes(own) for _, own in config.located_inputs)
+    return max(own.num_local_axes for _, own in config.located_inputs)
 
 
 def _has_bytes(own: PerceiverStudyConfig) -> bool:
@@ -249,11 +243,6 @@ def beside_wave(weight: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.zeros_like(weight[:, :2]), weight[:, 2:]], dim=1)
 
 
-def _num_codes(config: PerceiverStudyConfig) -> int:
-    """Channels of the latents that hold the centres."""
-    return sum(2 * num_axes(own) for _, own in config.places_in_latents)
-
-
 def _code_deviation(config: PerceiverStudyConfig) -> float:
     """Like noise; or as large as what the layers add to latents, where centres are to be found beside that."""
     return config.initializer_range if config.local_start_reach is None else 1.0
@@ -263,8 +252,8 @@ def code_columns(config: PerceiverStudyConfig, num_heads: int) -> list[torch.Ten
     """`[(A, 2), ..]`: channels of the latents with a centre for each head, in turn where they are more."""
     spots, first = [], 0
     for _, own in config.places_in_latents:
-        spots.append(torch.arange(first, first + 2 * num_axes(own)).view(num_axes(own), 2))
-        first += 2 * num_axes(own)
+        spots.append(torch.arange(first, first + 2 * own.num_local_axes).view(own.num_local_axes, 2))
+        first += 2 * own.num_local_axes
     return [spots[head % len(spots)] for head in range(num_heads)]
 
 
@@ -285,7 +274,7 @@ def _without_gates(config: PerceiverStudyConfig, weight: torch.Tensor) -> torch.
     owners = config.located_inputs_of_heads
     heads = weight.unflatten(0, (len(owners), -1)).clone()
     for head, (_, own) in enumerate(owners):
-        heads[head, 2 * num_axes(own)] = 0
+        heads[head, 2 * own.num_local_axes] = 0
     return heads.flatten(0, 1)
 
 

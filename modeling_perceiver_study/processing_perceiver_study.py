@@ -154,7 +154,7 @@ class PerceiverStudyProcessor(ProcessorMixin):
         streams, needed = streams_in(file), {}
         for name, processor in self.modalities.items():
             if not isinstance(processor, PerceiverStudyTokenizer):
-                needed[name] = next((_STREAMS[kind] for kind in _STREAMS if isinstance(processor, kind)), None)
+                needed[name] = next((stream for kind, stream in _STREAMS.items() if isinstance(processor, kind)), None)
         found = {name: file for name, stream in needed.items() if None in (stream, streams) or stream in streams}
         if not found:
             there = "has none of these" if needed else "cannot hold a text"

@@ -50,7 +50,7 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
     A clip is a path, a URL, the bytes of a file or a file object; a list of frames, each whatever the image processor
     takes; or an array or a tensor `(T, H, W)`, `(T, H, W, C)` or `(T, C, H, W)`. Several are a list of these, or an
     array of five axes. In a list, PIL images, files of pictures and arrays of two axes are frames of one clip, and so
-    are arrays of three axes of which the first or the last is as long as a picture has channels, 1 or 3.
+    are arrays of three axes of which the first or the last is as long as a picture has channels: 1, 3, or 4 at the end.
 
     It is an image processor, so that `AutoImageProcessor` loads it where torchvision is not installed, without which
     transformers has no `AutoVideoProcessor`; where it is, that name loads it too.
@@ -123,7 +123,7 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
         def choice(count: int, rate: float | None):
             if frame_indices is not None:
                 return frame_indices
-            return choose_frames(count, rate, num_frames, fps, exactly, first=long_clips == "cut" and not exactly)
+            return choose_frames(count, rate, num_frames, fps, exactly, first=long_clips == "cut")
 
         return read_frames(video, choice)
 

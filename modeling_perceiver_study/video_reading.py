@@ -109,7 +109,8 @@ def streams_in(source: Any) -> set[str] | None:
 def is_frame(value: Any) -> bool:
     """Whether something in a list is a frame, and not a clip: a picture, or an array that may be one.
 
-    An array of three axes may be one where its first or last axis is as long as a picture has channels, 1 or 3.
+    An array of three axes may be one where its first or last axis is as long as a picture has channels: 1, 3, or 4 at
+    the end.
     """
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
@@ -119,9 +120,8 @@ def is_frame(value: Any) -> bool:
         return str(value).lower().endswith(_PICTURE_ENDINGS)
     if isinstance(value, (list, tuple)) or hasattr(value, "read"):
         return False
-    if getattr(value, "ndim", 2) == 3:
-        return value.shape[0] in (1, 3) or value.shape[-1] in (1, 3, 4)
-    return getattr(value, "ndim", 2) <= 2
+    axes = getattr(value, "ndim", 2)
+    return axes < 3 or (axes == 3 and (value.shape[0] in (1, 3) or value.shape[-1] in (1, 3, 4)))
 
 
 def open_video(source: str | bytes | os.PathLike | Any):

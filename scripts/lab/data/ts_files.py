@@ -50,8 +50,8 @@ def _read(path: Path) -> datasets.Dataset:
             continue
         if line.startswith("@"):
             key, *values = line[1:].split()
-            header[key.lower()] = [values[0].lower(), *values[1:]] if values else []
-            if header[key.lower()][:1] == ["true"] and key.lower() == "timestamps":
+            header[key.lower()] = values
+            if _is_true(header, "timestamps"):
                 raise UserError(f"{path.name} has time stamps, which are not read: expected series of equal steps")
             continue
         *channels, label = line.split(":")
@@ -61,7 +61,7 @@ def _read(path: Path) -> datasets.Dataset:
             raise UserError(f"{path.name}, line {number} is not a series: {error}") from None
         labels.append(label.strip())
     names = header.get("classlabel", [])
-    has_classes, has_numbers = (header.get(key, [""])[:1] == ["true"] for key in ("classlabel", "targetlabel"))
+    has_classes, has_numbers = (_is_true(header, key) for key in ("classlabel", "targetlabel"))
     if not series or has_classes == has_numbers:
         raise UserError(
             f"{path.name} is not a .ts file with labels: expected @classLabel true or @targetLabel true, @data, and "
@@ -71,6 +71,10 @@ def _read(path: Path) -> datasets.Dataset:
     numbers = [_target(label, path) if has_numbers else _number(label, names[1:], path) for label in labels]
     features = datasets.Features({"series": datasets.List(datasets.List(datasets.Value("float32"))), "label": feature})
     return datasets.Dataset.from_dict({"series": series, "label": numbers}, features=features)
+
+
+def _is_true(header: dict[str, list[str]], key: str) -> bool:
+    return [value.lower() for value in header.get(key, [])[:1]] == ["true"]
 
 
 def _target(label: str, path: Path) -> float:

@@ -39,8 +39,9 @@ def _answers(accelerator: Accelerator, model, arguments: Arguments, most: int) -
     All processes call the model equally often, as layers that are spread over them must.
     """
     rows = next(iter(arguments.values())).shape[0]
-    calls = torch.tensor([-(-rows // most)], device=accelerator.device)
-    calls = int(accelerator.gather(calls).max()) if accelerator.num_processes > 1 else int(calls)
+    calls = -(-rows // most)
+    if accelerator.num_processes > 1:
+        calls = int(accelerator.gather(torch.tensor([calls], device=accelerator.device)).max())
     if calls == 1:
         return model(**arguments)
     found = []

@@ -193,15 +193,15 @@ class AudioClassification(RaggedTask):
 
     def card(self, judged: Judged) -> dict[str, Any]:
         extractor, parts = self.processor, super().card(judged)
-        kind = "log-mel spectrograms" if extractor.feature_type == "log-mel" else "raw samples"
-        seconds = extractor.max_length / extractor.sampling_rate
-        given = f"recordings of up to {seconds:g} s at {extractor.sampling_rate} Hz"
-        tag, file, limits = "audio", "sound.wav", "Other speakers, microphones, rooms and noise are untested."
-        if not extractor.do_rescale:  # numbers of sensors, in units of their own
+        if extractor.do_rescale:
+            seconds = extractor.max_length / extractor.sampling_rate
+            given, single = f"recordings of up to {seconds:g} s at {extractor.sampling_rate} Hz", "raw samples"
+            tag, file, limits = "audio", "sound.wav", "Other speakers, microphones, rooms and noise are untested."
+        else:  # numbers of sensors, in units of their own
             channels = f", of {extractor.feature_size} channels" if extractor.feature_size > 1 else ""
-            given = f"series of up to {extractor.max_length} numbers{channels}"
-            kind = kind.replace("raw samples", "single moments")
+            given, single = f"series of up to {extractor.max_length} numbers{channels}", "single moments"
             tag, file, limits = "time-series", "series.csv", "Other sensors, units and rates are untested."
+        kind = "log-mel spectrograms" if extractor.feature_type == "log-mel" else single
         return parts | {
             "tags": [tag, *parts["tags"]],
             "purpose": self.target.purpose(given, self.config.num_labels),

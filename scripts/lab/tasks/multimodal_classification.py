@@ -206,13 +206,9 @@ class MultimodalClassification(RaggedTask):
         """All modalities that have a mirror image."""
         changed = {}
         for name, part in self.parts.items():
-            # What its own model calls them, beside what the model of all does.
-            called = {part.model_class.main_input_name: self._argument(name)}
-            others = [
-                key for key in arguments if key.startswith(f"{name}_") and key not in self.processor_arguments.values()
-            ]
-            called |= {key.removeprefix(f"{name}_"): key for key in others}
-            seen = part.mirrored({own: arguments[key] for own, key in called.items()})
+            main, *others = part.processor.model_input_names
+            called = {main: self._argument(name), **{own: f"{name}_{own}" for own in others}}
+            seen = part.mirrored({own: arguments[key] for own, key in called.items() if key in arguments})
             changed |= {called[own]: value for own, value in (seen or {}).items()}
         return arguments | changed if changed else None
 

@@ -94,29 +94,32 @@ class Learner:
             arguments, targets = self.task.training_inputs(batch, step, first)
             loss = self.task.loss(self.model(**arguments), targets)
             accelerator.backward(loss)
-            self._take_step()
-        if accelerator.sync_gradients and self.average is not None:
-            self.average.update_parameters(self.raw_model)
+            if accelerator.sync_gradients:
+                self._take_step()
         return loss.detach()
 
     def _take_step(self):
-        """With several optimisers and a scaler of the loss, as of fp16, all of them take it or none does.
+        """Take a step, and average the weights that it leads to.
 
-        By itself accelerate changes the scale after each of them, and the next one divides its gradients by it again.
+        With several optimisers and a scaler of the loss, as of fp16, all of them take it or none does. By itself
+        accelerate changes the scale after each of them, and the next one divides its gradients by it again.
         """
         accelerator, limit = self.accelerator, self.settings.max_gradient_norm
         together = accelerator.scaler is not None and len(self.optimizers) > 1
-        if accelerator.sync_gradients and (limit is not None or together):
+        if limit is not None or together:
             norm = accelerator.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
-        if together and accelerator.sync_gradients:
+        if not together:
+            for optimizer in self.optimizers:
+                optimizer.step()
+        else:
             if norm.isfinite():
                 for optimizer in self.optimizers:
                     accelerator.scaler.step(optimizer.optimizer)
             accelerator.scaler.update()
         for optimizer in self.optimizers:
-            if not together:
-                optimizer.step()
             optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update_parameters(self.raw_model)
 
     def _begin_to_learn(self):
         self.model.train()

@@ -50,8 +50,8 @@ def sample_flops(task: Task, model: nn.Module, samples: int, device: torch.devic
 
     Counted are forward and backward passes of one and of two empty samples, by a copy of the model with weights of its
     own; so what is done once for all samples is told from what each costs. Where latents or blocks are drawn for each
-    step, it is the mean number of them. What `gradient_checkpointing` computes again
-    is not counted, since it is of no use.
+    step, it is the mean number of them. What `gradient_checkpointing` computes again is not counted, since it is of no
+    use.
 
     Args:
         model: whose parameters say which of them are trained.
