@@ -46,7 +46,7 @@ class PerceiverStudyVideoClassificationPipeline(VideoClassificationPipeline):
                 raise ValueError(f"frame_sampling_rate={frame_sampling_rate} needs num_frames, to say how many.")
             settings = {"frame_indices": [number * frame_sampling_rate for number in range(num_frames)]}
         elif num_frames is not None:
-            settings = {"num_frames": num_frames, "do_sample_frames": True}
+            settings = {"num_frames": num_frames, "do_sample_frames": True, "long_clips": "spread"}
         # Of an array the processor knows by itself that it is one clip, and not the only frame of one.
         made = self.image_processor(video if hasattr(video, "ndim") else [video], return_tensors="pt", **settings)
         # transformers joins only clips of one length into a batch; what padding is at the end of all is not computed.

@@ -261,3 +261,13 @@ def test_the_pipeline_answers_as_the_model(dtype, tmp_path):
     for answers, own in zip(classify(clips, batch_size=2), logits.softmax(dim=-1), strict=True):
         found = torch.tensor([answer["score"] for answer in answers])
         torch.testing.assert_close(found, own.sort(descending=True).values, rtol=0, atol=1e-2)
+
+
+def test_the_pipeline_spreads_frames_that_it_is_asked_for(tmp_path):
+    """Also over a clip of which the model otherwise takes the first ones."""
+    build_model().save_pretrained(tmp_path)
+    build_processor(long_clips="cut").save_pretrained(tmp_path)
+    classify = pipeline("video-classification", model=str(tmp_path), trust_remote_code=True)
+    clip = random_clip(12)
+    assert classify(clip, num_frames=4) == classify(clip[[0, 4, 7, 11]])
+    assert classify(clip) == classify(clip[:8])
