@@ -42,12 +42,17 @@ def main(arguments: list[str] | None = None):
     accelerator = Accelerator(
         cpu=without_gpu(), mixed_precision="no", dataloader_config=DataLoaderConfiguration(split_batches=True)
     )
-    judged, scores = [], {}
+    judged, scores, tasks = [], {}, []
     for checkpoint in options.checkpoints:
         task, found = _answers(accelerator, checkpoint, options)
+        tasks.append(task)
         judged.append(found)
         scores[checkpoint] = task.scores(found)
-        if not np.array_equal(found["labels"], judged[0]["labels"]):
+        if (
+            _choice(task, options.split) != _choice(tasks[0], options.split)
+            or task.label_names != tasks[0].label_names
+            or not np.array_equal(found["labels"], judged[0]["labels"])
+        ):
             raise UserError(f"{checkpoint} has other samples than {options.checkpoints[0]}: give runs on the same data")
     fused = task.target.mean([torch.from_numpy(found["logits"]) for found in judged]).numpy()
     scores["mean"] = task.scores({"logits": fused, "labels": judged[0]["labels"]})
@@ -56,6 +61,15 @@ def main(arguments: list[str] | None = None):
     if options.output is not None:
         text = json.dumps({"split": options.split, "scores": scores}, indent=2) + "\n"
         options.output.write_text(text, encoding="utf-8")
+
+
+def _choice(task: Task, split: str) -> list:
+    """What of a recipe decides which samples a split has; labels alone would be alike in any stratified split."""
+    data = task.recipe.data
+    if split not in ("train", "validation"):
+        return [data.test_split if split == "test" else split, data.hold_out]
+    carved = [data.validation_samples, data.train_samples, data.split_seed]
+    return [data.train_split, data.hold_out, data.validate_on, *carved]
 
 
 def _answers(accelerator: Accelerator, checkpoint: str, options: argparse.Namespace) -> tuple[Task, Judged]:

@@ -46,6 +46,8 @@ def main(arguments: list[str] | None = None):
     )
     use_threads(accelerator, recipe.optimization.cpu_threads)
     task, model = open_checkpoint(options.checkpoint, recipe, options.dtype)
+    if options.flip and task.mirrored(task.example(1, "cpu")[0]) is None:
+        raise UserError(f"--flip: {task.samples} of task={task.name} have no mirror image here; leave it out")
     with accelerator.local_main_process_first():  # it fills the caches that the others of its machine read
         dataset = task.load_split(options.split, options.match_by_number)
 

@@ -79,15 +79,22 @@ _VERDICTS = {
     "checkpoint.*": FREE,
     "logging.*": FREE,
 }
+# Of some tasks, before these.
+_VERDICTS_OF = {
+    "masked-lm": {
+        "augmentation.*": "it decides which bytes of the validation texts are asked for, so scores would not compare"
+    }
+}
 _UNKNOWN = "nothing is known of what that would do"
 
 
-def verdict(key: str) -> str:
-    """`FREE`, `ACCEPTED`, or why a run cannot be resumed with another value of a dotted key."""
-    return next((verdict for pattern, verdict in _VERDICTS.items() if fnmatchcase(key, pattern)), _UNKNOWN)
+def verdict(key: str, task: str | None = None) -> str:
+    """`FREE`, `ACCEPTED`, or why a run of a task cannot be resumed with another value of a dotted key."""
+    verdicts = [*_VERDICTS_OF.get(task, {}).items(), *_VERDICTS.items()]
+    return next((verdict for pattern, verdict in verdicts if fnmatchcase(key, pattern)), _UNKNOWN)
 
 
-def refusals(keys: Iterable[str]) -> list[str]:
-    """Such as `seed (it decides ...)`, for those of some changed keys that must not change."""
-    verdicts = {key: verdict(key) for key in keys}
+def refusals(keys: Iterable[str], task: str | None = None) -> list[str]:
+    """Such as `seed (it decides ...)`, for those of some changed keys that must not change in a run of a task."""
+    verdicts = {key: verdict(key, task) for key in keys}
     return [f"{key} ({reason})" for key, reason in verdicts.items() if reason not in (FREE, ACCEPTED)]

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.slow
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuse")
     make_parquet(folder / "data")
-    make_parquet(folder / "other", test=20)
-    for name, data, seed in (("one", "data", 0), ("two", "data", 1), ("other", "other", 0)):
+    make_parquet(folder / "fewer", test=20)
+    for name, data, seed in (("one", "data", 0), ("two", "data", 1), ("other", "fewer", 0)):
         fresh_accelerate()
         common = [f"data.path={folder / data}", "logging.log_with=null", f"seed={seed}"]
         train.main([*TINY_RUN, *common, f"output_dir={folder / name}"])
@@ -32,6 +32,20 @@ def test_the_mean_of_two_models(runs, tmp_path, capsys):
     assert [scores[str(runs / name)]["loss"] for name in ("one", "two")] == pytest.approx(kept, abs=1e-4)
     assert scores["mean"]["loss"] < np.mean(kept)  # of a mean of probabilities it is never more
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_other_samples_of_the_same_labels_are_refused(runs):
+    """Stratified splits of sorted samples have equal labels, whichever samples they are."""
+    recipe = runs / "two" / "recipe.yaml"
+    kept = recipe.read_text()
+    try:
+        recipe.write_text(kept.replace("split_seed: 0", "split_seed: 1"))
+        assert recipe.read_text() != kept
+        fresh_accelerate()
+        with pytest.raises(UserError, match="has other samples than"):
+            fuse.main([str(runs / "one"), str(runs / "two"), "--split", "validation"])
+    finally:
+        recipe.write_text(kept)
 
 
 def test_other_samples_are_refused(runs):

@@ -10,7 +10,7 @@ import pytest
 from lab.data.decoded_images import IMAGE
 from lab.data.folders import find_splits
 from lab.data.sources import Reading, load_named_sources
-from lab.data.splits import choose_splits
+from lab.data.splits import choose_split, choose_splits
 from lab.errors import UserError
 from lab.recipe import Data
 from tests.small_data import CLASSES, coloured_images, make_parquet
@@ -139,10 +139,12 @@ def test_a_picture_of_both_splits_is_named_or_left_out(tmp_path, how, capsys):
         shared.unlink()
         shared.symlink_to(folder / "train/b/1.png")
     settings = Data(path=str(folder), validation_samples=1)
-    with pytest.raises(UserError, match=r"shares files with split train of .*test/b/0.png .*train/b/1.png.*1 of 4"):
-        choose_splits(Reading(settings, (IMAGE,)))
+    for choose in (choose_splits, lambda reading: choose_split(reading, "test")):  # of training, and of score.py
+        with pytest.raises(UserError, match=r"shares files with split train of .*test/b/0.png .*train/b/1.png.*1 of 4"):
+            choose(Reading(settings, (IMAGE,)))
     settings.on_error = "skip"
     _, _, rest = choose_splits(Reading(settings, (IMAGE,)))
+    assert rest.source.labels.tolist() == choose_split(Reading(settings, (IMAGE,)), "test").source.labels.tolist()
     assert rest.source.labels.tolist() == [0, 0, 1]
     assert "left out 1 of 4 samples: split test of" in capsys.readouterr().out
 

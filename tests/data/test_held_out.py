@@ -69,6 +69,68 @@ def test_several_columns(folder):
     assert values(test) == [1, 1, 4, 4]
 
 
+def write(folder, split, speakers, names=("a", "b"), labels=None, feature=None):
+    """Series 0, 1, .. of these speakers, in classes with these names."""
+    labels = labels or [index % 2 for index in range(len(speakers))]
+    features = {
+        "series": datasets.List(datasets.Value("float64")),
+        "label": datasets.ClassLabel(names=list(names)),
+        "speaker": feature or datasets.Value("string"),
+    }
+    rows = {"series": [[float(index)] for index in range(len(speakers))], "label": labels, "speaker": speakers}
+    datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def test_data_of_a_single_split(tmp_path):
+    write(tmp_path, "train", ["ann", "bob"] * 6, labels=[0, 0, 1, 1] * 3)
+    settings = reading(tmp_path, hold_out={"speaker": "bob"})
+    train, _, test = choose_splits(settings)
+    assert values(test) == values(choose_split(settings, "test")) == list(range(1, 12, 2))
+    assert not {*values(train)} & {*values(test)}
+    with pytest.raises(UserError, match=r"data.test_split=test: no such split"):
+        choose_splits(reading(tmp_path))
+
+
+@pytest.mark.parametrize("hold_out", [{}, {"speaker": "bob"}], ids=str)
+def test_no_split_is_both_to_train_and_to_test_on(folder, hold_out):
+    with pytest.raises(UserError, match="data.test_split=train: that is what the model trains on"):
+        choose_splits(reading(folder, test_split="train", hold_out=hold_out))
+
+
+@pytest.mark.parametrize(
+    ("speakers", "feature", "asked"),
+    [
+        ([0, 1], datasets.ClassLabel(names=["ann", "bob"]), "bob"),
+        ([6, 7], datasets.Value("int64"), 7),
+        ([6, 7], datasets.Value("int64"), "7"),
+        (["06", "07"], datasets.Value("string"), "07"),
+        (["yes", "no"], datasets.Value("string"), "no"),
+    ],
+    ids=str,
+)
+def test_values_are_those_that_people_write(tmp_path, speakers, feature, asked):
+    write(tmp_path, "train", speakers * 6, labels=[0, 0, 1, 1] * 3, feature=feature)
+    assert values(choose_splits(reading(tmp_path, hold_out={"speaker": asked}))[2]) == list(range(1, 12, 2))
+
+
+def test_rows_of_nobody_are_refused_or_left_out(tmp_path, capsys):
+    write(tmp_path, "train", ["ann", "bob", None] * 6)
+    with pytest.raises(UserError, match=r"data.hold_out: 6 of 18 rows have no speaker, and may be of either side"):
+        choose_splits(reading(tmp_path, hold_out={"speaker": "bob"}))
+    train, validation, test = choose_splits(reading(tmp_path, hold_out={"speaker": "bob"}, on_error="skip"))
+    assert sorted(values(train) + values(validation)) == list(range(0, 18, 3))
+    assert values(test) == list(range(1, 18, 3))
+    assert "left out: data.hold_out: 6 of 18 rows" in capsys.readouterr().out
+
+
+def test_splits_may_number_their_classes_differently(tmp_path):
+    write(tmp_path, "train", ["ann", "bob"] * 6, names="ab", labels=[0] * 6 + [1] * 6)
+    write(tmp_path, "test", ["bob"] * 4, names="cba", labels=[2, 1, 1, 1])
+    test = choose_splits(reading(tmp_path, hold_out={"speaker": "bob"}))[2]
+    assert [test.source.label_names[label] for label in test.source.labels] == list("aaabbb" "abbb")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -40,6 +40,12 @@ def test_sections_that_every_recipe_has_are_listed_key_by_key():
     assert not [key for key in changes._VERDICTS if "*" in key and key.startswith(("data", "optimization"))]
 
 
+def test_masks_also_ask_validation_texts():
+    assert refusals(["augmentation.share"]) == []
+    (refused,) = refusals(["augmentation.share"], "masked-lm")
+    assert refused.startswith("augmentation.share (it decides which bytes of the validation texts are asked for")
+
+
 def test_what_is_not_in_the_table_is_refused():
     assert verdict("optimization.new") not in (FREE, ACCEPTED)
     assert refusals(["seed", "output_dir", "optimization.epochs", "model.num_latents"]) == [

@@ -88,6 +88,56 @@ def test_recipes_that_do_not_fit_are_refused(folder, override, message):
         build_task(load_recipe(None, [*recipe, f"data.path={folder}", override])).load_splits()
 
 
+def test_what_is_missing_is_mixed_as_nothing(folder):
+    """Padding is 0 in what is mixed, and a stand-in is black."""
+    task = build(folder, "augmentation.mixup_alpha=0.5")
+    splits = task.load_splits()
+    there = splits.train.there["video"]
+    lacks = int(np.flatnonzero(~there)[0])
+    rows = [lacks, int(np.flatnonzero(there & (splits.train.labels != splits.train.labels[lacks]))[0])]
+    batch = splits.train.__getitems__(rows)
+    mixed, targets = task.training_inputs(batch, 2, 0)
+    plain, labels = build(folder).training_inputs(batch, 2, 0)
+    assert plain["pixel_values"][0].abs().max() == 0
+    shares = [targets[0, labels[1]], targets[1, labels[1]]]  # of the one that has frames, in either
+    for row, share in enumerate(shares):
+        expected = share * plain["pixel_values"][1]
+        torch.testing.assert_close(mixed["pixel_values"][row], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["audio", "video"])
+def test_two_modalities_of_one_kind(kind):
+    """Each has random changes of its own, and its input a name of its own."""
+    audio = {"task": "audio-classification", "sampling_rate": 100, "max_length": 40}
+    described = {"audio": audio, "video": {"task": "video-classification"}}[kind]
+    fields = {"audio": {}, "video": {"image_size": [4, 8, 8], "num_channels": 1}}[kind] | {"num_frequency_bands": 2}
+    changes = {"audio": {"noise": [0, 1]}, "video": {"noise": 1.0, "flip": True}}[kind]
+    model = {"num_labels": 2, "num_latents": 4, "d_latents": 8}
+    model["modalities"] = {"one": fields, "two": fields | {"input_name": "others"}}
+    recipe = {
+        "task": "multimodal-classification",
+        "feature_extractor": {"modalities": {"one": described, "two": described}},
+        "model": model,
+        "augmentation": {"modalities": {"one": changes, "two": changes}},
+        "data": {"path": "nowhere"},
+    }
+    overrides = [f"{section}={json.dumps(value)}" for section, value in recipe.items()]
+    task = build_task(load_recipe(None, overrides))
+    shape = {"audio": (2, 40, 1), "video": (2, 4, 1, 8, 8)}[kind]
+    values = torch.rand(shape) if kind == "audio" else torch.randint(256, shape, dtype=torch.uint8)
+    batch = {"labels": torch.tensor([0, 1])}
+    for name in ("one", "two"):
+        batch |= {f"{name}.values": values, f"{name}.lengths": torch.full((2,), shape[1])}
+        batch[f"{name}.there"] = torch.ones(2, dtype=torch.bool)
+    arguments, _ = task.training_inputs(batch, 1, 0)
+    first = {"audio": "input_values", "video": "pixel_values"}[kind]
+    assert (arguments[first] - arguments["others"]).abs().max() > 0.1
+    model = task.build_model()
+    assert model(**arguments).logits.shape == (2, 2)
+    if kind == "audio":
+        assert all(model.config.modality_config(name).absolute_positions for name in ("one", "two"))
+
+
 def test_other_tasks_withhold_nothing():
     with pytest.raises(UserError, match="samples of task=audio-classification have a single input"):
         build_task(load_recipe(None, [*KINDS["waveforms"].recipe, "data.path=/tmp", "data.withhold=[sound]"]))

@@ -61,6 +61,8 @@ def test_columns(tmp_path):
     for column in ("data.text_column=second", "data.columns={text: second}"):
         splits = build("text", tmp_path, "model.num_labels=2", column).load_splits()
         assert splits.test.lengths.max() == 1
+    with pytest.raises(UserError, match=r"data\.text_column=first and data\.columns\.text=second: keep one of them"):
+        build("text", tmp_path, "data.text_column=first", "data.columns={text: second}").load_splits()
     with pytest.raises(UserError, match="holds int64; expected text"):
         build("text", tmp_path, "model.num_labels=2", "data.text_column=label").load_splits()
 
@@ -97,6 +99,45 @@ def test_one_long_text_of_files(tmp_path):
         everything.load_split("validation")
 
 
+def test_a_group_of_one_long_text_to_validate_on(tmp_path):
+    texts = {"book": ["a", "b", "c"] * 40, "text": [f"line {number} of a book" for number in range(120)]}
+    for split in ("train", "test"):
+        datasets.Dataset.from_dict(texts).to_parquet(tmp_path / f"{split}.parquet")
+    column, group = "data.columns={text: text}", "data.validate_on={book: b}"
+    task = build("masked-lm", tmp_path, "tokenizer={join: true}", column, group)
+    splits = task.load_splits()
+    expected = "".join(f"line {number} of a book\n" for number in range(1, 120, 3))
+    assert task.processor.decode(splits.validation.values.tolist()) == expected
+    assert "line 1 of" not in task.processor.decode(splits.train.values.tolist())
+    assert np.array_equal(task.load_split("validation").values, splits.validation.values)
+
+
+def test_what_is_no_text_of_a_long_one_is_named_or_left_out(tmp_path):
+    for split in ("train", "test"):
+        rows = {"text": [None if number == 5 else f"line {number}" for number in range(200)]}
+        datasets.Dataset.from_dict(rows).to_parquet(tmp_path / f"{split}.parquet")
+    with pytest.raises(UserError, match=r"row 5 of split t.* is not a usable text"):
+        build("masked-lm", tmp_path, "tokenizer={join: true}").load_splits()
+    splits = build("masked-lm", tmp_path, "tokenizer={join: true}", "data.on_error=skip").load_splits()
+    assert "line 5\n" not in build("masked-lm", tmp_path).processor.decode(splits.test.values.tolist())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimization.label_smoothing=0.2", "label_smoothing=0.2: texts of task=masked-lm have no labels"),
+        ("optimization.class_weights=balanced", "optimization.class_weights=balanced"),
+        ("data.withhold=[text]", "data.withhold"),
+        ("model.num_labels=3", "model.num_labels=3"),
+        ("data.label_column=mood", "data.label_column=mood: this task has no labels"),
+        ("data.columns={label: mood}", "data.columns.label: this task reads text"),
+    ],
+)
+def test_masked_texts_have_no_labels(data, override, message):
+    with pytest.raises(UserError, match=message):
+        build("masked-lm", data, override).load_splits()
+
+
 def test_masks_of_evaluation_depend_on_the_row_alone(data):
     task = build("masked-lm", data)
     validation = task.load_splits().validation
@@ -127,6 +168,18 @@ class Lengths:
 
     def __len__(self):
         return len(self.lengths)
+
+
+@pytest.mark.parametrize(("count", "size"), [(500, 64), (500, 128), (2712, 32)])
+def test_any_text_may_be_left_out_of_an_epoch(count, size):
+    dataset, epochs = Lengths(count), 200
+    lost = count % size
+    left_out = np.zeros(count, int)
+    for epoch in range(epochs):
+        left_out[epoch_order(dataset, 0, epoch)[count - lost :]] += 1
+    expected = epochs * lost / count
+    for group in np.array_split(np.argsort(dataset.lengths), 10):  # from the shortest to the longest
+        assert left_out[group].mean() == pytest.approx(expected, rel=0.3)
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 200, 5000])

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -7,7 +8,7 @@ from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.tasks import build_task
 from lab.training.checkpoint import Progress, read_progress, save_checkpoint
-from lab.training.run_folder import LOG, RESULTS, TrainingLog, claim_output, find_start, logged_changes
+from lab.training.run_folder import LOG, RESULTS, TrainingLog, claim_output, find_start, keep_log_until, logged_changes
 from lab.training.utilization import Utilization
 from tests.small_data import fresh_accelerate
 
@@ -139,7 +140,16 @@ def test_a_folder_that_cannot_be_written(tmp_path, recipe):
         claim_output(tmp_path / "file", recipe, None)
 
 
-def test_the_log_forgets_what_a_resumed_run_repeats(tmp_path, task):
+def test_what_changed_is_logged_behind_half_a_line(folder, recipe):
+    start = add_checkpoint(folder)
+    (folder / LOG).write_text('{"kind": "step", "step": 10, "epoch": 1.0}\n{"kind": "st')
+    changed = dataclasses.replace(recipe, optimization=dataclasses.replace(recipe.optimization, learning_rate=0.5))
+    claim_output(folder, changed, start)
+    assert [entry["step"] for entry in logged_changes(folder)] == [20]
+    assert len((folder / LOG).read_text().splitlines()) == 2
+
+
+def test_the_log_forgets_what_a_resumed_run_repeats(tmp_path):
     path = tmp_path / LOG
     lines = [
         {"kind": "step", "step": 10, "epoch": 1.0},
@@ -150,7 +160,7 @@ def test_the_log_forgets_what_a_resumed_run_repeats(tmp_path, task):
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "st')
     # Saved after step 20, before the evaluation that ends its epoch.
-    build_log(task, path, 10, Progress(step=20, epoch=1))
+    keep_log_until(path, Progress(step=20, epoch=1))
     assert [json.loads(line) for line in path.read_text().splitlines()] == lines[:3]
 
 

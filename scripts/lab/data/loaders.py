@@ -84,22 +84,20 @@ def epoch_order(dataset: Dataset, seed: int, epoch: int) -> np.ndarray:
     """`(n,)`: the samples of an epoch in random order, those of a dataset `in_buckets` beside others of their length.
 
     Of such a dataset, in random order, as many samples as some buckets hold are sorted by length and cut into buckets,
-    which are shuffled: batches then need little padding, and the order does not depend on their size.
+    which are shuffled: batches then need little padding, and the order does not depend on their size. Those that fill
+    no bucket come last, and are drawn before any are sorted: so any may be among those that an epoch leaves out.
     """
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(dataset))
     if not getattr(dataset, "in_buckets", False):
         return order
+    filled = len(order) - len(order) % _BUCKET
     buckets = []
-    for first in range(0, len(order), _BUCKET * _SORTED):
-        some = order[first : first + _BUCKET * _SORTED]
-        some = some[np.argsort(dataset.lengths[some], kind="stable")]
-        # What is left over is at a random place, so that it is not always the longest.
-        start = int(rng.integers(len(some) % _BUCKET + 1))
-        buckets += np.split(some, np.arange(start or _BUCKET, len(some), _BUCKET))
-    whole = [bucket for bucket in buckets if len(bucket) == _BUCKET]
-    rest = [bucket for bucket in buckets if len(bucket) != _BUCKET]
-    return np.concatenate([*(whole[place] for place in rng.permutation(len(whole))), *rest])
+    for first in range(0, filled, _BUCKET * _SORTED):
+        some = order[first : min(first + _BUCKET * _SORTED, filled)]
+        buckets += some[np.argsort(dataset.lengths[some], kind="stable")].reshape(-1, _BUCKET).tolist()
+    places = rng.permutation(len(buckets))
+    return np.array([*(row for place in places for row in buckets[place]), *order[filled:]], dtype=order.dtype)
 
 
 def plainly(batches: Iterable) -> Iterator:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from PIL import Image
 
 from lab.data.columns import LABEL, Column, file_of, find_column, located
 from lab.data.folders import SOUND, find_splits
-from lab.data.held_out import regroup, underlying
+from lab.data.held_out import made_of_others, regroup, underlying
 from lab.data.label_columns import SINGLE_LABEL, find_labels
 from lab.data.labels import LabelReader, label_reader, read_labels
 from lab.data.point_folders import POINTS, find_clouds, read_clouds
@@ -123,7 +123,19 @@ class Reading:
     label_key: str | None = None
 
     def __post_init__(self):
-        roles = [*(column.role for column in self.inputs), LABEL]
+        roles = [column.role for column in self.inputs]
+        if self.problem_type != UNLABELLED:
+            roles.append(LABEL)
+        elif self.settings.label_column is not None:
+            raise UserError(f"data.label_column={self.settings.label_column}: this task has no labels; set it to null")
+        if self.settings.text_column is not None:
+            if "text" not in roles:
+                raise UserError(f"data.text_column={self.settings.text_column}: this task reads {', '.join(roles)}")
+            if "text" in self.settings.columns:
+                raise UserError(
+                    f"data.text_column={self.settings.text_column} and data.columns.text="
+                    f"{self.settings.columns['text']}: keep one of them"
+                )
         for role, chosen in self.settings.columns.items():
             if role not in roles:
                 raise UserError(f"data.columns.{role}: this task reads {', '.join(roles)}")
@@ -160,6 +172,26 @@ class Reading:
     def where(self) -> str:
         """The folder, or the name."""
         return self.settings.path or self.settings.name
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Splits to find, by what a user calls the choice of each, those that need not be there, and where they are."""
+
+    splits: dict[str, str]
+    may_lack: set[str]
+    where: str
+
+    @property
+    def names(self) -> set[str]:
+        return {*self.splits.values()}
+
+    def check(self, found: Any) -> Any:
+        """What was found; raises a `UserError` where a split is missing."""
+        for key, split in self.splits.items():
+            if split not in found and split not in self.may_lack:
+                raise UserError(f"{key}={split}: no such split in {self.where}; there are {', '.join(found)}")
+        return found
 
 
 @dataclass
@@ -220,15 +252,21 @@ def load_sources(reading: Reading) -> list[Source]:
     return load_named_sources(reading, {key: split for key, split in wanted.items() if split is not None})
 
 
-def load_named_sources(reading: Reading, wanted: dict[str, str]) -> list[Source]:
-    """The splits that `wanted` names; its keys are what a user calls the choice. Errors as those of `load_sources`."""
-    return [split.source(reading.settings.on_error) for split in open_splits(reading, wanted)]
+def load_named_sources(reading: Reading, wanted: dict[str, str], may_lack: Collection[str] = ()) -> list[Source]:
+    """The splits that `wanted` names; its keys are what a user calls the choice. Errors as those of `load_sources`.
+
+    Args:
+        may_lack: splits that are left out where the data has none of that name.
+    """
+    return [split.source(reading.settings.on_error) for split in open_splits(reading, wanted, may_lack)]
 
 
-def open_splits(reading: Reading, wanted: dict[str, str]) -> list[OpenSplit]:
+def open_splits(reading: Reading, wanted: dict[str, str], may_lack: Collection[str] = ()) -> list[OpenSplit]:
     """The splits that `wanted` names, with their columns found: streams where the settings ask for them."""
-    opened = regroup(_open(reading, underlying(reading.settings, wanted)), reading.settings)
-    return [_with_columns(opened[split], split, reading) for split in wanted.values()]
+    settings = reading.settings
+    asked = _Asked(underlying(settings, wanted), made_of_others(settings) | {*may_lack}, reading.where)
+    opened = regroup(_open(reading, asked), settings)
+    return [_with_columns(opened[split], split, reading) for split in wanted.values() if split in opened]
 
 
 def _with_columns(dataset: datasets.Dataset | datasets.IterableDataset, split: str, reading: Reading) -> OpenSplit:
@@ -286,13 +324,13 @@ def _digits() -> dict[str, datasets.Dataset]:
     }
 
 
-def _open(reading: Reading, wanted: dict[str, str]) -> dict[str, Any]:
-    """The splits of a dataset by name, those that `wanted` names among them."""
+def _open(reading: Reading, asked: _Asked) -> dict[str, Any]:
+    """The splits of a dataset by name, those that are asked for among them."""
     settings = reading.settings
     if settings.path is None and settings.name == "digits":
         if settings.streaming:
             raise UserError("data.streaming=true: digits has no shards to stream; set it to false")
-        return _require_splits(_digits(), wanted, reading)
+        return asked.check(_digits())
     if settings.path is None:
         if "/" not in settings.name:  # `datasets` would take any folder of that name that it has loaded before
             raise UserError(
@@ -300,7 +338,7 @@ def _open(reading: Reading, wanted: dict[str, str]) -> dict[str, Any]:
                 "data.path=FOLDER (docs/data.md)"
             )
         try:
-            return _require_splits(datasets.load_dataset(settings.name, streaming=settings.streaming), wanted, reading)
+            return asked.check(datasets.load_dataset(settings.name, streaming=settings.streaming))
         except UserError:
             raise
         except Exception as error:  # the loaders of `datasets` raise nearly anything for a bad name or folder
@@ -311,7 +349,7 @@ def _open(reading: Reading, wanted: dict[str, str]) -> dict[str, Any]:
     if not Path(settings.path).is_dir():
         raise UserError(f"data.path={settings.path}: no such folder")
     try:
-        return _open_folder(Path(settings.path), reading, wanted)
+        return _open_folder(Path(settings.path), reading, asked)
     except UserError:
         raise
     except Exception as error:
@@ -321,41 +359,35 @@ def _open(reading: Reading, wanted: dict[str, str]) -> dict[str, Any]:
         ) from error
 
 
-def _open_folder(folder: Path, reading: Reading, wanted: dict[str, str]) -> dict[str, Any]:
+def _open_folder(folder: Path, reading: Reading, asked: _Asked) -> dict[str, Any]:
     streaming = reading.settings.streaming
     if (folder / "dataset_dict.json").exists():  # what `save_to_disk` of `datasets` wrote
         saved = datasets.load_from_disk(str(folder))
-        _require_splits(saved, wanted, reading)
+        asked.check(saved)
         if not streaming:
             return saved
         return {name: split.to_iterable_dataset(min(_SHARDS, len(split))) for name, split in saved.items()}
     wants_points = any(column.role == POINTS for column in reading.inputs)
     for what, files, read in (
         (".ts files", find_ts(folder), read_ts),
-        ("files of points", find_clouds(folder, set(wanted.values())) if wants_points else {}, read_clouds),
+        ("files of points", find_clouds(folder, asked.names) if wants_points else {}, read_clouds),
     ):
         if files:
-            _require_splits(files, wanted, reading)
+            asked.check(files)
             if streaming:
                 raise UserError(f"data.streaming=true: {folder} holds {what}, which are read whole; set it to false")
             return read(files)
     has_paths = bool(reading.settings.columns.keys() & {column.role for column in reading.inputs})
-    arguments = find_splits(folder, set(wanted.values()), has_paths)
+    arguments = find_splits(folder, asked.names, has_paths)
     if arguments is None:
-        return _require_splits(datasets.load_dataset(str(folder), streaming=streaming), wanted, reading)
-    _require_splits(arguments, wanted, reading)
+        return asked.check(datasets.load_dataset(str(folder), streaming=streaming))
+    asked.check(arguments)
     # One by one, so that the classes of each are those that its own files declare.
     found = {
-        split: datasets.load_dataset(**arguments[split], streaming=streaming)[split] for split in set(wanted.values())
+        split: datasets.load_dataset(**arguments[split], streaming=streaming)[split]
+        for split in asked.names & arguments.keys()
     }
     return {
         split: rows.cast_column(SOUND, datasets.Audio(decode=False)) if "features" in arguments[split] else rows
         for split, rows in found.items()
     }
-
-
-def _require_splits(found: Any, wanted: dict[str, str], reading: Reading) -> Any:
-    for key, split in wanted.items():
-        if split not in found:
-            raise UserError(f"{key}={split}: no such split in {reading.where}; there are {', '.join(found)}")
-    return found

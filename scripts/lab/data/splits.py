@@ -70,7 +70,7 @@ def choose_splits(reading: Reading) -> tuple[Rows, Rows | None, Rows | None]:
 
 
 def choose_split(reading: Reading, split: str) -> Rows:
-    """One set of rows; reads nothing else.
+    """One set of rows; of a test split those that training would test on, too.
 
     Args:
         split: `train`, `validation` or `test` mean what they mean to `choose_splits`, any other the data's own split.
@@ -83,9 +83,13 @@ def choose_split(reading: Reading, split: str) -> Rows:
         (source,) = load_named_sources(reading, {"data.train_split": settings.train_split})
         train, validation = _train_and_validation(source, reading)
         return train if split == "train" else require_validation(validation)
-    wanted = {"data.test_split": settings.test_split or "test"} if split == "test" else {"--split": split}
-    (source,) = load_named_sources(reading, wanted)
-    return all_rows(source)
+    if split != "test":
+        (source,) = load_named_sources(reading, {"--split": split})
+        return all_rows(source)
+    # Other data than those of the training may have nothing to train on.
+    train, test = settings.train_split, settings.test_split or "test"
+    *trained, source = load_named_sources(reading, {"data.train_split": train, "data.test_split": test}, {train})
+    return all_rows(fit_test(source, trained[0], reading) if trained else source)
 
 
 def fit_test(test: Source, train: Source, reading: Reading) -> Source:

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 
 from lab.data.columns import Column
+from lab.data.held_out import VALIDATION
 from lab.data.ragged import RaggedDataset, RaggedDecoder
-from lab.data.sources import Reading, Source, load_sources, stratified_order
+from lab.data.sources import Reading, Source, load_named_sources, load_sources, stratified_order
+from lab.data.splits import all_rows
 from lab.errors import UserError
 from lab.recipe import Data
 from modeling_perceiver_study import PerceiverStudyTokenizer
@@ -68,11 +70,12 @@ def choose_pieces(
         UserError: there are too few.
     """
     settings = reading.settings
-    train, *tests = (
-        pieces_of([decoder.decode_one(text) for text in _texts(source)], newline, length)
-        for source in load_sources(reading)
-    )
-    held, wanted = settings.validation_samples, settings.train_samples
+
+    def pieces(source: Source) -> TextDataset:
+        return pieces_of(decoder.usable(all_rows(source))[0], newline, length)
+
+    train, *tests = map(pieces, load_sources(reading))
+    held, wanted = 0 if settings.validate_on else settings.validation_samples, settings.train_samples
     wanted = len(train) - held if wanted is None else wanted
     if not 1 <= wanted <= len(train) - held:
         raise UserError(
@@ -82,11 +85,9 @@ def choose_pieces(
         )
     order = stratified_order(train.labels, settings.split_seed)
     validation = _some(train, np.sort(order[:held])) if held else None
+    if settings.validate_on:
+        validation = pieces(*load_named_sources(reading, {"data.validate_on": VALIDATION}))
     return _some(train, np.sort(order[held : held + wanted])), validation, tests[0] if tests else None
-
-
-def _texts(source: Source) -> list[str]:
-    return source.read(np.arange(len(source.labels)))[TEXT.role]
 
 
 def _some(dataset: TextDataset, rows: np.ndarray) -> TextDataset:

@@ -41,7 +41,7 @@ _EXTRACTOR_KEYS = (
     "max_length",
 )
 # Fields of the model that follow from the feature extractor.
-_SHAPE_KEYS = ("input_type", "input_name", "num_axes", "image_size", "num_channels")
+_SHAPE_KEYS = ("input_type", "num_axes", "image_size", "num_channels")
 
 
 @dataclasses.dataclass
@@ -93,7 +93,9 @@ class AudioClassification(RaggedTask):
         extractor = self.build_processor()
         if extractor.max_length is None:
             raise UserError("feature_extractor.max_length: say how many samples the model is to look at, at most")
-        shape = {"input_type": "grid", "input_name": "input_values", "num_channels": extractor.feature_size}
+        # Another name of the input may be wanted beside other recordings; positions count from the start all the same.
+        shape = {"input_type": "grid", "input_name": "input_values", "absolute_positions": True}
+        shape |= {"num_channels": extractor.feature_size}
         if extractor.feature_type == "log-mel":
             frames = extractor.max_length // extractor.hop_length + 1
             shape |= {"num_axes": 2, "image_size": [frames, extractor.num_mel_bins]}

@@ -51,6 +51,15 @@ class MaskedLM(Task):
 
     def __init__(self, recipe, config=None, processor=None, pretrained=None):
         super().__init__(recipe, config, processor, pretrained)
+        ignored = {
+            "optimization.label_smoothing": recipe.optimization.label_smoothing,
+            "optimization.class_weights": recipe.optimization.class_weights,
+            "data.withhold": recipe.data.withhold,
+            "model.num_labels": recipe.model.get("num_labels"),
+        }
+        for key, value in ignored.items():
+            if value:
+                raise UserError(f"{key}={value}: texts of task=masked-lm have no labels and one input; leave it out")
         settings = self.augmentation
         if settings.masked not in UNITS:
             raise UserError(f"augmentation.masked={settings.masked}: expected one of {', '.join(UNITS)}")

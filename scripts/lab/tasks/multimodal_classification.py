@@ -1,12 +1,14 @@
 """Samples of several modalities with labels, made of the tasks of each."""
 
 import dataclasses
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from lab.augment.seeds import fold_seed
 from lab.augment.several import MULTIMODAL_RANGES, MultimodalAugmentation, mix_all
 from lab.data.columns import Column
 from lab.data.several import Sample, SeveralDecoder, part_of
@@ -115,8 +117,16 @@ class MultimodalClassification(RaggedTask):
         changes = self.augmentation.modalities.get(name) or {}
         data = dataclasses.replace(self.recipe.data, withhold=[])
         sections = {key: {} for key in PROCESSOR_SECTIONS} | {kind.processor_section: settings}
+        seed = fold_seed(self.recipe.seed, zlib.crc32(name.encode()))  # or two of a kind would be changed alike
         return dataclasses.replace(
-            self.recipe, task=kind.name, model=fields, data=data, augmentation=changes, pretrained=None, **sections
+            self.recipe,
+            task=kind.name,
+            seed=seed,
+            model=fields,
+            data=data,
+            augmentation=changes,
+            pretrained=None,
+            **sections,
         )
 
     def inherit(self, recipe: Recipe) -> Recipe:
@@ -197,6 +207,8 @@ class MultimodalClassification(RaggedTask):
             mask = arguments.get("attention_mask")
             if mask is None:  # of images: one entry for each line of pixels
                 mask = values.new_ones(values.shape[0], values.shape[-2], dtype=torch.long)
+            if values.is_floating_point() and not there.all():  # else a stand-in would be mixed with other samples
+                values = values * there.to(values)[(slice(None), *[None] * (values.ndim - 1))]
             joined[self._argument(name)] = values
             joined |= {f"{name}_{key}": value for key, value in others if key != "attention_mask"}
             joined[f"{name}_attention_mask"] = mask.long() * there.to(mask.device).long()[:, None]

@@ -88,7 +88,7 @@ def find_start(
     way_out = "choose another output_dir, or delete that folder"
     if found or finished:
         differing = differences(load_recipe(output_dir / "recipe.yaml"), recipe)
-        changed, refused = "; ".join(differing.values()), ", ".join(refusals(differing))
+        changed, refused = "; ".join(differing.values()), ", ".join(refusals(differing, recipe.task))
         if refused or (changed and not (resume and accept_changes)):
             more = ""
             if resume and refused:
@@ -141,6 +141,7 @@ def claim_output(output_dir: Path, recipe: Recipe, start: Path | None):
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         if start is not None:
+            keep_log_until(output_dir / LOG, read_progress(start))
             _log_changes(output_dir, recipe, start)
         (output_dir / RESULTS).unlink(missing_ok=True)
         if start is None:
@@ -163,6 +164,24 @@ def _log_changes(output_dir: Path, recipe: Recipe, start: Path):
         entry["after_the_end"] = (output_dir / RESULTS).exists()
         with (output_dir / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
+
+
+def keep_log_until(path: Path, progress: Progress):
+    """Forget what a log says of later steps: an interrupted run has logged more than its last checkpoint knows of.
+
+    It may end in half a line, behind which nothing can be written.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        done = entry["epoch"] <= progress.epoch if entry["kind"] == "epoch" else entry["step"] <= progress.step
+        kept += [line + "\n"] if done else []
+    write_atomically(path, "".join(kept))
 
 
 def logged_changes(output_dir: Path) -> list[dict]:
@@ -202,8 +221,6 @@ class TrainingLog:
         self.first_bad = torch.full((), float("inf"), device=accelerator.device)
         self.drawn, self.undrawn = time.perf_counter(), False
         self.restart(progress)
-        if accelerator.is_main_process and path.exists():
-            self._forget_after(progress)
 
     def restart(self, progress: Progress):
         """Begin to average at this step and moment."""
@@ -291,14 +308,3 @@ class TrainingLog:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": progress.step, **values}) + "\n")
 
-    def _forget_after(self, progress: Progress):
-        # An interrupted run has logged more than its last checkpoint knows of, perhaps half a line.
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                break
-            done = entry["epoch"] <= progress.epoch if entry["kind"] == "epoch" else entry["step"] <= progress.step
-            kept += [line + "\n"] if done else []
-        self.path.write_text("".join(kept), encoding="utf-8")
