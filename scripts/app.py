@@ -40,7 +40,10 @@ gr.Image.preprocess = lambda self, upload: upload and upload.path
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description="Try a checkpoint in the browser.")
     checkpoint = os.environ.get("CHECKPOINT")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=checkpoint_name, nargs="?", default=checkpoint)
+    what = "folder of a run, or a name on the Hub"
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", type=checkpoint_name, nargs="?", default=checkpoint, help=what
+    )
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     options = parser.parse_args(arguments)
     if not options.checkpoint:

@@ -235,13 +235,14 @@ def _peak_memory(case: Case, name: str, device: str, dtype: str, matmul_precisio
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [*(case.name for case in CASES), "points", "depth"]
-    parser.add_argument("--cases", nargs="+", choices=names, default=names)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dtype", choices=AUTOCAST, default="float32")
-    parser.add_argument("--matmul_precision", choices=("highest", "high", "medium"), default="highest")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--cases", nargs="+", choices=names, default=names, help="default: all")
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions (default: 5)")
+    parser.add_argument("--dtype", choices=AUTOCAST, default="float32", help="default: float32")
+    precisions = ("highest", "high", "medium")
+    parser.add_argument("--matmul_precision", choices=precisions, default="highest", help="default: highest")
+    parser.add_argument("--compile", action="store_true", help="by torch.compile, all contenders")
     parser.add_argument("--keep_memory", action="store_true", help="for all contenders, as training on a CPU does")
-    parser.add_argument("--output", type=place, default=Path("output/benchmark"))
+    parser.add_argument("--output", type=place, default=Path("output/benchmark"), metavar="FOLDER")
     return parser.parse_args()
 
 

@@ -3,8 +3,11 @@
     python scripts/export.py output/digits                       # into output/digits/export/
     python scripts/export.py org/perceiver-cifar10 --output perceiver --formats onnx
 
+    python scripts/export.py model_cards/perceiver-udhr --length 256 --output languages
+
 Programs take what the model takes, such as `pixel_values` `(batch, C, H, W)`, as its processor makes it of samples of
 the size that the model is made for, in any batch size; they give `logits` `(batch, classes)`. Positions are inside.
+Texts and clouds have one length, to which they are padded: the most that the model takes, or --length.
 Whatever differs from the model by more than 1e-4 is an error.
 """
 
@@ -53,26 +56,34 @@ def main(arguments: list[str] | None = None):
     )
     parser.add_argument("--output", type=place, metavar="FOLDER", help="default: CHECKPOINT/export")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS, help="default: all")
+    parser.add_argument(
+        "--length", type=int, help="bytes of a text (default: the most that the model takes) or points (default: 1024)"
+    )
     options = parser.parse_args(arguments)
+    if options.length is not None and options.length < 1:
+        raise UserError(f"--length {options.length}: expected at least 1")
     if options.output is None and not Path(options.checkpoint).is_dir():
         raise UserError(f"{options.checkpoint} is not a folder: say with --output where to write")
     output = options.output or Path(options.checkpoint) / "export"
     model = load_classifier(options.checkpoint).model.float().cpu().eval()
+    most = model.config.max_position_embeddings
+    if options.length is not None and model.config.input_type == "bytes" and options.length > most:
+        raise UserError(f"--length {options.length}: the model takes {most} at most")
     output.mkdir(parents=True, exist_ok=True)
     for name in options.formats:
-        print(EXPORTERS[name](model, output))
+        print(EXPORTERS[name](model, output, options.length))
 
 
 @torch.no_grad()
-def export_torch(model: nn.Module, output: Path) -> str:
+def export_torch(model: nn.Module, output: Path, length: int | None = None) -> str:
     """Write `model.pt2`, read it back and check it."""
     path = output / "model.pt2"
-    torch.export.save(_program(model), path)
-    return f"{path}: {check(torch.export.load(path).module(), model)}"
+    torch.export.save(_program(model, length), path)
+    return f"{path}: {check(torch.export.load(path).module(), model, length)}"
 
 
 @torch.no_grad()
-def export_onnx(model: nn.Module, output: Path) -> str:
+def export_onnx(model: nn.Module, output: Path, length: int | None = None) -> str:
     """Write `model.onnx`, and check it in ONNX Runtime."""
     try:
         import onnxruntime
@@ -85,9 +96,9 @@ def export_onnx(model: nn.Module, output: Path) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own internals
         torch.onnx.export(
-            _program(model),
+            _program(model, length),
             f=path,
-            input_names=list(_example(model, 2)),
+            input_names=list(_example(model, 2, length)),
             output_names=["logits"],
             dynamo=True,
             external_data=False,
@@ -96,28 +107,28 @@ def export_onnx(model: nn.Module, output: Path) -> str:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(*arguments: torch.Tensor) -> torch.Tensor:
-        given = {name: argument.numpy() for name, argument in zip(_example(model, 2), arguments, strict=True)}
+        given = {name: argument.numpy() for name, argument in zip(_example(model, 2, length), arguments, strict=True)}
         return torch.from_numpy(session.run(["logits"], given)[0])
 
-    return f"{path}: {check(run, model)}"
+    return f"{path}: {check(run, model, length)}"
 
 
 @torch.no_grad()
-def compile_model(model: nn.Module, output: Path) -> str:
+def compile_model(model: nn.Module, output: Path, length: int | None = None) -> str:
     """Nothing is written: compiled code belongs to the machine it was compiled on."""
     torch.compiler.reset()
-    return f"torch.compile: {check(torch.compile(_logits(model), fullgraph=True, dynamic=True), model)}"
+    return f"torch.compile: {check(torch.compile(_logits(model, length), fullgraph=True, dynamic=True), model, length)}"
 
 
 EXPORTERS = {"torch": export_torch, "onnx": export_onnx, "compile": compile_model}
 
 
-def check(program, model: nn.Module) -> str:
+def check(program, model: nn.Module, length: int | None = None) -> str:
     """Compare with the model on batches of several sizes; a difference beyond `TOLERANCE` is a `UserError`."""
     differences = []
     for batch in _BATCHES:
-        arguments = _example(model, batch).values()
-        expected, found = _logits(model)(*arguments), program(*arguments)
+        arguments = _example(model, batch, length).values()
+        expected, found = _logits(model, length)(*arguments), program(*arguments)
         if found.shape != expected.shape:
             raise UserError(
                 f"logits of the exported program are {tuple(found.shape)}, expected {tuple(expected.shape)}"
@@ -131,19 +142,19 @@ def check(program, model: nn.Module) -> str:
     return f"logits differ by at most {largest:.1e} for batches of {', '.join(map(str, _BATCHES))}"
 
 
-def _program(model: nn.Module) -> torch.export.ExportedProgram:
-    arguments = tuple(_example(model, 2).values())
+def _program(model: nn.Module, length: int | None) -> torch.export.ExportedProgram:
+    arguments = tuple(_example(model, 2, length).values())
     batch = torch.export.Dim("batch")
     shapes = (tuple({0: batch} for _ in arguments),)
-    return torch.export.export(_logits(model).eval(), arguments, dynamic_shapes=shapes, strict=False)
+    return torch.export.export(_logits(model, length).eval(), arguments, dynamic_shapes=shapes, strict=False)
 
 
-def _logits(model: nn.Module) -> Logits:
-    return Logits(model, _example(model, 2))
+def _logits(model: nn.Module, length: int | None) -> Logits:
+    return Logits(model, _example(model, 2, length))
 
 
-def _example(model: nn.Module, count: int) -> dict[str, torch.Tensor]:
-    return VIEWS[type(model).__name__].example(model.config, count)
+def _example(model: nn.Module, count: int, length: int | None) -> dict[str, torch.Tensor]:
+    return VIEWS[type(model).__name__].example(model.config, count, length)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Test claims about the Perceiver by experiments, and write the report.
 
-    python scripts/study.py                                 # all, on the embedded digits, into docs/study/
-    python scripts/study.py positions permutation --seeds 0 1 2 3 4 --output output/study
+    python scripts/study.py                                 # all, on the embedded digits, into docs/study/: two hours
+    python scripts/study.py positions permutation --seeds 0 1 2 --output output/study
     python scripts/study.py positions --config configuration/cifar10-study.yaml data.path=/data/cifar10
 
 Each experiment writes a JSON file and a picture; README.md beside them is made from the JSON files. What was measured
@@ -97,11 +97,11 @@ def parse(arguments: list[str] | None) -> tuple[list[str], Setting, Path]:
         metavar="EXPERIMENT or key=value",
         help=f"names from {', '.join(EXPERIMENTS)} (default: all), and overrides of the recipe",
     )
-    parser.add_argument("--config", type=place, default=DEFAULT_CONFIG, metavar="PATH", help="recipe (default: digits)")
+    parser.add_argument("--config", type=place, default=DEFAULT_CONFIG, metavar="PATH", help="or study-digits.yaml")
     parser.add_argument(
         "--checkpoint", metavar="FOLDER_OR_NAME", help="inspect this model in attention_maps instead of training one"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="default: 0 to 4")
     parser.add_argument("--output", type=place, metavar="FOLDER", help="default: docs/study, or output/study/RECIPE")
     parser.add_argument("--processes", type=int, help="trainings side by side on a CPU (default: as many as cores)")
     parser.add_argument("--again", action="store_true", help="measure again what is finished")

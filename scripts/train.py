@@ -17,7 +17,7 @@ import transformers
 from accelerate.utils import set_seed
 
 from lab.data.identity import identity
-from lab.errors import run_command
+from lab.errors import UserError, run_command
 from lab.judging.predictions import evaluate
 from lab.machine import finish
 from lab.provenance import describe_run
@@ -50,6 +50,8 @@ def main(arguments: list[str] | None = None):
     output_dir = Path(recipe.output_dir)
     if options.push_to_hub and accelerator.is_main_process:
         require_repo_id(options.push_to_hub)
+        if recipe.data.test_split is None:
+            raise UserError("--push_to_hub: data.test_split=null leaves no figure to publish; name a test split")
         require_token()
     open_output(accelerator, output_dir)
     start, finished = find_start(output_dir, recipe, options.resume, options.accept_changes, accelerator.print)

@@ -94,7 +94,7 @@ def test_data_of_a_single_split(tmp_path):
 
 @pytest.mark.parametrize("hold_out", [{}, {"speaker": "bob"}], ids=str)
 def test_no_split_is_both_to_train_and_to_test_on(folder, hold_out):
-    with pytest.raises(UserError, match="data.test_split=train: that is what the model trains on"):
+    with pytest.raises(UserError, match=r"data.test_split=train: that is what the model trains on"):
         choose_splits(reading(folder, test_split="train", hold_out=hold_out))
 
 
@@ -128,7 +128,7 @@ def test_splits_may_number_their_classes_differently(tmp_path):
     write(tmp_path, "train", ["ann", "bob"] * 6, names="ab", labels=[0] * 6 + [1] * 6)
     write(tmp_path, "test", ["bob"] * 4, names="cba", labels=[2, 1, 1, 1])
     test = choose_splits(reading(tmp_path, hold_out={"speaker": "bob"}))[2]
-    assert [test.source.label_names[label] for label in test.source.labels] == list("aaabbb" "abbb")
+    assert [test.source.label_names[label] for label in test.source.labels] == list("aaabbbabbb")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Columns of recordings and of series, and what is left out of them."""
 
+import json
+
 import datasets
 import numpy as np
 import pytest
@@ -87,6 +89,43 @@ def test_a_folder_of_files_by_class(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}.flac").write_bytes(encoded_sound(one, "FLAC"))
     train, validation = decode(tmp_path)
+    assert lengths(train, validation) == EXPECTED
+    assert sorted(train.labels.tolist() + validation.labels.tolist()) == [0] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize("inner", ["", "train"])
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_table_says_what_recordings_are(tmp_path, inner, form):
+    folder = tmp_path / inner
+    (folder / "files").mkdir(parents=True)
+    rows = []
+    for number, one in enumerate(RECORDINGS):
+        (folder / "files" / f"{number}.wav").write_bytes(encoded_sound(one))
+        rows.append({"file_name": f"files/{number}.wav", "label": "ab"[number % 2], "speaker": f"s{number // 4}"})
+    lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+    text = {"csv": "\n".join(lines), "jsonl": "\n".join(map(json.dumps, rows))}[form]
+    (folder / f"metadata.{form}").write_text(text + "\n")
+    assert lengths(*decode(tmp_path)) == EXPECTED
+    train, validation = decode(tmp_path, validate_on={"speaker": "s1"})
+    assert lengths(validation) == sorted(len(one) for one in RECORDINGS[4:]) and len(train) == 4
+
+
+def test_a_csv_that_names_recordings(tmp_path):
+    for number, one in enumerate(RECORDINGS):
+        (tmp_path / f"{number}.wav").write_bytes(encoded_sound(one))
+    lines = ["audio,label", *(f"{number}.wav,{'ab'[number % 2]}" for number in range(8))]
+    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
+    assert lengths(*decode(tmp_path, columns={"audio": "audio"})) == EXPECTED
+
+
+@pytest.mark.parametrize("ending", ["npy", "csv"])
+def test_a_folder_of_series_by_class(tmp_path, ending):
+    for number, one in enumerate(RECORDINGS):
+        folder = tmp_path / "train" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_series = {"npy": np.save, "csv": lambda path, values: np.savetxt(path, values, delimiter=",")}[ending]
+        write_series(folder / f"{number}.{ending}", one)
+    train, validation = decode(tmp_path, do_rescale=False)
     assert lengths(train, validation) == EXPECTED
     assert sorted(train.labels.tolist() + validation.labels.tolist()) == [0] * 4 + [1] * 4
 

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from lab.data.decoded_images import IMAGE
-from lab.data.sources import DIGITS_TEST_IMAGES, Reading, Source, load_sources, stratified_order
+from lab.data.opening import DIGITS_TEST_IMAGES
+from lab.data.sources import Reading, Source, load_sources
+from lab.data.stratified import stratified_order
 from lab.errors import UserError
 from lab.recipe import Data
 from tests.small_data import CLASSES, coloured_images, make_image_folder, make_parquet

@@ -18,6 +18,7 @@ import score
 import train
 from lab.errors import UserError
 from lab.judging.checkpoints import load_classifier
+from lab.looking.views import VIEWS
 from lab.recipe import load_recipe
 from lab.scoring.measures import measure_of
 from lab.tasks import build_task
@@ -209,6 +210,22 @@ def test_commands_that_look_at_a_file(run, kind, tmp_path, capsys):
 def test_exported_programs(run, tmp_path, capsys):
     export.main([str(run), "--output", str(tmp_path), "--formats", "torch"])
     assert "logits differ by at most" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("length", [None, 9])
+def test_programs_take_the_length_that_is_asked_for(run, kind, length, tmp_path):
+    """Of texts and clouds the model says how many bytes at most, or nothing."""
+    asked = ["--length", str(length)] if length else []
+    export.main([str(run), "--output", str(tmp_path), "--formats", "torch", *asked])
+    model = load_classifier(str(run)).model
+    expected = VIEWS[type(model).__name__].example(model.config, 3, length)
+    if model.config.input_type == "bytes":
+        assert expected["input_ids"].shape[1] == (length or model.config.max_position_embeddings)
+    if model.config.input_type == "points":
+        assert expected["points"].shape[1] == (length or 1024)
+    with torch.no_grad():
+        logits = torch.export.load(tmp_path / "model.pt2").module()(*expected.values())
+    torch.testing.assert_close(logits, model(**expected).logits.detach(), rtol=0, atol=1e-4)
 
 
 @needs_onnx

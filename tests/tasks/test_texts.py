@@ -67,6 +67,15 @@ def test_columns(tmp_path):
         build("text", tmp_path, "model.num_labels=2", "data.text_column=label").load_splits()
 
 
+def test_a_column_called_text_needs_no_name(tmp_path):
+    for split in ("train", "test"):
+        found, labels = texts(30, 0)
+        lines = ["text,label", *(f'"{text}",mood {label}' for text, label in zip(found, labels, strict=True))]
+        (tmp_path / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    splits = build("text", tmp_path).load_splits()
+    assert len(splits.test) == 30 and splits.label_names[0].startswith("mood ")
+
+
 def test_what_is_no_text_is_named_or_left_out(tmp_path):
     for split in ("train", "test"):
         found, labels = texts(30, 0)

@@ -77,6 +77,8 @@ def find_column(column: Column, features: datasets.Features, chosen: dict[str, A
             raise UserError(f"{key}={name}: that column holds {describe(features[name])}; expected {column.holds}")
         return name
     found = [name for name, feature in features.items() if column.is_certain(feature)]
+    if column.role in found:  # such as a text called `text` beside labels that are texts as well
+        return column.role
     if len(found) != 1:
         raise UserError(
             f"{split} has {len(found)} {column.role} columns; expected one among {describe_all(features)}. "

@@ -28,7 +28,9 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 _BESIDE = ("json", "xml", "text", "harbor")  # loaders of what often lies beside pictures, and is not what to read
-SOUND = "audio"  # the column of paths of recordings that lie in folders of classes
+SOUND = "audio"  # the column of paths of recordings
+SOUND_KEYS = {"features", "names_in"}  # keys of arguments of which one is there where that column is read
+FILE_NAME = "file_name"  # the column of a table of files that names them
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # what `datasets` takes for a table of the files
 
 
@@ -73,6 +75,7 @@ def find_splits(folder: Path, wanted: Collection[str], has_paths: bool = False) 
                 "path": loader,
                 "data_files": {split: [f"{glob.escape(str((folder / path).resolve()))}/**" for path in paths]},
                 **(_class_options(loader, paths, media) if _holds_classes(paths, media) else {}),
+                **(_named_recordings(folder, split, paths) if loader == "audiofolder" else {}),
             }
             for split, paths in _media_splits(folder, media, wanted).items()
         }
@@ -202,6 +205,25 @@ def _class_options(loader: str, paths: list[Path], media: dict[Path, _Folder]) -
     )
     features = {SOUND: datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
     return {"drop_labels": False, "features": datasets.Features(features)}
+
+
+def _named_recordings(folder: Path, split: str, paths: list[Path]) -> dict[str, Any]:
+    """Where a table says what recordings are, that is read, and the recordings are paths in it.
+
+    Raises:
+        UserError: there is more than one for a split.
+    """
+    tables = [folder / path / name for path in paths for name in _METADATA if (folder / path / name).is_file()]
+    if not tables:
+        return {}
+    if len(tables) > 1:
+        raise UserError(f"split {split} of {folder} has {len(tables)} tables, such as {tables[1]}: keep one of them")
+    loader, _ = MODULES[tables[0].suffix]
+    return {
+        "path": loader,
+        "data_files": {split: [glob.escape(str(tables[0].resolve()))]},
+        "names_in": str(tables[0].parent.resolve()),
+    }
 
 
 def _children(media: dict[Path, _Folder], top: Path) -> list[Path]:

@@ -5,10 +5,10 @@ from typing import Any
 import datasets
 import numpy as np
 
+from lab.data.class_folders import POINT_ENDINGS as ENDINGS
+from lab.data.class_folders import POINTS as ROLE
 from lab.data.columns import Column, content_of, is_file
 from lab.data.images import UNUSABLE
-from lab.data.point_folders import ENDINGS
-from lab.data.point_folders import POINTS as ROLE
 from lab.data.ragged import RaggedDecoder
 from lab.recipe import Data
 from modeling_perceiver_study import PerceiverStudyPointCloudProcessor

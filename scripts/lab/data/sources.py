@@ -4,27 +4,20 @@ import dataclasses
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow.compute as pc
-from PIL import Image
 
 from lab.data.columns import LABEL, Column, file_of, find_column, located
-from lab.data.folders import SOUND, find_splits
 from lab.data.held_out import made_of_others, regroup, underlying
 from lab.data.label_columns import SINGLE_LABEL, find_labels
 from lab.data.labels import LabelReader, label_reader, read_labels
-from lab.data.point_folders import POINTS, find_clouds, read_clouds
-from lab.data.ts_files import find_ts, read_ts
+from lab.data.opening import Asked, open_data
 from lab.data.unlabelled import UNLABELLED, NoLabels
-from lab.errors import UserError, one_line
+from lab.errors import UserError
 from lab.recipe import Data
-
-DIGITS_TEST_IMAGES = 360  # a fifth of the 1797
-_SHARDS = 64  # into which a saved dataset is cut to be streamed
 
 
 @dataclass
@@ -174,26 +167,6 @@ class Reading:
         return self.settings.path or self.settings.name
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """Splits to find, by what a user calls the choice of each, those that need not be there, and where they are."""
-
-    splits: dict[str, str]
-    may_lack: set[str]
-    where: str
-
-    @property
-    def names(self) -> set[str]:
-        return {*self.splits.values()}
-
-    def check(self, found: Any) -> Any:
-        """What was found; raises a `UserError` where a split is missing."""
-        for key, split in self.splits.items():
-            if split not in found and split not in self.may_lack:
-                raise UserError(f"{key}={split}: no such split in {self.where}; there are {', '.join(found)}")
-        return found
-
-
 @dataclass
 class OpenSplit:
     """One split with the columns that are read.
@@ -264,8 +237,9 @@ def load_named_sources(reading: Reading, wanted: dict[str, str], may_lack: Colle
 def open_splits(reading: Reading, wanted: dict[str, str], may_lack: Collection[str] = ()) -> list[OpenSplit]:
     """The splits that `wanted` names, with their columns found: streams where the settings ask for them."""
     settings = reading.settings
-    asked = _Asked(underlying(settings, wanted), made_of_others(settings) | {*may_lack}, reading.where)
-    opened = regroup(_open(reading, asked), settings)
+    asked = Asked(underlying(settings, wanted), made_of_others(settings) | {*may_lack}, reading.where)
+    roles = [column.role for column in reading.inputs]
+    opened = regroup(open_data(settings, roles, asked), settings)
     return [_with_columns(opened[split], split, reading) for split in wanted.values() if split in opened]
 
 
@@ -286,108 +260,13 @@ def _with_columns(dataset: datasets.Dataset | datasets.IterableDataset, split: s
     for column in reading.inputs:
         stored_as = column.stored_as(features[roles[column.role]])
         if stored_as is not None:
-            rows = rows.cast_column(roles[column.role], stored_as)
+            rows = _as_files(rows, roles[column.role]).cast_column(roles[column.role], stored_as)
     return OpenSplit(name, rows, roles, reader, settings.path)
 
 
-def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """A random order of `labels` `(n,)` of which every stretch has the classes in their overall proportions.
-
-    Of labels that are not one class each, `(n, L)`, it is any random order.
-    """
-    order = np.random.default_rng(seed).permutation(len(labels))
-    if labels.ndim > 1:
-        return order
-    position = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels[order] == label)
-        position[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return order[np.argsort(position, kind="stable")]
-
-
-def _digits() -> dict[str, datasets.Dataset]:
-    from sklearn.datasets import load_digits  # here, since it takes seconds and no other data needs it
-
-    bunch = load_digits()
-    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
-    labels = bunch.target.astype(np.int64)
-    # A seed of its own: the test images stay the same whatever a recipe says.
-    order = stratified_order(labels, seed=0)
-    rows_of = {"train": np.sort(order[DIGITS_TEST_IMAGES:]), "test": np.sort(order[:DIGITS_TEST_IMAGES])}
-    names = [str(name) for name in bunch.target_names]
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
-    return {
-        split: datasets.Dataset.from_dict(
-            {"image": [Image.fromarray(pixels[row]) for row in rows], "label": labels[rows]}, features=features
-        )
-        for split, rows in rows_of.items()
-    }
-
-
-def _open(reading: Reading, asked: _Asked) -> dict[str, Any]:
-    """The splits of a dataset by name, those that are asked for among them."""
-    settings = reading.settings
-    if settings.path is None and settings.name == "digits":
-        if settings.streaming:
-            raise UserError("data.streaming=true: digits has no shards to stream; set it to false")
-        return asked.check(_digits())
-    if settings.path is None:
-        if "/" not in settings.name:  # `datasets` would take any folder of that name that it has loaded before
-            raise UserError(
-                f"data.name={settings.name} is not OWNER/NAME, as names on the Hub are: say where the data are, by "
-                "data.path=FOLDER (docs/data.md)"
-            )
-        try:
-            return asked.check(datasets.load_dataset(settings.name, streaming=settings.streaming))
-        except UserError:
-            raise
-        except Exception as error:  # the loaders of `datasets` raise nearly anything for a bad name or folder
-            raise UserError(
-                f"data.name={settings.name} cannot be loaded from the Hub ({one_line(error)}); "
-                "check name and connection, or give a local folder as data.path"
-            ) from error
-    if not Path(settings.path).is_dir():
-        raise UserError(f"data.path={settings.path}: no such folder")
-    try:
-        return _open_folder(Path(settings.path), reading, asked)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"data.path={settings.path} cannot be loaded ({one_line(error.__cause__ or error)}); expected parquet "
-            "files named after their split, or folders train/CLASS and test/CLASS of images"
-        ) from error
-
-
-def _open_folder(folder: Path, reading: Reading, asked: _Asked) -> dict[str, Any]:
-    streaming = reading.settings.streaming
-    if (folder / "dataset_dict.json").exists():  # what `save_to_disk` of `datasets` wrote
-        saved = datasets.load_from_disk(str(folder))
-        asked.check(saved)
-        if not streaming:
-            return saved
-        return {name: split.to_iterable_dataset(min(_SHARDS, len(split))) for name, split in saved.items()}
-    wants_points = any(column.role == POINTS for column in reading.inputs)
-    for what, files, read in (
-        (".ts files", find_ts(folder), read_ts),
-        ("files of points", find_clouds(folder, asked.names) if wants_points else {}, read_clouds),
-    ):
-        if files:
-            asked.check(files)
-            if streaming:
-                raise UserError(f"data.streaming=true: {folder} holds {what}, which are read whole; set it to false")
-            return read(files)
-    has_paths = bool(reading.settings.columns.keys() & {column.role for column in reading.inputs})
-    arguments = find_splits(folder, asked.names, has_paths)
-    if arguments is None:
-        return asked.check(datasets.load_dataset(str(folder), streaming=streaming))
-    asked.check(arguments)
-    # One by one, so that the classes of each are those that its own files declare.
-    found = {
-        split: datasets.load_dataset(**arguments[split], streaming=streaming)[split]
-        for split in asked.names & arguments.keys()
-    }
-    return {
-        split: rows.cast_column(SOUND, datasets.Audio(decode=False)) if "features" in arguments[split] else rows
-        for split, rows in found.items()
-    }
+def _as_files(rows: Any, column: str) -> Any:
+    """Rows with paths or bytes of files as `datasets` can cast them: those of CSV files are of a larger type."""
+    dtype = getattr(rows.features[column], "dtype", None)
+    if dtype not in ("large_string", "large_binary"):
+        return rows
+    return rows.cast_column(column, datasets.Value(dtype.removeprefix("large_")))

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 from lab.data.held_out import VALIDATION
 from lab.data.label_columns import REGRESSION
 from lab.data.matching import match_names, renumber, used_labels
-from lab.data.sources import Reading, Source, load_named_sources, load_sources, stratified_order
+from lab.data.sources import Reading, Source, load_named_sources, load_sources
+from lab.data.stratified import stratified_order
 from lab.errors import UserError, listed
 from lab.recipe import Data
 

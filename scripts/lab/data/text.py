@@ -10,8 +10,9 @@ import torch
 from lab.data.columns import Column
 from lab.data.held_out import VALIDATION
 from lab.data.ragged import RaggedDataset, RaggedDecoder
-from lab.data.sources import Reading, Source, load_named_sources, load_sources, stratified_order
+from lab.data.sources import Reading, Source, load_named_sources, load_sources
 from lab.data.splits import all_rows
+from lab.data.stratified import stratified_order
 from lab.errors import UserError
 from lab.recipe import Data
 from modeling_perceiver_study import PerceiverStudyTokenizer

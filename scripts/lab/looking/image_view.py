@@ -39,7 +39,7 @@ class ImageView(View):
         return cls(pixels, config.attended_sizes(pixels.shape[1:]))
 
     @classmethod
-    def example(cls, config: PreTrainedConfig, count: int) -> dict[str, torch.Tensor]:
+    def example(cls, config: PreTrainedConfig, count: int, length: int | None = None) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(count)
         return {"pixel_values": torch.randn(count, config.num_channels, *config.grid, generator=generator)}
 

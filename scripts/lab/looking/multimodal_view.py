@@ -93,11 +93,11 @@ class MultimodalView(View):
         )
 
     @classmethod
-    def example(cls, config: PreTrainedConfig, count: int) -> dict[str, torch.Tensor]:
+    def example(cls, config: PreTrainedConfig, count: int, length: int | None = None) -> dict[str, torch.Tensor]:
         arguments = {}
         for name in config.modalities:
             own = config.modality_config(name)
-            (first, values), *others = _view_of_input(own).example(own, count).items()
+            (first, values), *others = _view_of_input(own).example(own, count, length).items()
             arguments[own.input_name or first] = values
             arguments |= {f"{name}_{key}": value for key, value in others}
         return arguments

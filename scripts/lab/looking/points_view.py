@@ -19,7 +19,7 @@ _GROWTH = 6  # how many times larger the point of the highest weight is
 
 # From where clouds of three coordinates are seen, in degrees: around the third axis, and above the plane of the others.
 _AROUND, _ABOVE = -50.0, 25.0
-_EXAMPLE_POINTS = 64
+_EXAMPLE_POINTS = 1024
 
 
 class PointsView(View):
@@ -46,15 +46,16 @@ class PointsView(View):
         return cls(processor(sample[None], return_tensors="np")["points"][0])
 
     @classmethod
-    def example(cls, config: PreTrainedConfig, count: int) -> dict[str, torch.Tensor]:
+    def example(cls, config: PreTrainedConfig, count: int, length: int | None = None) -> dict[str, torch.Tensor]:
+        length = length or _EXAMPLE_POINTS
         generator = torch.Generator().manual_seed(count)
-        points = torch.randn(count, _EXAMPLE_POINTS, config.num_axes, generator=generator) / 2
+        points = torch.randn(count, length, config.num_axes, generator=generator) / 2
         arguments = {"points": points}
         if config.num_channels:
-            shape = (count, _EXAMPLE_POINTS, config.num_channels)
+            shape = (count, length, config.num_channels)
             arguments["point_features"] = torch.randn(shape, generator=generator)
-        lengths = torch.randint(1, _EXAMPLE_POINTS + 1, (count, 1), generator=generator)
-        return arguments | {"attention_mask": (torch.arange(_EXAMPLE_POINTS) < lengths).long()}
+        lengths = torch.randint(1, length + 1, (count, 1), generator=generator)
+        return arguments | {"attention_mask": (torch.arange(length) < lengths).long()}
 
     @property
     def count(self) -> int:

@@ -50,7 +50,7 @@ class SoundView(View):
         return cls(values, config.attended_sizes(sizes), length / processor.sampling_rate, spectrogram)
 
     @classmethod
-    def example(cls, config: PreTrainedConfig, count: int) -> dict[str, torch.Tensor]:
+    def example(cls, config: PreTrainedConfig, count: int, length: int | None = None) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(count)
         channels = [config.num_channels] if config.num_channels > 1 else []
         values = torch.randn(count, *channels, *config.grid, generator=generator)

@@ -16,7 +16,6 @@ from lab.looking.view import COLOURS, View, as_image
 
 FIRST_BYTE = 6  # id of the byte 0; an app on the Hub has no package beside it to ask
 
-_EXAMPLE_BYTES = 32
 _MASKED = "\N{WHITE SQUARE}"
 _LINE, _MOST_LINES = 24, 6  # characters of a line, and lines that small pictures have room for
 
@@ -81,9 +80,9 @@ class TextView(View):
         return cls([*characters, "]"], np.array([*owners, len(characters)]))
 
     @classmethod
-    def example(cls, config: PreTrainedConfig, count: int) -> dict[str, torch.Tensor]:
+    def example(cls, config: PreTrainedConfig, count: int, length: int | None = None) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(count)
-        length = min(_EXAMPLE_BYTES, config.max_position_embeddings)
+        length = length or config.max_position_embeddings
         ids = torch.randint(6, config.vocab_size, (count, length), generator=generator)
         lengths = torch.randint(1, length + 1, (count, 1), generator=generator)
         return {"input_ids": ids, "attention_mask": (torch.arange(length) < lengths).long()}

@@ -42,7 +42,7 @@ class VideoView(View):
         return cls(frames, config.attended_sizes([len(frames), *frames.shape[2:]]), config.attended_steps)
 
     @classmethod
-    def example(cls, config: PreTrainedConfig, count: int) -> dict[str, torch.Tensor]:
+    def example(cls, config: PreTrainedConfig, count: int, length: int | None = None) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(count)
         frames, height, width = config.grid
         values = torch.randn(count, frames, config.num_channels, height, width, generator=generator)

@@ -79,8 +79,13 @@ class View(ABC):
 
     @classmethod
     @abstractmethod
-    def example(cls, config: PreTrainedConfig, count: int) -> dict[str, torch.Tensor]:
-        """Random arguments of a model for `count` samples, always the same, to compare programs with."""
+    def example(cls, config: PreTrainedConfig, count: int, length: int | None = None) -> dict[str, torch.Tensor]:
+        """Random arguments of a model for `count` samples, always the same, to compare programs with.
+
+        Args:
+            length: bytes of a text, or points of a cloud, of which the model does not say how many it takes; None is
+                the most that it takes, and 1,024 points.
+        """
 
     @classmethod
     def named(cls, predictions: list) -> list[tuple[str, float]]:

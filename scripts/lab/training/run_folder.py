@@ -307,4 +307,3 @@ class TrainingLog:
     def _append(self, progress: Progress, kind: str, **values):
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": progress.step, **values}) + "\n")
-

@@ -1,0 +1,49 @@
+"""Folders of files that `datasets` has no loader for.
+
+They are `SPLIT/CLASS/FILE`, or `CLASS/SPLIT/FILE` as ModelNet has them.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import datasets
+
+POINTS, SOUND = "points", "audio"  # the roles of such files
+POINT_ENDINGS, SERIES_ENDINGS = (".npy", ".ply", ".off", ".pcd"), (".npy", ".csv")
+ENDINGS = {POINTS: POINT_ENDINGS, SOUND: SERIES_ENDINGS}
+
+
+def find_files(folder: Path, wanted: Collection[str], role: str) -> dict[str, dict[Path, str]]:
+    """For each split its files with their classes; none where the folder has no such files two folders down.
+
+    Args:
+        wanted: names of splits, which tell which of the two folders is the split.
+        role: of the input that the files are.
+    """
+    files = sorted(path for path in folder.glob("*/*/*") if path.suffix.lower() in ENDINGS[role] and path.is_file())
+    splits: dict[str, dict[Path, str]] = {}
+    by_split = any(path.parts[-3] in wanted for path in files)
+    for path in files:
+        first, second = path.parts[-3:-1]
+        split, name = (first, second) if by_split else (second, first)
+        splits.setdefault(split, {})[path] = name
+    return splits
+
+
+def read_files(splits: dict[str, dict[Path, str]], role: str) -> dict[str, datasets.Dataset]:
+    """Splits with a column that refers to files, and `label`; the classes are those of all splits."""
+    names = sorted({name for files in splits.values() for name in files.values()})
+    features = datasets.Features(
+        {
+            role: {"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
+            "label": datasets.ClassLabel(names=names),
+        }
+    )
+    found = {}
+    for split, files in splits.items():
+        paths = [{"bytes": None, "path": str(path.resolve())} for path in files]
+        rows = {role: paths, "label": [names.index(name) for name in files.values()]}
+        found[split] = datasets.Dataset.from_dict(rows, features=features)
+        if role == SOUND:
+            found[split] = found[split].cast_column(role, datasets.Audio(decode=False))
+    return found

@@ -1,0 +1,145 @@
+"""Opening data as they are: scikit-learn's digits, a dataset on the Hub, or a local folder of any form."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from PIL import Image
+
+from lab.data.class_folders import ENDINGS, find_files, read_files
+from lab.data.folders import FILE_NAME, SOUND, SOUND_KEYS, find_splits
+from lab.data.stratified import stratified_order
+from lab.data.ts_files import find_ts, read_ts
+from lab.errors import UserError, one_line
+from lab.recipe import Data
+
+DIGITS_TEST_IMAGES = 360  # a fifth of the 1797
+_SHARDS = 64  # into which a saved dataset is cut to be streamed
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Splits to find, by what a user calls the choice of each, those that need not be there, and where they are."""
+
+    splits: dict[str, str]
+    may_lack: set[str]
+    where: str
+
+    @property
+    def names(self) -> set[str]:
+        return {*self.splits.values()}
+
+    def check(self, found: Any) -> Any:
+        """What was found; raises a `UserError` where a split is missing."""
+        for key, split in self.splits.items():
+            if split not in found and split not in self.may_lack:
+                raise UserError(f"{key}={split}: no such split in {self.where}; there are {', '.join(found)}")
+        return found
+
+
+def _digits() -> dict[str, datasets.Dataset]:
+    from sklearn.datasets import load_digits  # here, since it takes seconds and no other data needs it
+
+    bunch = load_digits()
+    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    labels = bunch.target.astype(np.int64)
+    # A seed of its own: the test images stay the same whatever a recipe says.
+    order = stratified_order(labels, seed=0)
+    rows_of = {"train": np.sort(order[DIGITS_TEST_IMAGES:]), "test": np.sort(order[:DIGITS_TEST_IMAGES])}
+    names = [str(name) for name in bunch.target_names]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    return {
+        split: datasets.Dataset.from_dict(
+            {"image": [Image.fromarray(pixels[row]) for row in rows], "label": labels[rows]}, features=features
+        )
+        for split, rows in rows_of.items()
+    }
+
+
+def open_data(settings: Data, roles: Collection[str], asked: Asked) -> dict[str, Any]:
+    """The splits of a dataset by name, those that are asked for among them.
+
+    Args:
+        roles: of the inputs that a task reads.
+
+    Raises:
+        UserError: there is no such dataset or split, or it cannot be loaded.
+    """
+    if settings.path is None and settings.name == "digits":
+        if settings.streaming:
+            raise UserError("data.streaming=true: digits has no shards to stream; set it to false")
+        return asked.check(_digits())
+    if settings.path is None:
+        if "/" not in settings.name:  # `datasets` would take any folder of that name that it has loaded before
+            raise UserError(
+                f"data.name={settings.name} is not OWNER/NAME, as names on the Hub are: say where the data are, by "
+                "data.path=FOLDER (docs/data.md)"
+            )
+        try:
+            return asked.check(datasets.load_dataset(settings.name, streaming=settings.streaming))
+        except UserError:
+            raise
+        except Exception as error:  # the loaders of `datasets` raise nearly anything for a bad name or folder
+            raise UserError(
+                f"data.name={settings.name} cannot be loaded from the Hub ({one_line(error)}); "
+                "check name and connection, or give a local folder as data.path"
+            ) from error
+    if not Path(settings.path).is_dir():
+        raise UserError(f"data.path={settings.path}: no such folder")
+    try:
+        return _open_folder(Path(settings.path), settings, roles, asked)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"data.path={settings.path} cannot be loaded ({one_line(error.__cause__ or error)}); expected parquet "
+            "files named after their split, or folders train/CLASS and test/CLASS of images"
+        ) from error
+
+
+def _open_folder(folder: Path, settings: Data, roles: Collection[str], asked: Asked) -> dict[str, Any]:
+    streaming = settings.streaming
+    if (folder / "dataset_dict.json").exists():  # what `save_to_disk` of `datasets` wrote
+        saved = datasets.load_from_disk(str(folder))
+        asked.check(saved)
+        if not streaming:
+            return saved
+        return {name: split.to_iterable_dataset(min(_SHARDS, len(split))) for name, split in saved.items()}
+    for what, files, read in (
+        (".ts files", find_ts(folder), read_ts),
+        *(
+            (f"files of {role}", find_files(folder, asked.names, role), partial(read_files, role=role))
+            for role in roles
+            if role in ENDINGS
+        ),
+    ):
+        if files:
+            asked.check(files)
+            if streaming:
+                raise UserError(f"data.streaming=true: {folder} holds {what}, which are read whole; set it to false")
+            return read(files)
+    has_paths = bool(settings.columns.keys() & {*roles})
+    arguments = find_splits(folder, asked.names, has_paths)
+    if arguments is None:
+        return asked.check(datasets.load_dataset(str(folder), streaming=streaming))
+    asked.check(arguments)
+    # One by one, so that the classes of each are those that its own files declare.
+    found = {split: _load(split, streaming=streaming, **arguments[split]) for split in asked.names & arguments.keys()}
+    return {
+        split: rows.cast_column(SOUND, datasets.Audio(decode=False)) if SOUND_KEYS & arguments[split].keys() else rows
+        for split, rows in found.items()
+    }
+
+
+def _load(split: str, names_in: str | None = None, **arguments: Any) -> Any:
+    """A split of a folder; the names of recordings that a table in `names_in` has become paths in a column."""
+    rows = datasets.load_dataset(**arguments)[split]
+    if names_in is None:
+        return rows
+    return rows.map(
+        lambda row: {SOUND: str(Path(names_in) / row[FILE_NAME])}, remove_columns=FILE_NAME, load_from_cache_file=False
+    )
