@@ -1,4 +1,4 @@
-"""Write the tables of presets, benchmarks and ladders into the pages that show them.
+"""Write the tables of recipes, benchmarks and ladders into the pages that show them.
 
     python scripts/configurations.py
 
@@ -98,7 +98,7 @@ def read_header(preset: Path) -> dict[str, str]:
 
 def table(recipes: list[Path], page: Path) -> str:
     """Return a Markdown row for each recipe, linked to its file from a page."""
-    rows = ["| preset | parameters | data | score | time | command |", "|---|---:|---|---|---|---|"]
+    rows = ["| recipe | parameters | data | score | time | command |", "|---|---:|---|---|---|---|"]
     for preset in recipes:
         header = read_header(preset)
         data = load_recipe(preset).data.name

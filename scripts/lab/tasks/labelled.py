@@ -224,7 +224,7 @@ def match_labels_of_tasks(
     return numbers
 
 
-_MOST_NAMES = 20
+_MOST_NAMES = 100
 
 
 def _both(judged: Judged) -> tuple[np.ndarray, np.ndarray]:
