@@ -133,11 +133,7 @@ def of_points(
 
 
 def of_texts(task: TextClassification, model: PreTrainedModel, options: argparse.Namespace, folder: Path, about: dict):
-    splits = ("train", "validation") if task.recipe.data.validates else ("train",)
-    learned = [texts_of(task, split) for split in splits]
-    baseline = ngram_classifier(
-        [text for texts, _ in learned for text in texts], np.concatenate([labels for _, labels in learned])
-    )
+    baseline = ngram_classifier(*texts_of(task, "train"))  # as the model, which does not learn the validation texts
     texts, labels = texts_of(task, options.split)
     classifiers = {"this model": classifier_of(task, model, options.batch_size), "n-grams, SVM": baseline.predict}
     curves = {name: curves_of(classify, texts, labels) for name, classify in classifiers.items()}
