@@ -6,8 +6,10 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 from safetensors.torch import load_file
 
 import attention_maps
@@ -141,6 +143,19 @@ def test_samples_are_streamed_from_shards_and_decoded_by_processes(kind, argumen
     train.main([*arguments, *streamed, f"data.path={tmp_path / 'shards'}", f"output_dir={tmp_path / 'run'}"])
     results = json.loads((tmp_path / "run" / RESULTS).read_text())
     assert results["test_samples"] == 21
+
+
+def test_a_test_split_of_which_nothing_is_usable_is_refused(kind, arguments, tmp_path):
+    kind.write_data(tmp_path / "data")
+    path = tmp_path / "data" / "test.parquet"
+    table, labels = parquet.read_table(path), {"label", "vowel", "length"}
+    for number, field in enumerate(table.schema):
+        if field.name not in labels:
+            table = table.set_column(number, field, pa.nulls(len(table), field.type))
+    parquet.write_table(table, path)
+    given = [*arguments[1:], f"data.path={tmp_path / 'data'}", "data.on_error=skip"]
+    with pytest.raises(UserError, match=r"split test of .* has no usable"):
+        build_task(load_recipe(None, given)).load_splits()
 
 
 def test_cut_batches_get_the_same_changes(task, kind):
