@@ -211,6 +211,19 @@ def test_the_pipeline_answers_as_evaluation_does(run, folder, tmp_path, kind):
         assert np.mean(accuracies) == pytest.approx(evaluation["accuracy"])
 
 
+def test_a_checkpoint_without_a_recipe_is_scored_alike(run, folder, tmp_path, kind):
+    alone = shutil.copytree(run, tmp_path / "alone", ignore=shutil.ignore_patterns("recipe.yaml", "checkpoints"))
+    named = [text for text in kind.recipe if text.startswith("data.columns")]
+    found = []
+    for checkpoint, given in ((run, []), (alone, ["--data", str(folder / "data"), *named])):
+        fresh_accelerate()
+        score.main([str(checkpoint), "--output", str(tmp_path / "out"), *given])
+        found.append(json.loads((tmp_path / "out" / "evaluation.json").read_text()))
+    assert found[0]["samples"] == found[1]["samples"] == 21
+    if kind.classifies:  # which bytes are masked is the recipe's to say
+        assert found[0]["loss"] == pytest.approx(found[1]["loss"], rel=1e-5)
+
+
 def test_commands_that_look_at_a_file(run, kind, tmp_path, capsys):
     file = kind.write_file(tmp_path)
     predict.main([str(run), str(file), str(file), "--top_k", "2"])
