@@ -63,6 +63,8 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--output", type=place, metavar="FOLDER", help="default: CHECKPOINT")
     parser.add_argument("overrides", nargs="*", metavar="data.key=value", help="such as data.path=FOLDER")
     options = parser.parse_intermixed_args(arguments)
+    if options.batch_size < 1:
+        raise UserError(f"--batch_size {options.batch_size}: expected at least 1")
     check_checkpoint(options.checkpoint)
     transformers.utils.logging.disable_progress_bar()
     recipe = load_recipe(Path(options.checkpoint) / "recipe.yaml", options.overrides)
