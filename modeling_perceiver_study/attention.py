@@ -154,7 +154,7 @@ class MultiHeadAttention(nn.Module):
         Its gradient is 0 in exact arithmetic and noise in floats. It is there since DeepMind's weights have it.
         """
         bias = getattr(self.k_proj, "bias", None)
-        if bias is not None:
+        if isinstance(bias, torch.Tensor):  # of a quantized layer it is a method
             bias.requires_grad_(False)
 
     @property

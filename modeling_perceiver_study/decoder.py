@@ -5,7 +5,7 @@ may be asked, and many are asked some at a time: memory then does not grow with 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from .attention import CrossAttention, PerceiverStudyLayer
 from .configuration_perceiver_study import PerceiverStudyConfig
-from .inputs import LearnedPadding, fresh_weight
+from .inputs import LearnedPadding, draw_apart, fresh_weight
 from .paths import has_values, keeps_nothing
 from .position import count_axis_features, fourier_features, resolve_max_frequencies
 
@@ -172,6 +172,13 @@ class _SomeAtATime(torch.autograd.Function):
         return None, None, grad_latents, grad_queries, *(next(totals) if need else None for need in needs_weights)
 
 
+def _weights_of(module: nn.Module) -> Iterator[torch.Tensor]:
+    """All weights; copies of a module on several devices (`DataParallel`) have tensors in place of parameters."""
+    for part in module.modules():
+        yield from part.parameters(recurse=False)
+        yield from getattr(part, "_former_parameters", {}).values()
+
+
 def _generators(device: torch.device) -> list[torch.Generator]:
     """torch's own, of the CPU and of the device."""
     if device.type != "cuda":
@@ -249,7 +256,7 @@ class PerceiverStudyDecoder(nn.Module):
         if keeps_nothing() or len(indices) <= size:
             return answer(indices, latents, output_queries)
         modules = [self, *(module for module in (query, head) if module is not None)]
-        weights = dict.fromkeys(weight for module in modules for weight in module.parameters())
+        weights = dict.fromkeys(weight for module in modules for weight in _weights_of(module))
         answer = partial(self._answer_unchecked, answer)
         return _SomeAtATime.apply(answer, indices.split(size), latents, output_queries, *weights)
 
@@ -336,6 +343,7 @@ class PerceiverStudyOutputs(nn.Module):
         self.queries = nn.ModuleDict({task: PaddedQueries(query, width) for task, query in sorted(queries.items())})
         self.decoder = PerceiverStudyDecoder(config, query_width=width, **decoder_arguments)
         self.heads = nn.ModuleDict({task: nn.Linear(width, num_labels[task]) for task in self.queries})
+        draw_apart([query.padding for query in self.queries.values()])
 
     def forward(
         self,

@@ -77,7 +77,7 @@ def classify_early(
     perceiver = model.perceiver
     parts = perceiver.parts_of(**given)
     count, device = parts[0].pixels.shape[0], parts[0].pixels.device
-    logits = torch.empty(count, model.config.num_labels, dtype=model.dtype, device=device)
+    logits = torch.empty(count, model.config.num_labels, dtype=parts[0].pixels.dtype, device=device)
     blocks = torch.zeros(count, dtype=torch.long, device=device)
     latents, left = perceiver.first_latents(num_latents).expand(count, -1, -1), torch.arange(count, device=device)
     for index in range(model.config.num_blocks):

@@ -35,6 +35,8 @@ _CHOICES = {
     "position_encoding_type": ("fourier", "learned", "none"),
 }
 
+_EMPTY = ModuleDict()  # modalities are entries of one, and it has no other of the name of an attribute
+
 
 def require(config: "PerceiverStudyConfig", field: str, holds: bool, expected: str):
     """Raise a ValueError that names field and value, and says what was expected, unless it holds."""
@@ -157,7 +159,7 @@ def check_modalities(config: "PerceiverStudyConfig"):
     named = named and all(isinstance(fields, dict) for fields in config.modalities.values())
     require(config, "modalities", named, "a dict of at least one name, each with a dict of fields")
     for name in config.modalities:
-        fits = isinstance(name, str) and name.isidentifier() and not hasattr(ModuleDict, name)
+        fits = isinstance(name, str) and name.isidentifier() and not hasattr(_EMPTY, name)
         require(config, "modalities", fits, f"another name than {name!r}, a letter and then letters, digits and _")
     for name in INPUT_FIELDS:
         fits = getattr(config, name) == getattr(type(config), name)

@@ -16,6 +16,8 @@ from .separable import GridInputs, array_inputs, num_points, with_constant
 if TYPE_CHECKING:
     from .configuration_perceiver_study import PerceiverStudyConfig
 
+_FRESH = 0.02  # standard deviation of weights outside of a model
+
 
 class InputAdapter(nn.Module):
     """`arguments of forward -> GridInputs`: the base of all kinds.
@@ -223,7 +225,14 @@ def fresh_weight(*shape: int) -> nn.Parameter:
     """
     weight = nn.Parameter(torch.empty(shape))
     with torch.random.fork_rng(devices=[]):
-        return nn.init.normal_(weight, std=0.02)
+        return nn.init.normal_(weight, std=_FRESH)
+
+
+def draw_apart(modules: Iterable[nn.Module]):
+    """Give fresh weights to modules that are to differ: those of one shape were all given the same ones."""
+    with torch.random.fork_rng(devices=[]):
+        for module in modules:
+            nn.init.normal_(module.weight, std=_FRESH)
 
 
 class LearnedPadding(nn.Module):
@@ -257,6 +266,7 @@ class SeveralInputs(nn.Module):
         self.padding = nn.ModuleDict(
             {name: LearnedPadding(self.width - adapter.width) for name, adapter in self.adapters.items()}
         )
+        draw_apart(self.padding.values())
         self.arguments = tuple(
             argument for name in self.adapters for argument in (*self._arguments(name), self._mask(name))
         )

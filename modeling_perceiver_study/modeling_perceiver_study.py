@@ -426,8 +426,10 @@ class PerceiverStudyForMaskedLM(PerceiverStudyPreTrainedModel):
         if output_positions is not None:
             check_tensor("output_positions", output_positions)
         asked = input_ids.shape if output_positions is None else output_positions.shape
-        check_byte_labels(labels, asked, self.config.vocab_size)
-        if labels is not None and output_positions is None and self.training and has_values(labels):
+        if not self.has_own_loss:
+            check_byte_labels(labels, asked, self.config.vocab_size)
+        of_all = output_positions is None and not self.has_own_loss
+        if labels is not None and of_all and self.training and has_values(labels):
             output_positions, labels = labelled_positions(labels)
         elements = None
         if not self.decoder.asks_positions:

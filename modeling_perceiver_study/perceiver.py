@@ -134,7 +134,7 @@ class Perceiver(PerceiverStudyPreTrainedModel):
         Args:
             keep_hidden_end: also of what masks hide of all samples; maps are as wide as the input.
         """
-        parts = self.inputs.parts(self._taken(given, attention_mask), attention_mask, self.dtype)
+        parts = self.inputs.parts(self._taken(given, attention_mask), attention_mask, self._dtype)
         return list(parts) if keep_hidden_end else [without_hidden_end(part) for part in parts]
 
     def first_latents(self, num_latents: int | None = None) -> torch.Tensor:
@@ -186,8 +186,12 @@ class Perceiver(PerceiverStudyPreTrainedModel):
 
     def elements(self, attention_mask: torch.Tensor | None = None, **given: torch.Tensor) -> torch.Tensor:
         """What `forward` takes `-> (B, M, K)`: the byte array of all inputs, for output queries that are made of it."""
-        parts = self.inputs.parts(self._taken(given, attention_mask), attention_mask, self.dtype)
-        return torch.cat([byte_array(part).to(self.dtype) for part in parts], dim=1)
+        parts = self.inputs.parts(self._taken(given, attention_mask), attention_mask, self._dtype)
+        return torch.cat([byte_array(part).to(self._dtype) for part in parts], dim=1)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.latents.weight.dtype  # copies of a model on several devices have no parameters to ask
 
     def _is_input(self, name: str) -> bool:
         """Whether this is an argument of the inputs, or would be one if there were such a modality."""

@@ -25,7 +25,9 @@ from lab.judging.evaluation import open_checkpoint
 from lab.judging.predictions import predict
 from lab.machine import use_threads, without_gpu
 from lab.places import place
-from lab.recipe import load_recipe
+from lab.recipe import Recipe, load_recipe
+from lab.tasks import find_task
+from lab.tasks.labelled import LabelledTask
 from lab.tasks.task import Judged, Task
 
 
@@ -42,6 +44,8 @@ def main(arguments: list[str] | None = None):
     accelerator = Accelerator(
         cpu=without_gpu(), mixed_precision="no", dataloader_config=DataLoaderConfiguration(split_batches=True)
     )
+    for checkpoint in options.checkpoints:
+        _recipe_of(checkpoint, options)  # which refuses before any is judged
     judged, scores, tasks = [], {}, []
     for checkpoint in options.checkpoints:
         task, found = _answers(accelerator, checkpoint, options)
@@ -72,10 +76,18 @@ def _choice(task: Task, split: str) -> list:
     return [data.train_split, data.hold_out, data.validate_on, *carved]
 
 
-def _answers(accelerator: Accelerator, checkpoint: str, options: argparse.Namespace) -> tuple[Task, Judged]:
+def _recipe_of(checkpoint: str, options: argparse.Namespace) -> Recipe:
+    """The recipe of a checkpoint; a `UserError` where its samples have no labels, and so no answers to average."""
     check_checkpoint(checkpoint)
     data = [] if options.data is None else [f"data.path={json.dumps(str(options.data))}"]
     recipe = load_recipe(place(checkpoint) / "recipe.yaml", data)
+    if not issubclass(find_task(recipe), LabelledTask):
+        raise UserError(f"{checkpoint} is of task={recipe.task}, whose samples have no labels: give runs of others")
+    return recipe
+
+
+def _answers(accelerator: Accelerator, checkpoint: str, options: argparse.Namespace) -> tuple[Task, Judged]:
+    recipe = _recipe_of(checkpoint, options)
     use_threads(accelerator, recipe.optimization.cpu_threads)
     task, model = open_checkpoint(checkpoint, recipe)
     loader = evaluation_loader(accelerator, task.load_split(options.split), 64)

@@ -5,18 +5,20 @@
         --line "video withheld" output/both/seed-*/without-video/evaluation.json \\
         --line "mean of two models" output/fused-*.json
 
-Files are those of train.py (`metrics.json`), of score.py (`evaluation.json`) and of fuse.py. Beside the table a JSON
-file of the same name keeps each number.
+Files are those of train.py (`metrics.json`), of score.py (`evaluation.json`) and of fuse.py. Of a run that read test
+samples the score is that of these, otherwise that of validation; those of a line must be of one split. Beside the table
+a JSON file of the same name keeps each number.
 """
 
 import argparse
 import json
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from lab.errors import UserError, run_command
 from lab.places import place
-from lab.scoring.measures import measure_of
+from lab.scoring.measures import is_score, measure_of
 
 
 def main(arguments: list[str] | None = None):
@@ -25,23 +27,28 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--score", default="accuracy", help="which (default: accuracy)")
     parser.add_argument("--output", type=place, required=True, metavar="FILE.md")
     options = parser.parse_args(arguments)
+    if not is_score(options.score):
+        raise UserError(f"--score {options.score}: expected the name of a score as files have it, such as accuracy")
     measure, lines, found = measure_of(options.score), [], {}
     for label, *files in options.line:
         if not files:
             raise UserError(f"--line {label}: give at least one file")
-        scores = [score_in(place(file), options.score) for file in files]
-        found[label] = scores
-        spread = stdev(scores) if len(scores) > 1 else 0.0
-        text = measure.write_spread(mean(scores), spread) if len(scores) > 1 else measure.write(scores[0])
-        lines.append(f"| {label} | {text} | {len(scores)} |")
-    table = "\n".join([f"| | {measure.title} | seeds |", "|---|---:|---:|", *lines]) + "\n"
+        splits, scores = zip(*(score_in(place(file), options.score) for file in files), strict=True)
+        if len(set(splits)) > 1:
+            named = ", ".join(f"{file} of {split}" for file, split in zip(files, splits, strict=True))
+            raise UserError(f"--line {label} has scores of several splits ({named}): give files of one split")
+        found[label] = {"split": splits[0], "scores": list(scores)}
+        text = measure.write_spread(mean(scores), stdev(scores)) if len(scores) > 1 else measure.write(scores[0])
+        lines.append(f"| {label} | {splits[0]} | {text} | {len(scores)} |")
+    table = "\n".join([f"| | split | {measure.title} | seeds |", "|---|---|---:|---:|", *lines]) + "\n"
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(table, encoding="utf-8")
     options.output.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(table)
 
 
-def score_in(path: Path, name: str) -> float:
-    """The score of a whole split that a file has.
+def score_in(path: Path, name: str) -> tuple[str, float]:
+    """Of which split a file has a score, and the score.
 
     Raises:
         UserError: there is no such file, or no such score in it.
@@ -50,11 +57,19 @@ def score_in(path: Path, name: str) -> float:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
-    of_mean = content.get("scores", {}).get("mean", {})
-    for scores, key in ((of_mean, name), (content, name), (content, f"test_{name}"), (content, f"validation_{name}")):
+    for split, scores, key in _places(content, name):
         if key in scores:
-            return scores[key]
+            return split, scores[key]
     raise UserError(f"{path} has no {name}: expected a file of train.py, score.py or fuse.py")
+
+
+def _places(content: Any, name: str) -> list[tuple[str, dict, str]]:
+    """Where a score may be: the name of its split, and what has it by which key."""
+    if not isinstance(content, dict):
+        return []
+    if "split" in content:  # of score.py, or of fuse.py with those of several checkpoints
+        return [(content["split"], content.get("scores", {}).get("mean", content), name)]
+    return [(split, content, f"{split}_{name}") for split in ("test", "validation")]
 
 
 if __name__ == "__main__":

@@ -22,11 +22,13 @@ from tqdm.auto import tqdm
 from lab.errors import UserError, run_command
 from lab.places import place
 from lab.recipe import load_recipe
+from lab.scoring.measures import Measure, is_score, measure_of
+from lab.tasks import build_task
 from lab.training.run_folder import RESULTS, write_atomically
 
 TRAIN = Path(__file__).with_name("train.py")
-_SCORES = {"validation_accuracy": "validation accuracy", "test_accuracy": "test accuracy"}
-_KEPT = (*_SCORES, "train_seconds", "parameters", "steps", "hardware", "git_commit", "versions", "data")
+_SPLITS = ("validation", "test")
+_KEPT = ("train_seconds", "parameters", "steps", "hardware", "git_commit", "versions", "data")
 
 
 def main(arguments: list[str] | None = None):
@@ -41,7 +43,7 @@ def main(arguments: list[str] | None = None):
         for run in runs:
             run.add_done_callback(lambda _: bar.update())
         rungs = [run.result() for run in runs]
-    results = {"config": ladder["config"], "common": ladder["common"], "rungs": rungs}
+    results = {"config": ladder["config"], "common": ladder["common"], "score": ladder["score"], "rungs": rungs}
     write_atomically(options.ladder.with_suffix(".json"), json.dumps(results, indent=2) + "\n")
     write_atomically(options.ladder.with_suffix(".md"), table(results))
     print(table(results))
@@ -63,10 +65,11 @@ def load_ladder(path: Path, overrides: list[str]) -> dict:
     """What a ladder's file says, all its recipes checked.
 
     `config` is the recipe to start from, `common` are overrides for all `rungs`. Those go by name; each has `overrides`
-    of its own and, but for the first, the rung to compare it with as `beside`. `seeds` and `test` may be there.
+    of its own and, but for the first, the rung to compare it with as `beside`. `seeds` and `test` may be there. `score`
+    is added, by which all rungs are judged.
 
     Raises:
-        UserError: it cannot be read, lacks a part, or a recipe would not work.
+        UserError: it cannot be read, lacks a part, a recipe would not work, or rungs cannot be compared.
     """
     try:
         ladder = OmegaConf.to_container(OmegaConf.load(path))
@@ -75,14 +78,25 @@ def load_ladder(path: Path, overrides: list[str]) -> dict:
     missing = [part for part in ("config", "common", "rungs") if part not in ladder]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}: expected config, common and rungs")
+    if not ladder["rungs"]:
+        raise UserError(f"{path} has no rungs: expected at least one")
     if len({_folder(name) for name in ladder["rungs"]}) < len(ladder["rungs"]):
         raise UserError(f"{path} has rungs whose names differ in no letter or digit: name them apart")
+    scores, judged = {}, []
     for name, rung in ladder["rungs"].items():
         beside = rung.get("beside", name)
         if beside not in ladder["rungs"]:
             raise UserError(f"{path}: rung {name!r} is to be compared with {beside!r}, which is none of the rungs")
-        load_recipe(ladder["config"], [*ladder["common"], *rung["overrides"], *overrides])
-    return ladder
+        recipe = load_recipe(ladder["config"], [*ladder["common"], *rung["overrides"], *overrides])
+        scores.setdefault(build_task(recipe).best, name)
+        tests = bool(ladder.get("test")) and recipe.data.test_split is not None
+        judged.append({split for split, there in zip(_SPLITS, (recipe.data.validates, tests), strict=True) if there})
+    if len(scores) > 1:
+        named = ", ".join(f"{name!r} by {score}" for score, name in scores.items())
+        raise UserError(f"{path} has rungs that different scores judge ({named}): compare those of one task")
+    if not set.intersection(*judged):
+        raise UserError(f"{path} has rungs that no split judges all: let all validate, or all test with test: true")
+    return ladder | {"score": next(iter(scores))}
 
 
 def climb(ladder: dict, name: str, seed: int | None, overrides: list[str], output: Path, jobs: int) -> dict:
@@ -111,34 +125,38 @@ def climb(ladder: dict, name: str, seed: int | None, overrides: list[str], outpu
         "name": name,
         **ladder["rungs"][name],
         "seed": seed,
-        **{key: metrics[key] for key in _KEPT if key in metrics},
+        **{key: value for key, value in metrics.items() if _is_kept(key)},
     }
 
 
 def table(results: dict) -> str:
-    """Markdown: accuracy of every rung and the difference to another, with what all have in common.
+    """Markdown: the deciding score of every rung and the difference to another, with what all have in common.
 
-    Of several seeds it is the mean and the standard deviation; the difference is that of the last kind of accuracy.
+    Of several seeds it is the mean and the standard deviation; the difference is that of the last split.
     """
-    rungs = results["rungs"]
+    rungs, measure = results["rungs"], measure_of(results["score"])
     runs: dict[str, list[dict]] = {}
     for rung in rungs:
         runs.setdefault(rung["name"], []).append(rung)
-    scores = {key: title for key, title in _SCORES.items() if key in rungs[0]}
+    keys = {split: f"{split}_{results['score']}" for split in _SPLITS}
+    keys = {split: key for split, key in keys.items() if all(key in rung for rung in rungs)}
     rows = [
-        f"| | {' | '.join(scores.values())} | change | parameters | training time | overrides |",
-        f"|---|{'---:|' * len(scores)}---|---:|---:|---|",
+        f"| | {' | '.join(f'{split} {measure.title}' for split in keys)} | change | parameters | training time | "
+        "overrides |",
+        f"|---|{'---:|' * len(keys)}---|---:|---:|---|",
     ]
     for name, of_rung in runs.items():
         rung, beside = of_rung[0], of_rung[0].get("beside")
-        key, cells = list(scores)[-1], [_accuracy(of_rung, key) for key in scores]
+        cells = [_score(of_rung, key, measure) for key in keys.values()]
         change = ""
         if beside is not None:
-            difference = round(_mean(of_rung, key) - _mean(runs[beside], key), 1) + 0.0
-            change = f"{difference:+.1f} against {beside}"
-        keys = " ".join(f"`{text}`" for text in rung["overrides"])
-        seconds = statistics.mean(run["train_seconds"] for run in of_rung)
-        rows.append(f"| {name} | {' | '.join(cells)} | {change} | {rung['parameters']:,} | {seconds:.0f} s | {keys} |")
+            means = [_mean(found, list(keys.values())[-1]) for found in (of_rung, runs[beside])]
+            change = f"{_change(means[0] - means[1], measure)} against {beside}"
+        overrides = " ".join(f"`{text}`" for text in rung["overrides"])
+        seconds = _mean(of_rung, "train_seconds")
+        rows.append(
+            f"| {name} | {' | '.join(cells)} | {change} | {rung['parameters']:,} | {seconds:.0f} s | {overrides} |"
+        )
     seeds = f"seed {_all(rungs, 'seed')}"
     if len(rungs) > len(runs):
         seeds = "mean ± standard deviation over seeds " + ", ".join(str(run["seed"]) for run in runs[rungs[0]["name"]])
@@ -155,14 +173,25 @@ def table(results: dict) -> str:
     )
 
 
+def _is_kept(key: str) -> bool:
+    split, _, score = key.partition("_")
+    return key in _KEPT or (split in _SPLITS and is_score(score))
+
+
 def _mean(runs: list[dict], key: str) -> float:
-    """In percent."""
-    return 100 * statistics.mean(run[key] for run in runs)
+    return statistics.mean(run[key] for run in runs)
 
 
-def _accuracy(runs: list[dict], key: str) -> str:
-    spread = f" ± {100 * statistics.stdev(run[key] for run in runs):.1f}" if len(runs) > 1 else ""
-    return f"{_mean(runs, key):.1f}{spread} %"
+def _score(runs: list[dict], key: str, measure: Measure) -> str:
+    if len(runs) == 1:
+        return measure.write(runs[0][key], decimals=1)
+    return measure.write_spread(_mean(runs, key), statistics.stdev(run[key] for run in runs), decimals=1)
+
+
+def _change(difference: float, measure: Measure) -> str:
+    """Such as `+0.5`, of shares in percent."""
+    scale, decimals = (100, 1) if measure.percent else (1, 3)
+    return f"{round(scale * difference, decimals) + 0.0:+.{decimals}f}"
 
 
 def _all(rungs: list[dict], fact: str) -> str:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lab.arguments import parse_with_changes
-from lab.errors import UserError, run_command
+from lab.errors import UserError, listed, run_command
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.scoring.repeated import summarize, write_repeated
 
@@ -36,7 +36,12 @@ def main(arguments: list[str] | None = None):
     jobs = {f"seed-{seed}": [f"seed={seed}"] for seed in options.seeds}
     if options.leave_out:
         column, *values = options.leave_out
-        jobs |= {f"{column}-{value}": [f"data.hold_out={{{column}: {value}}}"] for value in values}
+        if others := sorted(recipe.data.hold_out.keys() - {column}):
+            raise UserError(
+                f"--leave_out {column}: the recipe's data.hold_out names {listed(others)}, and only rows that fit both "
+                "would be left out: take it out of the recipe"
+            )
+        jobs |= {f"{column}-{value}": [_hold_out(column, value)] for value in values}
     if not jobs:
         raise UserError("nothing to do: give --seeds, or --leave_out with a column and its values")
     output = Path(recipe.output_dir)
@@ -48,6 +53,11 @@ def main(arguments: list[str] | None = None):
     results = {name: json.loads((output / name / "metrics.json").read_text(encoding="utf-8")) for name in jobs}
     write_repeated(output, summarize(results))
     print((output / "repeated.md").read_text(encoding="utf-8"))
+
+
+def _hold_out(column: str, value: str) -> str:
+    """The override that leaves rows out: as JSON, which is YAML that takes no text for a number or a list."""
+    return f"data.hold_out={json.dumps({column: value}, ensure_ascii=False)}"
 
 
 def _train(options: argparse.Namespace, folder: Path, overrides: list[str]) -> int:

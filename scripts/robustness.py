@@ -63,6 +63,8 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--output", type=place, metavar="FOLDER", help="default: CHECKPOINT")
     parser.add_argument("overrides", nargs="*", metavar="data.key=value", help="such as data.path=FOLDER")
     options = parser.parse_intermixed_args(arguments)
+    if options.batch_size < 1:
+        raise UserError(f"--batch_size {options.batch_size}: expected at least 1")
     check_checkpoint(options.checkpoint)
     transformers.utils.logging.disable_progress_bar()
     recipe = load_recipe(Path(options.checkpoint) / "recipe.yaml", options.overrides)
@@ -133,11 +135,7 @@ def of_points(
 
 
 def of_texts(task: TextClassification, model: PreTrainedModel, options: argparse.Namespace, folder: Path, about: dict):
-    splits = ("train", "validation") if task.recipe.data.validates else ("train",)
-    learned = [texts_of(task, split) for split in splits]
-    baseline = ngram_classifier(
-        [text for texts, _ in learned for text in texts], np.concatenate([labels for _, labels in learned])
-    )
+    baseline = ngram_classifier(*texts_of(task, "train"))  # as the model, which does not learn the validation texts
     texts, labels = texts_of(task, options.split)
     classifiers = {"this model": classifier_of(task, model, options.batch_size), "n-grams, SVM": baseline.predict}
     curves = {name: curves_of(classify, texts, labels) for name, classify in classifiers.items()}

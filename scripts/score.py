@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from lab.checkpoint_names import check_checkpoint, checkpoint_name
 from lab.data.loaders import evaluation_loader
 from lab.errors import UserError, run_command
-from lab.judging.evaluation import open_checkpoint
+from lab.judging.evaluation import open_checkpoint, task_of
 from lab.judging.predictions import predict
 from lab.machine import finish, use_threads, without_gpu
 from lab.places import place
@@ -106,7 +106,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def find_recipe(options: argparse.Namespace) -> Recipe:
-    """The recipe that says which data: that of `--config`, or of the checkpoint, with what the command line changes."""
+    """The recipe that says which data: that of `--config`, or of the checkpoint, with what the command line changes.
+
+    Where there is none it has the task that the checkpoint's model is for.
+    """
     for text in options.overrides:
         if not text.startswith(("data.", "optimization.cpu_threads=")):
             raise UserError(f"{text}: only keys of section data: can be changed here, such as data.path=FOLDER")
@@ -129,6 +132,8 @@ def find_recipe(options: argparse.Namespace) -> Recipe:
         raise UserError(f"{options.checkpoint} has no recipe.yaml that names its data: add --data FOLDER_OR_NAME")
     # A checkpoint may be a stranger's: its recipe names the data, but no folder to write to.
     own = ["data.cache_dir=null"] if path == stored else []
+    if path is None:
+        own = [f"task={task_of(options.checkpoint)}"]
     return load_recipe(path, [*own, *data, *options.overrides])
 
 

@@ -7,8 +7,8 @@ changes, batches and schedule, and train by the same loop; heads and decoders ar
 optimiser and learning rate; the others have AdamW with each of --rates, and the best of them counts. A run ends when
 it reaches the highest target, or after --hours. Time to judge does not count. With --trial_hours each of --rates is
 tried for so long, and the best of them alone is run for --hours, from the start. Runs that are finished are files in
-FOLDER/runs and are not repeated, so the command goes on where it was stopped, with the next run. It writes
-time-to-accuracy.json, .md and .png.
+FOLDER/runs and are not repeated on the same hardware with the same data, so the command goes on where it was stopped,
+with the next run. It writes time-to-accuracy.json, .md and .png.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 import lab.waiting  # noqa: F401, before torch
 
 from lab.arguments import parse_with_changes
+from lab.data.identity import identity
 from lab.data.splits import Splits
 from lab.errors import UserError, run_command
 from lab.looking.style import save
@@ -77,7 +78,6 @@ def main(arguments: list[str] | None = None):
         "most_seconds": limits["most_seconds"],
         "every_seconds": options.every,
         "seed": recipe.seed,
-        **{key: runs[-1][key] for key in ("git_commit", "versions", "hardware")},
         "runs": runs,
         "trial_seconds": None if options.trial_hours is None else 3600 * options.trial_hours,
         "trials": trials,
@@ -90,7 +90,9 @@ def main(arguments: list[str] | None = None):
 
 
 def measure(recipe: Recipe, name: str, splits: Splits, limits: dict, folder: Path, suffix: str = "") -> dict:
-    """Return the result of a run, from its file if that has the same settings; otherwise train and write it.
+    """Return the result of a run, from its file if that has the same settings, samples and hardware.
+
+    Otherwise train and write it.
 
     Args:
         suffix: of the file's name.
@@ -98,17 +100,18 @@ def measure(recipe: Recipe, name: str, splits: Splits, limits: dict, folder: Pat
     settings = recipe.optimization
     path = folder / f"{name.replace(' ', '-')}-{settings.optimizer}-{settings.learning_rate:g}{suffix}.json"
     known = {key: value for key, value in chosen(effective(recipe)).items() if key != "data.path"}
-    asked = json.loads(json.dumps({"recipe": known, **limits}))
+    task = build_task(recipe)
+    provenance = describe_surroundings(build_accelerator(task))  # which settles the number of threads
+    asked = {"recipe": known, **limits, "hardware": provenance["hardware"], "samples": identity(splits)}
+    asked = json.loads(json.dumps(asked))
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["asked"] == asked:
             print(f"{path} has this run")
             return found
-    task = build_task(recipe)
     task.fit(splits)
     print(f"{name}, {settings.optimizer} at {settings.learning_rate:g}", flush=True)
     found = race(task, splits, racer(name, task), **limits)
-    provenance = describe_surroundings(build_accelerator(task))
     facts = {"name": name, "optimizer": settings.optimizer, "learning_rate": settings.learning_rate}
     found = {**facts, **found, **provenance, "asked": asked}
     write_atomically(path, json.dumps(found, indent=1) + "\n")

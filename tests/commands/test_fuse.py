@@ -52,3 +52,12 @@ def test_other_samples_are_refused(runs):
     fresh_accelerate()
     with pytest.raises(UserError, match="has other samples than"):
         fuse.main([str(runs / "one"), str(runs / "other")])
+
+
+def test_answers_that_are_no_labels_are_refused_before_any_is_judged(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(fuse, "predict", lambda *_: pytest.fail("judged"))
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "recipe.yaml").write_text("task: masked-lm\ndata: {name: made-up}\n")
+    fresh_accelerate()
+    with pytest.raises(UserError, match="is of task=masked-lm, whose samples have no labels"):
+        fuse.main([str(runs / "one"), str(tmp_path)])

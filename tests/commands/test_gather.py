@@ -6,27 +6,54 @@ import gather
 from lab.errors import UserError
 
 
+def gathered(folder, contents, *options):
+    """What the command writes as JSON for a line `all` of files with some contents, and a line of the first alone."""
+    files = [folder / f"{name}.json" for name in contents]
+    for file, content in zip(files, contents.values(), strict=True):
+        file.write_text(json.dumps(content))
+    lines = ["--line", "all", *map(str, files), "--line", "one", str(files[0])]
+    gather.main([*lines, "--output", str(folder / "made" / "table.md"), *options])
+    return json.loads((folder / "made" / "table.json").read_text())
+
+
 def test_a_table_of_files_of_all_three_kinds(tmp_path):
     contents = {
         "metrics": {"test_accuracy": 0.5, "validation_accuracy": 0.9},
-        "evaluation": {"accuracy": 0.7},
-        "fused": {"scores": {"one": {"accuracy": 0.1}, "mean": {"accuracy": 0.9}}},
+        "evaluation": {"split": "test", "accuracy": 0.7},
+        "fused": {"split": "test", "scores": {"one": {"accuracy": 0.1}, "mean": {"accuracy": 0.9}}},
     }
-    for name, content in contents.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    files = [str(tmp_path / f"{name}.json") for name in contents]
-    gather.main(["--line", "all", *files, "--line", "one", files[0], "--output", str(tmp_path / "table.md")])
-    assert (tmp_path / "table.md").read_text().splitlines() == [
-        "| | accuracy | seeds |",
-        "|---|---:|---:|",
-        "| all | 70.00 ± 20.00 % | 3 |",
-        "| one | 50.00 % | 1 |",
+    found = gathered(tmp_path, contents)
+    assert (tmp_path / "made" / "table.md").read_text().splitlines() == [
+        "| | split | accuracy | seeds |",
+        "|---|---|---:|---:|",
+        "| all | test | 70.00 ± 20.00 % | 3 |",
+        "| one | test | 50.00 % | 1 |",
     ]
-    assert json.loads((tmp_path / "table.json").read_text())["all"] == [0.5, 0.7, 0.9]
+    assert found["all"] == {"split": "test", "scores": [0.5, 0.7, 0.9]}
 
 
-def test_files_without_a_score_are_refused(tmp_path):
-    (tmp_path / "other.json").write_text("{}")
-    for file, message in ((tmp_path / "other.json", "has no accuracy"), (tmp_path / "none.json", "cannot be read")):
-        with pytest.raises(UserError, match=message):
-            gather.main(["--line", "x", str(file), "--output", str(tmp_path / "table.md")])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"validation_accuracy": 0.5},
+        {"split": "validation", "accuracy": 0.5},
+        {"split": "validation", "scores": {"mean": {"accuracy": 0.5}}},
+    ],
+)
+def test_scores_of_several_splits_are_not_averaged(tmp_path, other):
+    with pytest.raises(UserError, match=r"--line all has scores of several splits \(.*one.json of test, .*validation"):
+        gathered(tmp_path, {"one": {"test_accuracy": 0.7}, "other": other})
+    assert gathered(tmp_path, {"other": other})["one"] == {"split": "validation", "scores": [0.5]}
+
+
+@pytest.mark.parametrize("content", [{}, [], {"split": "test"}, {"split": "test", "scores": {"mean": {"loss": 1.0}}}])
+def test_files_without_a_score_are_refused(tmp_path, content):
+    with pytest.raises(UserError, match=r"other.json has no accuracy: expected a file of train.py"):
+        gathered(tmp_path, {"other": content})
+    with pytest.raises(UserError, match=r"none.json cannot be read"):
+        gather.main(["--line", "x", str(tmp_path / "none.json"), "--output", str(tmp_path / "table.md")])
+
+
+def test_an_unknown_score_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--score acuracy: expected the name of a score"):
+        gathered(tmp_path, {"metrics": {"test_accuracy": 0.5}}, "--score", "acuracy")

@@ -7,8 +7,10 @@ import pytest
 
 import ladder
 from lab.errors import UserError
+from lab.scoring.measures import measure_of
 from tests.processes import run_script
 from tests.small_data import TINY_RUN, make_parquet
+from tests.task_kinds import KINDS
 
 pytestmark = pytest.mark.slow
 
@@ -100,9 +102,51 @@ def test_several_seeds_and_the_test_images(tmp_path, monkeypatch):
     assert "| other | 64.0 ± 1.4 % | 54.0 ± 1.4 % | +50.0 against plain |" in text
 
 
+SCORES = {"images": "accuracy", "masked-lm": "bits_per_byte", "several tasks": "accuracy", "regression": "r2"}
+SCORES |= {"several classes": "mean_average_precision"}
+RECIPES = {name: kind.recipe for name, kind in KINDS.items()}
+RECIPES |= {"regression": [*TINY_RUN, "model.problem_type=regression"]}
+RECIPES |= {"several classes": [*TINY_RUN, "model.problem_type=multi_label_classification"]}
+
+
+@pytest.mark.parametrize(("kind", "score"), SCORES.items())
+def test_rungs_are_compared_by_the_score_of_their_task(tmp_path, monkeypatch, kind, score):
+    (tmp_path / "plain.yaml").write_text("seed: 0\n")
+    path = write(tmp_path, LADDER.format(config=tmp_path / "plain.yaml"))
+    found = iter([0.25, 0.375])
+
+    def train(command, **_):
+        (folder,) = (Path(word.removeprefix("output_dir=")) for word in command if word.startswith("output_dir="))
+        folder.mkdir(parents=True)
+        (folder / "recipe.yaml").write_text("data: {name: digits}\n")
+        facts = {"parameters": 10, "steps": 6, "hardware": "a CPU", "git_commit": "c0ffee", "data": "digits"}
+        metrics = {f"validation_{score}": next(found), "validation_loss": 1.0, "validation_samples": 5} | facts
+        (folder / "metrics.json").write_text(json.dumps({**metrics, "train_seconds": 2, "versions": {"torch": "2"}}))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(ladder.subprocess, "run", train)
+    ladder.main([str(path), "--output", str(tmp_path / "runs"), *RECIPES[kind], f"data.path={tmp_path}"])
+    measure, text = measure_of(score), path.with_suffix(".md").read_text()
+    change = "+12.5" if measure.percent else "+0.125"
+    assert f"| | validation {measure.title} | change |" in text
+    assert f"| first | {measure.write(0.25, 1)} |" in text and f"| {change} against first | 10 |" in text
+    results = json.loads(path.with_suffix(".json").read_text())
+    assert results["score"] == score and [rung[f"validation_{score}"] for rung in results["rungs"]] == [0.25, 0.375]
+    assert [rung["validation_loss"] for rung in results["rungs"]] == [1.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("config: null\ncommon: []\nrungs: {}\n", r"has no rungs"),
+        (
+            "config: null\ncommon: []\nrungs: {a: {overrides: []}, b: {overrides: [task=masked-lm]}}\n",
+            r"rungs that different scores judge \('a' by accuracy, 'b' by bits_per_byte\)",
+        ),
+        (
+            "config: null\ncommon: []\nrungs: {a: {overrides: [data.validation_samples=0]}, b: {overrides: []}}\n",
+            r"rungs that no split judges all",
+        ),
         ("config: a.yaml\nrungs: {}\n", r"lacks common: expected config, common and rungs"),
         ("config: a.yaml\ncommon: []\nrungs: {a b: {overrides: []}, a-b: {overrides: []}}\n", r"name them apart"),
         ("config: a.yaml\ncommon: []\nrungs: {a: {beside: c, overrides: []}}\n", r"compared with 'c', which is none"),

@@ -6,6 +6,7 @@ import pytest
 
 import repeat
 from lab.errors import UserError
+from lab.recipe import load_recipe
 from tests.processes import run_script
 from tests.task_kinds import KINDS, make_sound
 
@@ -43,6 +44,34 @@ def test_groups(arguments, tmp_path):
     repeat.main([*arguments, "--processes", "2", "--leave_out", "speaker", "b", "c", f"output_dir={tmp_path}"])
     result = json.loads((tmp_path / "repeated.json").read_text())
     assert result["samples"] == {"speaker-b": 20, "speaker-c": 20} and result["runs"] == 2
+
+
+TEXTS = ["no", "null", "07", "1e3", "3", "a, b", "a: b", "#1", 'say "a"', "[a]", "ä", ""]
+
+
+@pytest.mark.parametrize("column", ["speaker", "no", "a: b"])
+def test_what_is_left_out_is_the_text_that_was_typed(arguments, tmp_path, monkeypatch, column):
+    asked = []
+
+    def run(command, **_):
+        recipe = load_recipe(None, [text for text in command if text.startswith("data.")])
+        asked.append(recipe.data.hold_out)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(repeat.subprocess, "run", run)
+    with pytest.raises(UserError, match="did not end well"):
+        repeat.main([*arguments, f"output_dir={tmp_path}", "--leave_out", column, *TEXTS])
+    assert asked == [{column: text} for text in TEXTS]
+
+
+def test_a_recipe_that_holds_out_itself(arguments, tmp_path, monkeypatch):
+    """Another column would be asked for besides; the same one is replaced."""
+    monkeypatch.setattr(repeat.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1))
+    given = [*arguments, f"output_dir={tmp_path}", "--leave_out", "speaker", "b"]
+    with pytest.raises(UserError, match=r"--leave_out speaker: the recipe's data.hold_out names session, and"):
+        repeat.main([*given, "data.hold_out={session: 3}"])
+    with pytest.raises(UserError, match="speaker-b did not end well"):
+        repeat.main([*given, "data.hold_out={speaker: c}"])
 
 
 def test_what_is_refused(arguments, tmp_path):

@@ -240,6 +240,14 @@ def test_checkpoints_that_are_none(checkpoint, data, tmp_path):
         evaluate(folder, "--data", str(data), output=tmp_path / "out")
 
 
+def test_a_model_of_no_task_without_a_recipe(data, tmp_path):
+    folder = save_checkpoint(tmp_path / "checkpoint", f"data.path={data}")
+    PerceiverStudyForImageClassification.from_pretrained(folder).perceiver.save_pretrained(folder)
+    (folder / "recipe.yaml").unlink()
+    with pytest.raises(UserError, match=r"holds PerceiverStudyModel; expected one of Perceiver.*--config"):
+        evaluate(folder, "--data", str(data), output=tmp_path / "out")
+
+
 def test_a_model_without_a_classifier(checkpoint, data, tmp_path):
     folder = save_checkpoint(tmp_path / "checkpoint", f"data.path={data}")
     PerceiverStudyForImageClassification.from_pretrained(folder).perceiver.save_pretrained(folder)

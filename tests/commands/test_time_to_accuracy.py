@@ -15,9 +15,12 @@ from tests.small_data import TINY_RUN, fresh_accelerate, make_parquet
 ROOM = ["model.num_cross_attends=1", "model.num_blocks=1"]
 
 
+PROVENANCE = {"hardware": "a machine", "versions": {"torch": "2"}, "git_commit": "abc"}
+
+
 def run(name: str, *points: tuple[float, float]) -> dict:
     found = [{"seconds": seconds, "accuracy": accuracy} for seconds, accuracy in points]
-    return {"name": name, "parameters": 5, "optimizer": "adamw", "learning_rate": 0.001, "points": found}
+    return {"name": name, "parameters": 5, "optimizer": "adamw", "learning_rate": 0.001, "points": found, **PROVENANCE}
 
 
 def test_seconds_are_those_of_the_first_judgement_that_reached_it():
@@ -41,16 +44,41 @@ def test_the_best_learning_rate(others, best):
 
 def test_the_table_says_how_many_times_longer():
     ours, theirs = run(races.OURS, (10, 0.5), (20, 0.6)), run(races.TRANSFORMERS, (50, 0.5), (90, 0.55))
-    provenance = {"hardware": "a machine", "versions": {"torch": "2"}, "git_commit": "abc"}
     result = {"data": "pictures", "images": {"train": 9, "validation": 3}, "targets": [0.5, 0.6], "seed": 0}
-    result |= {"every_seconds": 10, "most_seconds": 90, "runs": [ours, theirs], "trials": [], **provenance}
+    result |= {"every_seconds": 10, "most_seconds": 90, "runs": [ours, theirs], "trials": []}
     table = races.races_table(result)
     assert "| this repository | 5 | adamw, 0.001 | 10 | 20 | 60.0 %, 20 s |" in table
     assert "| transformers | 5 | adamw, 0.001 | 50 (5.0 ×) | not reached | 55.0 %, 90 s |" in table
     assert "All learning rates" not in table and "at most 90 s" in table and "trials" not in table
     tried = races.races_table(result | {"trial_seconds": 15.0, "trials": [run(races.TRANSFORMERS, (15, 0.4))]})
     assert "trials of at most 15 s" in tried and "| transformers | 5 | adamw, 0.001 | not reached" in tried
+    assert tried.endswith("seed 0. a machine, torch 2, commit abc.\n")
+    others = {"hardware": "another", "versions": {"torch": "3"}, "git_commit": "def"}
+    mixed = races.races_table(result | {"runs": [ours | others, theirs]})
+    assert mixed.endswith("seed 0. another or a machine, torch 3 or 2, commit def or abc.\n")
     races.draw_races(result).draw_without_rendering()
+
+
+def test_timings_of_other_hardware_or_samples_are_taken_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    raced = []
+    point = [{"seconds": 9, "accuracy": 0.5}]
+    monkeypatch.setattr(
+        time_to_accuracy, "race", lambda *_, **__: raced.append(1) or {"points": point, "parameters": 5}
+    )
+    folders = [make_parquet(tmp_path / name, train=count) for name, count in (("one", 60), ("two", 60), ("other", 57))]
+
+    def races_run(*given: str) -> int:
+        """How many were not taken from files."""
+        raced.clear()
+        fresh_accelerate()
+        time_to_accuracy.main([*TINY_RUN, *ROOM, "--output", str(tmp_path / "out"), "--racers", races.OURS, *given])
+        return len(raced)
+
+    assert [races_run(f"data.path={folder}") for folder in folders] == [1, 0, 1]  # the second is a copy of the first
+    given = [f"data.path={folders[-1]}", "optimization.cpu_threads=2"]
+    assert [races_run(*given) for _ in range(2)] == [1, 0]
+    fresh_accelerate()
 
 
 @pytest.mark.parametrize(

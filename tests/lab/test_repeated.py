@@ -36,6 +36,16 @@ def test_one_run():
     assert summarize({"seed-0": run(0.9)})["standard_deviation"] == {"accuracy": 0.0, "loss": 0.0}
 
 
+@pytest.mark.parametrize("lacking", ["seed-0", "seed-1"])
+def test_scores_are_those_that_all_runs_have(lacking):
+    """The samples of one fold may have no label of a task."""
+    runs = {name: run(0.9, test_accuracy_of_mood=0.5, test_accuracy_of_tongue=0.7) for name in ("seed-0", "seed-1")}
+    del runs[lacking]["test_accuracy_of_mood"]
+    result = summarize(runs)
+    assert result["mean"] == pytest.approx({"accuracy": 0.9, "loss": 0.1, "accuracy_of_tongue": 0.7})
+    assert "mood" not in table(result)
+
+
 def test_without_a_test_split():
     results = {name: value for name, value in run(0.5).items() if not name.startswith("test_")}
     result = summarize({"seed-0": {**results, "validation_samples": 7}})

@@ -88,9 +88,9 @@ def test_labels_that_fit(problem_type, num_labels, labels):
     assert model.classifier.weight.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", ["ForImageClassification", "ForTokenClassification"])
+@pytest.mark.parametrize("kind", ["ForImageClassification", "ForTokenClassification", "ForMaskedLM"])
 def test_labels_of_a_loss_of_ones_own(kind):
-    texts = kind == "ForTokenClassification"
+    texts = kind != "ForImageClassification"
     fields = {"input_type": "bytes", "d_model": 16} if texts else IMAGE
     config = PerceiverStudyConfig(**fields, **SMALL, num_labels=3, problem_type="single_label_classification")
     model = getattr(package, f"PerceiverStudy{kind}")(config)

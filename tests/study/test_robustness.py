@@ -51,3 +51,9 @@ def test_the_command(trained, tmp_path):
 def test_a_part_is_of_images_alone(trained):
     with pytest.raises(UserError, match="--samples is for images"):
         robustness.main([str(trained), "--samples", "5"])
+
+
+@pytest.mark.parametrize("size", ["0", "-3"])
+def test_batches_have_at_least_one_sample(size):
+    with pytest.raises(UserError, match=f"--batch_size {size}: expected at least 1"):
+        robustness.main(["nowhere", "--batch_size", size])

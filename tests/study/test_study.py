@@ -31,6 +31,7 @@ from lab.study.setting import Setting
 from lab.study.training import Job, run_all, train_small
 from lab.tasks import build_task
 from tests.small_data import CLASSES, TINY_RUN, fresh_accelerate, make_parquet
+from tests.task_kinds import KINDS
 
 pytestmark = pytest.mark.slow
 
@@ -159,6 +160,33 @@ def test_trains_as_train_does(tmp_path, monkeypatch):
     assert run.parameters == metrics["parameters"]
     assert steps == [(step, False) for step in range(metrics["steps"] + 1)]
     assert training.load_samples(recipe).task.label_names == CLASSES
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_of_each_kind_are_kept(kind, tmp_path, monkeypatch):
+    """And read again where the reading is another."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    KINDS[kind].write_data(tmp_path / "data")
+    given = [*KINDS[kind].recipe, "data.name=made-up", f"data.path={tmp_path / 'data'}"]
+    first = training.load_samples(load_recipe(None, given)).train
+    assert training.load_samples(load_recipe(None, [*given, "seed=3"])).train is first
+    assert training.load_samples(load_recipe(None, [*given, "data.split_seed=3"])).train is not first
+
+
+def test_texts_in_pieces_are_not_those_in_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    KINDS["masked-lm"].write_data(tmp_path / "data")
+    given = [*KINDS["masked-lm"].recipe, "data.name=made-up", f"data.path={tmp_path / 'data'}"]
+    rows = training.load_samples(load_recipe(None, given)).train
+    assert training.load_samples(load_recipe(None, [*given, "tokenizer.join=true"])).train is not rows
+
+
+@pytest.mark.parametrize(("kind", "best"), [("text", "accuracy"), ("masked-lm", "bits_per_byte")])
+def test_a_study_of_texts_trains(kind, best, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    KINDS[kind].write_data(tmp_path / "data")
+    given = [*KINDS[kind].recipe, "data.name=made-up", f"data.path={tmp_path / 'data'}", "optimization.epochs=1"]
+    assert np.isfinite(train_small(load_recipe(None, given)).scores()[f"train_{best}"])
 
 
 def test_runs_are_remembered(setting, monkeypatch):

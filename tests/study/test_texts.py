@@ -80,6 +80,25 @@ def test_commands(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_baseline_learns_what_the_model_learned(tmp_path, monkeypatch):
+    """The texts to train on, and not those to validate on."""
+    make_texts(tmp_path / "data")
+    (tmp_path / "plain.yaml").write_text("seed: 0\n")
+    where = [f"data.path={tmp_path / 'data'}", f"output_dir={tmp_path / 'run'}", "logging.log_with=null"]
+    fresh_accelerate()
+    train.main([f"--config={tmp_path / 'plain.yaml'}", *KINDS["text"].recipe, *where])
+    learned = []
+
+    def classifier(found, labels):
+        learned.append(len(found))
+        return ngram_classifier(found, labels)
+
+    monkeypatch.setattr(robustness, "ngram_classifier", classifier)
+    robustness.main([str(tmp_path / "run")])
+    assert learned == [48]
+
+
+@pytest.mark.slow
 def test_rows_without_a_text(tmp_path):
     """Robustness leaves them out where training does; n-grams need a test split, and are counted of streams too."""
     make_texts(tmp_path / "data")

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 from safetensors.torch import load_file
 
 import attention_maps
@@ -144,6 +146,19 @@ def test_samples_are_streamed_from_shards_and_decoded_by_processes(kind, argumen
     assert results["test_samples"] == 21
 
 
+def test_a_test_split_of_which_nothing_is_usable_is_refused(kind, arguments, tmp_path):
+    kind.write_data(tmp_path / "data")
+    path = tmp_path / "data" / "test.parquet"
+    table, labels = parquet.read_table(path), {"label", "vowel", "length"}
+    for number, field in enumerate(table.schema):
+        if field.name not in labels:
+            table = table.set_column(number, field, pa.nulls(len(table), field.type))
+    parquet.write_table(table, path)
+    given = [*arguments[1:], f"data.path={tmp_path / 'data'}", "data.on_error=skip"]
+    with pytest.raises(UserError, match=r"split test of .* has no usable"):
+        build_task(load_recipe(None, given)).load_splits()
+
+
 def test_cut_batches_get_the_same_changes(task, kind):
     """A batch in two parts, padded apart, is the same batch."""
     task, splits = task
@@ -195,6 +210,19 @@ def test_the_pipeline_answers_as_evaluation_does(run, folder, tmp_path, kind):
             pairs = [(label, answer[0]["label"]) for label, answer in zip(own, answers, strict=True)]
             accuracies.append(np.mean([names[label] == answer for label, answer in pairs if label is not None]))
         assert np.mean(accuracies) == pytest.approx(evaluation["accuracy"])
+
+
+def test_a_checkpoint_without_a_recipe_is_scored_alike(run, folder, tmp_path, kind):
+    alone = shutil.copytree(run, tmp_path / "alone", ignore=shutil.ignore_patterns("recipe.yaml", "checkpoints"))
+    named = [text for text in kind.recipe if text.startswith("data.columns")]
+    found = []
+    for checkpoint, given in ((run, []), (alone, ["--data", str(folder / "data"), *named])):
+        fresh_accelerate()
+        score.main([str(checkpoint), "--output", str(tmp_path / "out"), *given])
+        found.append(json.loads((tmp_path / "out" / "evaluation.json").read_text()))
+    assert found[0]["samples"] == found[1]["samples"] == 21
+    if kind.classifies:  # which bytes are masked is the recipe's to say
+        assert found[0]["loss"] == pytest.approx(found[1]["loss"], rel=1e-5)
 
 
 def test_commands_that_look_at_a_file(run, kind, tmp_path, capsys):

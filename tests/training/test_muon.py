@@ -128,6 +128,19 @@ def test_processes_that_share_the_work_take_the_steps_of_one(tmp_path, dtype, co
         assert all(torch.equal(value, together[str(number)]) for number, value in enumerate(values(alone)))
 
 
+def step_without_gradients():
+    torch.distributed.init_process_group("gloo")
+    optimizer = ours(torch.float32)
+    optimizer.step()
+    assert all(map(torch.equal, values(optimizer), values(ours(torch.float32))))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_processes_step_over_a_group_without_gradients():
+    assert run_together(2, step_without_gradients) == [0, 0]
+
+
 def test_shares_are_of_about_as_much_work_each():
     shapes = [(256, 256)] * 16 + [(1024, 256)] * 4 + [(256, 1024)] * 4
     found = shares(shapes, 2)

@@ -92,7 +92,7 @@ class Decoder(SampleDecoder):
         """The images of some rows.
 
         Raises:
-            UserError: one cannot be decoded, unless the recipe says to skip such; names it.
+            UserError: one cannot be decoded, unless the recipe says to skip such; names it. Or none is left.
         """
         source, rows = of.source, of.rows
         shape = (len(rows), *self.shape)

@@ -65,8 +65,6 @@ class SampleDecoder(ABC):
         """
         samples: list[np.ndarray | None] = [None] * len(of.rows)
         broken = self.decode_all(of.source, of.rows, samples.__setitem__)
-        if broken.all():
-            raise UserError(f"{of.source.name} has no usable {self.sample}")
         return [sample for sample in samples if sample is not None], of.source.labels[of.rows[~broken]]
 
     def decode_all(self, source: Source, rows: np.ndarray, keep: Callable[[int, np.ndarray], None]) -> np.ndarray:
@@ -76,7 +74,7 @@ class SampleDecoder(ABC):
             keep: called with the place among `rows` and the sample, by several threads at once.
 
         Raises:
-            UserError: one cannot be decoded, and the recipe does not say to skip such; names it.
+            UserError: one cannot be decoded, and the recipe does not say to skip such; names it. Or none is left.
         """
         broken = np.zeros(len(rows), bool)
         self.look_at(source.read(rows[:_CHUNK]))
@@ -100,6 +98,8 @@ class SampleDecoder(ABC):
                 bar.update(count)
         if broken.any():
             tqdm.write(f"left out {broken.sum()} of {len(rows)} {self.sample}s of {source.name}")
+        if broken.all():
+            raise UserError(f"{source.name} has no usable {self.sample}")
         return broken
 
     def leave_out(self, source: Source, sample: int, encoded: Any, error: Exception):

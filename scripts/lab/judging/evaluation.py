@@ -1,11 +1,13 @@
 """Loading a checkpoint with its task, for evaluation on labelled samples."""
 
+from typing import Any
+
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from lab.errors import UserError, one_line
 from lab.recipe import Recipe
-from lab.tasks import find_task
+from lab.tasks import TASKS, find_task
 from lab.tasks.task import Task
 from modeling_perceiver_study import PerceiverStudyConfig
 
@@ -21,10 +23,8 @@ def open_checkpoint(checkpoint: str, recipe: Recipe, dtype: str = "auto") -> tup
         UserError: they cannot be loaded, are of another kind, or some weights are missing.
     """
     kind = find_task(recipe)
+    _settings_of(checkpoint)
     try:
-        found = PerceiverStudyConfig.get_config_dict(checkpoint)[0].get("model_type")
-        if found != PerceiverStudyConfig.model_type:
-            raise UserError(f"{checkpoint} holds a {found} model; expected {PerceiverStudyConfig.model_type}")
         processor = kind.processor_class.from_pretrained(checkpoint)
         model, report = kind.model_class.from_pretrained(
             checkpoint, dtype=dtype, use_safetensors=True, output_loading_info=True
@@ -38,3 +38,33 @@ def open_checkpoint(checkpoint: str, recipe: Recipe, dtype: str = "auto") -> tup
             f"missing ({missing})"
         )
     return kind(recipe, model.config, processor), model.eval()
+
+
+def task_of(checkpoint: str) -> str:
+    """Return the name of the task that a checkpoint's model is for, where no recipe says it.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or no task here has such a model.
+    """
+    found = _settings_of(checkpoint).get("architectures") or ["no model"]
+    models = {task.model_class.__name__: name for name, task in TASKS.items()}
+    for architecture in found:
+        if architecture in models:
+            return models[architecture]
+    raise UserError(
+        f"{checkpoint} holds {', '.join(found)}; expected one of {', '.join(models)}, or the recipe of a task of yours "
+        "as --config PATH"
+    )
+
+
+def _settings_of(checkpoint: str) -> dict[str, Any]:
+    """What `config.json` says; a `UserError` where it cannot be read, or is of another kind of model."""
+    try:
+        settings, _ = PerceiverStudyConfig.get_config_dict(checkpoint)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{checkpoint} cannot be loaded: {one_line(error)}") from None
+    if settings.get("model_type") != PerceiverStudyConfig.model_type:
+        raise UserError(
+            f"{checkpoint} holds a {settings.get('model_type')} model; expected {PerceiverStudyConfig.model_type}"
+        )
+    return settings

@@ -162,7 +162,10 @@ def best_run(runs: Sequence[dict], targets: Sequence[float]) -> dict:
 
 
 def races_table(result: dict) -> str:
-    """Markdown: the best run of each racer and how many times longer it took than ours, then all runs and trials."""
+    """Markdown: the best run of each racer and how many times longer it took than ours, then all runs and trials.
+
+    What they ran on, and with what code, is listed of all of them.
+    """
     targets, runs, trials = result["targets"], result["runs"], result["trials"]
     names = list(dict.fromkeys(run["name"] for run in runs))
     best = {name: best_run([run for run in runs if run["name"] == name], targets) for name in names}
@@ -177,12 +180,19 @@ def races_table(result: dict) -> str:
     if trials:
         chosen = f"The learning rates were chosen by trials of at most {result['trial_seconds']:,.0f} s each:"
         lines += ["", chosen, "", *heading, *(_row(run, targets, None) for run in trials)]
+    made = [*runs, *trials]
+    torches = _all([run["versions"] for run in made], "torch")
     return (
         "\n".join(lines) + f"\n\n{result['data']}, {result['images']['train']:,} images to train on and "
         f"{result['images']['validation']:,} to validate, judged after each {result['every_seconds']:g} s of training, "
         f"which is what counts; at most {result['most_seconds']:,.0f} s for each run, seed {result['seed']}. "
-        f"{result['hardware']}, torch {result['versions']['torch']}, commit {result['git_commit']}.\n"
+        f"{_all(made, 'hardware')}, torch {torches}, commit {_all(made, 'git_commit')}.\n"
     )
+
+
+def _all(runs: Sequence[dict], fact: str) -> str:
+    """Everything that one of the runs has, each once."""
+    return " or ".join(dict.fromkeys(str(run[fact]) for run in runs))
 
 
 def _row(run: dict, targets: Sequence[float], ours: dict | None) -> str:

@@ -23,9 +23,9 @@ class Measure:
         """Such as `98.33 %`, or `0.0412` for what is not a share."""
         return f"{100 * value:.{decimals}f} %" if self.percent else f"{value:.{decimals + 2}f}"
 
-    def write_spread(self, mean: float, deviation: float) -> str:
+    def write_spread(self, mean: float, deviation: float, decimals: int = 2) -> str:
         """Such as `98.33 ± 0.41 %`."""
-        return f"{self.write(mean).removesuffix(' %')} ± {self.write(deviation)}"
+        return f"{self.write(mean, decimals).removesuffix(' %')} ± {self.write(deviation, decimals)}"
 
 
 _MEASURES = {

@@ -13,12 +13,13 @@ _SHARED = ("task", "data", "parameters", "hardware", "git_commit", "versions", "
 def summarize(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What `metrics.json` of each run says, by the names of the runs, as one result.
 
-    Scores are those of the test split, or of validation where that was not read; the standard deviation is that of a
-    sample, and 0 of a single run.
+    Scores are those that all runs have: of the test split, or of validation where that was not read. The standard
+    deviation is that of a sample, and 0 of a single run.
     """
-    first = next(iter(runs.values()))
+    first, *others = runs.values()
     split = "test" if "test_samples" in first else "validation"
     names = [name for name in first if name.startswith(f"{split}_") and is_score(name.removeprefix(f"{split}_"))]
+    names = [name for name in names if all(name in other for other in others)]
     scores = {name.removeprefix(f"{split}_"): {run: results[name] for run, results in runs.items()} for name in names}
     return {
         "split": split,

@@ -22,6 +22,7 @@ from lab.machine import available_cores
 from lab.recipe import Recipe, chosen, effective
 from lab.study.setting import Setting
 from lab.tasks import build_task
+from lab.tasks.pretrained import settings_of
 from lab.tasks.task import Arguments, Batch, Scores, Task
 from lab.training.checkpoint import Progress
 from lab.training.learner import Learner
@@ -155,8 +156,9 @@ def load_samples(recipe: Recipe) -> Samples:
         raise UserError("data.streaming=true: a study compares trainings on the same samples; set it to false")
     data = dataclasses.replace(recipe.data, test_split=None)
     task = build_task(dataclasses.replace(recipe, data=data))
-    # Some random changes happen while samples are read.
-    key = json.dumps([recipe.task, dataclasses.asdict(data), task.recipe.augmentation, task.processor.to_json_string()])
+    # Some random changes happen while samples are read, and a tokenizer's section says more than the tokenizer.
+    reading = [task.recipe.augmentation, task.recipe.tokenizer, settings_of(task.processor)]
+    key = json.dumps([recipe.task, dataclasses.asdict(data), *reading])
     if key not in _LOADED:
         _LOADED.clear()
         _LOADED[key] = task.load_splits()

@@ -186,10 +186,11 @@ def open_pretrained(recipe: Recipe, processor_class: type, resume: bool = False)
     if config.problem_type is not None:
         architecture["problem_type"] = config.problem_type
     names = [config.id2label[label] for label in range(config.num_labels)]
-    return Pretrained(name, revision, architecture, names, _settings_of(processor))
+    return Pretrained(name, revision, architecture, names, settings_of(processor))
 
 
-def _settings_of(processor: Any) -> dict[str, Any]:
+def settings_of(processor: Any) -> dict[str, Any]:
+    """What a processor does, as JSON has it; of a tokenizer what a recipe may say of it."""
     if hasattr(processor, "to_json_string"):
         return json.loads(processor.to_json_string())
     return {"model_max_length": processor.model_max_length}  # a tokenizer

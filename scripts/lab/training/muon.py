@@ -66,6 +66,8 @@ def orthogonalize_shared(matrices: Iterable[torch.Tensor], dtype: torch.dtype) -
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return (orthogonalize(matrix, dtype) for matrix in matrices)
     matrices = list(matrices)
+    if not matrices:  # of a group whose weights have no gradient
+        return []
     found = torch.zeros(sum(matrix.numel() for matrix in matrices), dtype=dtype, device=matrices[0].device)
     parts = [part.view(m.shape) for part, m in zip(found.split([m.numel() for m in matrices]), matrices, strict=True)]
     mine = shares([matrix.shape for matrix in matrices], distributed.get_world_size())[distributed.get_rank()]
