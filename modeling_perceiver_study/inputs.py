@@ -5,6 +5,7 @@ shows, and makes them: a `GridInputs`, with positions in separable form where it
 form. Nothing behind it knows what the input was. `register_input_adapter` adds a kind, from outside this package too.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch

@@ -85,3 +85,19 @@ def mask(config: PerceiverStudyConfig, batch: int = 3, seed: int = 2) -> torch.T
     points = torch.rand(batch, torch.Size(config.attended_grid).numel(), generator=generator) > 1 / 3
     points[:, 0] = True
     return points.long()
+
+
+def replica_of(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy as `torch.nn.DataParallel` makes one for each device: with tensors in place of parameters."""
+    replica = module._replicate_for_data_parallel()
+    replica._former_parameters = {}
+    for name, child in module._modules.items():
+        if child is not None:
+            setattr(replica, name, replica_of(child))
+    for name, parameter in module._parameters.items():
+        if parameter is None:
+            replica._parameters[name] = None
+        else:
+            replica._former_parameters[name] = parameter.view_as(parameter)
+            setattr(replica, name, replica._former_parameters[name])
+    return replica

@@ -143,6 +143,7 @@ ONE = {"image_size": 8}
         ({"modalities": {"one": 3}}, "a dict of at least one name, each with a dict of fields"),
         ({"modalities": {"a b": ONE}}, "another name than 'a b'"),
         ({"modalities": {"keys": ONE}}, "another name than 'keys'"),
+        ({"modalities": {"training": ONE}}, "another name than 'training'"),
         ({"modalities": {"one": ONE | {"num_latents": 5}}}, r"modalities\['one'\]: 'num_latents' describes no input"),
         ({"modalities": {"one": {"image_size": 0}}}, r"modalities\['one'\]: image_size=0"),
         ({"modalities": {"one": ONE, "two": ONE}}, r"an input_name for each of \['one', 'two'\], now all"),

@@ -18,7 +18,7 @@ from modeling_perceiver_study.decoder import (
 )
 from modeling_perceiver_study.inputs import LearnedPadding
 from tests.kinds import arguments_of, joint_array, model_of
-from tests.models import small_config, small_model
+from tests.models import replica_of, small_config, small_model
 
 pytestmark = pytest.mark.slow
 
@@ -327,6 +327,30 @@ def test_the_size_of_chunks_counts_samples():
     with torch.no_grad():
         decoder(torch.zeros(3, 6, 16), chunk_size=12)
     assert sizes == [(3, 4, 4), (3, 4, 4), (3, 2, 4)]
+
+
+def test_many_queries_of_a_copy_without_parameters():
+    """Above the size of a chunk weights learn as well, of a copy as `DataParallel` makes one."""
+    decoder = randomized(PerceiverStudyDecoder(small_config(), PerceiverStudyLatents(10, 4)))
+    head, latents = randomized(torch.nn.Linear(4, 2)), latents_of()
+    gradients = []
+    for used, top in ((decoder, head), (replica_of(decoder), replica_of(head))):
+        for part in (decoder, head):
+            part.zero_grad()
+        used(latents, head=top, chunk_size=6).square().sum().backward()
+        weights = [*decoder.parameters(), *head.parameters()]
+        gradients.append([weight.grad for weight in weights if weight.requires_grad])
+    for one, other in zip(*gradients, strict=True):
+        assert one.abs().max() > 0
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_tasks_begin_with_padding_of_their_own():
+    queries = {name: FourierQueries([4, 4], 2) for name in "abc"}
+    torch.manual_seed(0)
+    outputs = PerceiverStudyOutputs(small_config(), queries, dict.fromkeys(queries, 2))
+    weights = [padded.padding.weight for padded in outputs.queries.values()]
+    assert len({tuple(weight.tolist()) for weight in weights}) == 3
 
 
 @pytest.mark.parametrize("make", [lambda: PerceiverStudyLatents(500, 4), lambda: LearnedPadding(2000)])

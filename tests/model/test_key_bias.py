@@ -75,3 +75,11 @@ def test_optimisers_leave_it_as_it_was_loaded(path):
         assert bias.grad is None
     used = {name for name, weight in model.named_parameters() if weight.grad is not None}
     assert used == {name for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+def test_a_quantized_layer_has_no_bias_to_freeze():
+    """There `bias` is a method."""
+    model = torch.ao.quantization.quantize_dynamic(small_model(), {torch.nn.Linear})
+    model.requires_grad_(False)
+    assert not any(weight.requires_grad for weight in model.parameters())

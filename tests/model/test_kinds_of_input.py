@@ -7,6 +7,7 @@ import torch
 
 from tests import reference
 from tests.kinds import KINDS, arguments_of, configs_of, joint_array, masks_of, model_of, prefix
+from tests.models import replica_of
 
 pytestmark = pytest.mark.slow
 
@@ -100,6 +101,19 @@ def test_gradient_checkpointing(kinds, use_reentrant):
         gradients.append([leaf.grad for leaf in leaves if leaf.grad is not None])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+def test_a_copy_without_parameters(kinds):
+    """As `DataParallel` makes one for each device, with tensors in their place."""
+    model = model_of(*kinds)
+    given = arguments_of(model.config, kinds)
+    gradients = []
+    for each in (model, replica_of(model)):
+        model.zero_grad()
+        each(**given).last_hidden_state.square().sum().backward()
+        gradients.append([weight.grad for weight in model.parameters() if weight.requires_grad])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
 def test_save_and_load(kinds, tmp_path):
