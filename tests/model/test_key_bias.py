@@ -77,7 +77,7 @@ def test_optimisers_leave_it_as_it_was_loaded(path):
     assert used == {name for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*deprecated")
 def test_a_quantized_layer_has_no_bias_to_freeze():
     """There `bias` is a method."""
     model = torch.ao.quantization.quantize_dynamic(small_model(), {torch.nn.Linear})
