@@ -14,7 +14,7 @@ PARAMETERS = {
     "cifar10-study": 3_888_532,
     "cifar10-longer": 5_451_668,
     "digits": 239_408,
-    "digits-finetune": 3_888_532,
+    "digits-finetune": 5_451_668,
     "fsdd": 786_930,
     "fsdd-known": 898_834,
     "imagenet-8gpus": 44_912_254,

@@ -188,4 +188,7 @@ def test_energy():
         "intensity": 475,
     }
     assert energy(36, "Some CPU, 2 threads")["energy"] == "0.2 Wh"
+    long = energy(21600, "Some CPU, 2 threads")
+    assert (long["energy"], long["emissions"]) == ("120 Wh", "57 g")
+    assert energy(86400, "Some CPU, 2 threads")["emissions"] == "230 g"
     assert energy(36, "1 x Some GPU")["watts"] == 300

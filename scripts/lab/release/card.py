@@ -99,6 +99,11 @@ def check_card(card: ModelCard):
             raise UserError(f"data.name={name} is not a name on the Hub: {error}") from None
 
 
+def _rounded(value: float) -> float:
+    """To two digits that count."""
+    return float(f"{value:.2g}")
+
+
 def energy(seconds: float, hardware: str) -> dict:
     """Estimate the energy and emissions of a run from its seconds and its hardware.
 
@@ -118,9 +123,9 @@ def energy(seconds: float, hardware: str) -> dict:
         "seconds": f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.1f} hours",
         "watts": watts,
         "basis": basis,
-        "energy": f"{watt_hours:.2g} Wh" if watt_hours < 1000 else f"{watt_hours / 1000:.1f} kWh",
-        "grams": float(f"{grams:.2g}"),
-        "emissions": f"{grams:.2g} g" if grams < 1000 else f"{grams / 1000:.1f} kg",
+        "energy": f"{_rounded(watt_hours):g} Wh" if watt_hours < 1000 else f"{watt_hours / 1000:.1f} kWh",
+        "grams": _rounded(grams),
+        "emissions": f"{_rounded(grams):g} g" if grams < 1000 else f"{grams / 1000:.1f} kg",
         "intensity": _GRAMS_PER_KWH,
     }
 
