@@ -15,15 +15,18 @@ from transformers import AudioClassificationPipeline
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.pipelines.base import ChunkPipeline
 
-from .pipeline_point_cloud_perceiver_study import listed
+from .pipeline_point_cloud_perceiver_study import Answers, listed
 
 
-class PerceiverStudyAudioClassificationPipeline(ChunkPipeline, AudioClassificationPipeline):
+class PerceiverStudyAudioClassificationPipeline(Answers, ChunkPipeline, AudioClassificationPipeline):
     """Classes of recordings: paths, URLs, bytes of files, arrays, and dicts of `datasets` at any rate.
 
     A recording that is longer than the feature extractor's `max_length` is cut into as many windows of that length as
     cover it, evenly spaced, and its answer is the mean of theirs.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{"top_k": None, **kwargs})  # all answers, as transformers gives of recordings
 
     def __call__(self, inputs: Any, **kwargs):
         if isinstance(inputs, (list, tuple)) and len(inputs) > 0 and isinstance(inputs[0], Number):

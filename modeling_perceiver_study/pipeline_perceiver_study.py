@@ -8,13 +8,15 @@ the model's dtype.
 from transformers import BatchFeature, ImageClassificationPipeline, ImageFeatureExtractionPipeline
 
 from .image_reading import open_image
-from .pipeline_point_cloud_perceiver_study import listed
+from .pipeline_point_cloud_perceiver_study import Answers, listed
 
 _AXES = 3  # of one picture
 
 
-class PerceiverStudyImageClassificationPipeline(ImageClassificationPipeline):
+class PerceiverStudyImageClassificationPipeline(Answers, ImageClassificationPipeline):
     """Classes of images: paths, URLs, PIL images of any mode, arrays and tensors."""
+
+    reading = ("timeout",)
 
     def __call__(self, inputs=None, **kwargs):
         return super().__call__(listed(inputs, _AXES), **kwargs)

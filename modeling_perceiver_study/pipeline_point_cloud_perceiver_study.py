@@ -5,6 +5,7 @@ trust_remote_code=True)` takes it.
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,52 @@ def listed(inputs: Any = None, axes: int | None = None) -> Any:
     return inputs
 
 
-class HeadPipeline(Pipeline):
+class Answers:
+    """What all pipelines of classifiers share: how many answers they give, and how scores come from logits.
+
+    It stands before the class of transformers that knows the kind of sample, whose own answers differ by kind.
+
+    Attributes:
+        reading: names of what else may be given, arguments of `preprocess`.
+    """
+
+    reading: tuple[str, ...] = ()
+
+    def _sanitize_parameters(self, **given) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """What is given and nothing else, since a call overrides with it what the pipeline was made with.
+
+        Raises:
+            ValueError: an argument is unknown, or has another value than `HeadPipeline.__call__` says.
+        """
+        answering = ("top_k", "function_to_apply")
+        for name in given:
+            if name not in (*answering, *self.reading):
+                raise ValueError(f"{name}: expected {', '.join((*answering, *self.reading))}.")
+        answers = {name: given[name] for name in answering if name in given}
+        top_k, function = answers.get("top_k"), answers.get("function_to_apply")
+        if top_k is not None and (not isinstance(top_k, Integral) or isinstance(top_k, bool) or top_k < 1):
+            raise ValueError(f"top_k={top_k!r}: expected None or a whole number of at least 1.")
+        if function is not None:
+            name = str(getattr(function, "value", function)).lower()  # as transformers reads it of images
+            if name not in _ACTIVATIONS:
+                expected = ", ".join(map(repr, _ACTIVATIONS))
+                raise ValueError(f"function_to_apply={function!r}: expected one of {expected}.")
+            answers["function_to_apply"] = name
+        return {name: given[name] for name in self.reading if given.get(name) is not None}, {}, answers
+
+    def postprocess(self, outputs, top_k: int | None = 5, function_to_apply: str | None = None) -> list[dict]:
+        config = self.model.config
+        if function_to_apply is None:
+            by_problem = {"regression": "none", "multi_label_classification": "sigmoid"}
+            function_to_apply = by_problem.get(config.problem_type, "softmax")
+        logits = outputs.logits[0].float()
+        scores = {"softmax": logits.softmax(-1), "sigmoid": logits.sigmoid(), "none": logits}[function_to_apply]
+        best = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
+        pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        return [{"label": config.id2label[label], "score": score} for score, label in pairs]
+
+
+class HeadPipeline(Answers, Pipeline):
     """Classes of samples of a kind that transformers knows no head for.
 
     It loads the model of a pipeline with one of its own Auto classes, so the bare model that `AutoModel` gives gets the
@@ -66,28 +112,8 @@ class HeadPipeline(Pipeline):
         """
         return super().__call__(listed(inputs), **kwargs)
 
-    def _sanitize_parameters(self, top_k: int | None = 5, function_to_apply: str | None = None, **kwargs):
-        if kwargs:
-            raise ValueError(f"{next(iter(kwargs))}: expected top_k or function_to_apply.")
-        if function_to_apply not in (None, *_ACTIVATIONS):
-            raise ValueError(
-                f"function_to_apply={function_to_apply!r}: expected one of {', '.join(map(repr, _ACTIVATIONS))}."
-            )
-        return {}, {}, {"top_k": top_k, "function_to_apply": function_to_apply}
-
     def _forward(self, model_inputs):
         return self.model(**model_inputs)
-
-    def postprocess(self, outputs, top_k: int | None = 5, function_to_apply: str | None = None) -> list[dict]:
-        config = self.model.config
-        if function_to_apply is None:
-            by_problem = {"regression": "none", "multi_label_classification": "sigmoid"}
-            function_to_apply = by_problem.get(config.problem_type, "softmax")
-        logits = outputs.logits[0].float()
-        scores = {"softmax": logits.softmax(-1), "sigmoid": logits.sigmoid(), "none": logits}[function_to_apply]
-        best = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
-        pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        return [{"label": config.id2label[label], "score": score} for score, label in pairs]
 
 
 class PerceiverStudyPointCloudClassificationPipeline(HeadPipeline):

@@ -1,0 +1,49 @@
+"""What the pipelines of all kinds have in common."""
+
+import pytest
+
+from tests.pipelines import CLASSIFIERS, SAMPLES, pipeline_of
+
+# What is given at construction, and at a call
+
+
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_what_a_pipeline_is_made_with_holds_for_each_call(kind):
+    sample = SAMPLES[kind][0]
+    every = pipeline_of(kind)(sample, top_k=None)
+    raw = pipeline_of(kind)(sample, top_k=None, function_to_apply="none")
+    assert len(every) == len(raw) == 8 and every[0]["score"] != raw[0]["score"]
+    made = pipeline_of(kind, top_k=2, function_to_apply="none")
+    assert made(sample) == raw[:2]
+    assert made(sample, top_k=3) == raw[:3]
+    assert made(sample, top_k=None) == raw
+    assert made(sample, function_to_apply="softmax") == made(sample, function_to_apply=None) == every[:2]
+    assert made(sample, function_to_apply="SOFTMAX") == every[:2]
+    assert made(sample) == raw[:2]
+    assert pipeline_of(kind, top_k=None)(sample) == every
+    assert len(pipeline_of(kind)(sample)) == (8 if kind == "sound" else 5)
+
+
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 0}, "top_k=0: expected None or a whole number of at least 1"),
+        ({"top_k": 2.0}, "top_k=2.0: expected None"),
+        ({"top_k": True}, "top_k=True: expected None"),
+        ({"function_to_apply": "tanh"}, "function_to_apply='tanh': expected one of 'softmax', 'sigmoid', 'none'"),
+        ({"topk": 2}, "topk: expected top_k, function_to_apply"),
+    ],
+)
+def test_what_is_no_setting(kind, options, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline_of(kind, **options)
+    with pytest.raises(ValueError, match=message):
+        pipeline_of(kind)(SAMPLES[kind][0], **options)
+
+
+def test_frames_that_a_pipeline_is_made_with():
+    clip = SAMPLES["video"][0]
+    made = pipeline_of("video", num_frames=2)
+    assert made(clip) == made(clip, num_frames=None) == pipeline_of("video")(clip, num_frames=2)
+    assert made(clip) != pipeline_of("video")(clip)
