@@ -71,7 +71,8 @@ class Answers:
         config = self.model.config
         if function_to_apply is None:
             by_problem = {"regression": "none", "multi_label_classification": "sigmoid"}
-            function_to_apply = by_problem.get(config.problem_type, "softmax")
+            otherwise = "sigmoid" if config.num_labels == 1 else "softmax"  # which is 1 of a single one, whatever it is
+            function_to_apply = by_problem.get(config.problem_type, otherwise)
         logits = outputs.logits[0].float()
         scores = {"softmax": logits.softmax(-1), "sigmoid": logits.sigmoid(), "none": logits}[function_to_apply]
         best = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
@@ -108,7 +109,8 @@ class HeadPipeline(Answers, Pipeline):
         Args:
             inputs: a sample as the processor takes it, or a list of such.
             kwargs: `top_k`, how many answers, 5 if left out and all with None; `function_to_apply`, `"softmax"`,
-                `"sigmoid"` or `"none"`, by `config.problem_type` if left out; `batch_size` and others of transformers.
+                `"sigmoid"` or `"none"`, by `config.problem_type` if left out or None, and of a single class never
+                `"softmax"`; `batch_size` and others of transformers.
         """
         return super().__call__(listed(inputs), **kwargs)
 

@@ -1,8 +1,10 @@
 """What the pipelines of all kinds have in common."""
 
+import math
+
 import pytest
 
-from tests.pipelines import CLASSIFIERS, SAMPLES, pipeline_of
+from tests.pipelines import CLASSIFIERS, SAMPLES, model_for, pipeline_of
 
 # What is given at construction, and at a call
 
@@ -47,3 +49,17 @@ def test_frames_that_a_pipeline_is_made_with():
     made = pipeline_of("video", num_frames=2)
     assert made(clip) == made(clip, num_frames=None) == pipeline_of("video")(clip, num_frames=2)
     assert made(clip) != pipeline_of("video")(clip)
+
+
+# Scores
+
+
+@pytest.mark.parametrize("problem", [None, "multi_label_classification", "regression"])
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_a_single_class(kind, problem):
+    """Whose softmax would be 1, whatever the sample is."""
+    classify = pipeline_of(kind, model_for(kind, num_labels=1, problem_type=problem))
+    for sample in SAMPLES[kind]:
+        (raw,), (found,) = classify(sample, function_to_apply="none"), classify(sample)
+        expected = raw["score"] if problem == "regression" else 1 / (1 + math.exp(-raw["score"]))
+        assert found["score"] == pytest.approx(expected, abs=1e-6) and abs(raw["score"]) > 1e-3
