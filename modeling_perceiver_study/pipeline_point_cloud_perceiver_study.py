@@ -45,6 +45,15 @@ class Answers:
 
     reading: tuple[str, ...] = ()
 
+    def __call__(self, *args, **kwargs):
+        """See the class of transformers. Raises a ValueError where the model answers several tasks."""
+        if tasks := self.model.config.tasks:
+            raise ValueError(
+                f"The model answers several tasks, {', '.join(tasks)}, and a pipeline one: make it of "
+                f"model.for_task({next(iter(tasks))!r}), or of another task."
+            )
+        return super().__call__(*args, **kwargs)
+
     def _sanitize_parameters(self, **given) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """What is given and nothing else, since a call overrides with it what the pipeline was made with.
 

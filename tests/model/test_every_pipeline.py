@@ -63,3 +63,14 @@ def test_a_single_class(kind, problem):
         (raw,), (found,) = classify(sample, function_to_apply="none"), classify(sample)
         expected = raw["score"] if problem == "regression" else 1 / (1 + math.exp(-raw["score"]))
         assert found["score"] == pytest.approx(expected, abs=1e-6) and abs(raw["score"]) > 1e-3
+
+
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_several_tasks(kind):
+    """A softmax over the classes of all tasks would make less of each, the more tasks there are."""
+    model = model_for(kind, decoder_type="query", tasks={"size": 2, "colour": 3})
+    for several in (False, True):
+        with pytest.raises(ValueError, match=r"several tasks, colour, size, .* make it of model.for_task\('colour'\)"):
+            pipeline_of(kind, model)(SAMPLES[kind] if several else SAMPLES[kind][0])
+    answers = pipeline_of(kind, model.for_task("size"))(SAMPLES[kind][0])
+    assert sum(answer["score"] for answer in answers) == pytest.approx(1) and len(answers) == 2
