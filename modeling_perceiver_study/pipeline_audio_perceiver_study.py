@@ -15,7 +15,8 @@ from transformers import AudioClassificationPipeline
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.pipelines.base import ChunkPipeline
 
-from .pipeline_point_cloud_perceiver_study import Answers, listed
+from .feature_extraction_perceiver_study import is_several_recordings
+from .pipeline_point_cloud_perceiver_study import Answers, listed, require_one
 
 
 class PerceiverStudyAudioClassificationPipeline(Answers, ChunkPipeline, AudioClassificationPipeline):
@@ -35,6 +36,8 @@ class PerceiverStudyAudioClassificationPipeline(Answers, ChunkPipeline, AudioCla
 
     def preprocess(self, recording: Any) -> Iterator[dict[str, Any]]:
         extractor = self.feature_extractor
+        if is_several_recordings(recording, extractor.feature_size):
+            require_one(len(recording))
         windows = windows_of(extractor.read(recording), extractor.max_length)
         # transformers joins only recordings of one channel into a batch if they are of different lengths.
         several = extractor.feature_size > 1 and extractor.max_length is not None

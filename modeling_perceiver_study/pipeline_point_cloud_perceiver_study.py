@@ -4,12 +4,11 @@
 trust_remote_code=True)` takes it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-import numpy as np
-from transformers import BatchFeature, Pipeline
+from transformers import Pipeline
 
 _ACTIVATIONS = ("softmax", "sigmoid", "none")
 
@@ -32,6 +31,22 @@ def listed(inputs: Any = None, axes: int | None = None) -> Any:
         if not inputs:
             raise ValueError(f"inputs={inputs!r}: expected at least one sample.")
     return inputs
+
+
+def only_one(made: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a processor made of one item of a pipeline, which answers each item once.
+
+    Raises:
+        ValueError: the item was several samples, or none.
+    """
+    require_one(len(next(iter(made.values()))))
+    return made
+
+
+def require_one(count: int):
+    """Raise a ValueError unless an item of a pipeline is one sample."""
+    if count != 1:
+        raise ValueError(f"An item of inputs holds {count} samples: expected one, as in [sample, sample].")
 
 
 class Answers:
@@ -144,11 +159,9 @@ class PerceiverStudyPointCloudClassificationPipeline(HeadPipeline):
     def __call__(self, inputs, **kwargs):
         return super().__call__(listed(inputs, axes=2), **kwargs)
 
-    def preprocess(self, cloud) -> BatchFeature:
+    def preprocess(self, cloud: Any) -> Mapping[str, Any]:
         """One cloud. Coordinates stay in float32, whatever the model's dtype is."""
-        if isinstance(cloud, (list, tuple)):
-            cloud = np.asarray(cloud)
-        return self.feature_extractor(cloud, return_tensors="pt")
+        return only_one(self.feature_extractor(cloud, return_tensors="pt"))
 
 
 def _load(kind: type, model):

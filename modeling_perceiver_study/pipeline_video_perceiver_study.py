@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 from transformers import BatchFeature, Pipeline, VideoClassificationPipeline
 
-from .pipeline_point_cloud_perceiver_study import Answers, listed
-from .video_reading import is_frame
+from .pipeline_point_cloud_perceiver_study import Answers, listed, only_one, require_one
+from .video_reading import is_frame, is_several_clips
 
 
 class PerceiverStudyVideoClassificationPipeline(Answers, VideoClassificationPipeline):
@@ -48,8 +48,12 @@ class PerceiverStudyVideoClassificationPipeline(Answers, VideoClassificationPipe
             settings = {"frame_indices": [number * frame_sampling_rate for number in range(num_frames)]}
         elif num_frames is not None:
             settings = {"num_frames": num_frames, "do_sample_frames": True, "long_clips": "spread"}
+        if is_several_clips(video):
+            require_one(len(video))
+            video = video[0]
         # Of an array the processor knows by itself that it is one clip, and not the only frame of one.
         made = self.image_processor(video if hasattr(video, "ndim") else [video], return_tensors="pt", **settings)
+        only_one(made)
         # transformers joins only clips of one length into a batch; what padding is at the end of all is not computed.
         missing = (num_frames or self.image_processor.num_frames or 0) - made["attention_mask"].shape[1]
         if missing > 0:

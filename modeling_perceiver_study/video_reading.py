@@ -7,6 +7,7 @@ frame after the other, and only those that are wanted are kept. Lists and arrays
 import os
 from collections.abc import Callable, Sequence
 from io import BytesIO
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,20 @@ def is_frame(value: Any) -> bool:
     return axes < 3 or (axes == 3 and (value.shape[0] in (1, 3) or value.shape[-1] in (1, 3, 4)))
 
 
+def is_several_clips(value: Any) -> bool:
+    """Whether it is a list of clips, and not one as a list of frames, which may be lists of numbers."""
+    if not isinstance(value, (list, tuple)) or len(value) == 0:
+        return False
+    first = leaf = value[0]
+    while isinstance(leaf, (list, tuple)) and len(leaf) > 0:
+        leaf = leaf[0]
+    if leaf is not first:
+        if not isinstance(leaf, Number) and getattr(leaf, "ndim", 2) > 1:
+            return True
+        first = np.asarray(first)
+    return not is_frame(first)
+
+
 def open_video(source: str | bytes | os.PathLike | Any):
     """A container of PyAV, and what messages call it.
 
@@ -212,6 +227,8 @@ def _frame(value: Any) -> Any:
         return value.float()
     if not (is_pil_image(value) or hasattr(value, "ndim")):
         raise ValueError(f"A frame is a {type(value).__name__}: expected a picture by path or bytes, or an array.")
+    if hasattr(value, "ndim") and value.ndim not in (2, 3):
+        raise ValueError(f"A frame has shape {tuple(value.shape)}: expected (height, width), or channels as well.")
     return value
 
 

@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from tests.pipelines import CLASSIFIERS, SAMPLES, model_for, pipeline_of
+from tests.pipelines import CLASSIFIERS, PIPELINES, SAMPLES, model_for, pipeline_of
 
 # What is given at construction, and at a call
 
@@ -74,3 +76,46 @@ def test_several_tasks(kind):
             pipeline_of(kind, model)(SAMPLES[kind] if several else SAMPLES[kind][0])
     answers = pipeline_of(kind, model.for_task("size"))(SAMPLES[kind][0])
     assert sum(answer["score"] for answer in answers) == pytest.approx(1) and len(answers) == 2
+
+
+# Items that are several samples
+
+
+def nested(kind: str) -> list:
+    """Lists of several samples, of which each is an item; and arrays of such."""
+    one, two = SAMPLES[kind]
+    items = [[one, two], (one, two), [two, one, two]]
+    if kind in ("sound", "points", "video"):
+        items.append([one.tolist(), two.tolist()])
+    if kind not in ("several", "sound"):  # an array of recordings is one with channels
+        items.append(np.stack([one, two]))
+    if kind == "video":
+        items += [[list(one), list(two)], [[Image.fromarray(frame[..., 0]) for frame in one]] * 2]
+        items += [[one[..., 0], two[..., 0]], [one[0], two]]
+    if kind == "image":
+        items += [[Image.fromarray(one), Image.fromarray(two)], [[one], [two]]]
+    return items
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("kind", PIPELINES)
+def test_items_that_are_several_samples(kind, batch_size):
+    """Not one answer to the first of them, or to all together."""
+    answer, one = pipeline_of(kind), SAMPLES[kind][0]
+    for item in nested(kind):
+        for inputs in ([item], [item, one], [one, item], (item for _ in range(1))):
+            with pytest.raises(ValueError, match=r"holds \d samples: expected one|A frame has shape"):
+                list(answer(inputs, batch_size=batch_size))
+
+
+@pytest.mark.parametrize("kind", PIPELINES)
+def test_an_item_that_is_a_list_of_one_sample(kind):
+    answer, (one, two) = pipeline_of(kind), SAMPLES[kind]
+    assert answer([[one], [two]]) == answer([one, two])
+
+
+@pytest.mark.parametrize("kind", ["image", "latents"])
+def test_pictures_by_the_name_of_transformers(kind):
+    answer, pictures = pipeline_of(kind), SAMPLES[kind]
+    assert answer(images=np.stack(pictures)) == answer(images=pictures) == answer(pictures)
+    assert answer(inputs=np.stack(pictures)) == answer(pictures)
