@@ -186,6 +186,11 @@ def normalize_points(
     return points / torch.where(alike, 1, largest) * ~alike
 
 
+def is_several_clouds(value) -> bool:
+    """Whether it is a list of clouds, and not one as a list of points."""
+    return isinstance(value, (list, tuple)) and len(value) > 0 and not _is_row(value[0])
+
+
 def _is_row(value) -> bool:
     """Whether it is the numbers of one point."""
     if isinstance(value, (list, tuple)):

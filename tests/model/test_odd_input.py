@@ -351,3 +351,67 @@ def test_two_modalities_of_one_input_name(tmp_path):
     config = PerceiverStudyConfig(modalities=fields, num_labels=3, **SMALL)
     model = package.PerceiverStudyForMultimodalClassification(config).eval()
     torch.testing.assert_close(model(**again).logits, model(**found).logits)
+
+
+ONE_OF_EACH = {
+    "image": [Image.new("RGB", (8, 8), "red"), random_clip()[0]],
+    "points": [np.eye(3), np.tri(3).tolist()],
+    "sound": [np.linspace(-1, 1, 30), np.linspace(1, 0, 30).tolist(), np.ones((2, 30))],
+    "text": ["a", "bc"],
+    "video": [random_clip(), list(random_clip()), random_clip()[..., 0].tolist(), [Image.new("L", (8, 8))] * 3],
+}
+
+
+@pytest.fixture(scope="module")
+def all_kinds():
+    return package.PerceiverStudyProcessor(
+        {
+            "image": PerceiverStudyImageProcessor(size={"height": 8, "width": 8}),
+            "points": package.PerceiverStudyPointCloudProcessor(),
+            "sound": PerceiverStudyFeatureExtractor(sampling_rate=1000),
+            "text": PerceiverStudyTokenizer(),
+            "video": PerceiverStudyVideoProcessor(size={"height": 8, "width": 8}),
+        },
+        input_names={"image": "picture"},
+    )
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_a_dict_of_lists_is_not_several_samples(all_kinds, name):
+    """Two recordings are not one in stereo, two clips no longer one, a second picture not that of the next sample."""
+    ones = ONE_OF_EACH[name]
+    several = [[one, other] for one in ones for other in ones] + [[ones[0]] * 3, tuple(ones)]
+    if hasattr(ones[0], "shape"):
+        several.append(np.stack([ones[0], ones[0]]) if name != "sound" else np.ones((2, 2, 30)))
+    for value in several:
+        for samples, row in (
+            ({name: value}, 0),
+            ([{name: ones[0]}, {name: value}], 1),
+            ([{name: value}, {name: []}], 0),
+        ):
+            with pytest.raises(
+                ValueError, match=rf"Sample {row} has a list of \d for '{name}': .* a list of dicts, \[{{"
+            ):
+                all_kinds(samples)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_what_may_be_a_list_in_one_sample(all_kinds, name):
+    """And gives each sample of a list what it has alone."""
+    samples = [{name: one} for one in ONE_OF_EACH[name]]
+    together = all_kinds(samples, return_tensors="np")
+    for row, sample in enumerate(samples):
+        for argument, values in all_kinds(sample, return_tensors="np").items():
+            assert len(values) == 1 and len(together[argument]) == len(samples)
+            whole = together[argument][row][tuple(slice(size) for size in values.shape[1:])]
+            np.testing.assert_allclose(whole, values[0], atol=1e-6)
+
+
+def test_a_list_for_each_channel():
+    stereo = package.PerceiverStudyProcessor({"sound": PerceiverStudyFeatureExtractor(2, sampling_rate=1000)})
+    waves = np.stack([np.linspace(-1, 1, 30), np.linspace(1, 0, 30)])
+    expected = stereo({"sound": waves})["input_values"]
+    for given in (list(waves), waves.tolist()):
+        torch.testing.assert_close(stereo({"sound": given})["input_values"], expected)
+    with pytest.raises(ValueError, match="a list of 3 for 'sound'"):
+        stereo({"sound": [waves[0]] * 3})
