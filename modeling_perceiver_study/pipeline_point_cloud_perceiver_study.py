@@ -75,6 +75,7 @@ class Answers:
         Raises:
             ValueError: an argument is unknown, or has another value than `HeadPipeline.__call__` says.
         """
+        given.pop("local_files_only", None)  # which pipeline() has done by then
         answering = ("top_k", "function_to_apply")
         for name in given:
             if name not in (*answering, *self.reading):
@@ -107,8 +108,11 @@ class Answers:
 class HeadPipeline(Answers, Pipeline):
     """Classes of samples of a kind that transformers knows no head for.
 
-    It loads the model of a pipeline with one of its own Auto classes, so the bare model that `AutoModel` gives gets the
-    rest of the classifier from the same folder and revision.
+    transformers loads the model of a pipeline with one of its own Auto classes, so the bare model that `AutoModel`
+    gives gets the rest of the classifier from the same files.
+
+    Raises:
+        ValueError: a bare model was loaded from nowhere, or from where there is no classifier.
     """
 
     _load_processor = False
@@ -166,15 +170,30 @@ class PerceiverStudyPointCloudClassificationPipeline(HeadPipeline):
 
 def _load(kind: type, model):
     """The classifier whose latents this bare model makes; what else it needs comes from where the model was loaded."""
+    if not model.name_or_path:
+        raise ValueError(
+            f"The model is a bare {type(model).__name__}: it has no classifier, and was loaded from no folder that "
+            f"could have one. Expected a {kind.__name__}."
+        )
     arguments = {
         "config": model.config,
         "dtype": model.dtype,
         "revision": getattr(model.config, "_commit_hash", None) or "main",
+        "output_loading_info": True,
+        **model.loaded_with,
+        "local_files_only": True,  # they came with the bare model, maybe with a token that is not known here
     }
-    if getattr(model, "hf_device_map", None):  # parts of it lie elsewhere, where only loading puts them
-        return kind.from_pretrained(model.name_or_path, device_map="auto", **arguments)
-    classifier = kind.from_pretrained(model.name_or_path, **arguments).to(model.device)
-    setattr(classifier, classifier.base_model_prefix, model)
+    if parted := bool(getattr(model, "hf_device_map", None)):  # parts of it lie elsewhere, where only loading puts them
+        arguments["device_map"] = "auto"
+    classifier, found = kind.from_pretrained(model.name_or_path, **arguments)
+    if found["missing_keys"]:
+        raise ValueError(
+            f"{model.name_or_path} holds a model without {', '.join(sorted(found['missing_keys']))}: expected a "
+            f"{kind.__name__}."
+        )
+    if not parted:
+        classifier = classifier.to(model.device)
+        setattr(classifier, classifier.base_model_prefix, model)
     return classifier
 
 

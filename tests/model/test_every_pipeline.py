@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from modeling_perceiver_study import PerceiverStudyModel
 from tests.pipelines import CLASSIFIERS, PIPELINES, SAMPLES, model_for, pipeline_of
 
 # What is given at construction, and at a call
@@ -119,3 +120,40 @@ def test_pictures_by_the_name_of_transformers(kind):
     answer, pictures = pipeline_of(kind), SAMPLES[kind]
     assert answer(images=np.stack(pictures)) == answer(images=pictures) == answer(pictures)
     assert answer(inputs=np.stack(pictures)) == answer(pictures)
+
+
+# Heads that transformers has no Auto class for
+
+
+@pytest.fixture(params=["points", "several"])
+def head(request):
+    return request.param
+
+
+def test_a_bare_model_made_from_a_config(head):
+    bare = model_for(head).perceiver
+    bare.name_or_path = ""
+    message = rf"bare PerceiverStudyModel: it has no classifier, .* no folder .* Expected a .*{PIPELINES[head][1]}"
+    with pytest.raises(ValueError, match=message):
+        pipeline_of(head, bare)
+
+
+def test_a_folder_of_a_bare_model(head, tmp_path):
+    """Rather than answers of a classifier of random weights."""
+    model_for(head).perceiver.save_pretrained(tmp_path)
+    bare = PerceiverStudyModel.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"holds a model without classifier.bias, classifier.weight"):
+        pipeline_of(head, bare)
+
+
+def test_a_bare_model_gets_the_rest_of_its_classifier(head, tmp_path):
+    model_for(head).save_pretrained(tmp_path)
+    bare = PerceiverStudyModel.from_pretrained(tmp_path)
+    found = pipeline_of(head, bare)
+    assert found.model.perceiver is bare
+    assert found(SAMPLES[head]) == pipeline_of(head)(SAMPLES[head])
+
+
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_what_transformers_leaves_in_the_arguments(kind):
+    assert pipeline_of(kind, local_files_only=True)(SAMPLES[kind]) == pipeline_of(kind)(SAMPLES[kind])
