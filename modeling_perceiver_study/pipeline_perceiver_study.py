@@ -17,7 +17,7 @@ _AXES = 3  # of one picture
 
 
 class PerceiverStudyImageClassificationPipeline(Answers, ImageClassificationPipeline):
-    """Classes of images: paths, URLs, PIL images of any mode, arrays and tensors."""
+    """Classes of images: files by path, URL or bytes, PIL images of any mode, arrays and tensors."""
 
     reading = ("timeout",)
 
@@ -30,7 +30,7 @@ class PerceiverStudyImageClassificationPipeline(Answers, ImageClassificationPipe
 
 
 class PerceiverStudyImageFeatureExtractionPipeline(ImageFeatureExtractionPipeline):
-    """The latents of images: paths, URLs, PIL images of any mode, arrays and tensors."""
+    """The latents of images: files by path, URL or bytes, PIL images of any mode, arrays and tensors."""
 
     def __call__(self, inputs=None, **kwargs):
         inputs = kwargs.pop("images", inputs)  # as above

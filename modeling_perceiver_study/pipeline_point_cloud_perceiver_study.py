@@ -149,7 +149,7 @@ class HeadPipeline(Answers, Pipeline):
 class PerceiverStudyPointCloudClassificationPipeline(HeadPipeline):
     """Classes of clouds of points: what the processor takes, one cloud or a list of them.
 
-    A cloud is an array or a tensor `(m, A + C)`, a path, or the bytes of a file; several are a list or a batch of such.
+    A cloud is an array or a tensor `(m, A + C)`, or a file in any form; several are a list or a batch of such.
     """
 
     _load_feature_extractor = True

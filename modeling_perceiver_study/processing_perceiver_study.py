@@ -8,7 +8,7 @@ import numpy as np
 from transformers import AddedToken, BatchFeature, ProcessorMixin
 
 from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor, is_several_recordings
-from .fetching import fetched, is_url
+from .fetching import fetched, file_in, is_url
 from .image_processing_perceiver_study import PerceiverStudyImageProcessor
 from .point_cloud_processing_perceiver_study import PerceiverStudyPointCloudProcessor, is_several_clouds
 from .tokenization_perceiver_study import PerceiverStudyTokenizer
@@ -147,14 +147,14 @@ class PerceiverStudyProcessor(ProcessorMixin):
 
     def _parts(self, sample: Any, number: int) -> dict[str, Any]:
         if is_file(sample):
-            return self._parts_of_file(sample.read() if hasattr(sample, "read") else sample, number)
+            return self._parts_of_file(file_in(sample), number)
         names = ", ".join(self.modalities)
         if not isinstance(sample, Mapping):
             raise ValueError(f"Sample {number} is a {type(sample).__name__}: expected a file, or a dict of {names}.")
         unknown = sorted(sample.keys() - self.modalities.keys())
         if unknown:
             raise ValueError(f"Sample {number} has {unknown[0]!r}: expected some of {names}.")
-        found = {name: value for name, value in sample.items() if value is not None}
+        found = {name: _plain(value) for name, value in sample.items() if value is not None}
         if not found:
             raise ValueError(f"Sample {number} has nothing: expected at least one of {names}.")
         return found
@@ -171,6 +171,11 @@ class PerceiverStudyProcessor(ProcessorMixin):
             there = "has none of these" if needed else "cannot hold a text"
             raise ValueError(f"Sample {number} is a file, and {there}: {', '.join(needed or self.modalities)}.")
         return found
+
+
+def _plain(value: Any) -> Any:
+    """Bytes as such: a memoryview has axes, as arrays have."""
+    return bytes(value) if isinstance(value, (bytearray, memoryview)) else value
 
 
 def _processor(name: str, settings: Any) -> Any:

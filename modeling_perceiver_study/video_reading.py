@@ -14,13 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from transformers.image_utils import is_pil_image
-from transformers.utils import is_vision_available
 
-from .fetching import fetched, is_url
+from .fetching import fetched, file_in, is_url
 from .image_reading import open_image
-
-if is_vision_available():
-    from PIL import Image
 
 # From how many frames a clip has, and how many it shows a second if that is known, to the numbers of those wanted.
 Choice = Callable[[int, float | None], Sequence[int]]
@@ -78,6 +74,8 @@ def read_frames(source: Any, choice: Choice) -> list[Any]:
     """
     if isinstance(source, dict):
         source = _of_dict(source, "A clip")
+    if isinstance(source, (bytearray, memoryview)):
+        source = bytes(source)
     if is_file(source):
         return _read_file(source, choice)
     if hasattr(source, "ndim"):
@@ -94,7 +92,7 @@ def read_frames(source: Any, choice: Choice) -> list[Any]:
 
 def is_file(source: Any) -> bool:
     """Whether it is a file, by its path, its bytes, or opened."""
-    return isinstance(source, (str, bytes, os.PathLike)) or hasattr(source, "read")
+    return isinstance(source, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(source, "read")
 
 
 def streams_in(source: Any) -> set[str] | None:
@@ -115,7 +113,8 @@ def is_frame(value: Any) -> bool:
     """
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes):
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        value = bytes(value[:12])
         return value.startswith(_PICTURE_STARTS) or (value.startswith(b"RIFF") and value[8:12] == b"WEBP")
     if isinstance(value, (str, os.PathLike)):
         return str(value).lower().endswith(_PICTURE_ENDINGS)
@@ -165,7 +164,7 @@ def _read_file(source: Any, choice: Choice) -> list[np.ndarray]:
     """`(H, W, 3)` uint8 for each wanted frame."""
     av = _av()
     if hasattr(source, "read"):
-        source = source.read()  # it is read twice: once to count
+        source = file_in(source)  # it is read twice: once to count
     container, name = open_video(source)
     with container:
         if not container.streams.video:
@@ -217,9 +216,7 @@ def _checked(numbers: Sequence[int], count: int) -> list[int]:
 def _frame(value: Any) -> Any:
     if isinstance(value, dict):
         value = _of_dict(value, "A frame")
-    if isinstance(value, bytes):
-        return Image.open(BytesIO(value))
-    if isinstance(value, (str, os.PathLike)):
+    if isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview)):
         return open_image(value)
     if isinstance(value, list):
         return np.asarray(value)

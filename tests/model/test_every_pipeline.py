@@ -1,5 +1,6 @@
 """What the pipelines of all kinds have in common."""
 
+import io
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from modeling_perceiver_study import PerceiverStudyModel
+from tests.clips import encoded_clip, random_clip
 from tests.pipelines import CLASSIFIERS, PIPELINES, SAMPLES, model_for, pipeline_of
 
 # What is given at construction, and at a call
@@ -157,3 +159,20 @@ def test_a_bare_model_gets_the_rest_of_its_classifier(head, tmp_path):
 @pytest.mark.parametrize("kind", CLASSIFIERS)
 def test_what_transformers_leaves_in_the_arguments(kind):
     assert pipeline_of(kind, local_files_only=True)(SAMPLES[kind]) == pipeline_of(kind)(SAMPLES[kind])
+
+
+@pytest.mark.parametrize("form", [bytes, bytearray, memoryview, io.BytesIO])
+@pytest.mark.parametrize("kind", ["image", "sound", "points", "video"])
+def test_forms_of_bytes(kind, form):
+    """The same of files of all kinds, alone and in a list."""
+    content = encoded_clip(random_clip())
+    if kind != "video":
+        file = io.BytesIO()
+        if kind == "image":
+            Image.fromarray(SAMPLES[kind][1]).save(file, "png")
+        else:
+            np.save(file, SAMPLES[kind][1])
+        content = file.getvalue()
+    answer = pipeline_of(kind)
+    expected = answer(content if kind == "video" else SAMPLES[kind][1])
+    assert answer(form(content)) == answer([form(content)])[0] == expected
