@@ -1,6 +1,9 @@
 """What all models of this package share, and what classifiers return."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from transformers import initialization as init
@@ -47,8 +50,13 @@ class PerceiverStudyTokenOutput(PerceiverStudyClassifierOutput):
 
 
 class PerceiverStudyPreTrainedModel(ResizableVocabulary, PreTrainedModel):
-    """Fresh weights, loading, and what transformers has to know of every model here."""
+    """Fresh weights, loading, and what transformers has to know of every model here.
 
+    Attributes:
+        loaded_with: arguments of `from_pretrained` by which the files of this model are found again, beside its name.
+    """
+
+    loaded_with: Mapping[str, Any] = MappingProxyType({})
     config: PerceiverStudyConfig
     base_model_prefix = "perceiver"
     main_input_name = "pixel_values"
@@ -68,8 +76,11 @@ class PerceiverStudyPreTrainedModel(ResizableVocabulary, PreTrainedModel):
     @classmethod
     def from_pretrained(cls, *arguments, **kwargs):
         """As transformers', which makes parameters anew: those of them that are frozen are frozen again."""
+        where = {name: kwargs[name] for name in ("cache_dir", "subfolder") if name in kwargs}
         loaded = super().from_pretrained(*arguments, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_key_biases()
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model._freeze_key_biases()
+        model.loaded_with = where
         return loaded
 
     def requires_grad_(self, requires_grad: bool = True):

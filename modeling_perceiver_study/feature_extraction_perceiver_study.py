@@ -2,7 +2,7 @@
 
 import functools
 import math
-from numbers import Integral
+from numbers import Integral, Number
 from typing import Any
 
 import numpy as np
@@ -256,6 +256,13 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
 def _filters(size: int, bands: int, lowest: float, highest: float, sampling_rate: int) -> np.ndarray:
     """`(size // 2 + 1, F)`: the same for all recordings of an extractor, so they are made once."""
     return mel_filter_bank(size // 2 + 1, bands, lowest, highest, sampling_rate, norm=None, mel_scale="htk")
+
+
+def is_several_recordings(value: Any, num_channels: int) -> bool:
+    """Whether it is a list of recordings, and not one as a list of numbers, or with a list for each channel."""
+    if not isinstance(value, (list, tuple)) or len(value) in (0, num_channels):
+        return False
+    return not isinstance(value[0], Number) and getattr(value[0], "ndim", 1) > 0
 
 
 def _is_file(recording: Any) -> bool:

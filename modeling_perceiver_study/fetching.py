@@ -1,5 +1,6 @@
-"""Files that are named by their URL."""
+"""Files by their URL, and by whatever else stands for one."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers.image_utils import httpx  # the client that transformers itself fetches pictures with
@@ -24,3 +25,25 @@ def fetched(url: str, timeout: float | None = 5.0) -> bytes:
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last of a host that is no name
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise OSError(f"{url} cannot be fetched: {reason}.") from None
+
+
+def file_in(source: Any) -> Any:
+    """What a file is given by, as its path, its URL or its content in bytes; anything else as it is.
+
+    Args:
+        source: also bytes of other types, a file object, which is read from its start, or an undecoded dict of
+            `datasets`, with `bytes` or `path`.
+
+    Raises:
+        ValueError: a dict has neither.
+    """
+    if isinstance(source, Mapping):
+        found = source.get("bytes") or source.get("path")
+        if found is None:
+            raise ValueError(f"A file is given as a dict with {sorted(source)}: expected `bytes` or `path`.")
+        source = found
+    if hasattr(source, "read"):
+        if hasattr(source, "seekable") and source.seekable():
+            source.seek(0)
+        source = source.read()
+    return bytes(source) if isinstance(source, (bytearray, memoryview)) else source

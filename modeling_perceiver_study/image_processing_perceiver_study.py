@@ -1,6 +1,5 @@
 """Images to normalised pixels and Fourier position features, for the Perceiver study models."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,8 +67,9 @@ class PerceiverStudyImageProcessor(PilBackend):
 
     Pillow does the resizing whether torchvision is there or not, and results are the same with and without it.
 
-    Images are PIL images of any mode, paths, URLs, numpy arrays or torch tensors of shape `(H, W)`, `(H, W, C)` or
-    `(C, H, W)`, batches of them with one more axis in front, and lists of all that in any nesting. Arrays of any type
+    Images are PIL images of any mode; files by path, URL or bytes, opened, or as undecoded dicts of `datasets`; numpy
+    arrays or torch tensors of shape `(H, W)`, `(H, W, C)` or `(C, H, W)`; batches of these with one more axis in front;
+    and lists of all that in any nesting. Arrays of any type
     hold 0 to 255 unless `rescale_factor` or `do_rescale` say otherwise, or False and True for black and white. With
     `do_convert_rgb`, transparent images are laid on white (255, or for other than 8-bit arrays what becomes 1 by
     rescaling). Without it pixels keep the channels they come with. PIL images are turned upright as their EXIF says,
@@ -178,10 +178,8 @@ class PerceiverStudyImageProcessor(PilBackend):
                 )
 
     def fetch_images(self, image_url_or_urls):
-        """As in transformers, but in the mode of the file; also takes `pathlib.Path`."""
-        if isinstance(image_url_or_urls, (str, os.PathLike)):
-            return open_image(image_url_or_urls)
-        return super().fetch_images(image_url_or_urls)
+        """As in transformers, but in the mode of the file, and of all that `open_image` takes."""
+        return super().fetch_images(open_image(image_url_or_urls))
 
     def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> list:
         images = list(_flatten(self.fetch_images(images)))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import is_vision_available
 
-from .fetching import fetched, is_url
+from .fetching import fetched, file_in, is_url
 
 if is_vision_available():
     from PIL import ExifTags, Image, UnidentifiedImageError
@@ -36,24 +36,26 @@ FORMATS_OF_16_BITS = ("PPM", "PNG")
 
 
 def open_image(source, timeout: float | None = None):
-    """The PIL image at a path, a URL or in a base64 string, in the mode of the file; anything else as it comes.
+    """The PIL image in a file, in the mode of the file; anything else as it comes.
 
     Args:
+        source: a path, a URL, a base64 string, bytes, a file object, or a dict of `datasets` with `bytes` or `path`.
         timeout: seconds to wait for a URL; None waits forever.
 
     Raises:
-        ValueError: a string is none of these; names it.
+        ValueError: a string or a dict is none of these; names it.
         OSError: the file cannot be read, or holds no image.
     """
-    if not isinstance(source, (str, os.PathLike)):
+    source = file_in(source)
+    if not isinstance(source, (str, os.PathLike, bytes)):
         return source
-    name, source = repr(str(source)), str(source) if isinstance(source, str) else Path(source)
-    if isinstance(source, Path):
-        content = source.read_bytes()
+    name = "bytes" if isinstance(source, bytes) else repr(str(source))
+    if isinstance(source, bytes):
+        content = source
     elif is_url(source):
         content = fetched(source, timeout)
-    elif os.path.isfile(source):
-        content = Path(source).read_bytes()
+    elif not isinstance(source, str) or os.path.isfile(os.path.expanduser(source)):
+        content = Path(os.path.expanduser(source)).read_bytes()
     else:
         encoded = source.partition(",")[2] if source.startswith("data:image/") else source
         try:

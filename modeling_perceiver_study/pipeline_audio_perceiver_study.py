@@ -15,23 +15,38 @@ from transformers import AudioClassificationPipeline
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.pipelines.base import ChunkPipeline
 
-from .pipeline_point_cloud_perceiver_study import listed
+from .feature_extraction_perceiver_study import is_several_recordings
+from .pipeline_point_cloud_perceiver_study import Answers, listed, require_one
 
 
-class PerceiverStudyAudioClassificationPipeline(ChunkPipeline, AudioClassificationPipeline):
+class PerceiverStudyAudioClassificationPipeline(Answers, ChunkPipeline, AudioClassificationPipeline):
     """Classes of recordings: paths, URLs, bytes of files, arrays, and dicts of `datasets` at any rate.
 
     A recording that is longer than the feature extractor's `max_length` is cut into as many windows of that length as
     cover it, evenly spaced, and its answer is the mean of theirs.
+
+    An array or a tensor with an axis more than `(channels, L)` holds several recordings. With two axes it is one with
+    several channels for a model of several; for a model of one it may be either, and is refused: give recordings as a
+    list, and one with several channels in a list, or in a dict of `datasets`.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{"top_k": None, **kwargs})  # all answers, as transformers gives of recordings
 
     def __call__(self, inputs: Any, **kwargs):
         if isinstance(inputs, (list, tuple)) and len(inputs) > 0 and isinstance(inputs[0], Number):
             inputs = np.asarray(inputs)  # one recording, as the feature extractor takes it
-        return super().__call__(listed(inputs), **kwargs)
+        if self.feature_extractor.feature_size == 1 and getattr(inputs, "ndim", 0) == 2 and len(inputs) != 1:
+            raise ValueError(
+                f"inputs have shape {tuple(inputs.shape)}, which may be recordings or the channels of one: expected "
+                "list(inputs) for recordings, [inputs] for the channels of one."
+            )
+        return super().__call__(listed(inputs, axes=2), **kwargs)
 
     def preprocess(self, recording: Any) -> Iterator[dict[str, Any]]:
         extractor = self.feature_extractor
+        if is_several_recordings(recording, extractor.feature_size):
+            require_one(len(recording))
         windows = windows_of(extractor.read(recording), extractor.max_length)
         # transformers joins only recordings of one channel into a batch if they are of different lengths.
         several = extractor.feature_size > 1 and extractor.max_length is not None

@@ -6,7 +6,7 @@ trust_remote_code=True)` takes it.
 
 from typing import Any
 
-from .pipeline_point_cloud_perceiver_study import HeadPipeline
+from .pipeline_point_cloud_perceiver_study import HeadPipeline, require_one
 
 
 class PerceiverStudyMultimodalClassificationPipeline(HeadPipeline):
@@ -30,7 +30,9 @@ class PerceiverStudyMultimodalClassificationPipeline(HeadPipeline):
 
     def preprocess(self, sample: Any) -> dict[str, Any]:
         """One sample as it is: transformers joins no samples of which one lacks a modality."""
-        return {"sample": [sample]}
+        samples = list(sample) if isinstance(sample, (list, tuple)) else [sample]
+        require_one(len(samples))
+        return {"sample": samples}
 
     def _forward(self, model_inputs: dict[str, Any]):
         """In float32, whatever the model's dtype is."""

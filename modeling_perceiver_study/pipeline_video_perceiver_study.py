@@ -11,11 +11,11 @@ from typing import Any
 from torch import nn
 from transformers import BatchFeature, Pipeline, VideoClassificationPipeline
 
-from .pipeline_point_cloud_perceiver_study import listed
-from .video_reading import is_frame
+from .pipeline_point_cloud_perceiver_study import Answers, listed, only_one, require_one
+from .video_reading import is_frame, is_several_clips
 
 
-class PerceiverStudyVideoClassificationPipeline(VideoClassificationPipeline):
+class PerceiverStudyVideoClassificationPipeline(Answers, VideoClassificationPipeline):
     """Classes of clips: paths, URLs, bytes of files, lists of frames, arrays and tensors; or lists of such.
 
     `num_frames` and `frame_sampling_rate` may be given as in transformers: so many frames, evenly spaced over the clip,
@@ -24,6 +24,7 @@ class PerceiverStudyVideoClassificationPipeline(VideoClassificationPipeline):
 
     _load_image_processor = True
     _load_video_processor = False
+    reading = ("num_frames", "frame_sampling_rate")
 
     def __init__(self, *args, **kwargs):
         Pipeline.__init__(self, *args, **kwargs)
@@ -47,18 +48,18 @@ class PerceiverStudyVideoClassificationPipeline(VideoClassificationPipeline):
             settings = {"frame_indices": [number * frame_sampling_rate for number in range(num_frames)]}
         elif num_frames is not None:
             settings = {"num_frames": num_frames, "do_sample_frames": True, "long_clips": "spread"}
+        if is_several_clips(video):
+            require_one(len(video))
+            video = video[0]
         # Of an array the processor knows by itself that it is one clip, and not the only frame of one.
         made = self.image_processor(video if hasattr(video, "ndim") else [video], return_tensors="pt", **settings)
+        only_one(made)
         # transformers joins only clips of one length into a batch; what padding is at the end of all is not computed.
         missing = (num_frames or self.image_processor.num_frames or 0) - made["attention_mask"].shape[1]
         if missing > 0:
             made["pixel_values"] = nn.functional.pad(made["pixel_values"], (0, 0, 0, 0, 0, 0, 0, missing))
             made["attention_mask"] = nn.functional.pad(made["attention_mask"], (0, missing))
         return made
-
-    def postprocess(self, model_outputs: Any, top_k: int | None = 5, function_to_apply: str | None = None):
-        count = self.model.config.num_labels
-        return super().postprocess(model_outputs, count if top_k is None else top_k, function_to_apply)
 
 
 __all__ = ["PerceiverStudyVideoClassificationPipeline"]

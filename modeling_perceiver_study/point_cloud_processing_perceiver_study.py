@@ -1,8 +1,8 @@
 """From clouds of points in any form to what the model takes: sampled, centred, scaled, and padded with a mask."""
 
 import numbers
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from transformers import BatchFeature, FeatureExtractionMixin
 
 from .point_reading import open_points
 from .scalars import is_count
+from .video_reading import is_file
 
 _CANDIDATES = 64  # times the points wanted, from which the farthest are taken
 
@@ -78,7 +79,8 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
 
         Args:
             points: a cloud `(m, A + C)`, a batch of such `(B, m, A + C)`, or a list of clouds of different sizes.
-                Each is an array, a tensor, nested lists, or a .npy, .ply, .off or .pcd file, as a path or as bytes.
+                Each is an array, a tensor, nested lists, or a .npy, .ply, .off or .pcd file, by its path, its URL or
+                its bytes, opened, or as an undecoded dict of `datasets`.
             return_tensors: `"pt"` or `"np"`.
 
         Returns:
@@ -108,7 +110,7 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
         """`A + C`"""
         return self.num_axes + self.num_features
 
-    def read(self, source: str | os.PathLike | bytes) -> np.ndarray:
+    def read(self, source: Any) -> np.ndarray:
         """`(m, A + C)`: the cloud in a file, which `__call__` takes, too. Errors as those of `open_points`."""
         names = [] if self.feature_names is None and self.num_features == 0 else self.feature_names
         return open_points(source, self.num_axes, names, self.num_points)
@@ -120,7 +122,7 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
             cloud: as `__call__` takes them.
             name: what messages call it.
         """
-        if isinstance(cloud, (str, os.PathLike, bytes)):
+        if _is_file(cloud):
             cloud = self.read(cloud)
         cloud = _array(cloud)
         if cloud.ndim != 2 or cloud.shape[1] != self.num_columns:
@@ -146,7 +148,7 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
         return torch.cat([places, cloud[:, self.num_axes :]], dim=1).float().numpy()
 
     def _clouds(self, points) -> list:
-        if isinstance(points, (str, os.PathLike, bytes)):
+        if _is_file(points):
             return [points]
         if isinstance(points, (list, tuple)):
             return [points] if points and _is_row(points[0]) else list(points)
@@ -186,11 +188,20 @@ def normalize_points(
     return points / torch.where(alike, 1, largest) * ~alike
 
 
+def is_several_clouds(value) -> bool:
+    """Whether it is a list of clouds, and not one as a list of points."""
+    return isinstance(value, (list, tuple)) and len(value) > 0 and not _is_row(value[0])
+
+
+def _is_file(cloud) -> bool:
+    return isinstance(cloud, Mapping) or is_file(cloud)
+
+
 def _is_row(value) -> bool:
     """Whether it is the numbers of one point."""
     if isinstance(value, (list, tuple)):
         return len(value) > 0 and isinstance(value[0], numbers.Number)
-    return getattr(value, "ndim", 0) == 1
+    return getattr(value, "ndim", 0) == 1 and not _is_file(value)
 
 
 def _array(values) -> np.ndarray:

@@ -4,17 +4,19 @@ The kind is told by how the content begins, not by the name of the file.
 """
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from .fetching import fetched, file_in, is_url
 
 _FILLING = ("_", "#$%&~~")  # how fields begin that hold nothing, the latter as pypcd4 calls them
 
 
 def open_points(
-    source: str | os.PathLike | bytes,
+    source: Any,
     num_axes: int = 3,
     feature_names: Sequence[str] | None = None,
     num_points: int | None = None,
@@ -22,7 +24,7 @@ def open_points(
     """The cloud `(m, columns)` in a file: coordinates of each point, then its other numbers.
 
     Args:
-        source: a path, or the content of a file.
+        source: a path, a URL, the bytes of a file, a file object, or a dict of `datasets` with `bytes` or `path`.
         num_axes: how many of `x`, `y` and `z` are read of .ply, .off and .pcd files.
         feature_names: which other fields of .ply and .pcd files are read; None reads all, in the order of the file.
             Whole numbers of 8 and 16 bits, which colours are, become shares of the largest; the colours that the PCL
@@ -32,12 +34,15 @@ def open_points(
 
     Raises:
         ValueError: it is none of these, has not the fields, or cannot be read; says so.
-        OSError: there is no such file.
+        OSError: there is no such file, or a URL cannot be fetched.
         ImportError: the library that reads it is not installed.
     """
+    source = file_in(source)
     name, content = "the bytes", source
-    if not isinstance(source, bytes):
-        name, content = str(source), Path(source).read_bytes()
+    if is_url(source):
+        name, content = source, fetched(source)
+    elif not isinstance(source, bytes):
+        name, content = str(source), Path(source).expanduser().read_bytes()
     content = content.removeprefix(b"\xef\xbb\xbf")  # which some editors write before a text
     start = _without_comments(content[:1000])
     if start.startswith(b"\x93NUMPY"):

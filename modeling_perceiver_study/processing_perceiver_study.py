@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from transformers import AddedToken, BatchFeature, ProcessorMixin
 
-from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor
-from .fetching import fetched, is_url
+from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor, is_several_recordings
+from .fetching import fetched, file_in, is_url
 from .image_processing_perceiver_study import PerceiverStudyImageProcessor
-from .point_cloud_processing_perceiver_study import PerceiverStudyPointCloudProcessor
+from .point_cloud_processing_perceiver_study import PerceiverStudyPointCloudProcessor, is_several_clouds
 from .tokenization_perceiver_study import PerceiverStudyTokenizer
 from .video_processing_perceiver_study import PerceiverStudyVideoProcessor
-from .video_reading import is_file, streams_in
+from .video_reading import is_file, is_several_clips, streams_in
 
 # What a processor's part of the file is read by, beside the tokenizer.
 PROCESSORS = {
@@ -36,6 +36,14 @@ _OF_TOKENIZER = (
 _OF_TOKEN = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 # The streams of a file that some processors need.
 _STREAMS = {PerceiverStudyFeatureExtractor: "audio", PerceiverStudyVideoProcessor: "video"}
+# Axes that an array of one sample has, at most.
+_AXES = {
+    PerceiverStudyTokenizer: 0,
+    PerceiverStudyFeatureExtractor: 2,
+    PerceiverStudyVideoProcessor: 4,  # before that of images, which it is, too
+    PerceiverStudyImageProcessor: 3,
+    PerceiverStudyPointCloudProcessor: 2,
+}
 # What a processor returns beside the input itself and its mask.
 _LEFT_OUT = {"position_features": "do_fourier_encode"}
 
@@ -97,7 +105,8 @@ class PerceiverStudyProcessor(ProcessorMixin):
         Args:
             samples: a dict of what the processor of each modality takes, by name, in which a modality may be left out
                 or None; or a file, such as a video with sound, by its path, its bytes or opened, from which each takes
-                what is there. Texts are not in files.
+                what is there. Texts are not in files. Several samples are a list of dicts, and not a dict of lists: a
+                list is a clip of frames, or a recording of numbers, or of a list for each channel of the extractor.
             return_tensors: `"pt"` or `"np"`.
             kwargs: settings of a single modality, as `video={"num_frames": 8}`.
 
@@ -106,7 +115,7 @@ class PerceiverStudyProcessor(ProcessorMixin):
             no sample has is left out.
 
         Raises:
-            ValueError: a sample has no modality, or one that is unknown; or its processor refuses it.
+            ValueError: a sample has no modality, one that is unknown, or several of one; or its processor refuses it.
         """
         unknown = sorted(kwargs.keys() - self.modalities.keys())
         if unknown:
@@ -123,6 +132,8 @@ class PerceiverStudyProcessor(ProcessorMixin):
             rows = [row for row, sample in enumerate(samples) if name in sample]
             if rows:
                 found = [samples[row][name] for row in rows]
+                for row, value in zip(rows, found, strict=True):
+                    _require_one(name, processor, value, row)
                 made = _call(name, processor, found, kwargs.get(name, {}))
                 names = self._names(name, list(made))
                 data |= dict(zip(names, _spread(made, rows, len(samples)), strict=True))
@@ -136,14 +147,14 @@ class PerceiverStudyProcessor(ProcessorMixin):
 
     def _parts(self, sample: Any, number: int) -> dict[str, Any]:
         if is_file(sample):
-            return self._parts_of_file(sample.read() if hasattr(sample, "read") else sample, number)
+            return self._parts_of_file(file_in(sample), number)
         names = ", ".join(self.modalities)
         if not isinstance(sample, Mapping):
             raise ValueError(f"Sample {number} is a {type(sample).__name__}: expected a file, or a dict of {names}.")
         unknown = sorted(sample.keys() - self.modalities.keys())
         if unknown:
             raise ValueError(f"Sample {number} has {unknown[0]!r}: expected some of {names}.")
-        found = {name: value for name, value in sample.items() if value is not None}
+        found = {name: _plain(value) for name, value in sample.items() if value is not None}
         if not found:
             raise ValueError(f"Sample {number} has nothing: expected at least one of {names}.")
         return found
@@ -160,6 +171,11 @@ class PerceiverStudyProcessor(ProcessorMixin):
             there = "has none of these" if needed else "cannot hold a text"
             raise ValueError(f"Sample {number} is a file, and {there}: {', '.join(needed or self.modalities)}.")
         return found
+
+
+def _plain(value: Any) -> Any:
+    """Bytes as such: a memoryview has axes, as arrays have."""
+    return bytes(value) if isinstance(value, (bytearray, memoryview)) else value
 
 
 def _processor(name: str, settings: Any) -> Any:
@@ -195,6 +211,25 @@ def _settings(processor: Any) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if key not in ("auto_map", "processor_class")}
 
 
+def _require_one(name: str, processor: Any, value: Any, row: int):
+    """Raise a ValueError where a sample has a list, or an array, of several for one modality."""
+    kind = next((kind for kind in _AXES if isinstance(processor, kind)), None)
+    several = kind is not None and getattr(value, "ndim", 0) > _AXES[kind]
+    if kind is PerceiverStudyFeatureExtractor:
+        several |= is_several_recordings(value, processor.feature_size)
+    elif kind is PerceiverStudyVideoProcessor:
+        several |= is_several_clips(value)
+    elif kind is PerceiverStudyPointCloudProcessor:
+        several |= is_several_clouds(value)
+    elif kind is not None:
+        several |= isinstance(value, (list, tuple))
+    if several:
+        raise ValueError(
+            f"Sample {row} has a list of {len(value)} for {name!r}: expected one in each sample. Give several samples "
+            f"as a list of dicts, [{{{name!r}: ..}}, {{{name!r}: ..}}]."
+        )
+
+
 def _call(name: str, processor: Any, samples: list[Any], settings: dict[str, Any]) -> dict[str, np.ndarray]:
     """What the processor makes of a list of samples, and always a mask."""
     if isinstance(processor, PerceiverStudyTokenizer):
@@ -205,16 +240,17 @@ def _call(name: str, processor: Any, samples: list[Any], settings: dict[str, Any
     if isinstance(processor, PerceiverStudyVideoProcessor):
         # In a list an array of three axes would be a frame, and not a clip.
         samples = [clip[..., None] if getattr(clip, "ndim", 0) == 3 else clip for clip in samples]
-    if hasattr(samples[0], "ndim") and len(samples) == 1:
-        samples = samples[0][None]
+    alone = hasattr(samples[0], "ndim") and len(samples) == 1
     try:
-        made = processor(samples, return_tensors="np", **plain | settings)
+        made = processor(samples[0][None] if alone else samples, return_tensors="np", **plain | settings)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     made = {argument: np.asarray(value) for argument, value in made.items() if argument not in _LEFT_OUT}
     if "attention_mask" not in made:  # of images: one entry for each line of pixels
         first = next(iter(made.values()))
         made["attention_mask"] = np.ones((len(first), first.shape[-2]), np.int64)
+    if (count := len(made["attention_mask"])) != len(samples):
+        raise ValueError(f"{name}: {len(samples)} samples became {count}: expected one of each.")
     return made
 
 

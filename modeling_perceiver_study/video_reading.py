@@ -7,19 +7,16 @@ frame after the other, and only those that are wanted are kept. Lists and arrays
 import os
 from collections.abc import Callable, Sequence
 from io import BytesIO
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers.image_utils import is_pil_image
-from transformers.utils import is_vision_available
 
-from .fetching import fetched, is_url
+from .fetching import fetched, file_in, is_url
 from .image_reading import open_image
-
-if is_vision_available():
-    from PIL import Image
 
 # From how many frames a clip has, and how many it shows a second if that is known, to the numbers of those wanted.
 Choice = Callable[[int, float | None], Sequence[int]]
@@ -77,6 +74,8 @@ def read_frames(source: Any, choice: Choice) -> list[Any]:
     """
     if isinstance(source, dict):
         source = _of_dict(source, "A clip")
+    if isinstance(source, (bytearray, memoryview)):
+        source = bytes(source)
     if is_file(source):
         return _read_file(source, choice)
     if hasattr(source, "ndim"):
@@ -93,7 +92,7 @@ def read_frames(source: Any, choice: Choice) -> list[Any]:
 
 def is_file(source: Any) -> bool:
     """Whether it is a file, by its path, its bytes, or opened."""
-    return isinstance(source, (str, bytes, os.PathLike)) or hasattr(source, "read")
+    return isinstance(source, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(source, "read")
 
 
 def streams_in(source: Any) -> set[str] | None:
@@ -114,7 +113,8 @@ def is_frame(value: Any) -> bool:
     """
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes):
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        value = bytes(value[:12])
         return value.startswith(_PICTURE_STARTS) or (value.startswith(b"RIFF") and value[8:12] == b"WEBP")
     if isinstance(value, (str, os.PathLike)):
         return str(value).lower().endswith(_PICTURE_ENDINGS)
@@ -122,6 +122,20 @@ def is_frame(value: Any) -> bool:
         return False
     axes = getattr(value, "ndim", 2)
     return axes < 3 or (axes == 3 and (value.shape[0] in (1, 3) or value.shape[-1] in (1, 3, 4)))
+
+
+def is_several_clips(value: Any) -> bool:
+    """Whether it is a list of clips, and not one as a list of frames, which may be lists of numbers."""
+    if not isinstance(value, (list, tuple)) or len(value) == 0:
+        return False
+    first = leaf = value[0]
+    while isinstance(leaf, (list, tuple)) and len(leaf) > 0:
+        leaf = leaf[0]
+    if leaf is not first:
+        if not isinstance(leaf, Number) and getattr(leaf, "ndim", 2) > 1:
+            return True
+        first = np.asarray(first)
+    return not is_frame(first)
 
 
 def open_video(source: str | bytes | os.PathLike | Any):
@@ -150,7 +164,7 @@ def _read_file(source: Any, choice: Choice) -> list[np.ndarray]:
     """`(H, W, 3)` uint8 for each wanted frame."""
     av = _av()
     if hasattr(source, "read"):
-        source = source.read()  # it is read twice: once to count
+        source = file_in(source)  # it is read twice: once to count
     container, name = open_video(source)
     with container:
         if not container.streams.video:
@@ -202,9 +216,7 @@ def _checked(numbers: Sequence[int], count: int) -> list[int]:
 def _frame(value: Any) -> Any:
     if isinstance(value, dict):
         value = _of_dict(value, "A frame")
-    if isinstance(value, bytes):
-        return Image.open(BytesIO(value))
-    if isinstance(value, (str, os.PathLike)):
+    if isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview)):
         return open_image(value)
     if isinstance(value, list):
         return np.asarray(value)
@@ -212,6 +224,8 @@ def _frame(value: Any) -> Any:
         return value.float()
     if not (is_pil_image(value) or hasattr(value, "ndim")):
         raise ValueError(f"A frame is a {type(value).__name__}: expected a picture by path or bytes, or an array.")
+    if hasattr(value, "ndim") and value.ndim not in (2, 3):
+        raise ValueError(f"A frame has shape {tuple(value.shape)}: expected (height, width), or channels as well.")
     return value
 
 

@@ -110,7 +110,24 @@ def test_other_rates_and_channels(saved):
     for given in (encoded(samples, 2 * RATE), {"array": samples, "sampling_rate": 2 * RATE}):
         assert_answers(classify(given), expected(model, extractor, extractor.read(given)))
     stereo = np.stack([noise(1000), noise(1000, 1)])
-    assert_answers(classify(stereo), expected(model, extractor, stereo.mean(axis=0)))
+    mean = expected(model, extractor, stereo.mean(axis=0))
+    for given in ({"array": stereo, "sampling_rate": RATE}, encoded(stereo.T)):
+        assert_answers(classify(given), mean)
+    assert_answers(classify([stereo])[0], mean)
+
+
+def test_an_array_of_two_axes(saved):
+    """To a model of one channel the extractor takes it for recordings, and files of that shape are channels of one."""
+    _, model, extractor, classify = saved
+    waves = np.stack([noise(1000), noise(1000, 1)])
+    for given in (waves, torch.from_numpy(waves)):
+        with pytest.raises(ValueError, match=r"inputs have shape \(2, 1000\), which may be .* expected list\(inputs\)"):
+            classify(given)
+        for answers, samples in zip(classify(list(given)), waves, strict=True):
+            assert_answers(answers, expected(model, extractor, samples))
+        assert classify(given[:1]) == classify(waves[0])
+        for answers in classify(torch.from_numpy(np.stack([waves, waves]))):
+            assert_answers(answers, expected(model, extractor, waves.mean(axis=0)))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

@@ -7,6 +7,7 @@ import pytest
 
 from modeling_perceiver_study.audio_reading import read_audio
 from modeling_perceiver_study.image_reading import open_image
+from modeling_perceiver_study.point_reading import open_points
 from modeling_perceiver_study.video_reading import open_video
 from tests.file_server import serving
 
@@ -14,6 +15,7 @@ READERS = {
     "picture": open_image,
     "recording": functools.partial(read_audio, sampling_rate=8000, num_channels=1),
     "clip": open_video,
+    "cloud": open_points,
 }
 
 

@@ -171,7 +171,7 @@ def test_errors_at_construction(kwargs, message):
         PerceiverStudyImageProcessor(**kwargs)
 
 
-@pytest.mark.parametrize("image", [7, None, {"image": 1}])
+@pytest.mark.parametrize("image", [7, None, {1}])
 def test_what_is_no_image(image):
     with pytest.raises(TypeError, match=type(image).__name__):
         PerceiverStudyImageProcessor()(image)

@@ -1,6 +1,8 @@
 """One reading of a picture, whether it comes as a file, a PIL image or through a pipeline, and in whatever mode."""
 
 import base64
+import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from modeling_perceiver_study import (
     PerceiverStudyImageClassificationPipeline,
     PerceiverStudyImageFeatureExtractionPipeline,
     PerceiverStudyImageProcessor,
+    PerceiverStudyProcessor,
+    PerceiverStudyTokenizer,
 )
 from modeling_perceiver_study.image_reading import open_image, upright
 from tests.checkpoints import save_checkpoint
@@ -127,6 +131,8 @@ def sources(name, folder):
         yield from (str(path), path, base64.b64encode(content).decode())
         yield f"data:image/x;base64,{base64.b64encode(content).decode()}"
         yield opened(content)
+        yield from (content, bytearray(content), memoryview(content), io.BytesIO(content))
+        yield from ({"bytes": content, "path": None}, {"bytes": None, "path": str(path)}, {"path": path})
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -138,6 +144,42 @@ def test_pipelines_see_what_the_processor_makes(pipelines, tmp_path, name, task)
     for source, seen in zip(given, seen_by_model(run, *given), strict=True):
         assert torch.equal(seen, expected)
         assert torch.equal(run.image_processor(source)["pixel_values"], expected)
+
+
+@pytest.mark.parametrize("task", [*TASKS, "several"])
+def test_a_folder_by_its_tilde(pipelines, tmp_path, monkeypatch, task):
+    content, image = PICTURES["RGBA"]
+    (tmp_path / "picture.png").write_bytes(content)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for source in ("~/picture.png", Path("~/picture.png"), {"path": "~/picture.png"}):
+        if task == "several":
+            several = PerceiverStudyProcessor({"image": PerceiverStudyImageProcessor()})
+            (seen,) = several({"image": source})["pixel_values"]
+            assert torch.equal(seen, several({"image": image})["pixel_values"][0])
+        else:
+            (seen,) = seen_by_model(pipelines[task], source)
+            assert torch.equal(seen, pipelines[task].image_processor(image)["pixel_values"])
+
+
+@pytest.mark.parametrize("name", ["RGB", "I;16"])
+def test_files_among_several_modalities(tmp_path, name):
+    """As the value of a modality, and as a sample that has all of them."""
+    several = PerceiverStudyProcessor({"image": PerceiverStudyImageProcessor(), "text": PerceiverStudyTokenizer()})
+    expected = several({"image": PICTURES[name][1]})
+    for source in sources(name, tmp_path):
+        for found in (several({"image": source}), several([{"image": source}, {"text": "a"}])):
+            assert torch.equal(found["pixel_values"][:1], expected["pixel_values"])
+        if not isinstance(source, (dict, Image.Image)) and not str(source).startswith(("data:", "iVBOR")):
+            assert torch.equal(several(source)["pixel_values"], expected["pixel_values"])
+    with serving(tmp_path) as server:
+        for sample in (f"{server}/picture", {"image": f"{server}/picture"}, {"image": {"path": f"{server}/picture"}}):
+            assert torch.equal(several(sample)["pixel_values"], expected["pixel_values"])
+
+
+@pytest.mark.parametrize("wrong", [{"bytes": None, "path": None}, {"picture": b""}, {"image": 1}])
+def test_a_dict_without_a_file(wrong):
+    with pytest.raises(ValueError, match=r"a dict with .*: expected `bytes` or `path`"):
+        PerceiverStudyImageProcessor()(wrong)
 
 
 @pytest.mark.parametrize("task", TASKS)

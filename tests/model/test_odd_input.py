@@ -14,20 +14,11 @@ from modeling_perceiver_study import (
     PerceiverStudyTokenizer,
     PerceiverStudyVideoProcessor,
 )
-from modeling_perceiver_study.pipeline_audio_perceiver_study import PerceiverStudyAudioClassificationPipeline
-from modeling_perceiver_study.pipeline_perceiver_study import (
-    PerceiverStudyImageClassificationPipeline,
-    PerceiverStudyImageFeatureExtractionPipeline,
-)
-from modeling_perceiver_study.pipeline_point_cloud_perceiver_study import (
-    PerceiverStudyPointCloudClassificationPipeline,
-)
 from modeling_perceiver_study.pipeline_video_perceiver_study import PerceiverStudyVideoClassificationPipeline
 from tests.clips import random_clip
 from tests.kinds import KINDS, arguments_of, model_of
+from tests.pipelines import PIPELINES, SAMPLES, SMALL, VIDEO, pipeline_of
 
-SMALL = {"num_latents": 4, "d_latents": 16, "num_self_attention_heads": 2, "num_cross_attention_heads": 1}
-VIDEO = {"num_axes": 3, "channel_axis": 2, "image_size": [6, 8, 8], "patch_size": [2, 4, 4], "num_frequency_bands": 2}
 NAN = np.where(random_clip() > 250, np.nan, random_clip())
 
 # Texts
@@ -183,40 +174,6 @@ def test_what_the_pipeline_of_clips_refuses(classify, clip, options, message):
         classify(clip, **options)
 
 
-PIPELINES = {
-    "image": (
-        PerceiverStudyImageClassificationPipeline,
-        "ForImageClassification",
-        {"image_size": 8, "num_frequency_bands": 2},
-        {"image_processor": PerceiverStudyImageProcessor(do_fourier_encode=False)},
-    ),
-    "latents": (
-        PerceiverStudyImageFeatureExtractionPipeline,
-        "Model",
-        {"image_size": 8, "num_frequency_bands": 2},
-        {"image_processor": PerceiverStudyImageProcessor(do_fourier_encode=False)},
-    ),
-    "sound": (
-        PerceiverStudyAudioClassificationPipeline,
-        "ForAudioClassification",
-        {"input_name": "input_values", "num_axes": 1, "num_channels": 1, "image_size": 20, "num_frequency_bands": 2},
-        {"feature_extractor": PerceiverStudyFeatureExtractor(sampling_rate=1000)},
-    ),
-    "points": (
-        PerceiverStudyPointCloudClassificationPipeline,
-        "ForPointCloudClassification",
-        {"input_type": "points", "num_axes": 3, "num_channels": 0, "max_frequencies": 3, "num_frequency_bands": 2},
-        {"feature_extractor": package.PerceiverStudyPointCloudProcessor()},
-    ),
-}
-
-
-def pipeline_of(kind):
-    pipeline_class, model, fields, processor = PIPELINES[kind]
-    model = getattr(package, f"PerceiverStudy{model}")(PerceiverStudyConfig(**fields, **SMALL)).eval()
-    return pipeline_class(model=model, **processor)
-
-
 @pytest.mark.parametrize("kind", PIPELINES)
 @pytest.mark.parametrize("nothing", [[], Dataset.from_dict({"sample": []})["sample"]], ids=["list", "column"])
 def test_a_list_of_nothing(kind, nothing):
@@ -224,22 +181,17 @@ def test_a_list_of_nothing(kind, nothing):
         pipeline_of(kind)(nothing)
 
 
-SAMPLES = {
-    "image": [np.full((8, 8, 3), number, dtype=np.uint8) for number in (0, 99)],
-    "latents": [np.full((8, 8, 3), number, dtype=np.uint8) for number in (0, 99)],
-    "sound": [np.linspace(-1, 1, 30), np.linspace(1, 0, 30)],
-    "points": [np.eye(3), np.tri(3)],
-}
-
-
 @pytest.mark.parametrize("kind", PIPELINES)
 def test_several_samples_of_any_form(kind):
     """A column of two recordings is not one with two channels."""
     answer, samples = pipeline_of(kind), SAMPLES[kind]
     expected = [answer(sample) for sample in samples]
-    column = Dataset.from_dict({"sample": [sample.tolist() for sample in samples]}).with_format("numpy")["sample"]
-    for several in (samples, tuple(samples), column):
-        assert answer(several) == expected
+    several = [samples, tuple(samples)]
+    if kind not in ("several", "video"):  # whose columns are not arrays of 8 bits
+        column = Dataset.from_dict({"sample": [sample.tolist() for sample in samples]})
+        several.append(column.with_format("numpy")["sample"])
+    for given in several:
+        assert answer(given) == expected
     assert list(answer(sample for sample in samples)) == expected
 
 
@@ -399,3 +351,67 @@ def test_two_modalities_of_one_input_name(tmp_path):
     config = PerceiverStudyConfig(modalities=fields, num_labels=3, **SMALL)
     model = package.PerceiverStudyForMultimodalClassification(config).eval()
     torch.testing.assert_close(model(**again).logits, model(**found).logits)
+
+
+ONE_OF_EACH = {
+    "image": [Image.new("RGB", (8, 8), "red"), random_clip()[0]],
+    "points": [np.eye(3), np.tri(3).tolist()],
+    "sound": [np.linspace(-1, 1, 30), np.linspace(1, 0, 30).tolist(), np.ones((2, 30))],
+    "text": ["a", "bc"],
+    "video": [random_clip(), list(random_clip()), random_clip()[..., 0].tolist(), [Image.new("L", (8, 8))] * 3],
+}
+
+
+@pytest.fixture(scope="module")
+def all_kinds():
+    return package.PerceiverStudyProcessor(
+        {
+            "image": PerceiverStudyImageProcessor(size={"height": 8, "width": 8}),
+            "points": package.PerceiverStudyPointCloudProcessor(),
+            "sound": PerceiverStudyFeatureExtractor(sampling_rate=1000),
+            "text": PerceiverStudyTokenizer(),
+            "video": PerceiverStudyVideoProcessor(size={"height": 8, "width": 8}),
+        },
+        input_names={"image": "picture"},
+    )
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_a_dict_of_lists_is_not_several_samples(all_kinds, name):
+    """Two recordings are not one in stereo, two clips no longer one, a second picture not that of the next sample."""
+    ones = ONE_OF_EACH[name]
+    several = [[one, other] for one in ones for other in ones] + [[ones[0]] * 3, tuple(ones)]
+    if hasattr(ones[0], "shape"):
+        several.append(np.stack([ones[0], ones[0]]) if name != "sound" else np.ones((2, 2, 30)))
+    for value in several:
+        for samples, row in (
+            ({name: value}, 0),
+            ([{name: ones[0]}, {name: value}], 1),
+            ([{name: value}, {name: []}], 0),
+        ):
+            with pytest.raises(
+                ValueError, match=rf"Sample {row} has a list of \d for '{name}': .* a list of dicts, \[{{"
+            ):
+                all_kinds(samples)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_what_may_be_a_list_in_one_sample(all_kinds, name):
+    """And gives each sample of a list what it has alone."""
+    samples = [{name: one} for one in ONE_OF_EACH[name]]
+    together = all_kinds(samples, return_tensors="np")
+    for row, sample in enumerate(samples):
+        for argument, values in all_kinds(sample, return_tensors="np").items():
+            assert len(values) == 1 and len(together[argument]) == len(samples)
+            whole = together[argument][row][tuple(slice(size) for size in values.shape[1:])]
+            np.testing.assert_allclose(whole, values[0], atol=1e-6)
+
+
+def test_a_list_for_each_channel():
+    stereo = package.PerceiverStudyProcessor({"sound": PerceiverStudyFeatureExtractor(2, sampling_rate=1000)})
+    waves = np.stack([np.linspace(-1, 1, 30), np.linspace(1, 0, 30)])
+    expected = stereo({"sound": waves})["input_values"]
+    for given in (list(waves), waves.tolist()):
+        torch.testing.assert_close(stereo({"sound": given})["input_values"], expected)
+    with pytest.raises(ValueError, match="a list of 3 for 'sound'"):
+        stereo({"sound": [waves[0]] * 3})

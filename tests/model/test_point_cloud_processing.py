@@ -18,8 +18,10 @@ from modeling_perceiver_study import (
     PerceiverStudyModel,
     PerceiverStudyPointCloudClassificationPipeline,
     PerceiverStudyPointCloudProcessor,
+    PerceiverStudyProcessor,
 )
 from modeling_perceiver_study.point_reading import open_points
+from tests.file_server import serving
 
 PLY = b"""ply
 format ascii 1.0
@@ -397,6 +399,25 @@ def test_bytes_like_objects_are_read_from_memory(cloud):
     np.save(buffer, cloud)
     points = PerceiverStudyPointCloudProcessor()([buffer.getvalue()])["points"]
     assert points.shape == (1, 40, 3)
+
+
+def test_forms_of_a_file(checkpoint, cloud, tmp_path, monkeypatch):
+    _, model = checkpoint
+    np.save(tmp_path / "cloud.npy", cloud)
+    content = (tmp_path / "cloud.npy").read_bytes()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    processor = PerceiverStudyPointCloudProcessor(num_points=30)
+    several = PerceiverStudyProcessor({"cloud": processor})
+    classify = PerceiverStudyPointCloudClassificationPipeline(model, feature_extractor=processor, device="cpu")
+    expected, answers = processor(cloud)["points"], classify(cloud)
+    forms = [content, bytearray(content), memoryview(content), io.BytesIO(content), {"bytes": content, "path": None}]
+    with serving(tmp_path) as server:
+        for form in [*forms, "~/cloud.npy", {"path": "~/cloud.npy"}, f"{server}/cloud.npy"]:
+            for given in (form, [form]):
+                torch.testing.assert_close(processor(given)["points"], expected)
+            for sample in [{"cloud": form}] if isinstance(form, dict) else [{"cloud": form}, form]:
+                torch.testing.assert_close(several(sample)["points"], expected)
+            assert classify(form) == classify([form])[0] == answers
 
 
 def test_the_pipeline_keeps_the_model_that_it_is_given(checkpoint, cloud):

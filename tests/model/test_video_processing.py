@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoModelForVideoClassification, pi
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForVideoClassification,
+    PerceiverStudyProcessor,
     PerceiverStudyVideoProcessor,
 )
 from modeling_perceiver_study.video_reading import choose_frames, read_frames
@@ -73,13 +74,19 @@ def test_all_forms_of_a_clip_are_read_alike(tmp_path):
         path.read_bytes(),
         {"bytes": path.read_bytes(), "path": None},
         io.BytesIO(path.read_bytes()),
+        bytearray(path.read_bytes()),
+        memoryview(path.read_bytes()),
+        {"bytes": bytearray(path.read_bytes())},
     ]
+    forms += [[bytearray(file.read_bytes()) for file in files], [memoryview(file.read_bytes()) for file in files]]
     forms += [clip, first_axis, list(clip), pictures, files, contents, [frame.tolist() for frame in clip]]
     processor = build_processor(size={"height": 12, "width": 16})
     expected = processor(clip)["pixel_values"]
     assert expected.shape == (1, 6, 3, 12, 16)
+    several = PerceiverStudyProcessor({"clip": processor})
     for form in forms[:-1]:
-        torch.testing.assert_close(processor(form)["pixel_values"], expected, rtol=0, atol=0)
+        for made in (processor(form), processor([form]), several({"clip": form})):
+            torch.testing.assert_close(made["pixel_values"], expected, rtol=0, atol=0)
     assert len(read_frames(forms[-1], everything)) == 6
 
 

@@ -1,9 +1,12 @@
 """Pushing to a Hub that fails, refuses or breaks off, with the real client; and loading from it."""
 
+import json
 import os
+import re
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
@@ -11,6 +14,7 @@ from lab.errors import UserError
 from lab.release import hub as hub_client
 from lab.release import staging
 from tests.hub_server import READ_TOKEN, TOKEN, commits, in_a_clean_process
+from tests.pipelines import pipeline_of
 
 # The client's own, for what it gives to its HTTP library.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")]
@@ -148,3 +152,38 @@ for name, revision, token in (
     assert "org/nowhere is not a local folder and is not a valid model identifier" in missing
     assert "org/tiny" in wrong_token
     assert "no-revision is not a valid git identifier" in revision
+
+
+LOAD_HEAD = """
+import json, sys
+sys.modules["modeling_perceiver_study"] = None
+from transformers import pipeline
+name, task, token, sample, *offline = sys.argv[1:]
+options = {"token": token, "model_kwargs": {"cache_dir": "files"}} | dict.fromkeys(offline, True)
+classify = pipeline(task, model=name, trust_remote_code=True, **options)
+print(json.dumps(classify(json.loads(sample))))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"), [("points", "point-cloud-classification"), ("several", "multimodal-classification")]
+)
+def test_a_head_that_has_no_auto_class(hub, repo, tmp_path, kind, task):
+    """From a private repository, with a token and a folder for its files, and then once more from these."""
+    expected = pipeline_of(kind)
+    expected.model.save_pretrained(tmp_path / "saved")
+    (expected.processor or expected.feature_extractor).save_pretrained(tmp_path / "saved")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
+    hub.repositories[repo].private = True
+    hub.repositories[repo].commits.append(("a" * 40, files))
+    points = np.eye(3).tolist()
+    samples = [points if kind == "points" else {"points": points}]
+    for offline in ([], ["local_files_only"]):
+        arguments = repo, task, READ_TOKEN, json.dumps(samples), *offline
+        done = in_a_clean_process(hub, LOAD_HEAD, *arguments, folder=tmp_path, HF_TOKEN="")
+        assert done.returncode == 0, done.stderr
+        for one, other in zip(json.loads(done.stdout)[0], expected(samples)[0], strict=True):
+            assert one["label"] == other["label"] and one["score"] == pytest.approx(other["score"], abs=1e-5)
+    fetched = [request for request in hub.requests if re.fullmatch(rf"GET /{repo}/.*model.safetensors", request)]
+    assert len(fetched) == 1
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
