@@ -133,8 +133,7 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
         Pixels have the values that they come with, 0 to 255 for files and pictures.
         """
         frames = self.read(video, frame_indices, **kwargs)
-        plain = {"do_rescale": False, "do_normalize": False, "return_tensors": None}
-        pixels = super().preprocess(frames, **kwargs | plain)["pixel_values"]
+        pixels = super().preprocess(frames, **kwargs | {"return_tensors": None})["pixel_values"]
         sizes = {frame.shape for frame in pixels}
         if len(sizes) > 1:
             raise ValueError(
@@ -142,6 +141,10 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
                 "with height and width makes of them."
             )
         return np.stack(pixels)
+
+    def _preprocess(self, images: list[np.ndarray], **kwargs) -> BatchFeature:
+        # How frames are rescaled says what their white is, but `features` rescales and normalises whole clips.
+        return super()._preprocess(images, **kwargs | {"do_rescale": False, "do_normalize": False})
 
     def preprocess(self, videos: Any, *args, frame_indices: Any = None, **kwargs) -> BatchFeature:
         """One clip or several `-> pixel_values, attention_mask`

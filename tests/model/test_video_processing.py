@@ -15,8 +15,10 @@ from transformers import AutoImageProcessor, AutoModelForVideoClassification, pi
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForVideoClassification,
+    PerceiverStudyImageProcessor,
     PerceiverStudyVideoProcessor,
 )
+from modeling_perceiver_study import image_processing_perceiver_study as image_processing
 from modeling_perceiver_study.video_reading import choose_frames, read_frames
 from tests.clips import encoded_clip, random_clip
 
@@ -90,6 +92,47 @@ def test_grey_and_colour():
     flat = np.repeat(clip[..., :1], 3, axis=-1)
     of_grey = build_processor()(clip[..., 0])["pixel_values"]
     torch.testing.assert_close(of_grey, build_processor()(flat)["pixel_values"])
+
+
+RGBA = np.concatenate([random_clip(), random_clip(seed=1)[..., :1]], axis=-1)
+TRANSPARENT = {
+    "uint8": RGBA,
+    "uint16": RGBA.astype(np.uint16) * 257,
+    "int32": RGBA.astype(np.int32),
+    "floats": RGBA.astype(np.float32),
+    "white": np.full((2, 12, 16, 4), 255, np.float32),
+    "floats to 1": RGBA / 255,
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("settings", [{}, {"rescale_factor": 1 / 65535}, {"do_rescale": False}])
+@pytest.mark.parametrize("kind", TRANSPARENT)
+def test_transparent_clips_are_laid_on_white_as_pictures_are(kind, settings, channels):
+    """Whatever white is in them, for settings of the processor and of a call."""
+    clip = TRANSPARENT[kind]
+    mean = {"num_channels": channels, "image_mean": [0.4] * channels, "image_std": [0.5] * channels}
+    pictures = PerceiverStudyImageProcessor(size=SIZE, do_fourier_encode=False, **mean, **settings)
+    expected = pictures(list(clip))["pixel_values"]
+    tolerance = 1e-6 * max(1, expected.abs().max().item())
+    for found in (build_processor(**mean, **settings)(clip), build_processor(**mean)(clip, **settings)):
+        torch.testing.assert_close(found["pixel_values"][0], expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("clip", "settings", "warned"),
+    [
+        (random_clip() / 255, {}, True),
+        (random_clip() / 255, {"do_rescale": False}, False),
+        (random_clip().astype(np.float32), {}, False),
+        (random_clip(), {}, False),
+    ],
+)
+def test_a_warning_of_clips_that_are_rescaled_already(clip, settings, warned, monkeypatch):
+    said = []
+    monkeypatch.setattr(image_processing.logger, "warning_once", said.append)
+    build_processor(num_frames=1, **settings)(clip)
+    assert len(said) == warned
 
 
 def test_padding_and_masks():
