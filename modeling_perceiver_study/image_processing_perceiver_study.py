@@ -116,7 +116,7 @@ class PerceiverStudyImageProcessor(PilBackend):
 
     def __init__(self, **kwargs: Unpack[PerceiverStudyImageProcessorKwargs]):
         super().__init__(**kwargs)
-        self._validate_preprocess_kwargs(**{name: getattr(self, name) for name in self._valid_kwargs_names})
+        self._check_settings()
         for name in ("image_mean", "image_std"):
             value = getattr(self, name)
             if isinstance(value, (int, float)):  # others read these as one number per channel
@@ -132,6 +132,11 @@ class PerceiverStudyImageProcessor(PilBackend):
 
     def preprocess(self, images: ImageInput, *args, **kwargs: Unpack[PerceiverStudyImageProcessorKwargs]):
         return super().preprocess(images, *args, **_follow_size(kwargs))
+
+    def _check_settings(self, **kwargs):
+        """Raise a ValueError where those of a call, or the processor's own in their place, do not fit."""
+        own = {name: getattr(self, name) for name in self._valid_kwargs_names}
+        self._validate_preprocess_kwargs(**self._standardize_kwargs(**own | _follow_size(kwargs)))
 
     def _produced_grid(self) -> tuple[int, int] | None:
         """Height and width of every produced image; None if they depend on the image that comes in."""

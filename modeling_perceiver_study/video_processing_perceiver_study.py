@@ -146,17 +146,33 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
         # How frames are rescaled says what their white is, but `features` rescales and normalises whole clips.
         return super()._preprocess(images, **kwargs | {"do_rescale": False, "do_normalize": False})
 
-    def preprocess(self, videos: Any, *args, frame_indices: Any = None, **kwargs) -> BatchFeature:
+    def __call__(self, videos: Any = None, *, images: Any = None, **kwargs) -> BatchFeature:
+        """As `preprocess`; clips may also be named `images`, as those of image processors are.
+
+        Raises:
+            ValueError: there are no clips, or some by either name; or see `preprocess`.
+        """
+        if (videos is None) == (images is None):
+            raise ValueError("Clips are the first argument, or named `videos` or `images`: expected one of these.")
+        return self.preprocess(images if videos is None else videos, **kwargs)
+
+    def preprocess(self, videos: Any, frame_indices: Any = None, **kwargs) -> BatchFeature:
         """One clip or several `-> pixel_values, attention_mask`
 
         Args:
             frame_indices: see `read`.
-            kwargs: in place of the processor's own settings.
+            kwargs: in place of the processor's own settings. With `return_tensors=None` both are lists of arrays, one
+                for each clip, as long as those of a batch.
+
+        Raises:
+            ValueError: a setting has a value outside of what the processor takes, or does not fit the clips; or one of
+                these cannot be read.
         """
+        self._check_settings(**kwargs)  # before files are read
         clips = [videos] if _is_clip(videos) else list(videos)
         if not clips:
             raise ValueError("There are no clips: expected at least one.")
-        return_tensors = kwargs.pop("return_tensors", None) or self.return_tensors
+        return_tensors = kwargs.get("return_tensors", self.return_tensors)
         made = [torch.from_numpy(self.process_clip(clip, frame_indices, **kwargs)) for clip in clips]
         shapes = {clip.shape[1:] for clip in made}
         if len(shapes) > 1:
@@ -171,6 +187,8 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
         settings = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "normalize")
         values, mask = self.features(padded, lengths, **{key: kwargs[key] for key in settings if key in kwargs})
         data = {"pixel_values": values.numpy(), "attention_mask": mask.numpy()}
+        if return_tensors is None:
+            data = {name: list(rows) for name, rows in data.items()}
         return BatchFeature(data, tensor_type=return_tensors)
 
     def features(self, frames: torch.Tensor, lengths: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -188,8 +206,15 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
         if settings["do_normalize"] and settings["normalize"] != "training":
             values = _normalize_each(values, shown, over_time=settings["normalize"] == "pixel")
         elif settings["do_normalize"]:
+            channels = values.shape[2]
+            for name in ("image_mean", "image_std"):
+                if np.shape(settings[name]) not in ((), (1,), (channels,)):
+                    raise ValueError(
+                        f"{name}={settings[name]!r}: expected a number, or one for each of the {channels} channels of "
+                        "a clip."
+                    )
             mean, std = (
-                values.new_tensor(settings[name]).expand(values.shape[2])[:, None, None]
+                values.new_tensor(settings[name]).expand(channels)[:, None, None]
                 for name in ("image_mean", "image_std")
             )
             values = (values - mean) / std

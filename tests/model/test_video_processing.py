@@ -240,6 +240,54 @@ def test_wrong_settings_are_refused(settings, message):
         build_processor(**settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_channels": 1}, r"image_mean=\(0\.5, 0\.5, 0\.5\): expected a number, or one for each of the 1 channels"),
+        ({"image_std": [0.5, 0.5]}, r"image_std=\[0\.5, 0\.5\]: expected a number, or one for each of the 3 channels"),
+        ({"num_channels": 2.5}, r"num_channels=2\.5: expected a whole number"),
+        ({"rescale_factor": None}, "`rescale_factor` must be specified"),
+        ({"image_mean": None}, "`image_mean` and `image_std` must both be specified"),
+        ({"do_sample_frames": True, "num_frames": None}, "do_sample_frames=True needs num_frames"),
+        ({"crop_first": True, "size": {"shortest_edge": 6}}, "crop_first=True needs a height and a width"),
+    ],
+)
+def test_wrong_settings_of_a_call_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        build_processor()(random_clip(), **settings)
+
+
+@pytest.mark.parametrize("settings", [{"fps": "fast"}, {"long_clips": "end"}, {"rescale_factor": None}])
+def test_settings_of_a_call_are_refused_before_anything_is_read(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        build_processor()("missing.mp4", **settings)
+
+
+def test_settings_of_a_call_take_the_place_of_the_own_ones():
+    own = {"num_channels": 1, "image_mean": 0.4, "image_std": 0.3, "size": {"height": 4, "width": 5}, "num_frames": 3}
+    expected = build_processor(**own)(random_clip())["pixel_values"]
+    torch.testing.assert_close(build_processor()(random_clip(), **own)["pixel_values"], expected)
+
+
+def test_clips_are_given_by_name_too():
+    expected = build_processor()(random_clip())["pixel_values"]
+    for name in ("videos", "images"):
+        torch.testing.assert_close(build_processor()(**{name: random_clip()})["pixel_values"], expected)
+    for wrong in ({}, {"videos": random_clip(), "images": random_clip()}):
+        with pytest.raises(ValueError, match="Clips are the first argument, or named `videos` or `images`"):
+            build_processor()(**wrong)
+
+
+def test_types_of_what_is_returned():
+    clips = [random_clip(3), random_clip(5)]
+    tensors, arrays, lists = (build_processor()(clips, return_tensors=kind) for kind in ("pt", "np", None))
+    for name, expected in tensors.items():
+        assert isinstance(expected, torch.Tensor) and isinstance(arrays[name], np.ndarray)
+        assert isinstance(lists[name], list) and all(isinstance(one, np.ndarray) for one in lists[name])
+        np.testing.assert_array_equal(arrays[name], expected)
+        np.testing.assert_array_equal(np.stack(lists[name]), expected)
+
+
 def test_clips_of_different_sizes_need_a_size():
     with pytest.raises(ValueError, match="channels first: expected one shape"):
         build_processor(do_resize=False, do_center_crop=False)([random_clip(2), random_clip(2, 10, 10)])
