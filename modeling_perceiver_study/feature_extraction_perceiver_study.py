@@ -10,6 +10,7 @@ import torch
 from transformers import BatchFeature
 from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
+from transformers.utils import PaddingStrategy
 
 from .audio_reading import read_audio
 from .scalars import is_count
@@ -183,6 +184,74 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         if wanted:
             data["attention_mask"] = masks
         return BatchFeature(data, tensor_type=return_tensors)
+
+    def pad(
+        self,
+        processed_features: Any,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        truncation: bool = False,
+        **kwargs,
+    ) -> BatchFeature:
+        """What `__call__` made of single recordings `->` a batch, padded in time with a mask, as collators ask for it.
+
+        Args:
+            processed_features: a list of dicts, or a dict of lists: `input_values` `(L,)`, `(C, L)`, `(T, F)` or
+                `(C, T, F)`, perhaps an `attention_mask` `(L,)` or `(T,)`, and what else is to be stacked, as labels.
+            max_length: samples of waveforms, or frames of spectrograms; None is the extractor's, as many as it makes.
+            kwargs: see transformers' `SequenceFeatureExtractor.pad`: `pad_to_multiple_of`, `return_attention_mask` and
+                `return_tensors`.
+
+        Raises:
+            ValueError: values have another number of axes, or a mask is of another length; or there is no length where
+                one is needed.
+        """
+        if max_length is None and self.max_length is not None and (truncation or padding == "max_length"):
+            spectrogram = self.feature_type == "log-mel"
+            max_length = self.max_length // self.hop_length + 1 if spectrogram else self.max_length
+        return super().pad(processed_features, padding, max_length, truncation, **kwargs)
+
+    def _truncate(self, processed_features: dict[str, np.ndarray], *args, **kwargs) -> dict[str, np.ndarray]:
+        # transformers passes each recording through here, then measures its first axis, and hands it to `_pad`.
+        name, mask = self.model_input_names
+        values = processed_features[name]
+        spectrogram = self.feature_type == "log-mel"
+        axes = (("C",) if self.feature_size > 1 else ()) + (("T", "F") if spectrogram else ("L",))
+        if np.ndim(values) != len(axes):
+            raise ValueError(
+                f"{name} of a recording have shape {np.shape(values)}: expected ({', '.join(axes)}), without an axis "
+                "for a batch."
+            )
+        values = np.moveaxis(values, -2 if spectrogram else -1, 0)
+        if mask in processed_features and len(processed_features[mask]) != len(values):
+            length = len(processed_features[mask])
+            raise ValueError(
+                f"{mask} of a recording has {length} entries: expected {len(values)}, one for each moment."
+            )
+        return super()._truncate({**processed_features, name: values}, *args, **kwargs)
+
+    def _pad(
+        self,
+        processed_features: dict[str, np.ndarray],
+        max_length: int | None = None,
+        padding_strategy: PaddingStrategy = PaddingStrategy.DO_NOT_PAD,
+        pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
+    ) -> dict[str, np.ndarray]:
+        """A recording, with time on the first axis, to `max_length`, with time where the model has it."""
+        name, mask = self.model_input_names
+        padded = {key: value for key, value in processed_features.items() if key != mask}
+        values, length = padded[name], len(padded[name])
+        missing = 0
+        if padding_strategy != PaddingStrategy.DO_NOT_PAD:
+            step = pad_to_multiple_of or 1
+            missing = max(0, -(-max_length // step) * step - length)
+        place = (missing, 0) if self.padding_side == "left" else (0, missing)
+        values = np.pad(values, [place] + [(0, 0)] * (values.ndim - 1), constant_values=self.padding_value)
+        padded[name] = np.moveaxis(values, 0, -2 if self.feature_type == "log-mel" else -1)
+        if return_attention_mask:
+            padded[mask] = np.pad(processed_features.get(mask, np.ones(length, np.int64)), place)
+        return padded
 
     def features(self, samples: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`(B, C, L)` and how many samples of each are not padding `-> input_values, attention_mask`

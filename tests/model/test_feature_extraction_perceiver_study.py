@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoFeatureExtractor
+from transformers import AutoFeatureExtractor, DataCollatorWithPadding
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from modeling_perceiver_study import PerceiverStudyFeatureExtractor
@@ -115,6 +115,79 @@ def test_cutting_and_padding_to_a_length():
     assert [len(one) for one in extract([noise(30), noise(40)], padding=False)["input_values"]] == [30, 40]
     with pytest.raises(ValueError, match="needs max_length"):
         extractor()(noise(30), padding="max_length")
+
+
+def single(extract, recordings):
+    """What is made of each recording, as data sets hold it before a collator makes batches."""
+    made = [extract(one) for one in recordings]
+    return [{name: values[0] for name, values in one.items()} for one in made]
+
+
+@pytest.mark.parametrize("as_what", [lambda values: values, torch.from_numpy, np.ndarray.tolist])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_single_recordings_are_padded_as_batches_are(kind, channels, as_what):
+    extract = extractor(feature_size=channels, padding_value=0.5, **KINDS[kind])
+    recordings = [noise(length, channels, seed=length) for length in (700, 1, 333)]
+    recordings = [one[0] if channels == 1 else one for one in recordings]
+    expected = extract(recordings, return_tensors="pt")
+    given = [{name: as_what(value) for name, value in one.items()} for one in single(extract, recordings)]
+    labelled = [{**one, "label": label} for label, one in enumerate(given)]
+    found = DataCollatorWithPadding(extract)(labelled)
+    assert found["labels"].tolist() == [0, 1, 2]
+    of_lists = {name: [one[name] for one in given] for name in given[0]}
+    for batch in (found, extract.pad(of_lists, return_tensors="pt")):
+        torch.testing.assert_close(batch["input_values"], expected["input_values"], rtol=0, atol=1e-5)
+        assert torch.equal(batch["attention_mask"], expected["attention_mask"])
+    for one in given:
+        del one["attention_mask"]
+    assert torch.equal(extract.pad(given, return_tensors="pt")["attention_mask"], expected["attention_mask"])
+    assert set(extract.pad(single(extract, recordings), return_attention_mask=False)) == {"input_values"}
+
+
+@pytest.mark.parametrize(
+    ("options", "length"),
+    [
+        ({}, 9),
+        ({"pad_to_multiple_of": 4}, 12),
+        ({"padding": "max_length", "max_length": 11}, 11),
+        ({"padding": "max_length", "max_length": 11, "pad_to_multiple_of": 5}, 15),
+        ({"padding": "max_length"}, 13),  # of the extractor
+        ({"truncation": True, "max_length": 4}, 4),
+        ({"truncation": True, "padding": "max_length", "max_length": 4}, 4),
+        ({"truncation": True}, 9),
+    ],
+)
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["waveform", "log-mel"])
+def test_lengths_of_what_is_padded(kind, channels, side, options, length):
+    settings = LOG_MEL | {"max_length": 12 * 80} if kind == "log-mel" else {"max_length": 13}
+    extract = extractor(feature_size=channels, padding_side=side, padding_value=-1.0, **settings)
+    lengths, bands = (9, 6), (20,) if kind == "log-mel" else ()
+    sizes = [(*((channels,) if channels > 1 else ()), count, *bands) for count in lengths]
+    given = [{"input_values": np.random.default_rng(0).random(size, np.float32)} for size in sizes]
+    found = extract.pad(given, return_tensors="np", **options)
+    axis = -2 if kind == "log-mel" else -1
+    assert found["input_values"].shape[axis] == found["attention_mask"].shape[1] == length
+    for one, values, mask in zip(given, found["input_values"], found["attention_mask"], strict=True):
+        shown = min(one["input_values"].shape[axis], length)
+        assert mask.tolist() == ([0] * (length - shown) + [1] * shown)[:: 1 if side == "left" else -1]
+        values, first = np.moveaxis(values, axis, 0), np.moveaxis(one["input_values"], axis, 0)
+        np.testing.assert_array_equal(values[mask == 1], first[:shown])
+        assert (values[mask == 0] == -1).all()
+
+
+def test_what_is_not_padded():
+    extract = extractor(**LOG_MEL)
+    made = single(extract, [noise(700), noise(300)])
+    assert [one.shape for one in extract.pad(made, padding=False)["input_values"]] == [(9, 20), (4, 20)]
+    with pytest.raises(ValueError, match=r"shape \(1, 9, 20\): expected \(T, F\), without an axis for a batch"):
+        extract.pad([dict(extract(noise(700)))])
+    with pytest.raises(ValueError, match="attention_mask of a recording has 700 entries: expected 9"):
+        extract.pad([{**made[0], "attention_mask": np.ones(700, np.int64)}])
+    with pytest.raises(ValueError, match="make sure that max_length is defined"):
+        extract.pad(made, padding="max_length")
 
 
 def test_another_rate_is_resampled():
