@@ -1,12 +1,14 @@
 """Feature extractor of the Perceiver study models: recordings and other series -> what the model takes."""
 
 import functools
+import inspect
 import math
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import BatchFeature
 from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
@@ -134,6 +136,7 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         truncation: bool = True,
         return_tensors: str | None = None,
         return_attention_mask: bool | None = None,
+        pad_to_multiple_of: int | None = None,
         **kwargs,
     ) -> BatchFeature:
         """One recording or a list of them `-> input_values, attention_mask`
@@ -149,14 +152,21 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
             truncation: cut what is longer than `max_length`.
             return_tensors: `"pt"` or `"np"`; None is `"np"`.
             return_attention_mask: None is the extractor's own setting, which is True.
+            pad_to_multiple_of: what is padded gets a multiple of so many samples, or frames of spectrograms.
 
         Raises:
-            ValueError: a recording cannot be read, see `read_audio`; or `padding="max_length"` without a length.
+            ValueError: a recording cannot be read, see `read_audio`; `padding="max_length"` without a length; or
+                another argument is given.
         """
+        if kwargs:
+            known = [name for name in inspect.signature(self.__call__).parameters if name != "kwargs"]
+            raise ValueError(f"{next(iter(kwargs))}: expected no arguments but {', '.join(known)}.")
         if max_length is not None and not (isinstance(max_length, Integral) and max_length >= 1):
             raise ValueError(f"max_length={max_length!r}: expected None or a whole number of at least 1.")
         if padding not in (True, False, *_PADDINGS):
             raise ValueError(f"padding={padding!r}: expected True, False or one of {', '.join(map(repr, _PADDINGS))}.")
+        if pad_to_multiple_of is not None and not is_count(pad_to_multiple_of):
+            raise ValueError(f"pad_to_multiple_of={pad_to_multiple_of!r}: expected None or a whole number above 0.")
         padding = _PADDINGS.get(padding, padding)
         most = self.max_length if max_length is None else max_length
         if padding == "max_length" and most is None:
@@ -179,6 +189,10 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
             for row, one in zip(padded, samples, strict=True):
                 row[:, : one.shape[1]] = one
             values, mask = self.features(padded, lengths)
+            missing = -mask.shape[1] % (pad_to_multiple_of or 1)
+            place = (0, 0, 0, missing) if self.feature_type == "log-mel" else (0, missing)
+            values = nn.functional.pad(values, place, value=self.padding_value)
+            mask = nn.functional.pad(mask, (0, missing))
             data, masks = {"input_values": values.numpy()}, mask.numpy()
         wanted = self.return_attention_mask if return_attention_mask is None else return_attention_mask
         if wanted:

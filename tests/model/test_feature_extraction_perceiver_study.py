@@ -117,6 +117,50 @@ def test_cutting_and_padding_to_a_length():
         extractor()(noise(30), padding="max_length")
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("kind", ["waveform", "log-mel"])
+def test_padding_to_a_multiple(kind, channels):
+    extract = extractor(feature_size=channels, padding_value=0.5, max_length=750, **KINDS[kind])
+    recordings = [noise(length, channels, seed=length) for length in (700, 333)]
+    recordings = [one[0] if channels == 1 else one for one in recordings]
+    made = extract(recordings, return_tensors="pt")
+    axis = -2 if kind == "log-mel" else -1
+    for padding in (True, "max_length"):
+        found = extract(recordings, padding=padding, pad_to_multiple_of=64, return_tensors="pt")
+        length = found["attention_mask"].shape[1]
+        assert (
+            length
+            == found["input_values"].shape[axis]
+            == (64 if kind == "log-mel" else 704 if padding is True else 768)
+        )
+        for name, value, one in (("input_values", 0.5, axis), ("attention_mask", 0, 1)):
+            shown = made[name].shape[one]
+            torch.testing.assert_close(found[name].narrow(one, 0, shown), made[name], rtol=0, atol=1e-5)
+            assert (found[name].narrow(one, shown, length - shown) == value).all()
+    plain = extract(recordings, padding=False, pad_to_multiple_of=64)["attention_mask"]
+    assert [mask.sum() for mask in plain] == made["attention_mask"].sum(dim=1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sample_rate": 8000}, "sample_rate: expected no arguments but raw_speech, sampling_rate, padding"),
+        ({"do_normalize": False}, "do_normalize: expected no arguments but"),
+        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of=0: expected None or a whole number"),
+        ({"pad_to_multiple_of": 2.5}, r"pad_to_multiple_of=2\.5: expected"),
+    ],
+)
+def test_arguments_of_a_call_that_do_not_fit(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        extractor()(noise(30), **arguments)
+
+
+def test_arguments_that_pipelines_give():
+    """Those of transformers for speech, in full."""
+    arguments = {"truncation": False, "padding": "longest", "return_attention_mask": True, "return_tensors": "pt"}
+    assert extractor()(noise(30), sampling_rate=RATE, **arguments)["input_values"].shape == (1, 30)
+
+
 def single(extract, recordings):
     """What is made of each recording, as data sets hold it before a collator makes batches."""
     made = [extract(one) for one in recordings]
