@@ -83,7 +83,7 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         self.frame_length = frame_length
         self.hop_length = hop_length
         self.min_frequency = min_frequency
-        self.max_frequency = sampling_rate / 2 if max_frequency is None else max_frequency
+        self.max_frequency = max_frequency
         self.dynamic_range = dynamic_range
         self.do_rescale = do_rescale
         self.normalize = normalize
@@ -100,19 +100,22 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         dynamic_range = self.dynamic_range
         self._require("dynamic_range", dynamic_range is None or dynamic_range > 0, "None or a number above 0")
         self._require("normalize", self.normalize in _NORMALIZATIONS, f"one of {_NORMALIZATIONS}")
-        fits = 0 <= self.min_frequency < self.max_frequency <= self.sampling_rate / 2
-        limits = f"numbers with 0 <= min_frequency < max_frequency <= {self.sampling_rate / 2:g}, half the rate"
-        self._require(
-            "min_frequency",
-            fits or self.feature_type != "log-mel",
-            f"{limits}, and max_frequency is {self.max_frequency}",
-        )
+        if self.feature_type == "log-mel":
+            half, highest = self.sampling_rate / 2, self.highest_frequency
+            self._require("max_frequency", highest <= half, f"None or at most {half:g}, half the sampling_rate")
+            fits = 0 <= self.min_frequency < highest
+            self._require("min_frequency", fits, f"at least 0, and below max_frequency, which is {highest:g}")
         numbers = self.num_mel_bins if self.feature_type == "log-mel" else self.feature_size
         for name in ("mean", "std"):
             value = getattr(self, name)
             fits = np.shape(value) in ((), (numbers,))
             self._require(name, fits, f"a number, or {numbers} of them")
         self._require("std", (np.asarray(self.std) > 0).all(), "above 0")
+
+    @property
+    def highest_frequency(self) -> float:
+        """Of the highest band, in hertz: `max_frequency`, or half the sampling rate."""
+        return self.sampling_rate / 2 if self.max_frequency is None else self.max_frequency
 
     def _require(self, name: str, holds: bool, expected: str):
         if not holds:
@@ -330,7 +333,7 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
             return_complex=True,
         )
         power = torch.view_as_real(spectrum).square().sum(dim=-1).transpose(1, 2)  # faster than abs
-        filters = _filters(size, self.num_mel_bins, self.min_frequency, self.max_frequency, self.sampling_rate)
+        filters = _filters(size, self.num_mel_bins, self.min_frequency, self.highest_frequency, self.sampling_rate)
         bands = power @ torch.from_numpy(filters).to(power)
         return (bands + _FLOOR).log().unflatten(0, samples.shape[:2])
 

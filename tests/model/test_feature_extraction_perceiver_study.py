@@ -1,5 +1,7 @@
 """Waveforms and spectrograms: against plain arithmetic, padded and alone."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -247,7 +249,13 @@ def test_another_rate_is_resampled():
         ({"feature_type": "mel"}, "feature_type='mel'"),
         ({"normalize": "all"}, "normalize='all'"),
         ({"feature_size": 0}, "feature_size=0"),
-        ({**LOG_MEL, "max_frequency": 5000}, "max_frequency is 5000"),
+        (
+            {**LOG_MEL, "max_frequency": 5000},
+            "max_frequency=5000.*expected None or at most 4000, half the sampling_rate",
+        ),
+        ({**LOG_MEL, "min_frequency": 5000}, "min_frequency=5000.*below max_frequency, which is 4000"),
+        ({**LOG_MEL, "min_frequency": 50, "max_frequency": 50}, "min_frequency=50.*below max_frequency, which is 50"),
+        ({**LOG_MEL, "min_frequency": -1}, "min_frequency=-1.*at least 0"),
         ({"std": 0.0}, r"std=0\.0"),
         ({"mean": [1.0, 2.0]}, "mean="),
         ({"dynamic_range": 0}, "dynamic_range=0"),
@@ -266,3 +274,16 @@ def test_saved_and_loaded(tmp_path):
     again = AutoFeatureExtractor.from_pretrained(tmp_path, trust_remote_code=True)
     assert again.to_dict() | {"feature_extractor_type": ""} == first.to_dict() | {"feature_extractor_type": ""}
     np.testing.assert_array_equal(again(noise(900))["input_values"], first(noise(900))["input_values"])
+
+
+def test_a_saved_extractor_takes_another_rate(tmp_path):
+    """Its highest band, if none was named, follows the rate; a named one is refused by its own name."""
+    first = PerceiverStudyFeatureExtractor(**LOG_MEL)
+    first.save_pretrained(tmp_path / "half")
+    assert json.loads((tmp_path / "half" / "preprocessor_config.json").read_text())["max_frequency"] is None
+    again = PerceiverStudyFeatureExtractor.from_pretrained(tmp_path / "half", sampling_rate=RATE)
+    samples = noise(900)
+    np.testing.assert_array_equal(again(samples)["input_values"], extractor(**LOG_MEL)(samples)["input_values"])
+    PerceiverStudyFeatureExtractor(**LOG_MEL, max_frequency=8000).save_pretrained(tmp_path / "named")
+    with pytest.raises(ValueError, match=r"max_frequency=8000.*half the sampling_rate"):
+        PerceiverStudyFeatureExtractor.from_pretrained(tmp_path / "named", sampling_rate=RATE)
