@@ -15,7 +15,7 @@ from transformers.feature_extraction_sequence_utils import SequenceFeatureExtrac
 from transformers.utils import PaddingStrategy
 
 from .audio_reading import read_audio
-from .scalars import is_count
+from .scalars import is_count, plain
 
 _FEATURE_TYPES = ("waveform", "log-mel")
 _PADDINGS = {"longest": True, "do_not_pad": False, "max_length": "max_length"}  # the names of transformers
@@ -90,6 +90,7 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         self.mean = mean
         self.std = std
         self.max_length = max_length
+        vars(self).update(plain(vars(self)))
         self._validate()
 
     def _validate(self):

@@ -9,7 +9,7 @@ import torch
 from transformers import BatchFeature, FeatureExtractionMixin
 
 from .point_reading import open_points
-from .scalars import is_count
+from .scalars import is_count, plain
 
 _CANDIDATES = 64  # times the points wanted, from which the farthest are taken
 
@@ -62,6 +62,7 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
         self.feature_names = None if feature_names is None else list(feature_names)
         self.center, self.scale = center, scale
         self.num_points, self.sampling, self.on_nan = num_points, sampling, on_nan
+        vars(self).update(plain(vars(self)))
         for name, lowest in (("num_axes", 1), ("num_features", 0), ("num_points", 1)):
             value = getattr(self, name)
             if not is_count(value, lowest) and not (name == "num_points" and value is None):

@@ -8,7 +8,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import Unpack
 
 from .image_processing_perceiver_study import PerceiverStudyImageProcessor, PerceiverStudyImageProcessorKwargs
-from .scalars import is_count
+from .scalars import is_count, is_number
 from .video_reading import choose_frames, is_file, is_frame, read_frames
 
 _LONG_CLIPS = ("spread", "cut")
@@ -94,7 +94,7 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
             raise ValueError(f"long_clips={long_clips!r}: expected one of {', '.join(map(repr, _LONG_CLIPS))}.")
         if do_sample_frames and long_clips == "cut":
             raise ValueError("long_clips='cut' takes the first frames, and do_sample_frames=True some from all over.")
-        if fps is not None and not (isinstance(fps, (int, float)) and fps > 0):
+        if fps is not None and not (is_number(fps) and fps > 0):
             raise ValueError(f"fps={fps!r}: expected None or a number above 0.")
         if normalize not in _NORMALIZATIONS:
             raise ValueError(f"normalize={normalize!r}: expected one of {', '.join(map(repr, _NORMALIZATIONS))}.")

@@ -30,6 +30,51 @@ SMALL = {"num_latents": 4, "d_latents": 16, "num_self_attention_heads": 2, "num_
 VIDEO = {"num_axes": 3, "channel_axis": 2, "image_size": [6, 8, 8], "patch_size": [2, 4, 4], "num_frequency_bands": 2}
 NAN = np.where(random_clip() > 250, np.nan, random_clip())
 
+# Settings
+
+WHOLE, REAL = np.int64, np.float32
+IMAGE = {"num_channels": WHOLE(3), "num_frequency_bands": WHOLE(4), "max_frequencies": REAL(4), "size": WHOLE(8)}
+
+
+@pytest.mark.parametrize(
+    "kind, settings",
+    [
+        (PerceiverStudyImageProcessor, IMAGE | {"image_mean": REAL(0.5), "image_std": np.full(3, 0.5)}),
+        (PerceiverStudyVideoProcessor, {"num_frames": WHOLE(4), "fps": REAL(2), "size": {"shortest_edge": WHOLE(8)}}),
+        (PerceiverStudyFeatureExtractor, {"feature_size": WHOLE(2), "sampling_rate": WHOLE(8000), "mean": np.ones(2)}),
+        (PerceiverStudyFeatureExtractor, {"normalize": "training", "mean": REAL(1), "std": torch.tensor([2.0])}),
+        (
+            PerceiverStudyFeatureExtractor,
+            {"feature_type": "log-mel", "dynamic_range": REAL(9), "min_frequency": REAL(9), "max_length": WHOLE(99)},
+        ),
+        (package.PerceiverStudyPointCloudProcessor, {"num_axes": WHOLE(2), "num_points": WHOLE(4)}),
+    ],
+)
+def test_numbers_of_other_libraries_are_kept_as_plain_ones(kind, settings, tmp_path):
+    """Also where they come beside a saved folder."""
+    of_python = {name: value.tolist() for name, value in settings.items() if hasattr(value, "tolist")}
+    expected = kind(**settings | of_python).to_json_string()
+    assert kind(**settings).to_json_string() == expected
+    kind(**settings).save_pretrained(tmp_path)
+    for given in ({}, settings):
+        loaded = kind.from_pretrained(tmp_path, **given).to_dict()
+        loaded.pop("auto_map")
+        assert loaded == kind(**settings | of_python).to_dict()
+
+
+def test_numbers_of_other_libraries_at_a_call():
+    clip = random_clip()
+    found = PerceiverStudyVideoProcessor(size=8)(clip, num_frames=WHOLE(3), num_channels=WHOLE(3))["pixel_values"]
+    torch.testing.assert_close(found, PerceiverStudyVideoProcessor(size=8)(clip, num_frames=3)["pixel_values"])
+    found = PerceiverStudyImageProcessor(size=8)(clip[0], **IMAGE)
+    of_python = {name: value.item() for name, value in IMAGE.items()}
+    torch.testing.assert_close(dict(found), dict(PerceiverStudyImageProcessor(size=8)(clip[0], **of_python)))
+    config = PerceiverStudyConfig(**VIDEO, **SMALL)
+    model = package.PerceiverStudyForVideoClassification(config).eval()
+    clips = PerceiverStudyVideoProcessor(size=8)(clip)
+    torch.testing.assert_close(model(**clips, num_latents=WHOLE(2)).logits, model(**clips, num_latents=2).logits)
+
+
 # Texts
 
 
