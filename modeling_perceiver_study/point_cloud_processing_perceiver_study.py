@@ -172,6 +172,10 @@ def normalize_points(
     shown = torch.ones_like(points[..., :1]) if mask is None else mask[..., None].to(points.dtype)
     points = points * shown
     magnitude = points.abs().amax(dim=(1, 2), keepdim=True)
+    if scale is not None:
+        # Squares of very large numbers are infinite, and those of very small ones 0. A power of 2 rounds nothing.
+        unit = torch.where(magnitude > 0, magnitude / (2 * magnitude.frexp().mantissa), 1)
+        points, magnitude = points / unit, magnitude / unit
     if center == "mean":
         points = (points - points.sum(dim=1, keepdim=True) / shown.sum(dim=1, keepdim=True)) * shown
     elif center == "box":
@@ -214,6 +218,7 @@ def _taken(cloud: np.ndarray, count: int, num_axes: int) -> np.ndarray:
         return _lowest_checksums(cloud, count)
     candidates = _lowest_checksums(cloud, min(len(cloud), _CANDIDATES * count))
     places = candidates[:, :num_axes].astype(np.float64)
+    places = np.ldexp(places, -np.frexp(np.abs(places).max())[1])  # or squares of very large numbers were infinite
     distances = ((places - places.mean(axis=0)) ** 2).sum(axis=1)
     taken = np.empty(count, np.int64)
     taken[0], distances = distances.argmax(), np.full(len(places), np.inf)
@@ -226,7 +231,10 @@ def _taken(cloud: np.ndarray, count: int, num_axes: int) -> np.ndarray:
 def _lowest_checksums(cloud: np.ndarray, count: int) -> np.ndarray:
     """The rows `(count, ..)` with the lowest checksums, in the order of these."""
     checksums = np.zeros(len(cloud), np.uint64)
-    for column in cloud.T:
+    exponent = np.frexp(np.abs(cloud).max())[1]
+    # Beyond what float32 holds, all numbers would be infinite or 0, and have the same checksums.
+    given = np.ldexp(cloud, -exponent) if abs(exponent) > 100 else cloud
+    for column in given.T:
         # Of float32, so that a cloud has the same ones in either precision.
         words = np.ascontiguousarray(column, np.float32).view(np.uint32).astype(np.uint64)
         checksums = _mixed(checksums ^ words)
