@@ -192,9 +192,14 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
             )
             self._template = template
 
-    def save_pretrained(self, *arguments, **kwargs):
+    @property
+    def renamed_tokens(self) -> list[str] | None:
+        """`base_tokens`, where special tokens have other names by now; None where these are theirs."""
         named = [str(getattr(self, name)) for name in _SPECIAL_TOKENS]
-        self.init_kwargs["base_tokens"] = None if named == self._base_tokens else self._base_tokens
+        return None if named == self._base_tokens else self._base_tokens
+
+    def save_pretrained(self, *arguments, **kwargs):
+        self.init_kwargs["base_tokens"] = self.renamed_tokens
         return super().save_pretrained(*arguments, **kwargs)
 
     @property

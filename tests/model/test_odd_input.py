@@ -5,6 +5,7 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
+from transformers import AddedToken
 
 import modeling_perceiver_study as package
 from modeling_perceiver_study import (
@@ -413,6 +414,63 @@ def test_a_tokenizer_among_others_comes_back_as_it_was(several, tmp_path):
     texts = ["a<new>", "b<special> [MASK]c"]
     for settings in ({}, {"split_special_tokens": False}, {"truncation": True, "max_length": 4}):
         assert dict(loaded(texts, padding=True, **settings)) == dict(tokenizer(texts, padding=True, **settings))
+
+
+TOKENIZERS = {
+    "as it is": {},
+    "a new mask": {"change": lambda tokenizer: tokenizer.add_special_tokens({"mask_token": "<mask>"})},
+    "another mask": {"mask_token": "<mask>"},
+    "a mask that takes spaces": {"mask_token": AddedToken("[MASK]", lstrip=True)},
+    "a new one that does": {
+        "change": lambda tokenizer: tokenizer.add_special_tokens({"mask_token": AddedToken("<mask>", rstrip=True)})
+    },
+    "a name that is there": {"change": lambda tokenizer: setattr(tokenizer, "cls_token", "[BOS]")},
+    "more special ones": {
+        "change": lambda tokenizer: tokenizer.add_special_tokens({"additional_special_tokens": ["<x>"]})
+    },
+    "more from the start": {"extra_special_tokens": ["<x>", "<y>"]},
+    "special, but of no kind": {"change": lambda tokenizer: tokenizer.add_tokens(["<x>"], special_tokens=True)},
+    "one with a name": {"extra_special_tokens": {"image_token": "<x>"}},
+    "in an order of its own": {
+        "mask_token": "<m>",
+        "change": lambda tokenizer: (
+            tokenizer.add_tokens(["<y>", AddedToken("<z>", single_word=True, normalized=False)]),
+            tokenizer.add_special_tokens({"sep_token": "<end>", "additional_special_tokens": ["<x>"]}),
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_special_tokens_of_a_tokenizer_among_others_come_back(several, name, tmp_path):
+    """Their ids, and what they do to spaces around them, also when saved and loaded twice."""
+    settings = dict(TOKENIZERS[name])
+    change = settings.pop("change", lambda tokenizer: None)
+    tokenizer = PerceiverStudyTokenizer(**settings)
+    change(tokenizer)
+    processor = package.PerceiverStudyProcessor({**several.modalities, "text": tokenizer})
+    texts = ["a <mask> b", "a [MASK] <m> [CLS]", " <x> <y> <z>c <z> <end> [SEP][BOS]"]
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    for _ in range(2):
+        processor.save_pretrained(tmp_path)
+        processor = package.PerceiverStudyProcessor.from_pretrained(tmp_path)
+        loaded = processor.modalities["text"]
+        assert [loaded(text)["input_ids"] for text in texts] == loaded(texts)["input_ids"] == ids
+        for skip in (False, True):
+            found = loaded.batch_decode(ids, skip_special_tokens=skip)
+            assert found == tokenizer.batch_decode(ids, skip_special_tokens=skip)
+        assert loaded.added_tokens_decoder == tokenizer.added_tokens_decoder
+        assert loaded.special_tokens_map == tokenizer.special_tokens_map
+        assert loaded.all_special_ids == tokenizer.all_special_ids and len(loaded) == len(tokenizer)
+
+
+def test_added_tokens_as_files_had_them_before(several):
+    fields = {"content": "<new>", "single_word": False, "lstrip": False, "rstrip": False}
+    added = [{**fields, "normalized": True, "special": False}, {**fields, "content": "<s>", "normalized": False}]
+    added[1]["special"] = True
+    settings = {"processor": "PerceiverStudyTokenizer", "mask_token": "[MASK]", "added_tokens": added}
+    tokenizer = package.PerceiverStudyProcessor({"text": settings}).modalities["text"]
+    assert tokenizer(["<new>a<s>"])["input_ids"] == [[4, 262, 103, 263, 5]]
 
 
 def test_masks_whatever_a_processor_makes_by_itself(several):
