@@ -22,7 +22,7 @@ from .input_fields import (
 from .inputs import adapter_class
 from .paths import PATHS
 from .position import count_axis_features, resolve_max_frequencies
-from .scalars import is_number
+from .scalars import is_number, plain
 from .several_tasks import check_rest, in_order, names_of
 
 
@@ -195,6 +195,8 @@ class PerceiverStudyConfig(PreTrainedConfig):
     cross_attend_path: str = "auto"
 
     def __post_init__(self, **kwargs):
+        for name in PerceiverStudyConfig.__annotations__:
+            setattr(self, name, plain(getattr(self, name)))
         if self.tasks is not None:
             self.tasks = in_order(self.tasks)
             if self.id2label is None:
@@ -241,6 +243,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
         """As transformers', but other `tasks` are those from the beginning, with names of their own classes."""
+        kwargs = plain(kwargs)
         if "tasks" in kwargs and kwargs["tasks"] != config_dict.get("tasks"):
             kept = {name: value for name, value in config_dict.items() if name not in ("id2label", "label2id")}
             given = {name: kwargs.pop(name) for name in ("tasks", "decoder_type") if name in kwargs}

@@ -30,7 +30,7 @@ def chosen_count(name: str, asked: int | None, most: int, drawn_from: int | list
     if asked is not None:
         if not is_count(asked) or asked > most:
             raise ValueError(f"{name}={asked!r}: expected None for all, or a whole number from 1 to {most}.")
-        return asked
+        return int(asked)
     if drawn_from is None:
         return most
     if isinstance(drawn_from, int):

@@ -1,18 +1,21 @@
 """Feature extractor of the Perceiver study models: recordings and other series -> what the model takes."""
 
 import functools
+import inspect
 import math
 from numbers import Integral, Number
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import BatchFeature
 from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
+from transformers.utils import PaddingStrategy
 
 from .audio_reading import read_audio
-from .scalars import is_count
+from .scalars import is_count, plain
 
 _FEATURE_TYPES = ("waveform", "log-mel")
 _PADDINGS = {"longest": True, "do_not_pad": False, "max_length": "max_length"}  # the names of transformers
@@ -80,13 +83,14 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         self.frame_length = frame_length
         self.hop_length = hop_length
         self.min_frequency = min_frequency
-        self.max_frequency = sampling_rate / 2 if max_frequency is None else max_frequency
+        self.max_frequency = max_frequency
         self.dynamic_range = dynamic_range
         self.do_rescale = do_rescale
         self.normalize = normalize
         self.mean = mean
         self.std = std
         self.max_length = max_length
+        vars(self).update(plain(vars(self)))
         self._validate()
 
     def _validate(self):
@@ -97,19 +101,22 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         dynamic_range = self.dynamic_range
         self._require("dynamic_range", dynamic_range is None or dynamic_range > 0, "None or a number above 0")
         self._require("normalize", self.normalize in _NORMALIZATIONS, f"one of {_NORMALIZATIONS}")
-        fits = 0 <= self.min_frequency < self.max_frequency <= self.sampling_rate / 2
-        limits = f"numbers with 0 <= min_frequency < max_frequency <= {self.sampling_rate / 2:g}, half the rate"
-        self._require(
-            "min_frequency",
-            fits or self.feature_type != "log-mel",
-            f"{limits}, and max_frequency is {self.max_frequency}",
-        )
+        if self.feature_type == "log-mel":
+            half, highest = self.sampling_rate / 2, self.highest_frequency
+            self._require("max_frequency", highest <= half, f"None or at most {half:g}, half the sampling_rate")
+            fits = 0 <= self.min_frequency < highest
+            self._require("min_frequency", fits, f"at least 0, and below max_frequency, which is {highest:g}")
         numbers = self.num_mel_bins if self.feature_type == "log-mel" else self.feature_size
         for name in ("mean", "std"):
             value = getattr(self, name)
             fits = np.shape(value) in ((), (numbers,))
             self._require(name, fits, f"a number, or {numbers} of them")
         self._require("std", (np.asarray(self.std) > 0).all(), "above 0")
+
+    @property
+    def highest_frequency(self) -> float:
+        """Of the highest band, in hertz: `max_frequency`, or half the sampling rate."""
+        return self.sampling_rate / 2 if self.max_frequency is None else self.max_frequency
 
     def _require(self, name: str, holds: bool, expected: str):
         if not holds:
@@ -133,6 +140,7 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         truncation: bool = True,
         return_tensors: str | None = None,
         return_attention_mask: bool | None = None,
+        pad_to_multiple_of: int | None = None,
         **kwargs,
     ) -> BatchFeature:
         """One recording or a list of them `-> input_values, attention_mask`
@@ -148,14 +156,21 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
             truncation: cut what is longer than `max_length`.
             return_tensors: `"pt"` or `"np"`; None is `"np"`.
             return_attention_mask: None is the extractor's own setting, which is True.
+            pad_to_multiple_of: what is padded gets a multiple of so many samples, or frames of spectrograms.
 
         Raises:
-            ValueError: a recording cannot be read, see `read_audio`; or `padding="max_length"` without a length.
+            ValueError: a recording cannot be read, see `read_audio`; `padding="max_length"` without a length; or
+                another argument is given.
         """
+        if kwargs:
+            known = [name for name in inspect.signature(self.__call__).parameters if name != "kwargs"]
+            raise ValueError(f"{next(iter(kwargs))}: expected no arguments but {', '.join(known)}.")
         if max_length is not None and not (isinstance(max_length, Integral) and max_length >= 1):
             raise ValueError(f"max_length={max_length!r}: expected None or a whole number of at least 1.")
         if padding not in (True, False, *_PADDINGS):
             raise ValueError(f"padding={padding!r}: expected True, False or one of {', '.join(map(repr, _PADDINGS))}.")
+        if pad_to_multiple_of is not None and not is_count(pad_to_multiple_of):
+            raise ValueError(f"pad_to_multiple_of={pad_to_multiple_of!r}: expected None or a whole number above 0.")
         padding = _PADDINGS.get(padding, padding)
         most = self.max_length if max_length is None else max_length
         if padding == "max_length" and most is None:
@@ -178,11 +193,83 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
             for row, one in zip(padded, samples, strict=True):
                 row[:, : one.shape[1]] = one
             values, mask = self.features(padded, lengths)
+            missing = -mask.shape[1] % (pad_to_multiple_of or 1)
+            place = (0, 0, 0, missing) if self.feature_type == "log-mel" else (0, missing)
+            values = nn.functional.pad(values, place, value=self.padding_value)
+            mask = nn.functional.pad(mask, (0, missing))
             data, masks = {"input_values": values.numpy()}, mask.numpy()
         wanted = self.return_attention_mask if return_attention_mask is None else return_attention_mask
         if wanted:
             data["attention_mask"] = masks
         return BatchFeature(data, tensor_type=return_tensors)
+
+    def pad(
+        self,
+        processed_features: Any,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        truncation: bool = False,
+        **kwargs,
+    ) -> BatchFeature:
+        """What `__call__` made of single recordings `->` a batch, padded in time with a mask, as collators ask for it.
+
+        Args:
+            processed_features: a list of dicts, or a dict of lists: `input_values` `(L,)`, `(C, L)`, `(T, F)` or
+                `(C, T, F)`, perhaps an `attention_mask` `(L,)` or `(T,)`, and what else is to be stacked, as labels.
+            max_length: samples of waveforms, or frames of spectrograms; None is the extractor's, as many as it makes.
+            kwargs: see transformers' `SequenceFeatureExtractor.pad`: `pad_to_multiple_of`, `return_attention_mask` and
+                `return_tensors`.
+
+        Raises:
+            ValueError: values have another number of axes, or a mask is of another length; or there is no length where
+                one is needed.
+        """
+        if max_length is None and self.max_length is not None and (truncation or padding == "max_length"):
+            spectrogram = self.feature_type == "log-mel"
+            max_length = self.max_length // self.hop_length + 1 if spectrogram else self.max_length
+        return super().pad(processed_features, padding, max_length, truncation, **kwargs)
+
+    def _truncate(self, processed_features: dict[str, np.ndarray], *args, **kwargs) -> dict[str, np.ndarray]:
+        # transformers passes each recording through here, then measures its first axis, and hands it to `_pad`.
+        name, mask = self.model_input_names
+        values = processed_features[name]
+        spectrogram = self.feature_type == "log-mel"
+        axes = (("C",) if self.feature_size > 1 else ()) + (("T", "F") if spectrogram else ("L",))
+        if np.ndim(values) != len(axes):
+            raise ValueError(
+                f"{name} of a recording have shape {np.shape(values)}: expected ({', '.join(axes)}), without an axis "
+                "for a batch."
+            )
+        values = np.moveaxis(values, -2 if spectrogram else -1, 0)
+        if mask in processed_features and len(processed_features[mask]) != len(values):
+            length = len(processed_features[mask])
+            raise ValueError(
+                f"{mask} of a recording has {length} entries: expected {len(values)}, one for each moment."
+            )
+        return super()._truncate({**processed_features, name: values}, *args, **kwargs)
+
+    def _pad(
+        self,
+        processed_features: dict[str, np.ndarray],
+        max_length: int | None = None,
+        padding_strategy: PaddingStrategy = PaddingStrategy.DO_NOT_PAD,
+        pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
+    ) -> dict[str, np.ndarray]:
+        """A recording, with time on the first axis, to `max_length`, with time where the model has it."""
+        name, mask = self.model_input_names
+        padded = {key: value for key, value in processed_features.items() if key != mask}
+        values, length = padded[name], len(padded[name])
+        missing = 0
+        if padding_strategy != PaddingStrategy.DO_NOT_PAD:
+            step = pad_to_multiple_of or 1
+            missing = max(0, -(-max_length // step) * step - length)
+        place = (missing, 0) if self.padding_side == "left" else (0, missing)
+        values = np.pad(values, [place] + [(0, 0)] * (values.ndim - 1), constant_values=self.padding_value)
+        padded[name] = np.moveaxis(values, 0, -2 if self.feature_type == "log-mel" else -1)
+        if return_attention_mask:
+            padded[mask] = np.pad(processed_features.get(mask, np.ones(length, np.int64)), place)
+        return padded
 
     def features(self, samples: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`(B, C, L)` and how many samples of each are not padding `-> input_values, attention_mask`
@@ -247,7 +334,7 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
             return_complex=True,
         )
         power = torch.view_as_real(spectrum).square().sum(dim=-1).transpose(1, 2)  # faster than abs
-        filters = _filters(size, self.num_mel_bins, self.min_frequency, self.max_frequency, self.sampling_rate)
+        filters = _filters(size, self.num_mel_bins, self.min_frequency, self.highest_frequency, self.sampling_rate)
         bands = power @ torch.from_numpy(filters).to(power)
         return (bands + _FLOOR).log().unflatten(0, samples.shape[:2])
 

@@ -20,7 +20,7 @@ from transformers.utils import is_vision_available, logging
 
 from .image_reading import image_pixels, open_image, upright
 from .position import fourier_axis_features, resolve_max_frequencies
-from .scalars import is_count, is_number
+from .scalars import is_count, is_number, plain
 
 if is_vision_available():
     from PIL import Image
@@ -115,8 +115,8 @@ class PerceiverStudyImageProcessor(PilBackend):
     return_tensors = "pt"
 
     def __init__(self, **kwargs: Unpack[PerceiverStudyImageProcessorKwargs]):
-        super().__init__(**kwargs)
-        self._validate_preprocess_kwargs(**{name: getattr(self, name) for name in self._valid_kwargs_names})
+        super().__init__(**plain(kwargs))
+        self._check_settings()
         for name in ("image_mean", "image_std"):
             value = getattr(self, name)
             if isinstance(value, (int, float)):  # others read these as one number per channel
@@ -131,7 +131,12 @@ class PerceiverStudyImageProcessor(PilBackend):
         return super().from_dict(image_processor_dict, **_follow_size(kwargs))
 
     def preprocess(self, images: ImageInput, *args, **kwargs: Unpack[PerceiverStudyImageProcessorKwargs]):
-        return super().preprocess(images, *args, **_follow_size(kwargs))
+        return super().preprocess(images, *args, **_follow_size(plain(kwargs)))
+
+    def _check_settings(self, **kwargs):
+        """Raise a ValueError where those of a call, or the processor's own in their place, do not fit."""
+        own = {name: getattr(self, name) for name in self._valid_kwargs_names}
+        self._validate_preprocess_kwargs(**self._standardize_kwargs(**own | _follow_size(plain(kwargs))))
 
     def _produced_grid(self) -> tuple[int, int] | None:
         """Height and width of every produced image; None if they depend on the image that comes in."""

@@ -9,7 +9,7 @@ import torch
 from transformers import BatchFeature, FeatureExtractionMixin
 
 from .point_reading import open_points
-from .scalars import is_count
+from .scalars import is_count, plain
 from .video_reading import is_file
 
 _CANDIDATES = 64  # times the points wanted, from which the farthest are taken
@@ -63,6 +63,7 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
         self.feature_names = None if feature_names is None else list(feature_names)
         self.center, self.scale = center, scale
         self.num_points, self.sampling, self.on_nan = num_points, sampling, on_nan
+        vars(self).update(plain(vars(self)))
         for name, lowest in (("num_axes", 1), ("num_features", 0), ("num_points", 1)):
             value = getattr(self, name)
             if not is_count(value, lowest) and not (name == "num_points" and value is None):
@@ -173,6 +174,10 @@ def normalize_points(
     shown = torch.ones_like(points[..., :1]) if mask is None else mask[..., None].to(points.dtype)
     points = points * shown
     magnitude = points.abs().amax(dim=(1, 2), keepdim=True)
+    if scale is not None:
+        # Squares of very large numbers are infinite, and those of very small ones 0. A power of 2 rounds nothing.
+        unit = torch.where(magnitude > 0, magnitude / (2 * magnitude.frexp().mantissa), 1)
+        points, magnitude = points / unit, magnitude / unit
     if center == "mean":
         points = (points - points.sum(dim=1, keepdim=True) / shown.sum(dim=1, keepdim=True)) * shown
     elif center == "box":
@@ -224,6 +229,7 @@ def _taken(cloud: np.ndarray, count: int, num_axes: int) -> np.ndarray:
         return _lowest_checksums(cloud, count)
     candidates = _lowest_checksums(cloud, min(len(cloud), _CANDIDATES * count))
     places = candidates[:, :num_axes].astype(np.float64)
+    places = np.ldexp(places, -np.frexp(np.abs(places).max())[1])  # or squares of very large numbers were infinite
     distances = ((places - places.mean(axis=0)) ** 2).sum(axis=1)
     taken = np.empty(count, np.int64)
     taken[0], distances = distances.argmax(), np.full(len(places), np.inf)
@@ -236,7 +242,10 @@ def _taken(cloud: np.ndarray, count: int, num_axes: int) -> np.ndarray:
 def _lowest_checksums(cloud: np.ndarray, count: int) -> np.ndarray:
     """The rows `(count, ..)` with the lowest checksums, in the order of these."""
     checksums = np.zeros(len(cloud), np.uint64)
-    for column in cloud.T:
+    exponent = np.frexp(np.abs(cloud).max())[1]
+    # Beyond what float32 holds, all numbers would be infinite or 0, and have the same checksums.
+    given = np.ldexp(cloud, -exponent) if abs(exponent) > 100 else cloud
+    for column in given.T:
         # Of float32, so that a cloud has the same ones in either precision.
         words = np.ascontiguousarray(column, np.float32).view(np.uint32).astype(np.uint64)
         checksums = _mixed(checksums ^ words)

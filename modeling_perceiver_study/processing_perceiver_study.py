@@ -191,8 +191,18 @@ def _processor(name: str, settings: Any) -> Any:
     return PROCESSORS[kind].from_dict(settings)
 
 
-def _tokenizer(added_tokens: Sequence[Mapping[str, Any]] = (), **settings) -> PerceiverStudyTokenizer:
-    tokenizer = PerceiverStudyTokenizer(**settings)
+def _tokenizer(
+    added_tokens: Sequence[Mapping[str, Any]] = (),
+    added_tokens_decoder: Mapping[str, Mapping[str, Any]] | None = None,
+    **settings,
+) -> PerceiverStudyTokenizer:
+    """A tokenizer of what `_settings` says, or of files saved before, which have `added_tokens` and none by its id."""
+    given = {int(number): AddedToken(**fields) for number, fields in (added_tokens_decoder or {}).items()}
+    of_content = {token.content: token for token in given.values()}
+    for name, value in settings.items():
+        if name.endswith("_token") and isinstance(value, str):
+            settings[name] = of_content.get(value, value)
+    tokenizer = PerceiverStudyTokenizer(**settings, added_tokens_decoder=given)
     for fields in added_tokens:
         tokenizer.add_tokens([AddedToken(**fields)], special_tokens=fields["special"])
     return tokenizer
@@ -202,10 +212,15 @@ def _settings(processor: Any) -> dict[str, Any]:
     """What the file says of a processor: its arguments."""
     if isinstance(processor, PerceiverStudyTokenizer):
         settings = {name: getattr(processor, name) for name in _OF_TOKENIZER}
-        own = len(PerceiverStudyTokenizer())
-        added = [token for number, token in sorted(processor.added_tokens_decoder.items()) if number >= own]
-        if added:
-            settings["added_tokens"] = [{name: getattr(token, name) for name in _OF_TOKEN} for token in added]
+        if processor.renamed_tokens is not None:
+            settings["base_tokens"] = processor.renamed_tokens
+        if processor.extra_special_tokens:
+            settings["extra_special_tokens"] = [str(token) for token in processor.extra_special_tokens]
+        added = processor.added_tokens_decoder
+        if "base_tokens" in settings or added != PerceiverStudyTokenizer().added_tokens_decoder:
+            settings["added_tokens_decoder"] = {
+                str(number): {name: getattr(token, name) for name in _OF_TOKEN} for number, token in added.items()
+            }
         return settings | processor.special_tokens_map
     fields = json.loads(processor.to_json_string())
     return {key: value for key, value in fields.items() if key not in ("auto_map", "processor_class")}

@@ -1,13 +1,28 @@
 """What a setting that is a number may be."""
 
+from numbers import Integral, Real
 from typing import Any
 
 
 def is_count(value: Any, minimum: int = 1) -> bool:
     """Whether it is a whole number of at least `minimum`; a truth value, which Python takes for one, is not."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= minimum
 
 
 def is_number(value: Any) -> bool:
     """Whether it is a whole or a floating-point number, and no truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def plain(value: Any) -> Any:
+    """Python's own numbers and lists in place of those of numpy and torch, also inside of lists, tuples and dicts.
+
+    Settings are kept like that, as they are saved as JSON.
+    """
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    if type(value) is dict:
+        return {name: plain(one) for name, one in value.items()}
+    return value

@@ -61,10 +61,9 @@ def _bytes_of(text: str) -> np.ndarray:
     return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64) + FIRST_BYTE
 
 
-def _pattern_of(tokens: Iterable[str]) -> re.Pattern | None:
-    """What finds tokens, the longest first; None where there are none."""
-    longest_first = sorted(tokens, key=len, reverse=True)
-    return re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
+def _pattern_of(tokens: Iterable[str]) -> re.Pattern:
+    """What finds tokens, the longest first."""
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
 
 
 def _kept(lengths: Sequence[int], room: int, strategy: TruncationStrategy) -> list[int]:
@@ -193,9 +192,14 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
             )
             self._template = template
 
-    def save_pretrained(self, *arguments, **kwargs):
+    @property
+    def renamed_tokens(self) -> list[str] | None:
+        """`base_tokens`, where special tokens have other names by now; None where these are theirs."""
         named = [str(getattr(self, name)) for name in _SPECIAL_TOKENS]
-        self.init_kwargs["base_tokens"] = None if named == self._base_tokens else self._base_tokens
+        return None if named == self._base_tokens else self._base_tokens
+
+    def save_pretrained(self, *arguments, **kwargs):
+        self.init_kwargs["base_tokens"] = self.renamed_tokens
         return super().save_pretrained(*arguments, **kwargs)
 
     @property
@@ -206,7 +210,7 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         for token in map(str, new_tokens):
             if len(token) == 1 and (ord(token) < 256 or token in _BYTE_OF_LETTER):
                 raise ValueError(f"token {token!r}: it is how a byte is called. Expected at least 2 characters.")
-        self._added_pattern = None
+        self._added_patterns = None
         return super()._add_tokens(new_tokens, *arguments, **kwargs)
 
     def _encode_plus(
@@ -362,22 +366,37 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
 
     def _ids(self, text: str, split_special_tokens: bool) -> np.ndarray:
         """`(M,)`: ids of bytes, and of added tokens that the text spells; of special ones only if those stay whole."""
-        pattern = self._unsplit_pattern if split_special_tokens else self._added_pattern
-        if pattern is None or not pattern.search(text):
+        pieces = [text]  # what is between tokens, and each second one is a token
+        for pattern in self._added_patterns:
+            if any(map(pattern.search, pieces[::2])):
+                pieces[::2] = [self._pieces(piece, pattern, split_special_tokens) for piece in pieces[::2]]
+                pieces[1::2] = [[token] for token in pieces[1::2]]
+                pieces = [piece for parts in pieces for piece in parts]
+        if len(pieces) == 1:
             return _bytes_of(text)
-        pieces = pattern.split(text)  # what is between tokens, and each second one is a token
         pieces[::2] = map(_bytes_of, pieces[::2])
         pieces[1::2] = (np.array([self._added_ids[token]]) for token in pieces[1::2])
         return np.concatenate(pieces)
 
+    def _pieces(self, text: str, pattern: re.Pattern, split_special_tokens: bool) -> list[str]:
+        """The text around the tokens that a pattern finds, and these between."""
+        pieces, start = [], 0
+        for found in pattern.finditer(text):
+            if not (split_special_tokens and found[0] in self._special):
+                pieces += [text[start : found.start()], found[0]]
+                start = found.end()
+        return [*pieces, text[start:]]
+
     def _split_by_pattern(self) -> bool:
         """Whether added tokens are nothing but texts to look for, none of which takes spaces along or is a word."""
-        if getattr(self, "_added_pattern", None) is None:
+        if getattr(self, "_added_patterns", None) is None:
             added = self.added_tokens_decoder
             self._plain_tokens = not any(token.lstrip or token.rstrip or token.single_word for token in added.values())
             self._added_ids = {token.content: number for number, token in added.items()}
-            self._added_pattern = _pattern_of(self._added_ids)
-            self._unsplit_pattern = _pattern_of([token.content for token in added.values() if not token.special])
+            self._special = {token.content for token in added.values() if token.special}
+            # As the library does: those of normalized texts, even longer ones, in what the others leave.
+            both = [[token.content for token in added.values() if token.normalized == kind] for kind in (False, True)]
+            self._added_patterns = [_pattern_of(tokens) for tokens in both if tokens]
         return self._plain_tokens
 
     def get_vocab(self) -> dict[str, int]:

@@ -8,7 +8,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import Unpack
 
 from .image_processing_perceiver_study import PerceiverStudyImageProcessor, PerceiverStudyImageProcessorKwargs
-from .scalars import is_count
+from .scalars import is_count, is_number
 from .video_reading import choose_frames, is_file, is_frame, read_frames
 
 _LONG_CLIPS = ("spread", "cut")
@@ -94,7 +94,7 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
             raise ValueError(f"long_clips={long_clips!r}: expected one of {', '.join(map(repr, _LONG_CLIPS))}.")
         if do_sample_frames and long_clips == "cut":
             raise ValueError("long_clips='cut' takes the first frames, and do_sample_frames=True some from all over.")
-        if fps is not None and not (isinstance(fps, (int, float)) and fps > 0):
+        if fps is not None and not (is_number(fps) and fps > 0):
             raise ValueError(f"fps={fps!r}: expected None or a number above 0.")
         if normalize not in _NORMALIZATIONS:
             raise ValueError(f"normalize={normalize!r}: expected one of {', '.join(map(repr, _NORMALIZATIONS))}.")
@@ -133,8 +133,7 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
         Pixels have the values that they come with, 0 to 255 for files and pictures.
         """
         frames = self.read(video, frame_indices, **kwargs)
-        plain = {"do_rescale": False, "do_normalize": False, "return_tensors": None}
-        pixels = super().preprocess(frames, **kwargs | plain)["pixel_values"]
+        pixels = super().preprocess(frames, **kwargs | {"return_tensors": None})["pixel_values"]
         sizes = {frame.shape for frame in pixels}
         if len(sizes) > 1:
             raise ValueError(
@@ -143,17 +142,37 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
             )
         return np.stack(pixels)
 
-    def preprocess(self, videos: Any, *args, frame_indices: Any = None, **kwargs) -> BatchFeature:
+    def _preprocess(self, images: list[np.ndarray], **kwargs) -> BatchFeature:
+        # How frames are rescaled says what their white is, but `features` rescales and normalises whole clips.
+        return super()._preprocess(images, **kwargs | {"do_rescale": False, "do_normalize": False})
+
+    def __call__(self, videos: Any = None, *, images: Any = None, **kwargs) -> BatchFeature:
+        """As `preprocess`; clips may also be named `images`, as those of image processors are.
+
+        Raises:
+            ValueError: there are no clips, or some by either name; or see `preprocess`.
+        """
+        if (videos is None) == (images is None):
+            raise ValueError("Clips are the first argument, or named `videos` or `images`: expected one of these.")
+        return self.preprocess(images if videos is None else videos, **kwargs)
+
+    def preprocess(self, videos: Any, frame_indices: Any = None, **kwargs) -> BatchFeature:
         """One clip or several `-> pixel_values, attention_mask`
 
         Args:
             frame_indices: see `read`.
-            kwargs: in place of the processor's own settings.
+            kwargs: in place of the processor's own settings. With `return_tensors=None` both are lists of arrays, one
+                for each clip, as long as those of a batch.
+
+        Raises:
+            ValueError: a setting has a value outside of what the processor takes, or does not fit the clips; or one of
+                these cannot be read.
         """
+        self._check_settings(**kwargs)  # before files are read
         clips = [videos] if _is_clip(videos) else list(videos)
         if not clips:
             raise ValueError("There are no clips: expected at least one.")
-        return_tensors = kwargs.pop("return_tensors", None) or self.return_tensors
+        return_tensors = kwargs.get("return_tensors", self.return_tensors)
         made = [torch.from_numpy(self.process_clip(clip, frame_indices, **kwargs)) for clip in clips]
         shapes = {clip.shape[1:] for clip in made}
         if len(shapes) > 1:
@@ -168,6 +187,8 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
         settings = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "normalize")
         values, mask = self.features(padded, lengths, **{key: kwargs[key] for key in settings if key in kwargs})
         data = {"pixel_values": values.numpy(), "attention_mask": mask.numpy()}
+        if return_tensors is None:
+            data = {name: list(rows) for name, rows in data.items()}
         return BatchFeature(data, tensor_type=return_tensors)
 
     def features(self, frames: torch.Tensor, lengths: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,8 +206,15 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
         if settings["do_normalize"] and settings["normalize"] != "training":
             values = _normalize_each(values, shown, over_time=settings["normalize"] == "pixel")
         elif settings["do_normalize"]:
+            channels = values.shape[2]
+            for name in ("image_mean", "image_std"):
+                if np.shape(settings[name]) not in ((), (1,), (channels,)):
+                    raise ValueError(
+                        f"{name}={settings[name]!r}: expected a number, or one for each of the {channels} channels of "
+                        "a clip."
+                    )
             mean, std = (
-                values.new_tensor(settings[name]).expand(values.shape[2])[:, None, None]
+                values.new_tensor(settings[name]).expand(channels)[:, None, None]
                 for name in ("image_mean", "image_std")
             )
             values = (values - mean) / std

@@ -1,5 +1,6 @@
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -98,6 +99,42 @@ def count_parameters(**fields) -> int:
 #   (1024 + 1) * 261 + 2 * (261 + 1) * 261 + (261 + 1) * 1024 + 2 * (1024 + 1) * 1024 + 4618 = 2,776,395
 # and a self-attend: 6 * (1024 + 1) * 1024 + 4 * 1024 = 6,301,696. Latents 512 * 1024, classifier 1025 * 1000.
 CROSS, SELF, LATENTS, CLASSIFIER = 2_776_395, 6_301_696, 524_288, 1_025_000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_latents": 8, "d_latents": 32, "qk_channels": 32, "num_self_attends_per_block": 0},
+        {"image_size": 8, "patch_size": 2, "max_frequencies": 4.0, "layer_norm_eps": 0.5},
+        {"image_size": [8, 16], "training_latents": [2, 4]},
+        {"input_type": "bytes", "vocab_size": 300, "ngram_sizes": [3, -2]},
+        {"tasks": {"first": 2, "second": 3}, "decoder_type": "query"},
+        {"modalities": {"image": {"image_size": 8}, "points": {"input_type": "points", "num_axes": 2}}},
+    ],
+)
+@pytest.mark.parametrize("whole, real", [(np.int64, np.float64), (np.uint8, np.float32), (np.array, torch.tensor)])
+def test_numbers_of_other_libraries_are_kept_as_plain_ones(fields, whole, real, tmp_path):
+    def given(value):
+        if isinstance(value, dict):
+            return {name: given(one) for name, one in value.items()}
+        if isinstance(value, list):
+            return [given(one) for one in value]
+        if isinstance(value, str) or (whole is np.uint8 and value in (300, -2)):
+            return value
+        return real(value) if isinstance(value, float) else whole(value)
+
+    config = PerceiverStudyConfig(**given(fields))
+    assert config.to_json_string() == PerceiverStudyConfig(**fields).to_json_string()
+    PerceiverStudyConfig().save_pretrained(tmp_path)
+    if fields.keys() & {"num_latents", "ngram_sizes"}:
+        loaded = PerceiverStudyConfig.from_pretrained(tmp_path, **given(fields))
+        assert loaded.to_json_string() == PerceiverStudyConfig.from_pretrained(tmp_path, **fields).to_json_string()
+
+
+@pytest.mark.parametrize("value", [np.True_, np.float64(2), np.int64(0), np.array([2])])
+def test_numbers_of_other_libraries_that_do_not_fit(value):
+    with pytest.raises(ValueError, match=r"num_latents=.*expected a whole number of at least 1"):
+        PerceiverStudyConfig(num_latents=value)
 
 
 def test_parameters_of_the_papers_imagenet_model():

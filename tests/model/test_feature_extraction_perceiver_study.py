@@ -1,9 +1,11 @@
 """Waveforms and spectrograms: against plain arithmetic, padded and alone."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
-from transformers import AutoFeatureExtractor
+from transformers import AutoFeatureExtractor, DataCollatorWithPadding
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from modeling_perceiver_study import PerceiverStudyFeatureExtractor
@@ -117,6 +119,123 @@ def test_cutting_and_padding_to_a_length():
         extractor()(noise(30), padding="max_length")
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("kind", ["waveform", "log-mel"])
+def test_padding_to_a_multiple(kind, channels):
+    extract = extractor(feature_size=channels, padding_value=0.5, max_length=750, **KINDS[kind])
+    recordings = [noise(length, channels, seed=length) for length in (700, 333)]
+    recordings = [one[0] if channels == 1 else one for one in recordings]
+    made = extract(recordings, return_tensors="pt")
+    axis = -2 if kind == "log-mel" else -1
+    for padding in (True, "max_length"):
+        found = extract(recordings, padding=padding, pad_to_multiple_of=64, return_tensors="pt")
+        length = found["attention_mask"].shape[1]
+        assert (
+            length
+            == found["input_values"].shape[axis]
+            == (64 if kind == "log-mel" else 704 if padding is True else 768)
+        )
+        for name, value, one in (("input_values", 0.5, axis), ("attention_mask", 0, 1)):
+            shown = made[name].shape[one]
+            torch.testing.assert_close(found[name].narrow(one, 0, shown), made[name], rtol=0, atol=1e-5)
+            assert (found[name].narrow(one, shown, length - shown) == value).all()
+    plain = extract(recordings, padding=False, pad_to_multiple_of=64)["attention_mask"]
+    assert [mask.sum() for mask in plain] == made["attention_mask"].sum(dim=1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sample_rate": 8000}, "sample_rate: expected no arguments but raw_speech, sampling_rate, padding"),
+        ({"do_normalize": False}, "do_normalize: expected no arguments but"),
+        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of=0: expected None or a whole number"),
+        ({"pad_to_multiple_of": 2.5}, r"pad_to_multiple_of=2\.5: expected"),
+    ],
+)
+def test_arguments_of_a_call_that_do_not_fit(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        extractor()(noise(30), **arguments)
+
+
+def test_arguments_that_pipelines_give():
+    """Those of transformers for speech, in full."""
+    arguments = {"truncation": False, "padding": "longest", "return_attention_mask": True, "return_tensors": "pt"}
+    assert extractor()(noise(30), sampling_rate=RATE, **arguments)["input_values"].shape == (1, 30)
+
+
+def single(extract, recordings):
+    """What is made of each recording, as data sets hold it before a collator makes batches."""
+    made = [extract(one) for one in recordings]
+    return [{name: values[0] for name, values in one.items()} for one in made]
+
+
+@pytest.mark.parametrize("as_what", [lambda values: values, torch.from_numpy, np.ndarray.tolist])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_single_recordings_are_padded_as_batches_are(kind, channels, as_what):
+    extract = extractor(feature_size=channels, padding_value=0.5, **KINDS[kind])
+    recordings = [noise(length, channels, seed=length) for length in (700, 1, 333)]
+    recordings = [one[0] if channels == 1 else one for one in recordings]
+    expected = extract(recordings, return_tensors="pt")
+    given = [{name: as_what(value) for name, value in one.items()} for one in single(extract, recordings)]
+    labelled = [{**one, "label": label} for label, one in enumerate(given)]
+    found = DataCollatorWithPadding(extract)(labelled)
+    assert found["labels"].tolist() == [0, 1, 2]
+    of_lists = {name: [one[name] for one in given] for name in given[0]}
+    for batch in (found, extract.pad(of_lists, return_tensors="pt")):
+        torch.testing.assert_close(batch["input_values"], expected["input_values"], rtol=0, atol=1e-5)
+        assert torch.equal(batch["attention_mask"], expected["attention_mask"])
+    for one in given:
+        del one["attention_mask"]
+    assert torch.equal(extract.pad(given, return_tensors="pt")["attention_mask"], expected["attention_mask"])
+    assert set(extract.pad(single(extract, recordings), return_attention_mask=False)) == {"input_values"}
+
+
+@pytest.mark.parametrize(
+    ("options", "length"),
+    [
+        ({}, 9),
+        ({"pad_to_multiple_of": 4}, 12),
+        ({"padding": "max_length", "max_length": 11}, 11),
+        ({"padding": "max_length", "max_length": 11, "pad_to_multiple_of": 5}, 15),
+        ({"padding": "max_length"}, 13),  # of the extractor
+        ({"truncation": True, "max_length": 4}, 4),
+        ({"truncation": True, "padding": "max_length", "max_length": 4}, 4),
+        ({"truncation": True}, 9),
+    ],
+)
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["waveform", "log-mel"])
+def test_lengths_of_what_is_padded(kind, channels, side, options, length):
+    settings = LOG_MEL | {"max_length": 12 * 80} if kind == "log-mel" else {"max_length": 13}
+    extract = extractor(feature_size=channels, padding_side=side, padding_value=-1.0, **settings)
+    lengths, bands = (9, 6), (20,) if kind == "log-mel" else ()
+    sizes = [(*((channels,) if channels > 1 else ()), count, *bands) for count in lengths]
+    given = [{"input_values": np.random.default_rng(0).random(size, np.float32)} for size in sizes]
+    found = extract.pad(given, return_tensors="np", **options)
+    axis = -2 if kind == "log-mel" else -1
+    assert found["input_values"].shape[axis] == found["attention_mask"].shape[1] == length
+    for one, values, mask in zip(given, found["input_values"], found["attention_mask"], strict=True):
+        shown = min(one["input_values"].shape[axis], length)
+        assert mask.tolist() == ([0] * (length - shown) + [1] * shown)[:: 1 if side == "left" else -1]
+        values, first = np.moveaxis(values, axis, 0), np.moveaxis(one["input_values"], axis, 0)
+        np.testing.assert_array_equal(values[mask == 1], first[:shown])
+        assert (values[mask == 0] == -1).all()
+
+
+def test_what_is_not_padded():
+    extract = extractor(**LOG_MEL)
+    made = single(extract, [noise(700), noise(300)])
+    assert [one.shape for one in extract.pad(made, padding=False)["input_values"]] == [(9, 20), (4, 20)]
+    with pytest.raises(ValueError, match=r"shape \(1, 9, 20\): expected \(T, F\), without an axis for a batch"):
+        extract.pad([dict(extract(noise(700)))])
+    with pytest.raises(ValueError, match="attention_mask of a recording has 700 entries: expected 9"):
+        extract.pad([{**made[0], "attention_mask": np.ones(700, np.int64)}])
+    with pytest.raises(ValueError, match="make sure that max_length is defined"):
+        extract.pad(made, padding="max_length")
+
+
 def test_another_rate_is_resampled():
     samples = noise(2000)
     ours = extractor(normalize=None)
@@ -130,7 +249,13 @@ def test_another_rate_is_resampled():
         ({"feature_type": "mel"}, "feature_type='mel'"),
         ({"normalize": "all"}, "normalize='all'"),
         ({"feature_size": 0}, "feature_size=0"),
-        ({**LOG_MEL, "max_frequency": 5000}, "max_frequency is 5000"),
+        (
+            {**LOG_MEL, "max_frequency": 5000},
+            "max_frequency=5000.*expected None or at most 4000, half the sampling_rate",
+        ),
+        ({**LOG_MEL, "min_frequency": 5000}, "min_frequency=5000.*below max_frequency, which is 4000"),
+        ({**LOG_MEL, "min_frequency": 50, "max_frequency": 50}, "min_frequency=50.*below max_frequency, which is 50"),
+        ({**LOG_MEL, "min_frequency": -1}, "min_frequency=-1.*at least 0"),
         ({"std": 0.0}, r"std=0\.0"),
         ({"mean": [1.0, 2.0]}, "mean="),
         ({"dynamic_range": 0}, "dynamic_range=0"),
@@ -149,3 +274,16 @@ def test_saved_and_loaded(tmp_path):
     again = AutoFeatureExtractor.from_pretrained(tmp_path, trust_remote_code=True)
     assert again.to_dict() | {"feature_extractor_type": ""} == first.to_dict() | {"feature_extractor_type": ""}
     np.testing.assert_array_equal(again(noise(900))["input_values"], first(noise(900))["input_values"])
+
+
+def test_a_saved_extractor_takes_another_rate(tmp_path):
+    """Its highest band, if none was named, follows the rate; a named one is refused by its own name."""
+    first = PerceiverStudyFeatureExtractor(**LOG_MEL)
+    first.save_pretrained(tmp_path / "half")
+    assert json.loads((tmp_path / "half" / "preprocessor_config.json").read_text())["max_frequency"] is None
+    again = PerceiverStudyFeatureExtractor.from_pretrained(tmp_path / "half", sampling_rate=RATE)
+    samples = noise(900)
+    np.testing.assert_array_equal(again(samples)["input_values"], extractor(**LOG_MEL)(samples)["input_values"])
+    PerceiverStudyFeatureExtractor(**LOG_MEL, max_frequency=8000).save_pretrained(tmp_path / "named")
+    with pytest.raises(ValueError, match=r"max_frequency=8000.*half the sampling_rate"):
+        PerceiverStudyFeatureExtractor.from_pretrained(tmp_path / "named", sampling_rate=RATE)

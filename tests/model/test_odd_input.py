@@ -5,6 +5,7 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
+from transformers import AddedToken
 
 import modeling_perceiver_study as package
 from modeling_perceiver_study import (
@@ -20,6 +21,51 @@ from tests.kinds import KINDS, arguments_of, model_of
 from tests.pipelines import PIPELINES, SAMPLES, SMALL, VIDEO, pipeline_of
 
 NAN = np.where(random_clip() > 250, np.nan, random_clip())
+
+# Settings
+
+WHOLE, REAL = np.int64, np.float32
+IMAGE = {"num_channels": WHOLE(3), "num_frequency_bands": WHOLE(4), "max_frequencies": REAL(4), "size": WHOLE(8)}
+
+
+@pytest.mark.parametrize(
+    "kind, settings",
+    [
+        (PerceiverStudyImageProcessor, IMAGE | {"image_mean": REAL(0.5), "image_std": np.full(3, 0.5)}),
+        (PerceiverStudyVideoProcessor, {"num_frames": WHOLE(4), "fps": REAL(2), "size": {"shortest_edge": WHOLE(8)}}),
+        (PerceiverStudyFeatureExtractor, {"feature_size": WHOLE(2), "sampling_rate": WHOLE(8000), "mean": np.ones(2)}),
+        (PerceiverStudyFeatureExtractor, {"normalize": "training", "mean": REAL(1), "std": torch.tensor([2.0])}),
+        (
+            PerceiverStudyFeatureExtractor,
+            {"feature_type": "log-mel", "dynamic_range": REAL(9), "min_frequency": REAL(9), "max_length": WHOLE(99)},
+        ),
+        (package.PerceiverStudyPointCloudProcessor, {"num_axes": WHOLE(2), "num_points": WHOLE(4)}),
+    ],
+)
+def test_numbers_of_other_libraries_are_kept_as_plain_ones(kind, settings, tmp_path):
+    """Also where they come beside a saved folder."""
+    of_python = {name: value.tolist() for name, value in settings.items() if hasattr(value, "tolist")}
+    expected = kind(**settings | of_python).to_json_string()
+    assert kind(**settings).to_json_string() == expected
+    kind(**settings).save_pretrained(tmp_path)
+    for given in ({}, settings):
+        loaded = kind.from_pretrained(tmp_path, **given).to_dict()
+        loaded.pop("auto_map")
+        assert loaded == kind(**settings | of_python).to_dict()
+
+
+def test_numbers_of_other_libraries_at_a_call():
+    clip = random_clip()
+    found = PerceiverStudyVideoProcessor(size=8)(clip, num_frames=WHOLE(3), num_channels=WHOLE(3))["pixel_values"]
+    torch.testing.assert_close(found, PerceiverStudyVideoProcessor(size=8)(clip, num_frames=3)["pixel_values"])
+    found = PerceiverStudyImageProcessor(size=8)(clip[0], **IMAGE)
+    of_python = {name: value.item() for name, value in IMAGE.items()}
+    torch.testing.assert_close(dict(found), dict(PerceiverStudyImageProcessor(size=8)(clip[0], **of_python)))
+    config = PerceiverStudyConfig(**VIDEO, **SMALL)
+    model = package.PerceiverStudyForVideoClassification(config).eval()
+    clips = PerceiverStudyVideoProcessor(size=8)(clip)
+    torch.testing.assert_close(model(**clips, num_latents=WHOLE(2)).logits, model(**clips, num_latents=2).logits)
+
 
 # Texts
 
@@ -320,6 +366,63 @@ def test_a_tokenizer_among_others_comes_back_as_it_was(several, tmp_path):
     texts = ["a<new>", "b<special> [MASK]c"]
     for settings in ({}, {"split_special_tokens": False}, {"truncation": True, "max_length": 4}):
         assert dict(loaded(texts, padding=True, **settings)) == dict(tokenizer(texts, padding=True, **settings))
+
+
+TOKENIZERS = {
+    "as it is": {},
+    "a new mask": {"change": lambda tokenizer: tokenizer.add_special_tokens({"mask_token": "<mask>"})},
+    "another mask": {"mask_token": "<mask>"},
+    "a mask that takes spaces": {"mask_token": AddedToken("[MASK]", lstrip=True)},
+    "a new one that does": {
+        "change": lambda tokenizer: tokenizer.add_special_tokens({"mask_token": AddedToken("<mask>", rstrip=True)})
+    },
+    "a name that is there": {"change": lambda tokenizer: setattr(tokenizer, "cls_token", "[BOS]")},
+    "more special ones": {
+        "change": lambda tokenizer: tokenizer.add_special_tokens({"additional_special_tokens": ["<x>"]})
+    },
+    "more from the start": {"extra_special_tokens": ["<x>", "<y>"]},
+    "special, but of no kind": {"change": lambda tokenizer: tokenizer.add_tokens(["<x>"], special_tokens=True)},
+    "one with a name": {"extra_special_tokens": {"image_token": "<x>"}},
+    "in an order of its own": {
+        "mask_token": "<m>",
+        "change": lambda tokenizer: (
+            tokenizer.add_tokens(["<y>", AddedToken("<z>", single_word=True, normalized=False)]),
+            tokenizer.add_special_tokens({"sep_token": "<end>", "additional_special_tokens": ["<x>"]}),
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_special_tokens_of_a_tokenizer_among_others_come_back(several, name, tmp_path):
+    """Their ids, and what they do to spaces around them, also when saved and loaded twice."""
+    settings = dict(TOKENIZERS[name])
+    change = settings.pop("change", lambda tokenizer: None)
+    tokenizer = PerceiverStudyTokenizer(**settings)
+    change(tokenizer)
+    processor = package.PerceiverStudyProcessor({**several.modalities, "text": tokenizer})
+    texts = ["a <mask> b", "a [MASK] <m> [CLS]", " <x> <y> <z>c <z> <end> [SEP][BOS]"]
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    for _ in range(2):
+        processor.save_pretrained(tmp_path)
+        processor = package.PerceiverStudyProcessor.from_pretrained(tmp_path)
+        loaded = processor.modalities["text"]
+        assert [loaded(text)["input_ids"] for text in texts] == loaded(texts)["input_ids"] == ids
+        for skip in (False, True):
+            found = loaded.batch_decode(ids, skip_special_tokens=skip)
+            assert found == tokenizer.batch_decode(ids, skip_special_tokens=skip)
+        assert loaded.added_tokens_decoder == tokenizer.added_tokens_decoder
+        assert loaded.special_tokens_map == tokenizer.special_tokens_map
+        assert loaded.all_special_ids == tokenizer.all_special_ids and len(loaded) == len(tokenizer)
+
+
+def test_added_tokens_as_files_had_them_before(several):
+    fields = {"content": "<new>", "single_word": False, "lstrip": False, "rstrip": False}
+    added = [{**fields, "normalized": True, "special": False}, {**fields, "content": "<s>", "normalized": False}]
+    added[1]["special"] = True
+    settings = {"processor": "PerceiverStudyTokenizer", "mask_token": "[MASK]", "added_tokens": added}
+    tokenizer = package.PerceiverStudyProcessor({"text": settings}).modalities["text"]
+    assert tokenizer(["<new>a<s>"])["input_ids"] == [[4, 262, 103, 263, 5]]
 
 
 def test_masks_whatever_a_processor_makes_by_itself(several):

@@ -166,11 +166,23 @@ def test_equal_points_become_zeros(count, center):
         assert not points.any()
 
 
-@pytest.mark.parametrize("factor", [1e-12, 1e12])
-def test_very_small_and_large_clouds_keep_their_shape(factor):
+@pytest.mark.parametrize("center", ["mean", "box", None])
+@pytest.mark.parametrize("scale", ["sphere", "box"])
+@pytest.mark.parametrize("factor", [1e-300, 1e-170, 1e-12, 1e12, 1e155, 1e200, 1e307])
+def test_very_small_and_large_clouds_keep_their_shape(factor, scale, center):
     given = np.random.default_rng(0).normal(size=(20, 3))
-    processor = PerceiverStudyPointCloudProcessor()
+    processor = PerceiverStudyPointCloudProcessor(scale=scale, center=center)
     torch.testing.assert_close(processor(given * factor)["points"], processor(given)["points"])
+
+
+@pytest.mark.parametrize("sampling", ["random", "farthest"])
+@pytest.mark.parametrize("exponent", [-900, -120, 120, 900])
+def test_points_of_very_small_and_large_clouds_are_taken_whatever_their_order(exponent, sampling):
+    given = np.ldexp(np.random.default_rng(0).normal(size=(40, 3)), exponent)
+    processor = PerceiverStudyPointCloudProcessor(num_points=12, sampling=sampling)
+    first = processor(given)["points"][0]
+    torch.testing.assert_close(processor(given[::-1].copy())["points"][0], first)
+    assert len(first.unique(dim=0)) == 12
 
 
 def test_points_that_are_not_numbers(cloud):

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer, PerceiverTokenizer
+from transformers import AddedToken, AutoTokenizer, PerceiverTokenizer
 
 from modeling_perceiver_study import PerceiverStudyTokenizer
 
@@ -258,3 +258,24 @@ def test_added_tokens_stay_whole(split):
     for text in ("a new [MASK] one", "new", "newer", "[CLS]new"):
         alone = tokenizer(text, split_special_tokens=split)["input_ids"]
         assert tokenizer([text], split_special_tokens=split)["input_ids"] == [alone], text
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_added_tokens_that_overlap_are_found_alike(split):
+    """A text alone and one in a list: tokens of the letters a and b in all kinds, of which some begin in others."""
+    rng = random.Random(0)
+    for _ in range(60):
+        tokenizer = PerceiverStudyTokenizer()
+        for name in {"".join(rng.choices(["a", "b", "[MASK]", "[MASK"], k=rng.randint(2, 3))) for _ in range(5)}:
+            token = AddedToken(name, normalized=rng.random() < 0.5, special=rng.random() < 0.5)
+            tokenizer.add_tokens([token], special_tokens=token.special)
+        texts = ["".join(rng.choices(["a", "b", "[MASK]", "[MASK"], k=rng.randint(0, 12))) for _ in range(10)]
+        alone = [tokenizer(text, split_special_tokens=split)["input_ids"] for text in texts]
+        assert tokenizer(texts, split_special_tokens=split)["input_ids"] == alone, tokenizer.added_tokens_decoder
+
+
+def test_a_special_token_is_found_in_what_a_longer_one_begins_with():
+    tokenizer = PerceiverStudyTokenizer()
+    tokenizer.add_tokens(["x[MASK"])
+    assert tokenizer("x[MASK]")["input_ids"] == [4, 126, 3, 5]
+    assert tokenizer(["x[MASK]"])["input_ids"] == [[4, 126, 3, 5]]

@@ -15,9 +15,11 @@ from transformers import AutoImageProcessor, AutoModelForVideoClassification, pi
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForVideoClassification,
+    PerceiverStudyImageProcessor,
     PerceiverStudyProcessor,
     PerceiverStudyVideoProcessor,
 )
+from modeling_perceiver_study import image_processing_perceiver_study as image_processing
 from modeling_perceiver_study.video_reading import choose_frames, read_frames
 from tests.clips import encoded_clip, random_clip
 
@@ -97,6 +99,47 @@ def test_grey_and_colour():
     flat = np.repeat(clip[..., :1], 3, axis=-1)
     of_grey = build_processor()(clip[..., 0])["pixel_values"]
     torch.testing.assert_close(of_grey, build_processor()(flat)["pixel_values"])
+
+
+RGBA = np.concatenate([random_clip(), random_clip(seed=1)[..., :1]], axis=-1)
+TRANSPARENT = {
+    "uint8": RGBA,
+    "uint16": RGBA.astype(np.uint16) * 257,
+    "int32": RGBA.astype(np.int32),
+    "floats": RGBA.astype(np.float32),
+    "white": np.full((2, 12, 16, 4), 255, np.float32),
+    "floats to 1": RGBA / 255,
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("settings", [{}, {"rescale_factor": 1 / 65535}, {"do_rescale": False}])
+@pytest.mark.parametrize("kind", TRANSPARENT)
+def test_transparent_clips_are_laid_on_white_as_pictures_are(kind, settings, channels):
+    """Whatever white is in them, for settings of the processor and of a call."""
+    clip = TRANSPARENT[kind]
+    mean = {"num_channels": channels, "image_mean": [0.4] * channels, "image_std": [0.5] * channels}
+    pictures = PerceiverStudyImageProcessor(size=SIZE, do_fourier_encode=False, **mean, **settings)
+    expected = pictures(list(clip))["pixel_values"]
+    tolerance = 1e-6 * max(1, expected.abs().max().item())
+    for found in (build_processor(**mean, **settings)(clip), build_processor(**mean)(clip, **settings)):
+        torch.testing.assert_close(found["pixel_values"][0], expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("clip", "settings", "warned"),
+    [
+        (random_clip() / 255, {}, True),
+        (random_clip() / 255, {"do_rescale": False}, False),
+        (random_clip().astype(np.float32), {}, False),
+        (random_clip(), {}, False),
+    ],
+)
+def test_a_warning_of_clips_that_are_rescaled_already(clip, settings, warned, monkeypatch):
+    said = []
+    monkeypatch.setattr(image_processing.logger, "warning_once", said.append)
+    build_processor(num_frames=1, **settings)(clip)
+    assert len(said) == warned
 
 
 def test_padding_and_masks():
@@ -202,6 +245,54 @@ def test_a_cut_file_gives_the_frames_that_are_there():
 def test_wrong_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         build_processor(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_channels": 1}, r"image_mean=\(0\.5, 0\.5, 0\.5\): expected a number, or one for each of the 1 channels"),
+        ({"image_std": [0.5, 0.5]}, r"image_std=\[0\.5, 0\.5\]: expected a number, or one for each of the 3 channels"),
+        ({"num_channels": 2.5}, r"num_channels=2\.5: expected a whole number"),
+        ({"rescale_factor": None}, "`rescale_factor` must be specified"),
+        ({"image_mean": None}, "`image_mean` and `image_std` must both be specified"),
+        ({"do_sample_frames": True, "num_frames": None}, "do_sample_frames=True needs num_frames"),
+        ({"crop_first": True, "size": {"shortest_edge": 6}}, "crop_first=True needs a height and a width"),
+    ],
+)
+def test_wrong_settings_of_a_call_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        build_processor()(random_clip(), **settings)
+
+
+@pytest.mark.parametrize("settings", [{"fps": "fast"}, {"long_clips": "end"}, {"rescale_factor": None}])
+def test_settings_of_a_call_are_refused_before_anything_is_read(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        build_processor()("missing.mp4", **settings)
+
+
+def test_settings_of_a_call_take_the_place_of_the_own_ones():
+    own = {"num_channels": 1, "image_mean": 0.4, "image_std": 0.3, "size": {"height": 4, "width": 5}, "num_frames": 3}
+    expected = build_processor(**own)(random_clip())["pixel_values"]
+    torch.testing.assert_close(build_processor()(random_clip(), **own)["pixel_values"], expected)
+
+
+def test_clips_are_given_by_name_too():
+    expected = build_processor()(random_clip())["pixel_values"]
+    for name in ("videos", "images"):
+        torch.testing.assert_close(build_processor()(**{name: random_clip()})["pixel_values"], expected)
+    for wrong in ({}, {"videos": random_clip(), "images": random_clip()}):
+        with pytest.raises(ValueError, match="Clips are the first argument, or named `videos` or `images`"):
+            build_processor()(**wrong)
+
+
+def test_types_of_what_is_returned():
+    clips = [random_clip(3), random_clip(5)]
+    tensors, arrays, lists = (build_processor()(clips, return_tensors=kind) for kind in ("pt", "np", None))
+    for name, expected in tensors.items():
+        assert isinstance(expected, torch.Tensor) and isinstance(arrays[name], np.ndarray)
+        assert isinstance(lists[name], list) and all(isinstance(one, np.ndarray) for one in lists[name])
+        np.testing.assert_array_equal(arrays[name], expected)
+        np.testing.assert_array_equal(np.stack(lists[name]), expected)
 
 
 def test_clips_of_different_sizes_need_a_size():

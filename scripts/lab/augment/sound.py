@@ -156,7 +156,7 @@ def warp_bands(values: torch.Tensor, factors: torch.Tensor, extractor: Perceiver
 
     Vocal tract length perturbation (Jaitly and Hinton 2013), on the mel scale.
     """
-    low, high = (_mel(torch.tensor(f)) for f in (extractor.min_frequency, extractor.max_frequency))
+    low, high = (_mel(torch.tensor(f)) for f in (extractor.min_frequency, extractor.highest_frequency))
     bands = values.shape[-1]
     mels = torch.linspace(float(low), float(high), bands + 2, dtype=torch.float64)[1:-1]
     wanted = _mel(_hertz(mels) / factors[:, None].cpu())  # where each band of the result was
