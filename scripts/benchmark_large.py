@@ -9,6 +9,7 @@ It makes the inputs itself, in the folder for temporary files, which must have r
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import lab.waiting  # noqa: F401, before torch
@@ -31,8 +32,9 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--output", type=place, default=Path("output") / "benchmark", metavar="FOLDER")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    load = os.getloadavg()[0]
     inputs = measure_large(options.points, options.hours, options.minutes, options.threads)
-    found = {**describe_run(Accelerator(cpu=True), launcher=("python",)), "inputs": inputs}
+    found = {**describe_run(Accelerator(cpu=True), launcher=("python",)), "load_average": load, "inputs": inputs}
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "large.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     (options.output / "large.md").write_text(large_table(found), encoding="utf-8")

@@ -56,7 +56,8 @@ def large_table(found: dict) -> str:
     lines = ["| input | seconds | MB beyond the input | MB of the result |", "|---|---:|---:|---:|"]
     for name, one in found["inputs"].items():
         lines.append(f"| {name} | {one['seconds']:.1f} | {one['megabytes']:,.0f} | {one['result_megabytes']:,.2f} |")
-    lines += ["", f"One run each; {found['hardware']}; commit {found['git_commit']}."]
+    crowded = f" at a load of {found['load_average']:.1f}, so take times roughly" if found["load_average"] > 1.5 else ""
+    lines += ["", f"One run each{crowded}; {found['hardware']}; commit {found['git_commit']}."]
     return "\n".join(lines) + "\n"
 
 
