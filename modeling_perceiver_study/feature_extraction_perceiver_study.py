@@ -51,6 +51,9 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         mean: a number, or one for each channel or band.
         std: likewise, above 0.
         max_length: samples that a model looks at, at most; longer recordings are cut. None does not cut.
+        stretch_to: samples that every recording is brought to, by lines between its own. Beginning and end of all are
+            then at the same places, and how long one took is not seen. It is for series of slow numbers, as sound would
+            change its pitch; for these it was better than padding where each shows one thing from its start to its end.
 
     Raises:
         ValueError: an argument has a value outside of what is said above; names it.
@@ -75,6 +78,7 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         mean: float | list[float] = 0.0,
         std: float | list[float] = 1.0,
         max_length: int | None = None,
+        stretch_to: int | None = None,
         **kwargs,
     ):
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
@@ -90,6 +94,7 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         self.mean = mean
         self.std = std
         self.max_length = max_length
+        self.stretch_to = stretch_to
         vars(self).update(plain(vars(self)))
         self._validate()
 
@@ -97,6 +102,9 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         for name in ("feature_size", "sampling_rate", "num_mel_bins", "frame_length", "hop_length"):
             self._require(name, is_count(getattr(self, name)), "a whole number of at least 1")
         self._require("max_length", self.max_length is None or is_count(self.max_length), "None or a whole number")
+        most = self.max_length or math.inf
+        fits = self.stretch_to is None or (is_count(self.stretch_to) and self.stretch_to <= most)
+        self._require("stretch_to", fits, f"None, or a whole number up to max_length={self.max_length}")
         self._require("feature_type", self.feature_type in _FEATURE_TYPES, f"one of {_FEATURE_TYPES}")
         dynamic_range = self.dynamic_range
         self._require("dynamic_range", dynamic_range is None or dynamic_range > 0, "None or a number above 0")
@@ -129,7 +137,11 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
             sampling_rate: of an array, also one in a file; None is the extractor's.
             seconds: what is wanted at most.
         """
-        return read_audio(recording, self.sampling_rate, self.feature_size, self.do_rescale, seconds, sampling_rate)
+        rates = self.sampling_rate, sampling_rate
+        if self.stretch_to is None:
+            return read_audio(recording, rates[0], self.feature_size, self.do_rescale, seconds, rates[1])
+        samples = read_audio(recording, rates[0], self.feature_size, self.do_rescale, None, rates[1])
+        return _stretched(samples, self.stretch_to)
 
     def __call__(
         self,
@@ -343,6 +355,15 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
 def _filters(size: int, bands: int, lowest: float, highest: float, sampling_rate: int) -> np.ndarray:
     """`(size // 2 + 1, F)`: the same for all recordings of an extractor, so they are made once."""
     return mel_filter_bank(size // 2 + 1, bands, lowest, highest, sampling_rate, norm=None, mel_scale="htk")
+
+
+def _stretched(samples: np.ndarray, length: int) -> np.ndarray:
+    """`(C, L) -> (C, length)`, with the first and the last samples as they are."""
+    place = np.linspace(0, samples.shape[1] - 1, length)
+    below = np.floor(place).astype(np.int64)
+    above = np.minimum(below + 1, samples.shape[1] - 1)
+    share = (place - below).astype(np.float32)
+    return samples[:, below] * (1 - share) + samples[:, above] * share
 
 
 def is_several_recordings(value: Any, num_channels: int) -> bool:

@@ -236,6 +236,19 @@ def test_what_is_not_padded():
         extract.pad(made, padding="max_length")
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("length", [1, 5, 9, 17, 40])
+def test_recordings_are_stretched_to_one_length(length, channels):
+    samples = np.linspace(-1, 2, length, dtype=np.float32) * np.arange(1, channels + 1, dtype=np.float32)[:, None]
+    made = extractor(feature_size=channels, normalize=None, stretch_to=9, max_length=12)
+    batch = made([samples, samples[:, : 1 + length // 2]])
+    assert batch["attention_mask"].all() and batch["input_values"].shape[-1] == 9
+    first = batch["input_values"][0].reshape(channels, 9)
+    expected = [np.interp(np.linspace(0, length - 1, 9), np.arange(length), row) for row in samples]
+    np.testing.assert_allclose(first, expected, atol=1e-6)
+    np.testing.assert_array_equal(first[:, [0, -1]], samples[:, [0, -1]])
+
+
 def test_another_rate_is_resampled():
     samples = noise(2000)
     ours = extractor(normalize=None)
@@ -259,6 +272,8 @@ def test_another_rate_is_resampled():
         ({"std": 0.0}, r"std=0\.0"),
         ({"mean": [1.0, 2.0]}, "mean="),
         ({"dynamic_range": 0}, "dynamic_range=0"),
+        ({"stretch_to": 0}, "stretch_to=0"),
+        ({"stretch_to": 9, "max_length": 8}, "stretch_to=9 .* up to max_length=8"),
         ({"max_length": 0}, "max_length=0"),
         ({"hop_length": 1.5}, r"hop_length=1\.5"),
     ],

@@ -39,6 +39,7 @@ _EXTRACTOR_KEYS = (
     "mean",
     "std",
     "max_length",
+    "stretch_to",
 )
 # Fields of the model that follow from the feature extractor.
 _SHAPE_KEYS = ("input_type", "num_axes", "image_size", "num_channels")
