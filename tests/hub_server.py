@@ -240,7 +240,9 @@ class _Handler(BaseHTTPRequestHandler):
             elif item["key"] != "header":
                 raise _Refused(400, f"unknown operation {item['key']}")
         repository = self.hub.repositories[name]
-        commit = hashlib.sha1(f"{name} {len(repository.commits)}".encode()).hexdigest()
+        # Of the content, as on the Hub: the client keeps what it has of a commit, also from tests of yesterday.
+        content = [f"{name} {len(repository.commits)}", *(f"{path} {_sha256(files[path])}" for path in sorted(files))]
+        commit = hashlib.sha1("\n".join(content).encode()).hexdigest()
         repository.commits.append((commit, files))
         if self.fault == "answer lost":
             self.close_connection = True
