@@ -137,11 +137,12 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
             sampling_rate: of an array, also one in a file; None is the extractor's.
             seconds: what is wanted at most.
         """
-        rates = self.sampling_rate, sampling_rate
+        if self.stretch_to is not None:
+            seconds = None  # the end is wanted, too
+        samples = read_audio(recording, self.sampling_rate, self.feature_size, self.do_rescale, seconds, sampling_rate)
         if self.stretch_to is None:
-            return read_audio(recording, rates[0], self.feature_size, self.do_rescale, seconds, rates[1])
-        samples = read_audio(recording, rates[0], self.feature_size, self.do_rescale, None, rates[1])
-        return _stretched(samples, self.stretch_to)
+            return samples
+        return between_samples(samples, np.linspace(0, samples.shape[1] - 1, self.stretch_to))
 
     def __call__(
         self,
@@ -357,12 +358,11 @@ def _filters(size: int, bands: int, lowest: float, highest: float, sampling_rate
     return mel_filter_bank(size // 2 + 1, bands, lowest, highest, sampling_rate, norm=None, mel_scale="htk")
 
 
-def _stretched(samples: np.ndarray, length: int) -> np.ndarray:
-    """`(C, L) -> (C, length)`, with the first and the last samples as they are."""
-    place = np.linspace(0, samples.shape[1] - 1, length)
+def between_samples(samples: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """`(C, L), (l,) -> (C, l)`: what lies at places from 0 to `L - 1`, on the line between the samples beside each."""
     below = np.floor(place).astype(np.int64)
     above = np.minimum(below + 1, samples.shape[1] - 1)
-    share = (place - below).astype(np.float32)
+    share = (place - below).astype(samples.dtype)
     return samples[:, below] * (1 - share) + samples[:, above] * share
 
 

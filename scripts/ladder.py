@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from lab.errors import UserError, run_command
 from lab.places import place
+from lab.provenance import facts_of
 from lab.recipe import load_recipe
 from lab.scoring.measures import Measure, is_score, measure_of
 from lab.tasks import build_task
@@ -157,15 +158,15 @@ def table(results: dict) -> str:
         rows.append(
             f"| {name} | {' | '.join(cells)} | {change} | {rung['parameters']:,} | {seconds:.0f} s | {overrides} |"
         )
-    seeds = f"seed {_all(rungs, 'seed')}"
+    seeds = f"seed {facts_of(rungs, 'seed')}"
     if len(rungs) > len(runs):
         seeds = "mean ± standard deviation over seeds " + ", ".join(str(run["seed"]) for run in runs[rungs[0]["name"]])
     common = f" with `{' '.join(results['common'])}`" if results["common"] else ""
     return "\n".join(
         [
-            f"{_all(rungs, 'data')}, `{results['config']}`{common}, {_all(rungs, 'steps')} steps, "
-            f"{seeds}, on {_all(rungs, 'hardware')} each, torch "
-            f"{_all([rung['versions'] for rung in rungs], 'torch')}, commit {_all(rungs, 'git_commit')}.",
+            f"{facts_of(rungs, 'data')}, `{results['config']}`{common}, {facts_of(rungs, 'steps')} steps, "
+            f"{seeds}, on {facts_of(rungs, 'hardware')} each, torch "
+            f"{facts_of([rung['versions'] for rung in rungs], 'torch')}, commit {facts_of(rungs, 'git_commit')}.",
             "",
             *rows,
             "",
@@ -192,11 +193,6 @@ def _change(difference: float, measure: Measure) -> str:
     """Such as `+0.5`, of shares in percent."""
     scale, decimals = (100, 1) if measure.percent else (1, 3)
     return f"{round(scale * difference, decimals) + 0.0:+.{decimals}f}"
-
-
-def _all(rungs: list[dict], fact: str) -> str:
-    """What all rungs have in common, or else everything that one of them has."""
-    return " or ".join(dict.fromkeys(str(rung[fact]) for rung in rungs))
 
 
 def _folder(name: str) -> str:

@@ -4,6 +4,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -56,3 +57,8 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return found.stdout.strip()
+
+
+def facts_of(runs: Sequence[dict], fact: str) -> str:
+    """What all runs have in common, or else everything that one of them has, each once."""
+    return " or ".join(dict.fromkeys(str(run[fact]) for run in runs))

@@ -16,6 +16,7 @@ from lab.errors import UserError
 from lab.judging.predictions import evaluate
 from lab.looking.style import COLOURS, MARKERS, tidy
 from lab.peers.contenders import OURS, Case, contenders
+from lab.provenance import facts_of
 from lab.recipe import Recipe
 from lab.tasks.task import Task
 from lab.training.checkpoint import Progress
@@ -181,18 +182,13 @@ def races_table(result: dict) -> str:
         chosen = f"The learning rates were chosen by trials of at most {result['trial_seconds']:,.0f} s each:"
         lines += ["", chosen, "", *heading, *(_row(run, targets, None) for run in trials)]
     made = [*runs, *trials]
-    torches = _all([run["versions"] for run in made], "torch")
+    torches = facts_of([run["versions"] for run in made], "torch")
     return (
         "\n".join(lines) + f"\n\n{result['data']}, {result['images']['train']:,} images to train on and "
         f"{result['images']['validation']:,} to validate, judged after each {result['every_seconds']:g} s of training, "
         f"which is what counts; at most {result['most_seconds']:,.0f} s for each run, seed {result['seed']}. "
-        f"{_all(made, 'hardware')}, torch {torches}, commit {_all(made, 'git_commit')}.\n"
+        f"{facts_of(made, 'hardware')}, torch {torches}, commit {facts_of(made, 'git_commit')}.\n"
     )
-
-
-def _all(runs: Sequence[dict], fact: str) -> str:
-    """Everything that one of the runs has, each once."""
-    return " or ".join(dict.fromkeys(str(run[fact]) for run in runs))
 
 
 def _row(run: dict, targets: Sequence[float], ours: dict | None) -> str:
