@@ -67,8 +67,8 @@ def products_are_faster(query: torch.Tensor, num_inputs: int) -> bool:
     """Whether two products and a softmax beat torch's fused attention (docs/performance.md).
 
     So they do on a CPU where float32 products go through oneDNN, which fused attention does not use: if
-    `torch.set_float32_matmul_precision` is at "medium". The map that they store must be small, as that of latents to
-    latents is.
+    `torch.set_float32_matmul_precision` is at "medium", or what torch 2.9 has for it at "bf16". The map that they store
+    must be small, as that of latents to latents is.
     """
     if query.device.type != "cpu" or query.shape[-2] * num_inputs > _MOST_IN_A_SMALL_MAP:
         return False
@@ -85,6 +85,8 @@ def _float32_products_are_rounded() -> bool:
 @torch.compiler.assume_constant_result  # the compiler cannot look inside
 def _float32_products_go_through_onednn() -> bool:
     """On a CPU; "high" asks for TF32, which few CPUs have."""
+    if hasattr(torch.backends.mkldnn, "matmul"):  # from torch 2.9 on; its getter for all fails once this was set
+        return torch.backends.mkldnn.matmul.fp32_precision == "bf16"
     return torch.get_float32_matmul_precision() == "medium"
 
 

@@ -170,6 +170,29 @@ def test_compiles_without_graph_breaks(training, precision):
         torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
+@pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="torch before 2.9 has one setting for all")
+@pytest.mark.parametrize(
+    "backend",
+    [torch.backends, torch.backends.mkldnn, torch.backends.mkldnn.matmul, torch.backends.cuda.matmul],
+    ids=["all", "mkldnn", "products of mkldnn", "products of CUDA"],
+)
+@pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
+def test_answers_with_a_precision_of_each_backend(backend, precision):
+    """As `TrainingArguments(tf32=True)` sets it; torch's getter of one precision for all fails from then on."""
+    if precision == "bf16" and backend is torch.backends.cuda.matmul:
+        pytest.skip("CUDA has no such products of float32")
+    model = small_model()
+    images = pixels(model.config)
+    expected = model(images).logits
+    before = backend.fp32_precision
+    try:
+        backend.fp32_precision = precision
+        torch.testing.assert_close(model(images).logits, expected, rtol=0, atol=0.01 * expected.abs().max().item())
+        model(images, labels=torch.tensor([0, 1, 2])).loss.backward()
+    finally:
+        backend.fp32_precision = before
+
+
 def test_grid_inputs_hold_no_position_of_each_point():
     model = small_model(image_size=[40, 50])
     on_grid = model.perceiver.inputs(pixels(model.config), None, None, torch.float32)
