@@ -31,7 +31,7 @@ from .grid import GridAdapter  # noqa: F401
 from .image_reading import open_image  # noqa: F401
 from .input_fields import require
 from .inputs import check_tensor
-from .labels import check_byte_labels, check_class_labels
+from .labels import check_byte_labels, check_class_labels, share_of_loss
 from .local_start import start_locally  # noqa: F401
 from .masked_lm import MaskedLMDecoder, labelled_positions
 from .neighbors import NeighborStem  # noqa: F401
@@ -99,6 +99,8 @@ class PerceiverStudyClassifier(PerceiverStudyPreTrainedModel):
             if not self.has_own_loss:
                 check_class_labels(labels, logits, self.config)
             loss = self.loss_function(labels, logits, self.config, **given)
+            if not self.has_own_loss:
+                loss = share_of_loss(loss, labels, self.config.problem_type, given.get("num_items_in_batch"))
         return PerceiverStudyClassifierOutput(
             loss=loss,
             logits=logits,

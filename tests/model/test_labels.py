@@ -88,6 +88,29 @@ def test_labels_that_fit(problem_type, num_labels, labels):
     assert model.classifier.weight.grad.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "fields, labels",
+    [
+        ({"num_labels": 3}, torch.tensor([0, 2, -100, 1])),
+        ({"num_labels": 3}, torch.rand(4, 3)),
+        ({"num_labels": 1}, torch.tensor([1.0, 4, 2, 7])),
+        ({"num_labels": 2, "problem_type": "regression"}, torch.rand(4, 2)),
+        ({"tasks": {"a": 2, "b": 3}, "decoder_type": "query"}, torch.tensor([[0, 2], [1, -100], [0, 0], [1, 1]])),
+    ],
+)
+@pytest.mark.parametrize("count", [int, torch.tensor])
+def test_parts_of_a_batch_add_up_to_its_loss(fields, labels, count):
+    """As `Trainer` has it where it adds up gradients: it says how many labels there are in all."""
+    model = package.PerceiverStudyForImageClassification(PerceiverStudyConfig(**IMAGE, **SMALL, **fields)).eval()
+    images = torch.rand(4, 3, 8, 8)
+    count = count(int((labels != -100).sum()))
+    whole = model(images, labels=labels).loss
+    parts = [
+        model(images[part], labels=labels[part], num_items_in_batch=count).loss for part in (slice(0, 1), slice(1, 4))
+    ]
+    torch.testing.assert_close(sum(parts), whole)
+
+
 @pytest.mark.parametrize("kind", ["ForImageClassification", "ForTokenClassification", "ForMaskedLM"])
 def test_labels_of_a_loss_of_ones_own(kind):
     texts = kind != "ForImageClassification"
