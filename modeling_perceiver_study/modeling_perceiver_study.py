@@ -431,7 +431,8 @@ class PerceiverStudyForMaskedLM(PerceiverStudyPreTrainedModel):
         if not self.has_own_loss:
             check_byte_labels(labels, asked, self.config.vocab_size)
         of_all = output_positions is None and not self.has_own_loss
-        if labels is not None and of_all and self.training and has_values(labels):
+        one_of_several = getattr(self, "_is_replica", False)  # `DataParallel` joins answers, which must be as many
+        if labels is not None and of_all and self.training and not one_of_several and has_values(labels):
             output_positions, labels = labelled_positions(labels)
         elements = None
         if not self.decoder.asks_positions:
