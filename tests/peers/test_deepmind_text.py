@@ -184,6 +184,16 @@ def test_several_tasks_do_not_fit():
         their_text_config(config, "PerceiverForSequenceClassification")
 
 
+def test_tokenizers_keep_their_settings():
+    texts = ["a", "abcdef"]
+    theirs = PerceiverTokenizer(model_max_length=5, padding_side="left", truncation_side="left")
+    ours = our_tokenizer(theirs)
+    expected = theirs(texts, padding=True, truncation=True)["input_ids"]
+    assert expected[0][0] == theirs.pad_token_id
+    for each in (ours, their_tokenizer(ours)):
+        assert each(texts, padding=True, truncation=True)["input_ids"] == expected
+
+
 def test_tokenizers_keep_tokens_that_were_added():
     theirs = PerceiverTokenizer()
     theirs.add_tokens(["<u>"])
