@@ -298,7 +298,7 @@ class GridAdapter(InputAdapter):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         patch = self.config.patch
         # A linear stem must not see hidden points either: times a gradient of 0, NaN would be one of its weights'.
-        if math.prod(patch) == 1 and self.config.stem_type != "linear":
+        if math.prod(patch) == 1 and (attention_mask is None or self.config.stem_type != "linear"):
             return pixels, attention_mask
         if attention_mask is not None:
             grid, points = pixels.shape[2:], "input" if math.prod(patch) == 1 else "point before patches"

@@ -294,8 +294,9 @@ class PerceiverStudyForMultimodalClassification(PerceiverStudyClassifier):
             attention_mask: `(B, M)`, of the elements of all; or leave it out, and give a mask of each by its name.
             labels: see `classify`.
             cross_attend_path: see `PerceiverStudyModel.forward`.
-            kwargs: what else the modalities take, such as `video_attention_mask` (docs/inputs.md). A modality whose
-                mask hides all of a sample is missing there.
+            kwargs: what else the modalities take, such as `video_attention_mask` (docs/inputs.md), which `Trainer`
+                passes on with `remove_unused_columns=False` alone. A modality whose mask hides all of a sample is
+                missing there.
         """
         return self.classify(
             labels,
@@ -346,6 +347,7 @@ class PerceiverStudyForTokenClassification(PerceiverStudyPreTrainedModel):
     def __init__(self, config: PerceiverStudyConfig):
         require(config, "tasks", config.tasks is None, f"None in {type(self).__name__}, which answers one question")
         super().__init__(config)
+        self.loss_type = "ForTokenClassification"  # also of a subclass of another name
         self.perceiver = PerceiverStudyModel(config)
         self.decoder = PerceiverStudyDecoder(config, query_width=config.num_input_channels)
         self.classifier = nn.Linear(config.num_input_channels, config.num_labels)
@@ -386,6 +388,7 @@ class PerceiverStudyForMaskedLM(PerceiverStudyPreTrainedModel):
 
     def __init__(self, config: PerceiverStudyConfig):
         super().__init__(config)
+        self.loss_type = "ForMaskedLM"  # also of a subclass of another name
         self.perceiver = PerceiverStudyModel(config)
         self.decoder = MaskedLMDecoder(config)
         self.post_init()

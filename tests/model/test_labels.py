@@ -132,6 +132,19 @@ def test_labels_of_a_loss_of_ones_own(kind):
     assert any(one is shares for one in seen)
 
 
+@pytest.mark.parametrize("kind", ["ForSequenceClassification", "ForTokenClassification", "ForMaskedLM"])
+def test_a_subclass_of_another_name_has_the_same_loss(kind):
+    """From a name that transformers does not know it would guess the loss of a causal language model."""
+    config = PerceiverStudyConfig(input_type="bytes", d_model=16, **SMALL, num_labels=3)
+    model = getattr(package, f"PerceiverStudy{kind}")
+    other = type("Mine", (model,), {})(config)
+    labels = torch.tensor([0, 2]) if kind == "ForSequenceClassification" else torch.tensor([[0, 2, 1], [1, -100, 0]])
+    given = {"input_ids": torch.tensor([[70, 80, 90], [100, 110, 120]]), "labels": labels}
+    model = model(config)
+    model.load_state_dict(other.state_dict())
+    assert model.eval()(**given).loss == other.eval()(**given).loss
+
+
 class OnGPU(torch.Tensor):
     is_cuda = True
 
