@@ -78,9 +78,11 @@ def our_text_config(theirs: PerceiverConfig, architecture: str) -> PerceiverStud
     """
     try:
         fixed = {**_FIXED, **_FIXED_OF[architecture]}
-        return PerceiverStudyConfig(**fixed, **{name: getattr(theirs, name) for name in _SHARED})
+        ours = PerceiverStudyConfig(**fixed, **{name: getattr(theirs, name) for name in _SHARED})
     except (ValueError, StrictDataclassError) as error:
         raise UserError(f"the configuration does not fit: {error}") from None
+    require_shape_of_any(ours, architecture, [])
+    return ours
 
 
 def their_text_config(ours: PerceiverStudyConfig, architecture: str) -> PerceiverConfig:
