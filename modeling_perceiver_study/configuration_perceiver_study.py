@@ -320,7 +320,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
         others = {name for model, names in AUTO_MAP_OF_MODELS.items() for name in names if not self._holds(model)}
         names = {
             name: code
-            for name, code in fields["auto_map"].items()
+            for name, code in fields.get("auto_map", {}).items()  # none yet in a message of what does not fit
             if hasattr(transformers, name) and name not in others
         }
         return fields | {"auto_map": names}

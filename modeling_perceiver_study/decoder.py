@@ -186,6 +186,13 @@ def _generators(device: torch.device) -> list[torch.Generator]:
     return [torch.default_generator, torch.cuda.default_generators[device.index]]
 
 
+class _Given:
+    """A module as an argument: accelerate's hooks move all that can be moved, and it has a place of its own."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+
+
 class PerceiverStudyDecoder(nn.Module):
     """`(B, N, D) -> (B, O, Q)`, or what a head makes of it: output queries attend to the latents.
 
@@ -226,6 +233,10 @@ class PerceiverStudyDecoder(nn.Module):
         attention = CrossAttention(config, self.width, config.d_latents, qk_channels, v_channels, num_heads)
         self.layer = PerceiverStudyLayer(config, attention, self.width, widening_factor, use_query_residual)
 
+    def __call__(self, *arguments, **kwargs):
+        kwargs = {name: _Given(value) if isinstance(value, nn.Module) else value for name, value in kwargs.items()}
+        return super().__call__(*arguments, **kwargs)
+
     def forward(
         self,
         latents: torch.Tensor,
@@ -246,6 +257,7 @@ class PerceiverStudyDecoder(nn.Module):
         Raises:
             ValueError: queries or indices do not fit, or there are none.
         """
+        query, head = (part.module if isinstance(part, _Given) else part for part in (query, head))
         query = query or self.query
         count = self._check(latents, query, output_queries, output_query_indices)
         answer = partial(self._answer, query, head)

@@ -297,11 +297,12 @@ class GridAdapter(InputAdapter):
         self, pixels: torch.Tensor, attention_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         patch = self.config.patch
-        if math.prod(patch) == 1:
+        # A linear stem must not see hidden points either: times a gradient of 0, NaN would be one of its weights'.
+        if math.prod(patch) == 1 and (attention_mask is None or self.config.stem_type != "linear"):
             return pixels, attention_mask
         if attention_mask is not None:
-            grid = pixels.shape[2:]
-            attention_mask = check_mask(attention_mask, (pixels.shape[0], math.prod(grid)), "point before patches")
+            grid, points = pixels.shape[2:], "input" if math.prod(patch) == 1 else "point before patches"
+            attention_mask = check_mask(attention_mask, (pixels.shape[0], math.prod(grid)), points)
             shown = attention_mask.unflatten(1, grid)[:, None]
             pixels = pixels.masked_fill(~shown, 0.0)
             attention_mask = space_to_depth(shown, patch).any(dim=1).flatten(1)

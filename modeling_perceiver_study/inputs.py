@@ -304,12 +304,13 @@ class SeveralInputs(nn.Module):
                 part = self.adapters[name](*values, dtype=dtype, attention_mask=given.get(self._mask(name)))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
-            parts[name] = with_constant(part, self.padding[name]())
+            parts[name] = part
         sizes = {name: part.pixels.shape[0] for name, part in parts.items()}
         if any(size != next(iter(sizes.values())) for size in sizes.values()):
             raise ValueError(f"Inputs have batches of different sizes, {sizes}: expected the same number of samples.")
         if attention_mask is not None:
             parts = self._mask_all(parts, attention_mask)
+        parts = {name: with_constant(part, self.padding[name]()) for name, part in parts.items()}
         if self.training and len(parts) > 1 and self.config.modality_dropout:
             parts = self._drop(parts)
         return tuple(parts.values())
@@ -324,10 +325,13 @@ class SeveralInputs(nn.Module):
         masks = check_mask(
             attention_mask, shape, f"element of {', '.join(parts)}; or give {self._mask('NAME')} of each"
         )
-        return {
-            name: part._replace(attention_mask=mask if part.attention_mask is None else mask & part.attention_mask)
-            for (name, part), mask in zip(parts.items(), masks.split(lengths, dim=1), strict=True)
-        }
+        masked = {}
+        for (name, part), mask in zip(parts.items(), masks.split(lengths, dim=1), strict=True):
+            mask = mask if part.attention_mask is None else mask & part.attention_mask
+            shown = mask.unflatten(1, part.pixels.shape[2:])
+            pixels = part.pixels.masked_fill(~shown[:, None], 0)  # what is hidden may be NaN
+            masked[name] = part._replace(pixels=pixels, attention_mask=mask)
+        return masked
 
     def _drop(self, parts: dict[str, GridInputs]) -> dict[str, GridInputs]:
         """Hide each modality of a sample with the probability that the config says, but never all that there are."""

@@ -54,6 +54,21 @@ def check_class_labels(labels: torch.Tensor | None, logits: torch.Tensor, config
             raise ValueError(f"labels hold {float(labels[wrong][0]):g}: expected {span}.")
 
 
+def share_of_loss(loss: torch.Tensor, labels: torch.Tensor, problem: str, num_items_in_batch) -> torch.Tensor:
+    """A mean over labels as their share in that of a batch that comes in parts, as when `Trainer` adds up gradients.
+
+    It adds up what parts of a batch have for a loss, and counts on the model to divide by the labels of all of them.
+    transformers' cross-entropy does, but its losses of numbers and of independent classes remain means.
+
+    Args:
+        problem: `config.problem_type`.
+        num_items_in_batch: as `Trainer` gives it, entries of labels other than -100 of all parts, or None.
+    """
+    if num_items_in_batch is None or problem == "single_label_classification":
+        return loss
+    return loss * ((labels != NO_LABEL).sum() / num_items_in_batch).to(loss)
+
+
 def check_byte_labels(labels: torch.Tensor | None, shape: tuple[int, ...], count: int):
     """Raise a ValueError unless labels are a class below `count`, or -100, for each of the bytes that are asked for."""
     if labels is None:

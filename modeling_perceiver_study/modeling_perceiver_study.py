@@ -31,7 +31,7 @@ from .grid import GridAdapter  # noqa: F401
 from .image_reading import open_image  # noqa: F401
 from .input_fields import require
 from .inputs import check_tensor
-from .labels import check_byte_labels, check_class_labels
+from .labels import check_byte_labels, check_class_labels, share_of_loss
 from .local_start import start_locally  # noqa: F401
 from .masked_lm import MaskedLMDecoder, labelled_positions
 from .neighbors import NeighborStem  # noqa: F401
@@ -99,6 +99,8 @@ class PerceiverStudyClassifier(PerceiverStudyPreTrainedModel):
             if not self.has_own_loss:
                 check_class_labels(labels, logits, self.config)
             loss = self.loss_function(labels, logits, self.config, **given)
+            if not self.has_own_loss:
+                loss = share_of_loss(loss, labels, self.config.problem_type, given.get("num_items_in_batch"))
         return PerceiverStudyClassifierOutput(
             loss=loss,
             logits=logits,
@@ -292,8 +294,9 @@ class PerceiverStudyForMultimodalClassification(PerceiverStudyClassifier):
             attention_mask: `(B, M)`, of the elements of all; or leave it out, and give a mask of each by its name.
             labels: see `classify`.
             cross_attend_path: see `PerceiverStudyModel.forward`.
-            kwargs: what else the modalities take, such as `video_attention_mask` (docs/inputs.md). A modality whose
-                mask hides all of a sample is missing there.
+            kwargs: what else the modalities take, such as `video_attention_mask` (docs/inputs.md), which `Trainer`
+                passes on with `remove_unused_columns=False` alone. A modality whose mask hides all of a sample is
+                missing there.
         """
         return self.classify(
             labels,
@@ -344,6 +347,7 @@ class PerceiverStudyForTokenClassification(PerceiverStudyPreTrainedModel):
     def __init__(self, config: PerceiverStudyConfig):
         require(config, "tasks", config.tasks is None, f"None in {type(self).__name__}, which answers one question")
         super().__init__(config)
+        self.loss_type = "ForTokenClassification"  # also of a subclass of another name
         self.perceiver = PerceiverStudyModel(config)
         self.decoder = PerceiverStudyDecoder(config, query_width=config.num_input_channels)
         self.classifier = nn.Linear(config.num_input_channels, config.num_labels)
@@ -384,6 +388,7 @@ class PerceiverStudyForMaskedLM(PerceiverStudyPreTrainedModel):
 
     def __init__(self, config: PerceiverStudyConfig):
         super().__init__(config)
+        self.loss_type = "ForMaskedLM"  # also of a subclass of another name
         self.perceiver = PerceiverStudyModel(config)
         self.decoder = MaskedLMDecoder(config)
         self.post_init()
@@ -429,7 +434,8 @@ class PerceiverStudyForMaskedLM(PerceiverStudyPreTrainedModel):
         if not self.has_own_loss:
             check_byte_labels(labels, asked, self.config.vocab_size)
         of_all = output_positions is None and not self.has_own_loss
-        if labels is not None and of_all and self.training and has_values(labels):
+        one_of_several = getattr(self, "_is_replica", False)  # `DataParallel` joins answers, which must be as many
+        if labels is not None and of_all and self.training and not one_of_several and has_values(labels):
             output_positions, labels = labelled_positions(labels)
         elements = None
         if not self.decoder.asks_positions:

@@ -13,6 +13,7 @@ from modeling_perceiver_study import (
     PerceiverStudyTokenizer,
 )
 from modeling_perceiver_study.decoder import PerceiverStudyLatents, PerceiverStudyOutputs
+from tests.models import replica_of
 
 FIELDS = {
     "input_type": "bytes",
@@ -112,6 +113,8 @@ def test_training_asks_only_for_labelled_bytes(queries):
         found[training] = output.loss, [weight.grad for weight in model.parameters() if weight.grad is not None]
         assert output.logits.shape == (3, 2 if training else 12, 262)
     torch.testing.assert_close(found[True], found[False], rtol=1e-5, atol=1e-6)
+    replica = replica_of(model)  # on one of several devices, whose answers `DataParallel` joins
+    assert replica.training and replica(input_ids=ids, labels=labels).logits.shape == (3, 12, 262)
 
 
 def test_other_vocabularies():

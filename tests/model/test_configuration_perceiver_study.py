@@ -137,6 +137,11 @@ def test_numbers_of_other_libraries_that_do_not_fit(value):
         PerceiverStudyConfig(num_latents=value)
 
 
+def test_what_follows_from_other_fields_cannot_be_given():
+    with pytest.raises(AttributeError, match="num_hidden_layers"):
+        PerceiverStudyConfig(num_hidden_layers=3)
+
+
 def test_parameters_of_the_papers_imagenet_model():
     """Table 7 of the paper: 44.9 million with both kinds of sharing, 326.2 million with neither."""
     shared = count_parameters(**IMAGENET)

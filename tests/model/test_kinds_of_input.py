@@ -380,25 +380,42 @@ def test_one_mask_for_all():
     expected = reference.latents(model, array, shown & more)
     actual = model(**given, **masks, attention_mask=more.long())[0]
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
+    image = more[:, :20].view(3, 1, 5, 4)  # the first elements are those of the image
+    broken = given | {"pixel_values": given["pixel_values"].masked_fill(~image, torch.nan)}
+    assert torch.equal(model(**broken, **masks, attention_mask=more.long())[0], actual)
 
 
 @pytest.mark.parametrize("path", ["auto", "general"])
 @pytest.mark.parametrize(
-    "kinds", [("waveform",), ("learned",), ("image",), ("plain",), ("video",), ("points",), ("array",)], ids="+".join
+    ("kind", "fields"),
+    [
+        *((kind, {}) for kind in ("waveform", "learned", "image", "plain", "video", "points", "array")),
+        ("image", {"stem_type": "linear", "stem_channels": 5}),
+        ("waveform", {"stem_type": "linear", "stem_channels": 5}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.get("stem_type", ""),
 )
-def test_nan_behind_a_mask(kinds, path):
+def test_nan_behind_a_mask(kind, fields, path):
     """No sample shows all: otherwise what none shows is cut off, which is another way."""
-    model = model_of(*kinds)
+    kinds = (kind,)
+    model = model_of(*kinds, **fields)
     given = arguments_of(model.config, kinds)
     (mask,) = masks_of(model.config, kinds, given).values()
     mask[1] = True
-    expected = model(**given, attention_mask=mask, cross_attend_path=path)[0]
+
+    def answers(given):
+        model.zero_grad()
+        latents = model(**given, attention_mask=mask, cross_attend_path=path)[0]
+        latents.square().sum().backward()
+        return [latents, *(weight.grad for weight in model.parameters() if weight.grad is not None)]
+
+    expected = answers(given)
     if model.config.input_type == "grid":
         hidden = ~mask.view(3, *model.config.grid).unsqueeze(model.config.channel_axis)
     else:
         hidden = ~mask[..., None]
     given = {name: value.masked_fill(hidden, torch.nan) for name, value in given.items()}
-    assert torch.equal(model(**given, attention_mask=mask, cross_attend_path=path)[0], expected)
+    assert all(map(torch.equal, answers(given), expected))
 
 
 WRONG_NAMES = ["mask", "audio_attention_mask", "image_attention_mask", "sound_inputs", "audio_values"]

@@ -88,6 +88,29 @@ def test_labels_that_fit(problem_type, num_labels, labels):
     assert model.classifier.weight.grad.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "fields, labels",
+    [
+        ({"num_labels": 3}, torch.tensor([0, 2, -100, 1])),
+        ({"num_labels": 3}, torch.rand(4, 3)),
+        ({"num_labels": 1}, torch.tensor([1.0, 4, 2, 7])),
+        ({"num_labels": 2, "problem_type": "regression"}, torch.rand(4, 2)),
+        ({"tasks": {"a": 2, "b": 3}, "decoder_type": "query"}, torch.tensor([[0, 2], [1, -100], [0, 0], [1, 1]])),
+    ],
+)
+@pytest.mark.parametrize("count", [int, torch.tensor])
+def test_parts_of_a_batch_add_up_to_its_loss(fields, labels, count):
+    """As `Trainer` has it where it adds up gradients: it says how many labels there are in all."""
+    model = package.PerceiverStudyForImageClassification(PerceiverStudyConfig(**IMAGE, **SMALL, **fields)).eval()
+    images = torch.rand(4, 3, 8, 8)
+    count = count(int((labels != -100).sum()))
+    whole = model(images, labels=labels).loss
+    parts = [
+        model(images[part], labels=labels[part], num_items_in_batch=count).loss for part in (slice(0, 1), slice(1, 4))
+    ]
+    torch.testing.assert_close(sum(parts), whole)
+
+
 @pytest.mark.parametrize("kind", ["ForImageClassification", "ForTokenClassification", "ForMaskedLM"])
 def test_labels_of_a_loss_of_ones_own(kind):
     texts = kind != "ForImageClassification"
@@ -107,6 +130,19 @@ def test_labels_of_a_loss_of_ones_own(kind):
     model.loss_function = loss
     assert model(**given, labels=shares).loss == 7
     assert any(one is shares for one in seen)
+
+
+@pytest.mark.parametrize("kind", ["ForSequenceClassification", "ForTokenClassification", "ForMaskedLM"])
+def test_a_subclass_of_another_name_has_the_same_loss(kind):
+    """From a name that transformers does not know it would guess the loss of a causal language model."""
+    config = PerceiverStudyConfig(input_type="bytes", d_model=16, **SMALL, num_labels=3)
+    model = getattr(package, f"PerceiverStudy{kind}")
+    other = type("Mine", (model,), {})(config)
+    labels = torch.tensor([0, 2]) if kind == "ForSequenceClassification" else torch.tensor([[0, 2, 1], [1, -100, 0]])
+    given = {"input_ids": torch.tensor([[70, 80, 90], [100, 110, 120]]), "labels": labels}
+    model = model(config)
+    model.load_state_dict(other.state_dict())
+    assert model.eval()(**given).loss == other.eval()(**given).loss
 
 
 class OnGPU(torch.Tensor):

@@ -5,7 +5,12 @@ import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
 from torch import nn
 
-from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyForMaskedLM
+from modeling_perceiver_study import (
+    PerceiverStudyForImageClassification,
+    PerceiverStudyForMaskedLM,
+    PerceiverStudyForTokenClassification,
+)
+from modeling_perceiver_study.decoder import FourierQueries, PerceiverStudyLatents, PerceiverStudyOutputs
 from tests.model.test_bytes import ids_of as bytes_ids
 from tests.model.test_bytes import model_of as bytes_model
 from tests.models import GRIDS, pixels, small_config, small_model
@@ -85,3 +90,27 @@ def test_fewer_latents_of_an_offloaded_model(how, tmp_path):
     model = offload(how, model, str(tmp_path))
     with torch.no_grad():
         torch.testing.assert_close(model(images, num_latents=4).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", ["cpu", "disk"])
+def test_a_head_that_lies_elsewhere_than_its_decoder(place, tmp_path):
+    """Hooks move arguments of the decoder to its device; the head is one, and stays where hooks of its own find it."""
+    model = bytes_model(PerceiverStudyForTokenClassification)
+    ids = bytes_ids()
+    expected = model(input_ids=ids).logits
+    device_map = {"perceiver": "cpu", "decoder": "disk" if place == "cpu" else "cpu", "classifier": place}
+    model = dispatch_model(model, device_map, offload_dir=str(tmp_path), force_hooks=True)
+    with torch.no_grad():
+        torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=1e-5, atol=1e-5)
+    assert model.classifier.weight.is_meta == (place == "disk")
+
+
+def test_queries_and_heads_of_tasks_that_lie_elsewhere(tmp_path):
+    torch.manual_seed(0)
+    queries = {"label": PerceiverStudyLatents(1, 8), "pixels": FourierQueries([3, 4], num_frequency_bands=2)}
+    outputs = PerceiverStudyOutputs(small_config(), queries, num_labels={"label": 5, "pixels": 3})
+    latents = torch.randn(2, 6, 16)
+    expected = outputs(latents)
+    outputs = dispatch_model(outputs, {"queries": "disk", "decoder": "cpu", "heads": "disk"}, offload_dir=str(tmp_path))
+    with torch.no_grad():
+        torch.testing.assert_close(outputs(latents), expected, rtol=1e-5, atol=1e-5)

@@ -178,10 +178,27 @@ def test_what_does_not_fit_is_said(both, tmp_path):
         convert.main([str(tmp_path), str(tmp_path / "there"), "--reverse"])
 
 
+@pytest.mark.parametrize("architecture", MODELS)
+def test_shapes_that_transformers_cannot_run_are_refused(architecture):
+    config = PerceiverConfig(d_latents=16, qk_channels=8, d_model=16, num_self_attention_heads=2)
+    with pytest.raises(UserError, match="values of 8 channels in self-attends, expected d_latents=16"):
+        our_text_config(config, architecture)
+
+
 def test_several_tasks_do_not_fit():
     config = PerceiverStudyConfig(input_type="bytes", decoder_type="query", tasks={"mood": 2, "topic": 3})
     with pytest.raises(UserError, match=r"tasks=\{.*\}, expected None: for_task gives a model of one"):
         their_text_config(config, "PerceiverForSequenceClassification")
+
+
+def test_tokenizers_keep_their_settings():
+    texts = ["a", "abcdef"]
+    theirs = PerceiverTokenizer(model_max_length=5, padding_side="left", truncation_side="left")
+    ours = our_tokenizer(theirs)
+    expected = theirs(texts, padding=True, truncation=True)["input_ids"]
+    assert expected[0][0] == theirs.pad_token_id
+    for each in (ours, their_tokenizer(ours)):
+        assert each(texts, padding=True, truncation=True)["input_ids"] == expected
 
 
 def test_tokenizers_keep_tokens_that_were_added():

@@ -181,6 +181,8 @@ def their_processor(ours: PerceiverStudyImageProcessor) -> tuple[PerceiverImageP
     Raises:
         UserError: transformers has none that is near.
     """
+    if ours.do_pad:
+        raise UserError("the image processor has do_pad=True: transformers' Perceiver does not pad")
     size, crop_size, note = dict(ours.size), dict(ours.crop_size), None
     if ours.do_center_crop and not ours.crop_first:
         if not ours.do_resize or set(size) != {"shortest_edge"}:
@@ -194,7 +196,7 @@ def their_processor(ours: PerceiverStudyImageProcessor) -> tuple[PerceiverImageP
         note = "transformers' image processor crops before it resizes, so pixels differ a little from those here"
     elif ours.do_resize and set(size) != {"height", "width"}:
         raise UserError(f"the image processor resizes to {size}: transformers' Perceiver needs a height and a width")
-    fields = {name: getattr(ours, name) for name in _PROCESSOR_FIELDS}
+    fields = {name: getattr(ours, name) for name in (*_PROCESSOR_FIELDS, "do_convert_rgb")}  # or it took RGB alone
     return PerceiverImageProcessorPil(**fields, size=size, crop_size=crop_size), note
 
 

@@ -30,6 +30,14 @@ _FIXED_OF = {
     "PerceiverForSequenceClassification": {"decoder_type": "query"},
 }
 _SHARED = (*SHARED_FIELDS, "vocab_size", "max_position_embeddings", "d_model")
+# What tokenizers have in common beside their tokens.
+_SETTINGS = (
+    "model_max_length",
+    "padding_side",
+    "truncation_side",
+    "split_special_tokens",
+    "clean_up_tokenization_spaces",
+)
 _SPECIAL_TOKENS = ("pad_token", "bos_token", "eos_token", "mask_token", "cls_token", "sep_token")
 
 # Arrays, modules and whole layers: our name, theirs.
@@ -70,9 +78,11 @@ def our_text_config(theirs: PerceiverConfig, architecture: str) -> PerceiverStud
     """
     try:
         fixed = {**_FIXED, **_FIXED_OF[architecture]}
-        return PerceiverStudyConfig(**fixed, **{name: getattr(theirs, name) for name in _SHARED})
+        ours = PerceiverStudyConfig(**fixed, **{name: getattr(theirs, name) for name in _SHARED})
     except (ValueError, StrictDataclassError) as error:
         raise UserError(f"the configuration does not fit: {error}") from None
+    require_shape_of_any(ours, architecture, [])
+    return ours
 
 
 def their_text_config(ours: PerceiverStudyConfig, architecture: str) -> PerceiverConfig:
@@ -110,7 +120,7 @@ def _tokenizer(kind: type, given: PerceiverTokenizer | PerceiverStudyTokenizer) 
     names = {name: str(added[number]) for number, name in enumerate(_SPECIAL_TOKENS)}
     current = {name: str(getattr(given, name)) for name in _SPECIAL_TOKENS}
     try:
-        made = kind(**names, model_max_length=given.model_max_length)
+        made = kind(**names, **{name: getattr(given, name) for name in _SETTINGS})
         made.add_tokens([token for number, token in sorted(added.items()) if number >= len(_SPECIAL_TOKENS)])
         for name in _SPECIAL_TOKENS:
             if current[name] != names[name]:
