@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .fetching import fetched, is_url
+from .fetching import fetched, file_in, is_url
 from .scalars import is_number
 from .video_reading import MissingStream, open_video
 
@@ -64,8 +64,6 @@ def read_audio(
         ImportError: a library is missing; says how to install it.
     """
     rate, end, name = _rate_of(sampling_rate if array_rate is None else array_rate), seconds, None
-    if isinstance(source, (bytearray, memoryview)):
-        source = bytes(source)
     if hasattr(source, "get_all_samples"):  # what `datasets` gives where torchcodec is installed
         decoded = source.get_all_samples()
         source, rate = decoded.data, decoded.sample_rate
@@ -74,8 +72,8 @@ def read_audio(
         source, rate = _of_dict(source, rate)
     if is_url(source):
         source, name = fetched(source), source
-    if hasattr(source, "read") and not hasattr(source, "seek"):
-        source, name = source.read(), name or getattr(source, "name", None)
+    if not hasattr(source, "seek"):  # what has it is read block by block
+        source, name = file_in(source), name or getattr(source, "name", None)
     source = _saved_array(source, name, num_channels)
     if isinstance(source, (str, os.PathLike, bytes)) or hasattr(source, "read"):
         samples = _read_file(source, name, sampling_rate, num_channels, do_rescale, end)

@@ -15,6 +15,7 @@ from transformers.feature_extraction_sequence_utils import SequenceFeatureExtrac
 from transformers.utils import PaddingStrategy
 
 from .audio_reading import read_audio
+from .fetching import is_file
 from .scalars import is_count, plain
 
 _FEATURE_TYPES = ("waveform", "log-mel")
@@ -373,19 +374,11 @@ def is_several_recordings(value: Any, num_channels: int) -> bool:
     return not isinstance(value[0], Number) and getattr(value[0], "ndim", 1) > 0
 
 
-def _is_file(recording: Any) -> bool:
-    return (
-        isinstance(recording, (str, bytes, bytearray, memoryview, dict))
-        or hasattr(recording, "__fspath__")
-        or hasattr(recording, "read")
-    )
-
-
 def _is_batch(recordings: Any, num_axes: int) -> bool:
     """Whether these are recordings, and not one as a list of numbers, or an array of `num_axes` axes."""
     if isinstance(recordings, (list, tuple)):
         return len(recordings) == 0 or not np.isscalar(recordings[0]) or isinstance(recordings[0], (str, bytes))
-    return not _is_file(recordings) and getattr(recordings, "ndim", 0) > num_axes
+    return not is_file(recordings) and getattr(recordings, "ndim", 0) > num_axes
 
 
 PerceiverStudyFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")

@@ -1,5 +1,6 @@
 """Files by their URL, and by whatever else stands for one."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,11 @@ def fetched(url: str, timeout: float | None = 5.0) -> bytes:
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last of a host that is no name
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise OSError(f"{url} cannot be fetched: {reason}.") from None
+
+
+def is_file(source: Any) -> bool:
+    """Whether it is a file, by its path, its URL, its bytes, or opened."""
+    return isinstance(source, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(source, "read")
 
 
 def file_in(source: Any) -> Any:

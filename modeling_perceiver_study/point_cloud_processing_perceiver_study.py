@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from transformers import BatchFeature, FeatureExtractionMixin
 
+from .fetching import is_file
 from .point_reading import open_points
 from .scalars import is_count, plain
-from .video_reading import is_file
 
 _CANDIDATES = 64  # times the points wanted, from which the farthest are taken
 

@@ -8,12 +8,12 @@ import numpy as np
 from transformers import AddedToken, BatchFeature, ProcessorMixin
 
 from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor, is_several_recordings
-from .fetching import fetched, file_in, is_url
+from .fetching import fetched, file_in, is_file, is_url
 from .image_processing_perceiver_study import PerceiverStudyImageProcessor
 from .point_cloud_processing_perceiver_study import PerceiverStudyPointCloudProcessor, is_several_clouds
 from .tokenization_perceiver_study import PerceiverStudyTokenizer
 from .video_processing_perceiver_study import PerceiverStudyVideoProcessor
-from .video_reading import is_file, is_several_clips, streams_in
+from .video_reading import is_several_clips, streams_in
 
 # What a processor's part of the file is read by, beside the tokenizer.
 PROCESSORS = {

@@ -18,7 +18,6 @@ import math
 from collections.abc import Iterator
 
 import torch
-from torch import nn
 from transformers.utils.generic import maybe_autocast
 
 from .paths import is_batched
@@ -216,28 +215,10 @@ def _add(total: torch.Tensor, samples: slice, more: torch.Tensor):
         total[samples].add_(more)
 
 
-def attend_with_map(
-    query_pixels: torch.Tensor,
-    query_rows: torch.Tensor,
-    query_columns: torch.Tensor,
-    pixels: torch.Tensor,
-    rows: torch.Tensor,
-    columns: torch.Tensor,
-    inverse_deviation: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    dropout: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What `GridAttention` computes, and the map `(B, h, N, M)`, step by step; with `h, N` for its `Q` questions."""
-    grid = pixels, rows, columns, inverse_deviation
-    logits = logits_with_map((query_pixels, query_rows, query_columns), grid, attention_mask)
-    weights = nn.functional.dropout(logits.softmax(dim=-1), dropout)
-    return *sums_with_map(weights, grid), weights
-
-
 def logits_with_map(
     queries: _Parts, grid: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None
 ) -> torch.Tensor:
-    """`-> (B, h, N, M)`, the lowest number where hidden."""
+    """`-> (B, h, N, M)`: the logits of `GridAttention`, with `h, N` for its `Q`; the lowest number where hidden."""
     pixels, rows, columns, inverse_deviation = grid
     positions = (queries[1] @ rows[:, None].mT)[..., None] + (queries[2] @ columns[:, None].mT)[..., None, :]
     logits = queries[0] @ pixels.flatten(2)[:, None] + positions.flatten(-2)

@@ -7,9 +7,10 @@ import torch
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import Unpack
 
+from .fetching import is_file
 from .image_processing_perceiver_study import PerceiverStudyImageProcessor, PerceiverStudyImageProcessorKwargs
 from .scalars import is_count, is_number
-from .video_reading import choose_frames, is_file, is_frame, read_frames
+from .video_reading import choose_frames, is_frame, read_frames
 
 _LONG_CLIPS = ("spread", "cut")
 _NORMALIZATIONS = ("training", "clip", "pixel")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers.image_utils import is_pil_image
 
-from .fetching import fetched, file_in, is_url
+from .fetching import fetched, file_in, is_file, is_url
 from .image_reading import open_image
 
 # From how many frames a clip has, and how many it shows a second if that is known, to the numbers of those wanted.
@@ -72,10 +72,7 @@ def read_frames(source: Any, choice: Choice) -> list[Any]:
         OSError: a URL cannot be fetched.
         ImportError: a library is missing; says how to install it.
     """
-    if isinstance(source, dict):
-        source = _of_dict(source, "A clip")
-    if isinstance(source, (bytearray, memoryview)):
-        source = bytes(source)
+    source = file_in(source)  # a file object is read whole, since files are opened twice: once to count
     if is_file(source):
         return _read_file(source, choice)
     if hasattr(source, "ndim"):
@@ -88,11 +85,6 @@ def read_frames(source: Any, choice: Choice) -> list[Any]:
     if len(source) == 0:
         raise ValueError("A clip has no frames: expected at least one.")
     return [_frame(source[index]) for index in _checked(choice(len(source), None), len(source))]
-
-
-def is_file(source: Any) -> bool:
-    """Whether it is a file, by its path, its bytes, or opened."""
-    return isinstance(source, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(source, "read")
 
 
 def streams_in(source: Any) -> set[str] | None:
@@ -163,8 +155,6 @@ def open_video(source: str | bytes | os.PathLike | Any):
 def _read_file(source: Any, choice: Choice) -> list[np.ndarray]:
     """`(H, W, 3)` uint8 for each wanted frame."""
     av = _av()
-    if hasattr(source, "read"):
-        source = file_in(source)  # it is read twice: once to count
     container, name = open_video(source)
     with container:
         if not container.streams.video:
@@ -214,9 +204,8 @@ def _checked(numbers: Sequence[int], count: int) -> list[int]:
 
 
 def _frame(value: Any) -> Any:
-    if isinstance(value, dict):
-        value = _of_dict(value, "A frame")
-    if isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview)):
+    value = file_in(value)
+    if isinstance(value, (str, os.PathLike, bytes)):
         return open_image(value)
     if isinstance(value, list):
         return np.asarray(value)
@@ -227,13 +216,6 @@ def _frame(value: Any) -> Any:
     if hasattr(value, "ndim") and value.ndim not in (2, 3):
         raise ValueError(f"A frame has shape {tuple(value.shape)}: expected (height, width), or channels as well.")
     return value
-
-
-def _of_dict(source: dict, what: str) -> Any:
-    found = source.get("bytes") or source.get("path")
-    if found is None:
-        raise ValueError(f"{what} is given as a dict with {sorted(source)}: expected `bytes` or `path`.")
-    return found
 
 
 def _av():

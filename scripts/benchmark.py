@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import json
 import statistics
-import time
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +30,7 @@ from lab.machine import keep_memory
 from lab.peers.contenders import GENERAL, OURS, Case, contenders, copy_weights
 from lab.peers.memory import in_own_process, peak_of
 from lab.peers.results import draw_growth, table
+from lab.peers.timing import median_ratio, now
 from lab.places import place
 from lab.provenance import describe_run
 from modeling_perceiver_study import PerceiverStudyImageProcessor
@@ -115,19 +115,13 @@ def measure(case: Case, device: torch.device, arguments, at_most: int | None = N
         times = {name: [] for name in models}
         for count in range(arguments.rounds + 1):
             for name, model in models.items():
-                begin = time.perf_counter()
+                begin = now(device)
                 run(model, pixels, autocast)
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
+                seconds = now(device) - begin
                 if count:  # the first round warms up
-                    times[name].append((time.perf_counter() - begin) / case.batch * 1e3)
+                    times[name].append(seconds / case.batch * 1e3)
         result[what] = {
-            name: {
-                "milliseconds": statistics.median(measured),
-                "times_ours": statistics.median(
-                    other / ours for other, ours in zip(measured, times[OURS], strict=True)
-                ),
-            }
+            name: {"milliseconds": statistics.median(measured), "times_ours": median_ratio(measured, times[OURS])}
             for name, measured in times.items()
         }
     del models
@@ -184,11 +178,9 @@ def product_rates(device: torch.device, dtype: str) -> dict[str, float]:
         ways = (torch.mm, left, right), (torch.nn.functional.conv2d, images, kernels)
         for name, (product, one, other) in zip(best, ways, strict=True):
             for _ in range(8):
-                begin = time.perf_counter()
+                begin = now(device)
                 product(one, other)
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-                best[name] = max(best[name], 2e-9 * rows * inner * columns / (time.perf_counter() - begin))
+                best[name] = max(best[name], 2e-9 * rows * inner * columns / (now(device) - begin))
     return best
 
 
@@ -199,12 +191,10 @@ def input_rate(device: torch.device, batch_size: int = 128, batches: int = 40) -
     augment = TrainingInputs(Augmentation(crop_padding=4, horizontal_flip=True), normalize, 0, batch_size, None)
     order, times = np.random.default_rng(0).permutation(len(images)), []
     for step in range(batches):
-        begin = time.perf_counter()
+        begin = now(device)
         batch = images.__getitems__(order[step * batch_size : (step + 1) * batch_size])
         augment(batch["pixels"].to(device), batch["labels"].to(device), step, 0)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - begin)
+        times.append(now(device) - begin)
     return batch_size / statistics.median(times)
 
 

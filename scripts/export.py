@@ -14,7 +14,6 @@ Whatever differs from the model by more than 1e-4 is an error.
 import argparse
 import logging
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -35,12 +34,20 @@ class Logits(nn.Module):
     """`(*arguments) -> (B, classes)`: the classifier without names and options, which no exported program has.
 
     Args:
+        length: bytes of a text or points of a cloud; None is the most that the model takes, and 1,024 points.
+
+    Attributes:
         names: of the arguments, in the order in which they come.
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str]):
+    def __init__(self, model: nn.Module, length: int | None = None):
         super().__init__()
-        self.model, self.names = model, tuple(names)
+        self.model, self.length = model, length
+        self.names = tuple(self.example(1))
+
+    def example(self, count: int) -> dict[str, torch.Tensor]:
+        """Random arguments for `count` samples by name, always the same."""
+        return VIEWS[type(self.model).__name__].example(self.model.config, count, self.length)
 
     def forward(self, *arguments: torch.Tensor) -> torch.Tensor:
         return self.model(**dict(zip(self.names, arguments, strict=True))).logits
@@ -69,21 +76,22 @@ def main(arguments: list[str] | None = None):
     most = model.config.max_position_embeddings
     if options.length is not None and model.config.input_type == "bytes" and options.length > most:
         raise UserError(f"--length {options.length}: the model takes {most} at most")
+    logits = Logits(model, options.length).eval()
     output.mkdir(parents=True, exist_ok=True)
     for name in options.formats:
-        print(EXPORTERS[name](model, output, options.length))
+        print(EXPORTERS[name](logits, output))
 
 
 @torch.no_grad()
-def export_torch(model: nn.Module, output: Path, length: int | None = None) -> str:
+def export_torch(logits: Logits, output: Path) -> str:
     """Write `model.pt2`, read it back and check it."""
     path = output / "model.pt2"
-    torch.export.save(_program(model, length), path)
-    return f"{path}: {check(torch.export.load(path).module(), model, length)}"
+    torch.export.save(_program(logits), path)
+    return f"{path}: {check(torch.export.load(path).module(), logits)}"
 
 
 @torch.no_grad()
-def export_onnx(model: nn.Module, output: Path, length: int | None = None) -> str:
+def export_onnx(logits: Logits, output: Path) -> str:
     """Write `model.onnx`, and check it in ONNX Runtime."""
     try:
         import onnxruntime
@@ -96,9 +104,9 @@ def export_onnx(model: nn.Module, output: Path, length: int | None = None) -> st
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own internals
         torch.onnx.export(
-            _program(model, length),
+            _program(logits),
             f=path,
-            input_names=list(_example(model, 2, length)),
+            input_names=list(logits.names),
             output_names=["logits"],
             dynamo=True,
             external_data=False,
@@ -107,28 +115,28 @@ def export_onnx(model: nn.Module, output: Path, length: int | None = None) -> st
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(*arguments: torch.Tensor) -> torch.Tensor:
-        given = {name: argument.numpy() for name, argument in zip(_example(model, 2, length), arguments, strict=True)}
+        given = {name: argument.numpy() for name, argument in zip(logits.names, arguments, strict=True)}
         return torch.from_numpy(session.run(["logits"], given)[0])
 
-    return f"{path}: {check(run, model, length)}"
+    return f"{path}: {check(run, logits)}"
 
 
 @torch.no_grad()
-def compile_model(model: nn.Module, output: Path, length: int | None = None) -> str:
+def compile_model(logits: Logits, output: Path) -> str:
     """Nothing is written: compiled code belongs to the machine it was compiled on."""
     torch.compiler.reset()
-    return f"torch.compile: {check(torch.compile(_logits(model, length), fullgraph=True, dynamic=True), model, length)}"
+    return f"torch.compile: {check(torch.compile(logits, fullgraph=True, dynamic=True), logits)}"
 
 
 EXPORTERS = {"torch": export_torch, "onnx": export_onnx, "compile": compile_model}
 
 
-def check(program, model: nn.Module, length: int | None = None) -> str:
-    """Compare with the model on batches of several sizes; a difference beyond `TOLERANCE` is a `UserError`."""
+def check(program, logits: Logits) -> str:
+    """Compare with the model's on batches of several sizes; a difference beyond `TOLERANCE` is a `UserError`."""
     differences = []
     for batch in _BATCHES:
-        arguments = _example(model, batch, length).values()
-        expected, found = _logits(model, length)(*arguments), program(*arguments)
+        arguments = logits.example(batch).values()
+        expected, found = logits(*arguments), program(*arguments)
         if found.shape != expected.shape:
             raise UserError(
                 f"logits of the exported program are {tuple(found.shape)}, expected {tuple(expected.shape)}"
@@ -142,19 +150,11 @@ def check(program, model: nn.Module, length: int | None = None) -> str:
     return f"logits differ by at most {largest:.1e} for batches of {', '.join(map(str, _BATCHES))}"
 
 
-def _program(model: nn.Module, length: int | None) -> torch.export.ExportedProgram:
-    arguments = tuple(_example(model, 2, length).values())
+def _program(logits: Logits) -> torch.export.ExportedProgram:
+    arguments = tuple(logits.example(2).values())
     batch = torch.export.Dim("batch")
     shapes = (tuple({0: batch} for _ in arguments),)
-    return torch.export.export(_logits(model, length).eval(), arguments, dynamic_shapes=shapes, strict=False)
-
-
-def _logits(model: nn.Module, length: int | None) -> Logits:
-    return Logits(model, _example(model, 2, length))
-
-
-def _example(model: nn.Module, count: int, length: int | None) -> dict[str, torch.Tensor]:
-    return VIEWS[type(model).__name__].example(model.config, count, length)
+    return torch.export.export(logits, arguments, dynamic_shapes=shapes, strict=False)
 
 
 if __name__ == "__main__":

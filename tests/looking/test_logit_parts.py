@@ -32,7 +32,7 @@ def pixel_values(model):
     return pixels(model.config, dtype=torch.float64)
 
 
-def test_parts_add_up_to_the_logits_of_the_general_road(model, pixel_values):
+def test_parts_add_up_to_the_logits_of_the_general_path(model, pixel_values):
     parts = logit_parts(model, pixel_values)[0]
     expected = general_logits(model, pixel_values)
     assert expected.std() > 0.1, "logits that hide mistakes"

@@ -18,7 +18,7 @@ def test_pillow_modes():
 
 
 def on_white(image):
-    """By another road than the processor's: Pillow's own compositing, exact where alpha is 0 or 255."""
+    """By another path than the processor's: Pillow's own compositing, exact where alpha is 0 or 255."""
     image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 

@@ -60,7 +60,7 @@ def test_gradients_of_a_stem_of_few_frames(frames):
 
 
 def test_gradients_through_a_stem(stem):
-    """To pixels and to the stem, the same on both roads behind it."""
+    """To pixels and to the stem, the same on both paths behind it."""
     model = small_model(**stem).double()
     gradients = []
     for through in (lambda images: {"pixel_values": images}, lambda images: {"inputs": _array(model, images)}):

@@ -40,7 +40,7 @@ def variant(request):
 
 @pytest.mark.parametrize("masked", [False, True], ids=["all points", "masked"])
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-def test_all_roads_give_the_references_logits(variant, masked, implementation):
+def test_all_paths_give_the_references_logits(variant, masked, implementation):
     """1e-10 in float64; 1e-5 in float32, relative to logits of size 1 and more."""
     model = small_model(**variant)
     model.set_attn_implementation(implementation)
@@ -54,7 +54,7 @@ def test_all_roads_give_the_references_logits(variant, masked, implementation):
             config.grid, config.num_frequency_bands, config.axis_max_frequencies, config.concat_positions, dtype
         )
         expected = reference.logits(model, array, points)
-        roads = {
+        paths = {
             "pixels": model(images, attention_mask=points),
             "pixels and features": model(images, position_features=torch.cat(features)[None], attention_mask=points),
             "byte array": model(inputs=array.to(dtype), attention_mask=points),
@@ -62,12 +62,12 @@ def test_all_roads_give_the_references_logits(variant, masked, implementation):
             "byte array, maps": model(inputs=array.to(dtype), attention_mask=points, output_attentions=True),
         }
         scale = max(1.0, expected.abs().max().item())
-        for road, output in roads.items():
+        for path, output in paths.items():
             error = (output.logits - expected).abs().max().item()
-            assert error < tolerance * scale, f"{road} in {dtype}: {error}"
+            assert error < tolerance * scale, f"{path} in {dtype}: {error}"
 
 
-def test_gradients_of_both_roads_agree(variant):
+def test_gradients_of_both_paths_agree(variant):
     model = small_model(**variant).double()
     config, images = model.config, pixels(model.config, dtype=torch.float64)
     labels = torch.tensor([0, 1, 2])

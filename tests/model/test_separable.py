@@ -45,7 +45,7 @@ def test_equals_the_reference_in_float64(grid, heads, masked, shared_queries, ou
         assert weights is None
 
 
-def test_the_general_road_equals_the_reference(grid):
+def test_the_general_path_equals_the_reference(grid):
     model = small_model(**grid).double()
     attention, config = cross_attention(model), model.config
     array = reference.byte_array(config, pixels(config))
@@ -58,7 +58,7 @@ def test_the_general_road_equals_the_reference(grid):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-def test_gradients_of_both_roads_agree(grid, dtype, tolerance):
+def test_gradients_of_both_paths_agree(grid, dtype, tolerance):
     """Of every weight, of the latents and of the pixels; relative to the largest entry of each."""
     model = small_model(**grid).to(dtype)
     attention, config = cross_attention(model), model.config
@@ -119,7 +119,7 @@ def test_autocast_keeps_statistics_and_softmax_in_float32():
     assert (actual.float() - expected).abs().max() < 0.02 * expected.abs().max()
 
 
-def test_a_half_precision_model_errs_no_more_than_the_general_road():
+def test_a_half_precision_model_errs_no_more_than_the_general_path():
     """At most twice the error of plain bfloat16, the whole model against the float64 reference."""
     model = small_model(initializer_range=0.1)
     model = model.bfloat16()

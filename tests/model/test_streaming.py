@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from modeling_perceiver_study import streaming
-from modeling_perceiver_study.streaming import GridAttention, attend_with_map
+from modeling_perceiver_study.streaming import GridAttention, logits_with_map, sums_with_map
 
 
 def random_arguments(questions: int = 2, features: int = 2, batch: int = 2, grid=(4, 3), seed: int = 0, **kwargs):
@@ -49,7 +49,8 @@ def test_equals_the_stored_map(monkeypatch, elements, masked):
     monkeypatch.setitem(streaming._BLOCK_ELEMENTS, "cpu", elements)
     mask = random_mask() if masked else None
     arguments = random_arguments()
-    expected = attend_with_map(*(part[:, None] for part in arguments[:3]), *arguments[3:], mask, 0.0)[:3]
+    queries, grid = tuple(part[:, None] for part in arguments[:3]), arguments[3:]
+    expected = sums_with_map(logits_with_map(queries, grid, mask).softmax(dim=-1), grid)
     for actual, wanted in zip(GridAttention.apply(*arguments, mask), expected, strict=True):
         torch.testing.assert_close(actual, wanted.squeeze(1), rtol=0, atol=1e-12)
 

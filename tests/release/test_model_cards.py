@@ -52,7 +52,7 @@ def test_its_code_is_linked_to_that_of_the_package(folder):
 
 @pytest.mark.skipif(not CIFAR10.exists(), reason=f"the images of CIFAR-10 are not at {CIFAR10}")
 def test_the_accuracy_on_cifar10():
-    """500 test images have a standard error of 2.1 points."""
+    """Within 4 standard errors of 500 test images, of 1.8 points each."""
     folder = ROOT / "model_cards" / "perceiver-cifar10"
     fresh_accelerate()
     accelerator = Accelerator(cpu=True)
@@ -62,7 +62,7 @@ def test_the_accuracy_on_cifar10():
     images.pixels, images.labels = images.pixels[chosen], images.labels[chosen]
     scores = evaluate(accelerator, task, model, evaluation_loader(accelerator, images, 50))
     stated = json.loads((folder / "metrics.json").read_text())["test_accuracy"]
-    assert scores["accuracy"] == pytest.approx(stated, abs=4 * 0.0214)
+    assert scores["accuracy"] == pytest.approx(stated, abs=4 * 0.018)
 
 
 @pytest.mark.parametrize("folder", RELEASED, ids=lambda folder: folder.name)

@@ -71,6 +71,18 @@ def test_scores_of_several_classes():
         scores(LOGITS, np.zeros((50, 3), np.float32))
 
 
+def test_scores_of_the_only_class_that_some_sample_has(tmp_path):
+    """scikit-learn takes a single column for two classes, of which one is the absence of the other."""
+    labels, logits = LABELS["multi_label_classification"][:, :1], LOGITS[:, :1]
+    made = target("multi_label_classification")
+    found = made.scores(logits, labels)
+    assert found["f1"] == f1_score(labels[:, 0], logits[:, 0] > 0)
+    assert found["f1"] != f1_score(labels, logits > 0, average="macro")
+    (row,) = made.details(tmp_path, logits, labels, NAMES[:1], "images").content["classes"]
+    assert row["f1"] == found["f1"] and row["samples"] == labels.sum()
+    assert row["average precision"] == found["mean_average_precision"]
+
+
 def test_scores_of_numbers():
     labels = LABELS["regression"]
     found = target("regression").scores(LOGITS, labels)

@@ -58,6 +58,6 @@ def test_muon_steps_are_as_large_as_adamws_and_orthogonal():
     muon.step()
     change = (weight - before).detach()
     # Elements of AdamW move by 0.2 to 0.4 of the learning rate; singular values come out between 0.7 and 1.2.
-    assert change.square().mean().sqrt().item() == pytest.approx(0.2 * 0.1, rel=0.35)
+    assert change.square().mean().sqrt().item() == pytest.approx(0.2 * 0.1, rel=0.15)
     values = torch.linalg.svdvals(change)
-    assert values.max() < 3 * values.min()
+    assert values.max() < 2 * values.min()

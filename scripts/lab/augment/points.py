@@ -8,7 +8,7 @@ import torch
 
 from lab.augment.describing import listed_changes
 from lab.augment.mixing import neighbours
-from lab.augment.padding import shown
+from lab.augment.padding import padded, shown
 from lab.augment.seeds import fold_seed
 from lab.errors import UserError
 from modeling_perceiver_study import PerceiverStudyPointCloudProcessor
@@ -224,10 +224,7 @@ def _chosen(
     values: torch.Tensor, lengths: torch.Tensor, most: int, generators: Generators
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Some points of each cloud by chance, `(n, at most `most`, ..)`, and how many."""
-    found = [rng.permutation(length)[:most] for rng, length in zip(generators, lengths.tolist(), strict=True)]
-    counts = torch.tensor([len(rows) for rows in found])
-    index = np.zeros((len(found), max(map(len, found))), np.int64)
-    for row, chosen in zip(index, found, strict=True):
-        row[: len(chosen)] = chosen
-    index = torch.from_numpy(index).to(values.device)[..., None].expand(-1, -1, values.shape[-1])
-    return values.gather(1, index), counts.to(lengths.device)
+    chosen = [rng.permutation(length)[:most] for rng, length in zip(generators, lengths.tolist(), strict=True)]
+    index = padded(chosen)
+    rows = index["values"].to(values.device)[..., None].expand(-1, -1, values.shape[-1])
+    return values.gather(1, rows), index["lengths"].to(lengths.device)

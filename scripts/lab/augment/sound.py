@@ -15,7 +15,7 @@ import torch
 
 from lab.augment.describing import listed_changes, span
 from lab.augment.mixing import blend
-from lab.augment.padding import padded
+from lab.augment.padding import padded, shown
 from lab.augment.seeds import fold_seed
 from modeling_perceiver_study import PerceiverStudyFeatureExtractor
 from modeling_perceiver_study.feature_extraction_perceiver_study import between_samples
@@ -75,7 +75,7 @@ def draw(settings: SoundAugmentation, count: int, generator: torch.Generator) ->
     return draws
 
 
-def between(limits: list[float], draw: torch.Tensor) -> torch.Tensor:
+def between(limits: list[float], draw: float | torch.Tensor) -> float | torch.Tensor:
     """A number from [0, 1) as one from [lowest, highest)."""
     low, high = limits
     return low + (high - low) * draw
@@ -95,8 +95,7 @@ def change(
         from_silence: what is before it is 0; otherwise its first numbers.
     """
     if settings.speed:
-        low, high = settings.speed
-        factor = low + (high - low) * draws["speed"]
+        factor = between(settings.speed, draws["speed"])
         # Low quality is a third of the time; what it gets wrong is far below the other changes.
         faster = _faster if settings.linear_speed else partial(soxr.resample, out_rate=1.0, quality="LQ")
         changed = faster(samples if from_silence else samples - _line(samples, len(samples)), factor)
@@ -139,8 +138,8 @@ def add_noise(
         generator = torch.Generator().manual_seed(int(seed * 2**53))
         row[:, :length] = torch.randn(length, len(row), generator=generator).T
     sizes = lengths.to(samples)[:, None, None]
-    shown = torch.arange(samples.shape[2], device=samples.device) < lengths.to(samples.device)[:, None, None]
-    varying = (samples - samples.sum(dim=2, keepdim=True) / sizes) * shown  # sensors seldom have a mean of 0
+    present = shown(lengths.to(samples.device), samples.shape[2])[:, None]
+    varying = (samples - samples.sum(dim=2, keepdim=True) / sizes) * present  # sensors seldom have a mean of 0
     power = varying.square().sum(dim=(1, 2), keepdim=True) / (sizes * samples.shape[1])
     decibels = between(settings.noise, draws["noise"]).to(samples)[:, None, None]
     loud = (

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from lab.augment.describing import listed_changes, span
 from lab.augment.mixing import blend
+from lab.augment.padding import padded
 from lab.augment.seeds import fold_seed
 from modeling_perceiver_study import PerceiverStudyVideoProcessor
 
@@ -116,12 +117,9 @@ def in_other_time(
         frames = np.minimum(np.round(np.arange(count) * speed), length - 1)
         frames = np.concatenate([np.zeros(max(-start, 0)), frames[min(max(start, 0), count - 1) :]])
         chosen.append(frames[:most].astype(np.int64))
-    counts = torch.tensor([len(frames) for frames in chosen])
-    index = np.zeros((len(chosen), int(counts.max())), np.int64)
-    for row, frames in zip(index, chosen, strict=True):
-        row[: len(frames)] = frames
+    index = padded(chosen)
     rows = torch.arange(len(values), device=values.device)[:, None]
-    return values[rows, torch.from_numpy(index).to(values.device)], counts.to(lengths.device)
+    return values[rows, index["values"].to(values.device)], index["lengths"].to(lengths.device)
 
 
 def elsewhere(values: torch.Tensor, settings: VideoAugmentation, generators: Generators) -> torch.Tensor:

@@ -107,9 +107,14 @@ def file_of(value: Any) -> str | None:
     return value.get("path") if is_reference else None
 
 
+def is_missing(value: Any) -> bool:
+    """Whether a row holds nothing: neither content nor the path of a file."""
+    return value is None or (isinstance(value, dict) and value.get("bytes") is None and not value.get("path"))
+
+
 def require_content(value: Any):
-    """Raise a ValueError where a row holds nothing: neither content nor the path of a file."""
-    if value is None or (isinstance(value, dict) and value.get("bytes") is None and not value.get("path")):
+    """Raise a ValueError where a row holds nothing."""
+    if is_missing(value):
         raise ValueError("there is none")
 
 

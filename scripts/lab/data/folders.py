@@ -77,7 +77,7 @@ def find_splits(folder: Path, wanted: Collection[str], has_paths: bool = False) 
                 **(_class_options(loader, paths, media) if _holds_classes(paths, media) else {}),
                 **(_named_recordings(folder, split, paths) if loader == "audiofolder" else {}),
             }
-            for split, paths in _media_splits(folder, media, wanted).items()
+            for split, paths in _media_splits(media, wanted).items()
         }
     escaped = glob.escape(str(folder.resolve()))
     patterns = {str(split): found for split, found in get_data_patterns(escaped).items()}
@@ -161,7 +161,7 @@ def _find_media(folder: Path) -> tuple[str, dict[Path, _Folder]] | None:
     return loaders.most_common(1)[0][0], {place: found[place] for place in found if found[place] != _Folder()}
 
 
-def _media_splits(folder: Path, media: dict[Path, _Folder], wanted: Collection[str]) -> dict[str, list[Path]]:
+def _media_splits(media: dict[Path, _Folder], wanted: Collection[str]) -> dict[str, list[Path]]:
     """Folders of each split, relative."""
     known = _SPLITS | {split: split for split in wanted}
     top = Path()

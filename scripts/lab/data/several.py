@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from lab.data.columns import is_missing
 from lab.data.decoded_images import ImageDataset
 from lab.data.decoding import SampleDecoder
 from lab.data.ragged import RaggedDataset
@@ -77,7 +78,7 @@ class SeveralDecoder(SampleDecoder):
 
     def look_at(self, inputs: dict[str, Sequence[Any]]):
         for name, decoder in self.decoders.items():
-            decoder.look_at({decoder.role: [value for value in inputs[name] if not is_missing(value)]})
+            decoder.look_at({decoder.role: [value for value in inputs[name] if not _is_empty(value)]})
 
     def decode_one(self, encoded: Any) -> Sample:
         raise NotImplementedError("a row holds several inputs: call decode_row")
@@ -85,7 +86,7 @@ class SeveralDecoder(SampleDecoder):
     def decode_row(self, inputs: dict[str, Any], *place: int) -> Sample:
         sample = {}
         for name, decoder in self.decoders.items():
-            if name not in self.withheld and not is_missing(inputs[name]):
+            if name not in self.withheld and not _is_empty(inputs[name]):
                 with contextlib.suppress(MissingStream):  # one file may be that of several modalities
                     sample[name] = decoder.decode_row({decoder.role: inputs[name]}, *place)
         if not sample:
@@ -119,11 +120,9 @@ def part_of(batch: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor
     return {**own, "labels": batch["labels"]}
 
 
-def is_missing(value: Any) -> bool:
-    """Whether a row holds nothing: neither content nor the path of a file."""
-    if isinstance(value, dict):
-        return value.get("bytes") is None and not value.get("path")
-    return value is None or (hasattr(value, "__len__") and len(value) == 0)
+def _is_empty(value: Any) -> bool:
+    """Whether a row holds nothing, or a list or a text without anything in it."""
+    return is_missing(value) or (hasattr(value, "__len__") and len(value) == 0)
 
 
 def _named(name: str, made: dict[str, torch.Tensor], there: np.ndarray) -> dict[str, torch.Tensor]:

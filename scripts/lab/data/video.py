@@ -5,25 +5,17 @@ from typing import Any
 import datasets
 import numpy as np
 
-from lab.data.columns import Column, content_of, is_file
+from lab.data.columns import Column, content_of, is_file, media_column
 from lab.data.images import UNUSABLE
 from lab.data.ragged import RaggedDecoder
 from lab.recipe import Data
 from modeling_perceiver_study import PerceiverStudyVideoProcessor
 
+_FILES = media_column("video", datasets.Video)
+
 
 def _is_frames(feature: Any) -> bool:
     return isinstance(feature, datasets.List | datasets.LargeList) and isinstance(feature.feature, datasets.Image)
-
-
-def _is_certain(feature: Any) -> bool:
-    return _is_frames(feature) or isinstance(feature, datasets.Video)
-
-
-def _is_possible(feature: Any) -> bool:
-    if isinstance(feature, dict):
-        return feature.keys() <= {"bytes", "path"} and "bytes" in feature
-    return _is_certain(feature) or is_file(feature) or isinstance(feature, datasets.Image)  # an animation
 
 
 def _stored_as(feature: Any) -> Any:
@@ -33,7 +25,14 @@ def _stored_as(feature: Any) -> Any:
     return datasets.Image(decode=False) if is_file(feature) else type(feature)(decode=False)
 
 
-VIDEO = Column("video", "clips: lists of images, bytes of files, or paths", _is_certain, _is_possible, _stored_as)
+VIDEO = Column(
+    "video",
+    "clips: lists of images, bytes of files, or paths",
+    lambda feature: _FILES.is_certain(feature) or _is_frames(feature),
+    # An image may be an animation.
+    lambda feature: _FILES.is_possible(feature) or _is_frames(feature) or isinstance(feature, datasets.Image),
+    _stored_as,
+)
 
 
 class VideoDecoder(RaggedDecoder):

@@ -1,7 +1,6 @@
 """The same byte arrays given to a recipe's model and to Perceivers of the same size by others."""
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers import PerceiverConfig
 from transformers.models.perceiver import modeling_perceiver as theirs
 
 from lab.peers.contenders import perceiver_pytorch
+from lab.peers.timing import median_ratio, now
 from lab.tasks.task import Task
 from modeling_perceiver_study import PerceiverStudyConfig
 
@@ -111,14 +111,14 @@ def measure(
     times = {name: {"forward": [], "step": []} for name in runs}
     for count in tqdm(range(rounds + 1), desc="rounds", disable=None, leave=False):
         for name, (model, run) in runs.items():
-            begin = _now(device)
+            begin = now(device)
             with torch.no_grad():
                 run(model)
-            middle = _now(device)
+            middle = now(device)
             made = run(model)
             if made.requires_grad:
                 made.square().mean().backward()
-            end = _now(device)
+            end = now(device)
             if count:  # the first is to warm up
                 times[name]["forward"].append(1000 * (middle - begin) / batch)
                 times[name]["step"].append(1000 * (end - middle) / batch)
@@ -127,19 +127,11 @@ def measure(
             "parameters": sum(parameter.numel() for parameter in runs[name][0].parameters()),
             "forward": statistics.median(found["forward"]),
             "step": statistics.median(found["step"]),
-            "ratio": statistics.median(
-                mine / theirs for mine, theirs in zip(found["step"], times[OURS]["step"], strict=True)
-            ),
+            "ratio": median_ratio(found["step"], times[OURS]["step"]),
         }
         for name, found in times.items()
     }
     return {"elements": array.shape[1], "width": array.shape[2], "contenders": contenders}
-
-
-def _now(device: torch.device | str) -> float:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def cost_table(found: dict[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """Time and memory of Perceiver IO's masked language model here and in transformers, with the same weights."""
 
 import statistics
-import time
 
 import torch
 from torch import nn
@@ -9,6 +8,8 @@ from transformers import PerceiverConfig, PerceiverForMaskedLM
 
 from lab.peers.deepmind_text import our_text_config, their_text_name
 from lab.peers.memory import in_own_process, peak_of
+from lab.peers.results import where
+from lab.peers.timing import median_ratio, now
 from modeling_perceiver_study import PerceiverStudyForMaskedLM
 
 OURS, THEIRS = "this repository", "transformers"
@@ -83,19 +84,17 @@ def measure(fields: dict, lengths: list[int], rounds: int) -> dict[str, dict]:
             for name, model in models.items():
                 given = arguments_of(name, fields, length)
                 for what, work in (("forward", forward), ("step", step)):
-                    begin = time.perf_counter()
+                    begin = now()
                     work(model, given)
                     if count:  # the first is to warm up
-                        times[name][what].append(1000 * (time.perf_counter() - begin))
+                        times[name][what].append(1000 * (now() - begin))
         cases[str(length)] = {
             name: {
                 "parameters": sum(weight.numel() for weight in models[name].parameters()),
                 **{f"{what}_megabytes": found[name][what] for what in ("forward", "step")},
                 **{f"{what}_milliseconds": statistics.median(times[name][what]) for what in ("forward", "step")},
                 **{
-                    f"{what}_times_ours": statistics.median(
-                        one / own for one, own in zip(times[name][what], times[OURS][what], strict=True)
-                    )
+                    f"{what}_times_ours": median_ratio(times[name][what], times[OURS][what])
                     for what in ("forward", "step")
                 },
             }
@@ -121,11 +120,9 @@ def _peaks(name: str, fields: dict, length: int) -> dict[str, float]:
 
 def masked_lm_table(results: dict) -> str:
     """Markdown: a row for each length and contender."""
-    crowded = results["load_average"] > results["cores"] + 0.5
-    beside = f", at a load of {results['load_average']:.1f}, so compare times only within a case" if crowded else ""
     lines = [
-        f"{results['hardware']} on {results['cores']} cores{beside}; float32, one text, medians of {results['rounds']} "
-        "rounds. Memory is what is needed beyond the model.",
+        f"{where(results)}; float32, one text, medians of {results['rounds']} rounds. Memory is what is needed beyond "
+        "the model.",
         "",
         "| bytes | | parameters | forward ms | × ours | MB | step ms | × ours | MB |",
         "|---:|---|---:|---:|---:|---:|---:|---:|---:|",

@@ -57,7 +57,7 @@ def draw_growth(points: dict, path: Path):
     figure.savefig(path, dpi=150)
 
 
-def _where(results: dict) -> str:
+def where(results: dict) -> str:
     """Hardware, and a warning where other work ran beside."""
     crowded = results["load_average"] > results["cores"] + 0.5
     beside = (
@@ -71,7 +71,7 @@ def _where(results: dict) -> str:
 def inputs_table(results: dict) -> str:
     """Return a Markdown table of scripts/benchmark_inputs.py, with a row for each case and contender."""
     lines = [
-        f"{_where(results)}; float32, medians of {results['rounds']} rounds. Memory is what is needed beyond model and "
+        f"{where(results)}; float32, medians of {results['rounds']} rounds. Memory is what is needed beyond model and "
         f"clip; more than {results['limit_gigabytes']:g} GB does not fit.",
         "",
         "| video beside sound | elements | array MB | | forward ms | × ours | MB | step ms | × ours | MB |",
@@ -97,7 +97,7 @@ def inputs_table(results: dict) -> str:
 def decoding_table(results: dict) -> str:
     """Return a Markdown table of scripts/benchmark_inputs.py, with a row for each number of output queries."""
     lines = [
-        f"{_where(results)}; float32, one run. Memory is what is needed beyond the model; more than "
+        f"{where(results)}; float32, one run. Memory is what is needed beyond the model; more than "
         f"{results['limit_gigabytes']:g} GB does not fit.",
         "",
         "| output queries | | forward MB | forward s | step MB | step s |",

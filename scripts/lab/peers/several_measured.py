@@ -1,7 +1,6 @@
 """Time and memory of cross-attends to video beside sound, up to the size at which a contender no longer fits."""
 
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -11,6 +10,7 @@ from tqdm.auto import tqdm
 from lab.peers.contenders import OURS
 from lab.peers.memory import in_own_process, peak_of
 from lab.peers.several_inputs import VideoWithSound, agreement, build
+from lab.peers.timing import median_ratio, now
 
 
 def measure_series(
@@ -85,13 +85,10 @@ def _add_times(result: dict, case: VideoWithSound, device: str, rounds: int):
         times = {name: [] for name in names}
         for _ in tqdm(range(rounds), desc=f"{what} of {case.name}", disable=None, leave=False):
             for name, model in models.items():
-                begin = time.perf_counter()
+                begin = now(device)
                 run(model, *clip)
-                if device.startswith("cuda"):
-                    torch.cuda.synchronize()
-                times[name].append((time.perf_counter() - begin) * 1e3)
+                times[name].append((now(device) - begin) * 1e3)
         for name in names:
             result[what][name]["milliseconds"] = statistics.median(times[name])
             if OURS in names:
-                ratios = [other / ours for other, ours in zip(times[name], times[OURS], strict=True)]
-                result[what][name]["times_ours"] = statistics.median(ratios)
+                result[what][name]["times_ours"] = median_ratio(times[name], times[OURS])

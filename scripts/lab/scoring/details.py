@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
-from sklearn.metrics import average_precision_score, mean_absolute_error, precision_recall_fscore_support, r2_score
+from sklearn.metrics import average_precision_score, mean_absolute_error, r2_score
 
 from lab.scoring.pictures import draw_answers, draw_confusions, draw_precision_recall, draw_reliability
 from lab.scoring.report import Details
@@ -57,19 +57,11 @@ def multi_label_details(
         labels: `(n, L)` of 0 and 1.
         logits: `(n, L)`.
     """
-    columns = precision_recall_fscore_support(labels, logits > 0, average=None, zero_division=np.nan)
-    classes = [
-        {
-            "name": name,
-            "average precision": float(average_precision_score(labels[:, index], logits[:, index])) if count else None,
-            **{
-                score: None if np.isnan(value) else float(value)
-                for score, value in zip(("precision", "recall", "f1"), scores, strict=True)
-            },
-            "samples": int(count),
-        }
-        for index, (name, *scores, count) in enumerate(zip(names, *columns, strict=True))
-    ]
+    classes = []
+    for index, name in enumerate(names):
+        row = class_table(labels[:, index], logits[:, index] > 0, ["without", name])[1]
+        average = float(average_precision_score(labels[:, index], logits[:, index])) if row["samples"] else None
+        classes.append({"name": name, "average precision": average, **row})
     draw_precision_recall(labels, logits, names, folder / "precision_recall.png")
     text = "Precision, recall and F1 are of answers above a probability of one half."
     picture = "![precision and recall](precision_recall.png)"

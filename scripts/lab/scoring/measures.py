@@ -19,6 +19,10 @@ class Measure:
     higher_is_better: bool = True
     hub_name: str | None = None
 
+    def rank(self, score: float, loss: float) -> tuple[float, float]:
+        """What is larger the better: of equal scores that with the lower loss."""
+        return (score if self.higher_is_better else -score), -loss
+
     def write(self, value: float, decimals: int = 2) -> str:
         """Such as `98.33 %`, or `0.0412` for what is not a share."""
         return f"{100 * value:.{decimals}f} %" if self.percent else f"{value:.{decimals + 2}f}"

@@ -16,7 +16,7 @@ class Calibration:
 
     Attributes:
         error: the expected calibration error, from 0 to 1.
-        counts: `(bins,)`, images in each bin of confidence.
+        counts: `(bins,)`, samples in each bin of confidence.
         confidences: `(bins,)`, their mean confidence; NaN where there are none.
         accuracies: `(bins,)`, the share of them that is right; NaN where there are none.
     """
@@ -30,7 +30,7 @@ class Calibration:
 def calibrate(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> Calibration:
     """The expected calibration error of Guo et al. 2017, https://arxiv.org/abs/1706.04599, equations 2 to 5.
 
-    Bin `m` of `M` has the images whose confidence is in `((m - 1) / M, m / M]`; the error is the mean over images of
+    Bin `m` of `M` has the samples whose confidence is in `((m - 1) / M, m / M]`; the error is the mean over samples of
     the distance between accuracy and mean confidence of their bin.
 
     Args:
@@ -47,7 +47,8 @@ def calibrate(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> Ca
 def class_table(labels: np.ndarray, predicted: np.ndarray, names: list[str]) -> list[dict]:
     """For each class its `name`, `precision`, `recall`, `f1` and number of `samples`.
 
-    A score is None where it is not defined: precision of a class that is never predicted, recall of one without images.
+    A score is None where it is not defined: precision of a class that is never predicted, recall of one that no sample
+    has.
     """
     columns = precision_recall_fscore_support(labels, predicted, labels=range(len(names)), zero_division=np.nan)
     return [
@@ -64,12 +65,12 @@ def class_table(labels: np.ndarray, predicted: np.ndarray, names: list[str]) -> 
 
 
 def confusions(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """`(classes, classes)` counts; rows are what images show, columns what they are taken for."""
+    """`(classes, classes)` counts; rows are what samples are, columns what they are taken for."""
     return confusion_matrix(labels, predicted, labels=range(classes))
 
 
 class TopKAccuracy(evaluate.Metric):
-    """Share of images whose label is the likeliest class, and whose label is among the `k` likeliest.
+    """Share of samples whose label is the likeliest class, and whose label is among the `k` likeliest.
 
     Predictions are `(n, k)` class indices, likeliest first; references are `(n,)` labels. `compute` returns `accuracy`
     and, for k above 1, `top_k_accuracy` with the number in place of `k`, all from 0 to 1.

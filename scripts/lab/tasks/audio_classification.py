@@ -9,6 +9,7 @@ import soundfile
 import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from lab.augment.describing import require_span
 from lab.augment.sound import RANGES, SoundAugmentation, TrainingSound, describe_augmentation
 from lab.data.sound import AUDIO, SoundDecoder
 from lab.errors import UserError
@@ -115,13 +116,7 @@ class AudioClassification(RaggedTask):
     def _check_augmentation(self):
         settings = self.augmentation
         for name in ("speed", "noise", "vocal_tract"):
-            limits = getattr(settings, name)
-            fits = limits is None or (
-                len(limits) == 2 and limits[0] <= limits[1] and (name == "noise" or limits[0] > 0)
-            )
-            if not fits:
-                above = "" if name == "noise" else " above 0"
-                raise UserError(f"augmentation.{name}={limits}: expected null, or two numbers{above}, the lower first")
+            require_span(f"augmentation.{name}", getattr(settings, name), positive=name != "noise")
         if self.processor.feature_type == "log-mel":
             return
         if settings.vocal_tract or settings.equalizer:

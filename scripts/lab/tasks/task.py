@@ -264,8 +264,8 @@ class Task(ABC):
         """Whether an epoch with these scores is the best so far."""
         if than is None:
             return True
-        sign = 1 if measure_of(self.best).higher_is_better else -1
-        return (sign * scores[self.best], -scores["loss"]) > (sign * than[self.best], -than["loss"])
+        rank = measure_of(self.best).rank
+        return rank(scores[self.best], scores["loss"]) > rank(than[self.best], than["loss"])
 
 
 def drawn(total: int, count: int) -> np.ndarray:

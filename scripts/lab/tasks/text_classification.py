@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from lab.augment.describing import require_span
 from lab.augment.padding import padded, shown
 from lab.augment.seeds import fold_seed
 from lab.augment.text import TEXT_RANGES, TextAugmentation, change, describe_text_augmentation
 from lab.data.text import TEXT, TextDataset, TextDecoder
-from lab.errors import UserError
 from lab.looking.text_view import TextView
 from lab.recipe import Recipe
 from lab.tasks.ragged import RaggedTask
@@ -48,11 +48,7 @@ class TextClassification(RaggedTask):
 
     def __init__(self, recipe, config=None, processor=None, pretrained=None):
         super().__init__(recipe, config, processor, pretrained)
-        window = self.augmentation.window
-        if window is not None and not (len(window) == 2 and 1 <= window[0] <= window[1]):
-            raise UserError(
-                f"augmentation.window={window}: expected null, or two numbers of at least 1, the lower first"
-            )
+        require_span("augmentation.window", self.augmentation.window)
 
     def inherit(self, recipe: Recipe) -> Recipe:
         return inherit_tokenizer(super().inherit(recipe), self.pretrained.processor)

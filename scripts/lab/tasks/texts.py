@@ -12,9 +12,9 @@ from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyTokeniz
 TOKENIZER_KEYS = ("model_max_length",)
 
 
-def bytes_config(recipe: Recipe, **fields: Any) -> PerceiverStudyConfig:
+def bytes_config(recipe: Recipe) -> PerceiverStudyConfig:
     """The configuration that a recipe describes, of a model that takes bytes."""
-    config = build("model", PerceiverStudyConfig, {"input_type": "bytes"} | fields | recipe.model)
+    config = build("model", PerceiverStudyConfig, {"input_type": "bytes"} | recipe.model)
     if config.input_type != "bytes":
         raise UserError(f"model.input_type={config.input_type}: expected bytes, or a task for that kind of input")
     return config
@@ -49,21 +49,15 @@ def inherit_tokenizer(recipe: Recipe, found: dict[str, Any]) -> Recipe:
 
 
 def with_special_tokens(
-    values: torch.Tensor, lengths: torch.Tensor, tokenizer: PerceiverStudyTokenizer, pad: int | None = None
+    values: torch.Tensor, lengths: torch.Tensor, tokenizer: PerceiverStudyTokenizer
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(b, L), (b,) -> (b, M), (b,)`: ids as the tokenizer gives them, `[CLS]`, as much as fits, and `[SEP]`.
-
-    Args:
-        pad: for padding and for both special tokens, where what is given are labels; None is ids.
-    """
-    first, last, fill = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
-    first, last, fill = (first, last, fill) if pad is None else (pad, pad, pad)
+    """`(b, L), (b,) -> (b, M), (b,)`: ids as the tokenizer gives them, `[CLS]`, as much as fits, and `[SEP]`."""
     lengths = lengths.clamp(max=tokenizer.model_max_length - 2)
     longest = int(lengths.max())
-    ids = torch.full((len(values), longest + 2), fill, dtype=torch.long, device=values.device)
+    ids = torch.full((len(values), longest + 2), tokenizer.pad_token_id, dtype=torch.long, device=values.device)
     ids[:, 1 : longest + 1] = values[:, :longest]
     places = torch.arange(longest + 2, device=values.device)
-    ids[places > lengths[:, None]] = fill
-    ids[:, 0] = first
-    ids.scatter_(1, lengths[:, None] + 1, last)
+    ids[places > lengths[:, None]] = tokenizer.pad_token_id
+    ids[:, 0] = tokenizer.cls_token_id
+    ids.scatter_(1, lengths[:, None] + 1, tokenizer.sep_token_id)
     return ids, lengths + 2

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lab.augment.describing import require_span
 from lab.augment.video import VIDEO_RANGES, TrainingVideo, VideoAugmentation, describe_video_augmentation
 from lab.data.video import VIDEO, VideoDecoder
 from lab.errors import UserError
@@ -44,9 +45,7 @@ class VideoClassification(RaggedTask):
     def __init__(self, recipe, config=None, processor=None, pretrained=None):
         super().__init__(recipe, config, processor, pretrained)
         for name in ("zoom", "speed"):
-            limits = getattr(self.augmentation, name)
-            if limits is not None and not (len(limits) == 2 and 0 < limits[0] <= limits[1]):
-                raise UserError(f"augmentation.{name}={limits}: expected null, or two numbers above 0, the lower first")
+            require_span(f"augmentation.{name}", getattr(self.augmentation, name))
         self.in_pairs = self.augmentation.mixup_alpha > 0
         self._changed = TrainingVideo(
             self.augmentation,

@@ -47,8 +47,7 @@ def _draw_score(axes: Axes, epochs: list[dict], best: str):
     measure, key = measure_of(best), f"validation_{best}"
     scale = 100 if measure.percent else 1
     _plot(axes, epochs, key, scale=scale, color=_VALIDATION, marker="o", markersize=3)
-    sign = 1 if measure.higher_is_better else -1
-    line = max(epochs, key=lambda line: (sign * line[key], -line["validation_loss"]))
+    line = max(epochs, key=lambda line: measure.rank(line[key], line["validation_loss"]))
     axes.axvline(line["epoch"], color="0.6", linestyle=":")
     unit = " (%)" if measure.percent else ""
     found = f"best: {measure.write(line[key])} after epoch {line['epoch']}"

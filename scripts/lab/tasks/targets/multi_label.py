@@ -5,10 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import (
-    average_precision_score,
-    f1_score,
-)
+from sklearn.metrics import average_precision_score, f1_score
 
 from lab.errors import UserError
 from lab.scoring.details import multi_label_details
@@ -38,10 +35,11 @@ class MultiLabel(Target):
         if not there.any():
             raise UserError("no sample of this split has any class: there is nothing to score")
         loss = F.binary_cross_entropy_with_logits(torch.from_numpy(logits).double(), torch.from_numpy(labels).double())
-        truth, answers = labels[:, there], logits[:, there]
+        # Class by class, as of a single column sklearn would take the absence of the class for another class.
+        classes = [(labels[:, index], logits[:, index]) for index in np.flatnonzero(there)]
         return {
-            "mean_average_precision": float(average_precision_score(truth, answers, average="macro")),
-            "f1": float(f1_score(truth, answers > 0, average="macro", zero_division=0.0)),
+            "mean_average_precision": float(np.mean([average_precision_score(*one) for one in classes])),
+            "f1": float(np.mean([f1_score(truth, answer > 0, zero_division=0.0) for truth, answer in classes])),
             "loss": loss.item(),
         }
 
