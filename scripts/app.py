@@ -56,8 +56,9 @@ def page(classifier: Classifier, checkpoint: str) -> gr.Blocks:
     config, view = classifier.model.config, classifier.view
     parts = view.parts(classifier.processor)
     answers = _ANSWERS * len(config.tasks or [None])
-    with gr.Blocks(title=Path(checkpoint).name, analytics_enabled=False) as blocks:
-        gr.Markdown(f"# {Path(checkpoint).name}\n{view.purpose(config)}")
+    name = Path(checkpoint).resolve().name
+    with gr.Blocks(title=name, analytics_enabled=False) as blocks:
+        gr.Markdown(f"# {_plain(name)}\n{view.purpose(config)}")
         with gr.Row():
             with gr.Column():
                 given = [_INPUTS[part.given_as](name) for name, part in parts.items()]

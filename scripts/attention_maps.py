@@ -19,11 +19,12 @@ from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
 from lab.checkpoint_names import checkpoint_name
-from lab.errors import UserError, run_command
+from lab.errors import UserError, about_file, run_command
 from lab.judging.checkpoints import load_classifier
 from lab.looking.maps import draw_attention_maps
+from lab.looking.style import save
 from lab.looking.views import VIEWS
-from lab.places import place
+from lab.places import file_to_write, place
 from lab.recipe import load_recipe
 from lab.tasks import build_task
 
@@ -45,17 +46,19 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--logits", action="store_true", help="before the softmax, as the paper's figure 3 shows them")
     parser.add_argument("-o", "--output", type=place, default=Path("attention_maps.png"), help="picture to write")
     options = parser.parse_args(arguments)
+    output = file_to_write(options.output)
+    output = output if output.suffix else output.with_suffix(".png")
     load = load_untrained if options.checkpoint.endswith(".yaml") else load_trained
     model, processor = load(options.checkpoint)
     sample = VIEWS[type(model).__name__].read(options.file, processor)
-    figure = draw_attention_maps(
-        model, processor, sample, options.cross_attends, options.heads, options.latents, options.logits
-    )
+    shown = (options.cross_attends, options.heads, options.latents, options.logits)
+    with about_file(options.file):
+        figure = draw_attention_maps(model, processor, sample, *shown)
     try:
-        figure.savefig(options.output, dpi=100)
+        save(figure, output, dpi=100)
     except (OSError, ValueError) as error:
-        raise UserError(f"--output {options.output} cannot be written: {error}") from None
-    print(options.output)
+        raise UserError(f"--output {output} cannot be written: {error}") from None
+    print(output)
 
 
 def load_trained(checkpoint: str) -> tuple[PreTrainedModel, Any]:

@@ -18,12 +18,13 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from lab.checkpoint_names import checkpoint_name
 from lab.errors import UserError, run_command
 from lab.judging.checkpoints import load_classifier
 from lab.looking.views import VIEWS
-from lab.places import place
+from lab.places import folder_to_write, place
 
 FORMATS = ("torch", "onnx", "compile")
 TOLERANCE = 1e-4
@@ -71,15 +72,24 @@ def main(arguments: list[str] | None = None):
         raise UserError(f"--length {options.length}: expected at least 1")
     if options.output is None and not Path(options.checkpoint).is_dir():
         raise UserError(f"{options.checkpoint} is not a folder: say with --output where to write")
-    output = options.output or Path(options.checkpoint) / "export"
     model = load_classifier(options.checkpoint).model.float().cpu().eval()
-    most = model.config.max_position_embeddings
-    if options.length is not None and model.config.input_type == "bytes" and options.length > most:
-        raise UserError(f"--length {options.length}: the model takes {most} at most")
+    if options.length is not None:
+        require_length(model.config, options.length)
     logits = Logits(model, options.length).eval()
-    output.mkdir(parents=True, exist_ok=True)
+    output = folder_to_write(options.output or Path(options.checkpoint) / "export")
     for name in options.formats:
         print(EXPORTERS[name](logits, output))
+
+
+def require_length(config: PreTrainedConfig, length: int):
+    """Raise a `UserError` where nothing that the model takes has so many bytes or points."""
+    inputs = [config.modality_config(name) for name in config.modalities or ()] or [config]
+    kinds = {own.input_type for own in inputs}
+    if not kinds & {"bytes", "points"}:
+        raise UserError(f"--length {length}: it is for texts and clouds; leave it out for inputs of one size")
+    most = min((own.max_position_embeddings for own in inputs if own.input_type == "bytes"), default=length)
+    if length > most:
+        raise UserError(f"--length {length}: the model takes {most} at most")
 
 
 @torch.no_grad()

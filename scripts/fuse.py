@@ -20,11 +20,11 @@ from accelerate.utils import DataLoaderConfiguration
 
 from lab.checkpoint_names import check_checkpoint, checkpoint_name
 from lab.data.loaders import evaluation_loader
-from lab.errors import UserError, run_command
+from lab.errors import UserError, listed, run_command
 from lab.judging.evaluation import open_checkpoint
 from lab.judging.predictions import predict
 from lab.machine import use_threads, without_gpu
-from lab.places import place
+from lab.places import file_to_write, place
 from lab.recipe import Recipe, load_recipe
 from lab.tasks import find_task
 from lab.tasks.labelled import LabelledTask
@@ -41,6 +41,11 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("-o", "--output", type=place, metavar="FILE", help="JSON to write as well")
     options = parser.parse_args(arguments)
     transformers.utils.logging.disable_progress_bar()
+    if options.output is not None:
+        file_to_write(options.output)
+    for number, checkpoint in enumerate(options.checkpoints):
+        if place(checkpoint).resolve() in [place(other).resolve() for other in options.checkpoints[:number]]:
+            raise UserError(f"{checkpoint} is named twice: its answers would count twice; give each checkpoint once")
     accelerator = Accelerator(
         cpu=without_gpu(), mixed_precision="no", dataloader_config=DataLoaderConfiguration(split_batches=True)
     )
@@ -52,10 +57,13 @@ def main(arguments: list[str] | None = None):
         tasks.append(task)
         judged.append(found)
         scores[checkpoint] = task.scores(found)
-        if (
-            _choice(task, options.split) != _choice(tasks[0], options.split)
-            or task.label_names != tasks[0].label_names
-            or not np.array_equal(found["labels"], judged[0]["labels"])
+        if task.label_names != tasks[0].label_names:
+            raise UserError(
+                f"{checkpoint} has classes {listed(task.label_names)}, and {options.checkpoints[0]} has "
+                f"{listed(tasks[0].label_names)}: give runs with the same classes in the same order"
+            )
+        if _choice(task, options.split) != _choice(tasks[0], options.split) or not np.array_equal(
+            found["labels"], judged[0]["labels"]
         ):
             raise UserError(f"{checkpoint} has other samples than {options.checkpoints[0]}: give runs on the same data")
     fused = task.target.mean([torch.from_numpy(found["logits"]) for found in judged]).numpy()

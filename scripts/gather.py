@@ -17,8 +17,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from lab.errors import UserError, run_command
-from lab.places import place
+from lab.places import file_to_write, folder_to_write, place
 from lab.scoring.measures import is_score, measure_of
+from lab.scoring.report import escaped
 
 
 def main(arguments: list[str] | None = None):
@@ -29,19 +30,24 @@ def main(arguments: list[str] | None = None):
     options = parser.parse_args(arguments)
     if not is_score(options.score):
         raise UserError(f"--score {options.score}: expected the name of a score as files have it, such as accuracy")
+    if options.output.suffix == ".json":
+        raise UserError(f"--output {options.output}: expected a name such as table.md; table.json then has the numbers")
     measure, lines, found = measure_of(options.score), [], {}
     for label, *files in options.line:
         if not files:
             raise UserError(f"--line {label}: give at least one file")
+        if label in found:
+            raise UserError(f"--line {label} is there twice: give each line a label of its own")
         splits, scores = zip(*(score_in(place(file), options.score) for file in files), strict=True)
         if len(set(splits)) > 1:
             named = ", ".join(f"{file} of {split}" for file, split in zip(files, splits, strict=True))
             raise UserError(f"--line {label} has scores of several splits ({named}): give files of one split")
         found[label] = {"split": splits[0], "scores": list(scores)}
         text = measure.write_spread(mean(scores), stdev(scores)) if len(scores) > 1 else measure.write(scores[0])
-        lines.append(f"| {label} | {splits[0]} | {text} | {len(scores)} |")
+        lines.append(f"| {escaped(label)} | {splits[0]} | {text} | {len(scores)} |")
     table = "\n".join([f"| | split | {measure.title} | seeds |", "|---|---|---:|---:|", *lines]) + "\n"
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+    folder_to_write(options.output.parent)
+    file_to_write(options.output)
     options.output.write_text(table, encoding="utf-8")
     options.output.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(table)

@@ -14,7 +14,7 @@ import argparse
 import lab.waiting  # noqa: F401, before torch
 
 from lab.checkpoint_names import checkpoint_name
-from lab.errors import UserError, run_command
+from lab.errors import UserError, about_file, run_command
 from lab.judging.checkpoints import load_classifier
 from lab.places import place
 
@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None):
     classifier = load_classifier(options.checkpoint)
     samples = [classifier.view.read(path, classifier.processor) for path in options.files]
     for path, sample in zip(options.files, samples, strict=True):
-        named, _ = classifier.answer(sample, options.top_k)
+        with about_file(path):
+            named, _ = classifier.answer(sample, options.top_k)
         width = max(len(label) for label, _ in named)
         print(path)
         for label, number in named:

@@ -15,9 +15,10 @@ import lab.waiting  # noqa: F401, before torch
 
 import transformers
 
-from lab.arguments import parse_with_changes
+from lab.arguments import parse_with_changes, require_of_data
 from lab.errors import UserError, run_command
-from lab.places import place
+from lab.places import folder_to_write, place
+from lab.release.card import require_licence
 from lab.release.hub import push, require_repo_id, require_token, staged_files
 from lab.release.staging import stage
 
@@ -27,6 +28,8 @@ def main(arguments: list[str] | None = None):
     transformers.utils.logging.disable_progress_bar()  # that of the upload is enough
     if options.output is not None and options.output.exists():
         raise UserError(f"--output {options.output} exists: name a folder that does not, or remove it")
+    if options.output is not None:
+        folder_to_write(options.output.parent)
     if not options.dry_run and options.output is None:
         require_token()
     with stage(
@@ -67,6 +70,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="where data are now, such as data.path=/data")
     options = parse_with_changes(parser, arguments)
     require_repo_id(options.repo_id)
+    require_licence(options.license)
+    require_of_data(options.overrides)
     return options
 
 

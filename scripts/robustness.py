@@ -24,6 +24,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from lab.arguments import require_of_data
 from lab.checkpoint_names import check_checkpoint, checkpoint_name
 from lab.data.label_columns import SINGLE_LABEL
 from lab.errors import UserError, run_command
@@ -31,7 +32,7 @@ from lab.judging.evaluation import open_checkpoint
 from lab.looking.maps import draw_maps_on
 from lab.looking.points_view import PointsView
 from lab.looking.style import save
-from lab.places import place
+from lab.places import folder_to_write, place
 from lab.provenance import describe_surroundings
 from lab.recipe import load_recipe
 from lab.study.images import calibration_of, draw_images, images_table, logits_of, measure_changes
@@ -66,6 +67,7 @@ def main(arguments: list[str] | None = None):
     if options.batch_size < 1:
         raise UserError(f"--batch_size {options.batch_size}: expected at least 1")
     check_checkpoint(options.checkpoint)
+    require_of_data(options.overrides)
     transformers.utils.logging.disable_progress_bar()
     recipe = load_recipe(Path(options.checkpoint) / "recipe.yaml", options.overrides)
     if recipe.optimization.cpu_threads:
@@ -87,8 +89,7 @@ def main(arguments: list[str] | None = None):
         raise UserError(f"--samples {options.samples}: expected at least one, or leave it out for all")
     if options.samples is not None and measure is not of_images:
         raise UserError(f"--samples is for images: leave it out for {task.samples}")
-    folder = options.output or Path(options.checkpoint)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder_to_write(options.output or Path(options.checkpoint))
     about = {"data": recipe.data.title or recipe.data.called, "split": options.split}
     measure(task, model, options, folder, about)
     print(f"more in {folder}")

@@ -21,13 +21,14 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 from tqdm.auto import tqdm
 
+from lab.arguments import require_of_data
 from lab.checkpoint_names import check_checkpoint, checkpoint_name
 from lab.data.loaders import evaluation_loader
 from lab.errors import UserError, run_command
 from lab.judging.evaluation import open_checkpoint, task_of
 from lab.judging.predictions import predict
 from lab.machine import finish, use_threads, without_gpu
-from lab.places import place
+from lab.places import folder_to_write, place
 from lab.provenance import describe_run
 from lab.recipe import Recipe, load_recipe
 
@@ -50,6 +51,9 @@ def main(arguments: list[str] | None = None):
         raise UserError(f"--flip: {task.samples} of task={task.name} have no mirror image here; leave it out")
     with accelerator.local_main_process_first():  # it fills the caches that the others of its machine read
         dataset = task.load_split(options.split, options.match_by_number)
+    folder = options.output or default_output(options)
+    if accelerator.is_main_process:
+        folder_to_write(folder)
 
     size = options.batch_size * accelerator.num_processes
     loader = evaluation_loader(accelerator, dataset, size, recipe.data.workers)
@@ -58,8 +62,6 @@ def main(arguments: list[str] | None = None):
     plain, *mirrored = predict(accelerator, task, model.to(accelerator.device), bar, options.flip)
 
     if accelerator.is_main_process:
-        folder = options.output or default_output(options)
-        folder.mkdir(parents=True, exist_ok=True)
         results = {
             "checkpoint": options.checkpoint,
             "data": recipe.data.called,
@@ -110,9 +112,7 @@ def find_recipe(options: argparse.Namespace) -> Recipe:
 
     Where there is none it has the task that the checkpoint's model is for.
     """
-    for text in options.overrides:
-        if not text.startswith(("data.", "optimization.cpu_threads=")):
-            raise UserError(f"{text}: only keys of section data: can be changed here, such as data.path=FOLDER")
+    require_of_data(options.overrides)
     stored = Path(options.checkpoint) / "recipe.yaml"
     path = options.config or (stored if stored.exists() else None)
     data = []
@@ -123,6 +123,7 @@ def find_recipe(options: argparse.Namespace) -> Recipe:
             raise UserError(f"--data {options.data}: no such folder")
         # JSON is YAML in which nothing has a second meaning.
         where = {"data.path": str(folder)} if folder else {"data.path": None, "data.name": options.data}
+        where["data.title"] = None  # that of the recipe's data
         data = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in where.items()]
     if (
         path is None

@@ -5,10 +5,18 @@ import dataclasses
 import re
 import sys
 
+from lab.errors import UserError
 from lab.recipe import Recipe
 
 _KEYS = "|".join(field.name for field in dataclasses.fields(Recipe))
 _CHANGE = re.compile(rf"({_KEYS})(\.[^=]*)?=")
+
+
+def require_of_data(changes: list[str]):
+    """Raise a `UserError` for a change of a finished run's recipe that is about other things than its data."""
+    for text in changes:
+        if not text.startswith(("data.", "optimization.cpu_threads=")):
+            raise UserError(f"{text}: only keys of section data: can be changed here, such as data.path=FOLDER")
 
 
 def parse_with_changes(

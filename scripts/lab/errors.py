@@ -1,7 +1,9 @@
 """Mistakes that a user can fix, shown as one line instead of a traceback."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 _SHOWN = 5  # names in a message
 
@@ -22,6 +24,23 @@ def run_command(main):
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit("interrupted") from None
+
+
+def require_file(path: Path):
+    """Raise a `UserError` unless there is such a file."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: expected a file")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+
+
+@contextmanager
+def about_file(path: Path) -> Iterator[None]:
+    """What a processor or a model refuses of what was read of a file becomes a `UserError` that names the file."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{path}: {one_line(error)}") from None
 
 
 def one_line(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Paths as people give them, and names that only some systems can read."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -23,3 +24,33 @@ def place(text: str) -> Path:
         ) from None
     except RuntimeError as error:
         raise UserError(f"{text}: {one_line(error)}") from None
+
+
+def folder_to_write(folder: Path, option: str = "--output") -> Path:
+    """Return a folder, made if it is not there. Asked for before the work, which would be lost otherwise.
+
+    Raises:
+        UserError: it is a file, or cannot be made or written into.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{option} {folder} cannot be made a folder ({error}): name another") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {folder} cannot be written into: name another folder")
+    return folder
+
+
+def file_to_write(path: Path, option: str = "--output") -> Path:
+    """Return the path of a file that is to be written. Asked for before the work, too.
+
+    Raises:
+        UserError: it is a folder, its folder is not there, or it cannot be written.
+    """
+    if path.is_dir():
+        raise UserError(f"{option} {path} cannot be written: it is a folder; name a file")
+    if not path.parent.is_dir():
+        raise UserError(f"{option} {path} cannot be written: there is no folder {path.parent}; make it first")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"{option} {path} cannot be written: its permissions forbid it; name another file")
+    return path

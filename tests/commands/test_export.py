@@ -5,7 +5,9 @@ import torch
 
 import export
 from lab.errors import UserError
+from modeling_perceiver_study import PerceiverStudyConfig
 from tests.checkpoints import save_checkpoint
+from tests.kinds import KINDS, fields_of
 from tests.models import needs_compiler
 
 pytestmark = pytest.mark.slow
@@ -73,3 +75,28 @@ def test_a_wrong_program_is_refused(tmp_path):
 def test_a_name_on_the_hub_needs_an_output():
     with pytest.raises(UserError, match=r"org/name is not a folder: say with --output where to write"):
         export.main(["org/name"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "length", "message"),
+    [
+        ({}, 5, "--length 5: it is for texts and clouds"),
+        (KINDS["bytes"], 12, "--length 12: the model takes 11 at most"),
+        (fields_of("waveform", "bytes"), 12, "--length 12: the model takes 11 at most"),
+        (fields_of("waveform", "image"), 12, "--length 12: it is for texts and clouds"),
+    ],
+)
+def test_lengths_that_change_nothing_or_too_much(fields, length, message):
+    with pytest.raises(UserError, match=message):
+        export.require_length(PerceiverStudyConfig(**fields), length)
+
+
+def test_lengths_of_texts_and_clouds():
+    for kinds in (["points"], ["bytes"], ["waveform", "bytes"], ["waveform", "points"]):
+        export.require_length(PerceiverStudyConfig(**fields_of(*kinds)), 11)
+
+
+def test_a_file_is_no_folder_to_write_to(tmp_path):
+    save_checkpoint(tmp_path)
+    with pytest.raises(UserError, match=r"--output .*config.json cannot be made a folder .*: name another"):
+        export.main([str(tmp_path), "--output", str(tmp_path / "config.json")])

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -61,3 +62,28 @@ def test_answers_that_are_no_labels_are_refused_before_any_is_judged(runs, tmp_p
     fresh_accelerate()
     with pytest.raises(UserError, match="is of task=masked-lm, whose samples have no labels"):
         fuse.main([str(runs / "one"), str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["{folder}/one", "{folder}/one/"], "one/ is named twice"),
+        (["{folder}/one", "-o", "{folder}"], "cannot be written: it is a folder"),
+        (["{folder}/one", "-o", "{folder}/nowhere/fused.json"], "cannot be written: there is no folder"),
+    ],
+)
+def test_mistakes_are_named_before_any_is_judged(runs, monkeypatch, options, message):
+    monkeypatch.setattr(fuse, "predict", lambda *_: pytest.fail("judged"))
+    fresh_accelerate()
+    with pytest.raises(UserError, match=message):
+        fuse.main([text.format(folder=runs) for text in options])
+
+
+def test_classes_in_another_order_are_refused(runs, tmp_path):
+    shutil.copytree(runs / "two", tmp_path / "two")
+    settings = json.loads((tmp_path / "two" / "config.json").read_text())
+    settings |= {"id2label": {"0": "blue", "1": "red", "2": "green"}, "label2id": {}}
+    (tmp_path / "two" / "config.json").write_text(json.dumps(settings))
+    fresh_accelerate()
+    with pytest.raises(UserError, match=r"two has classes blue, red, green, and .*one has red, green, blue"):
+        fuse.main([str(runs / "one"), str(tmp_path / "two")])

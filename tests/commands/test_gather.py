@@ -57,3 +57,25 @@ def test_files_without_a_score_are_refused(tmp_path, content):
 def test_an_unknown_score_is_refused(tmp_path):
     with pytest.raises(UserError, match="--score acuracy: expected the name of a score"):
         gathered(tmp_path, {"metrics": {"test_accuracy": 0.5}}, "--score", "acuracy")
+
+
+def test_bars_in_labels_are_no_columns(tmp_path):
+    (tmp_path / "one.json").write_text('{"test_accuracy": 0.5}')
+    gather.main(["--line", "a|b", str(tmp_path / "one.json"), "--output", str(tmp_path / "table.md")])
+    assert "| a\\|b | test | 50.00 % | 1 |" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output", "{folder}/table.json"], "table.json: expected a name such as table.md"),
+        (["--output", "{folder}/one.json/table.md"], "one.json cannot be made a folder"),
+        (["--output", "{folder}"], "cannot be written: it is a folder"),
+        (["--line", "x", "{folder}/one.json", "--output", "{folder}/table.md"], "--line x is there twice"),
+    ],
+)
+def test_what_would_overwrite_something_is_refused(tmp_path, options, message):
+    (tmp_path / "one.json").write_text('{"test_accuracy": 0.5}')
+    with pytest.raises(UserError, match=message):
+        gather.main(["--line", "x", str(tmp_path / "one.json"), *(text.format(folder=tmp_path) for text in options)])
+    assert [path.name for path in tmp_path.iterdir()] == ["one.json"]

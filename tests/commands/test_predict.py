@@ -1,13 +1,23 @@
+import json
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+import attention_maps
 import predict
 from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.tasks import build_task
-from modeling_perceiver_study import PerceiverStudyForImageClassification
+from modeling_perceiver_study import (
+    PerceiverStudyForImageClassification,
+    PerceiverStudyForPointCloudClassification,
+    PerceiverStudyPointCloudProcessor,
+)
 from tests.checkpoints import save_checkpoint
+from tests.models import small_model
 from tests.small_data import CLASSES, TINY_RUN, coloured_images
 
 pytestmark = pytest.mark.slow
@@ -57,6 +67,11 @@ def test_missing_image(checkpoint):
         predict.main([str(checkpoint), "absent.png"])
 
 
+def test_a_folder_of_images(checkpoint, tmp_path):
+    with pytest.raises(UserError, match=r" is a folder: expected a file$"):
+        predict.main([str(checkpoint), str(tmp_path)])
+
+
 def test_a_file_that_is_no_image(checkpoint, tmp_path):
     path = tmp_path / "text.png"
     path.write_text("not an image")
@@ -95,3 +110,48 @@ def test_a_folder_that_cannot_be_loaded(images, tmp_path, damaged):
 def test_top_k_below_one(checkpoint, images):
     with pytest.raises(UserError, match="--top_k 0: expected at least 1"):
         predict.main([str(checkpoint), images[0], "--top_k", "0"])
+
+
+@pytest.mark.parametrize("command", [predict, attention_maps])
+@pytest.mark.parametrize(
+    ("lacks", "message"),
+    [
+        ("weights", r"not hold a whole model for image-classification: 1 weights are missing \(classifier.weight\)"),
+        ("classes", r"cannot be loaded: its weights have other shapes than its config.json says"),
+    ],
+)
+def test_a_head_that_would_be_made_up(images, tmp_path, command, lacks, message):
+    save_checkpoint(tmp_path)
+    if lacks == "weights":
+        weights = load_file(tmp_path / "model.safetensors")
+        del weights["classifier.weight"]
+        save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    else:
+        settings = json.loads((tmp_path / "config.json").read_text())
+        settings |= {"id2label": {str(label): f"class {label}" for label in range(5)}, "label2id": {}}
+        (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=message):
+        command.main([str(tmp_path), images[0]])
+
+
+def test_answers_that_are_no_numbers(images, tmp_path):
+    model = save_checkpoint(tmp_path)
+    model.classifier.bias.data.fill_(torch.nan)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"one.png: answers are not finite numbers"):
+        predict.main([str(tmp_path), images[0]])
+
+
+@pytest.mark.parametrize("command", [predict, attention_maps])
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((10, 5), r"cloud.npy: a cloud has shape \(10, 5\)"), ((2, 10, 3), r"cloud.npy has shape .*: expected one cloud")],
+)
+def test_a_cloud_that_does_not_fit(tmp_path, command, shape, message):
+    fields = {"num_axes": 3, "num_channels": 0, "image_size": 32, "num_frequency_bands": 2}
+    kind = PerceiverStudyForPointCloudClassification
+    small_model(model_class=kind, input_type="points", **fields).save_pretrained(tmp_path / "model")
+    PerceiverStudyPointCloudProcessor().save_pretrained(tmp_path / "model")
+    np.save(tmp_path / "cloud.npy", np.zeros(shape))
+    with pytest.raises(UserError, match=message):
+        command.main([str(tmp_path / "model"), str(tmp_path / "cloud.npy")])

@@ -317,3 +317,23 @@ def test_images_that_are_left_out_take_their_labels_along(tmp_path):
     labels = torch.tensor([sorted(CLASSES).index(file.parent.name) for file in files[1:]])
     assert results["samples"] == len(files) - 1
     assert results["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-4)
+
+
+def test_a_recipe_of_another_kind(checkpoint, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("task: text-classification\ndata: {name: made-up}\n")
+    with pytest.raises(UserError, match=r"holds PerceiverStudyForImage.*: task=text-classification needs Perc.*Seq"):
+        evaluate(checkpoint, "--config", str(tmp_path / "recipe.yaml"), output=tmp_path / "out")
+
+
+def test_a_file_is_no_folder_to_write_to(checkpoint, monkeypatch):
+    monkeypatch.setattr(score, "predict", lambda *_: pytest.fail("judged"))
+    with pytest.raises(UserError, match=r"--output .*config.json cannot be made a folder .*: name another"):
+        evaluate(checkpoint, output=checkpoint / "config.json")
+
+
+def test_other_data_have_another_title(data, tmp_path):
+    folder = save_checkpoint(tmp_path, f"data.path={data}", "data.title='My images'")
+    named = [score.find_recipe(score.parse([str(folder), *more])).data.called for more in ([], ["--data", str(data)])]
+    assert named == ["My images", str(data)]
+    own = score.parse([str(folder), "--data", str(data), "data.title=Others"])
+    assert score.find_recipe(own).data.called == "Others"

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+import publish
 from lab.arguments import parse_with_changes
+from lab.errors import UserError
 
 PARTS = [["data.path=a=b", "seed=3"], ["--seeds", "0", "1"], ["--folders", "x", "y"], ["model.tasks={a: 2}"]]
 
@@ -28,3 +30,15 @@ def test_what_is_no_key_stays_with_its_option():
     parser.add_argument("overrides", nargs="*")
     options = parse_with_changes(parser, ["--folders", "run=1", "seeds=2"])
     assert (options.folders, options.overrides) == (["run=1", "seeds=2"], [])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optimization.epochs=3"], "optimization.epochs=3: only keys of section data: can be changed here"),
+        (["--license", "My License"], "--license My License: expected an identifier of the Hub's"),
+    ],
+)
+def test_publishing_refuses_at_once_what_changes_nothing_or_is_no_licence(words, message):
+    with pytest.raises(UserError, match=message):
+        publish.parse(["run", "--repo_id", "org/name", *words])

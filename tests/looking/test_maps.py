@@ -115,6 +115,14 @@ def test_command_line(checkpoint, image, tmp_path, capsys):
         assert picture.size == (450, 640)
 
 
+def test_a_name_without_an_ending_gets_one(checkpoint, image, tmp_path, capsys):
+    image.save(tmp_path / "image.png")
+    options = ["--latents", "2", "--heads", "1", "--cross_attends", "1", "-o", str(tmp_path / "maps")]
+    attention_maps.main([str(checkpoint[0]), str(tmp_path / "image.png"), *options])
+    assert capsys.readouterr().out == f"{tmp_path / 'maps.png'}\n"
+    assert (tmp_path / "maps.png").is_file()
+
+
 def test_a_recipe_is_drawn_as_training_begins_with_it(image, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(DEFAULT_RECIPE.read_text().replace("seed: 0", "seed: 3"))
@@ -143,6 +151,7 @@ def test_a_recipe_is_drawn_as_training_begins_with_it(image, tmp_path):
         (["--latents", "8"], r"^latent 8: expected a number from 1 to 7$"),
         (["-o", "maps.nonsense"], r"^--output maps.nonsense cannot be written: "),
         (["-o", "/nowhere/maps.png"], r"^--output /nowhere/maps.png cannot be written: "),
+        (["-o", "/tmp"], r"^--output /tmp cannot be written: it is a folder"),
     ],
 )
 def test_what_cannot_be_drawn(checkpoint, image, tmp_path, options, message):

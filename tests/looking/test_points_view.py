@@ -31,7 +31,9 @@ def test_files_are_opened(cloud, tmp_path):
     processor = PerceiverStudyPointCloudProcessor()
     np.testing.assert_array_equal(PointsView.read(tmp_path / "cloud.npy", processor), cloud)
     (tmp_path / "text.npy").write_text("nothing")
-    for name, message in (("missing.npy", "no such file"), ("text.npy", "not a readable cloud")):
+    np.save(tmp_path / "two.npy", np.stack([cloud, cloud]))
+    refused = {"missing.npy": "no such file", "text.npy": "not a readable cloud", "two.npy": "expected one cloud"}
+    for name, message in refused.items():
         with pytest.raises(UserError, match=message):
             PointsView.read(tmp_path / name, processor)
 

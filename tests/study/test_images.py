@@ -1,16 +1,19 @@
 """Images that are changed, and how far confidence can be trusted."""
 
 import json
+import shutil
 
 import datasets
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import robustness
 import train
 from lab.errors import UserError
 from lab.study import images
+from modeling_perceiver_study import PerceiverStudyForImageClassification
 from tests.small_data import TINY_RUN, fresh_accelerate, make_parquet
 
 
@@ -94,6 +97,16 @@ def test_the_command(trained, tmp_path):
     assert "| JPEG of quality 50 |" in table and "expected calibration error" in table
     with Image.open(tmp_path / "robustness.png") as picture:
         assert picture.width > 1000
+
+
+@pytest.mark.slow
+def test_answers_that_are_no_numbers(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "broken")
+    model = PerceiverStudyForImageClassification.from_pretrained(folder)
+    model.classifier.bias.data.fill_(torch.nan)
+    model.save_pretrained(folder)
+    with pytest.raises(UserError, match=r"answers to .* images are not finite numbers"):
+        robustness.main([str(folder)])
 
 
 @pytest.mark.slow

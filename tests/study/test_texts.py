@@ -66,6 +66,11 @@ def test_curves_of_the_baseline():
     assert "| 30 % of the letters disguised |" in texts_table({"it": curves}, {"it": cases})
 
 
+def test_nothing_is_learned_of_one_class():
+    with pytest.raises(UserError, match="the texts to train on are all of one class"):
+        ngram_classifier(["a text", "another"], np.ones(2, int))
+
+
 @pytest.mark.slow
 def test_commands(tmp_path):
     make_texts(tmp_path / "data")
@@ -96,6 +101,13 @@ def test_the_baseline_learns_what_the_model_learned(tmp_path, monkeypatch):
     monkeypatch.setattr(robustness, "ngram_classifier", classifier)
     robustness.main([str(tmp_path / "run")])
     assert learned == [48]
+    with pytest.raises(UserError, match=r"optimization.epochs=3: only keys of section data: can be changed here"):
+        robustness.main([str(tmp_path / "run"), "optimization.epochs=3"])
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    settings |= {"id2label": {"0": "with a", "1": "with e", "2": "with o"}, "label2id": {}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="'with u' and 0 more classes of the data are not among those of the model"):
+        robustness.main([str(tmp_path / "run")])
 
 
 @pytest.mark.slow

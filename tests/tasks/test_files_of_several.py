@@ -9,6 +9,7 @@ import soundfile
 import torch
 
 from lab.errors import UserError
+from lab.looking.multimodal_view import MultimodalView
 from lab.recipe import load_recipe
 from lab.tasks import build_task
 from modeling_perceiver_study import (
@@ -169,3 +170,22 @@ def test_a_folder_of_videos_is_listened_to(folder):
     options += ["model.num_labels=2", "data.columns={audio: video}", "data.validation_samples=2", "data.on_error=skip"]
     splits = build_task(load_recipe(None, [*options, f"data.path={folder}"])).load_splits()
     assert len(splits.train) + len(splits.validation) == 9 and len(splits.test) == 4
+
+
+@pytest.mark.parametrize(("content", "there"), [(silent_clip, ["video"]), (recording, ["sound"])])
+def test_commands_read_what_a_file_has(tmp_path, content, there):
+    (tmp_path / "file").write_bytes(content())
+    assert list(MultimodalView.read(tmp_path / "file", processor_of())) == there
+
+
+def test_commands_read_one_text_a_sample(tmp_path):
+    processor = PerceiverStudyProcessor({"text": PerceiverStudyTokenizer()})
+    (tmp_path / "cat.txt").write_text("a cat")
+    with pytest.raises(UserError, match=r"cat.txt cannot hold a text: give a .npz file with text"):
+        MultimodalView.read(tmp_path / "cat.txt", processor)
+    np.savez(tmp_path / "cat.npz", text="a cat")
+    assert MultimodalView.read(tmp_path / "cat.npz", processor) == {"text": "a cat"}
+    for wrong in (["a cat", "a dog"], 5):
+        np.savez(tmp_path / "cat.npz", text=wrong)
+        with pytest.raises(UserError, match=r"cat.npz has text of shape .*: expected a single text"):
+            MultimodalView.read(tmp_path / "cat.npz", processor)

@@ -9,10 +9,10 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from transformers import BaseImageProcessor
 
-from lab.errors import UserError
+from lab.errors import UserError, require_file
 
 # What a broken image raises, or the archive that it is in.
 UNUSABLE = (
@@ -27,11 +27,12 @@ UNUSABLE = (
 
 def open_image(path: Path) -> Image.Image:
     """The image in a file, decoded; a missing or unreadable one is a `UserError`."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    require_file(path)
     try:
         image = Image.open(io.BytesIO(path.read_bytes()))
         image.load()
+    except UnidentifiedImageError:  # which would call it an object at some place in memory
+        raise UserError(f"{path} is not a readable image: cannot identify its format, such as PNG or JPEG") from None
     except UNUSABLE as error:
         raise UserError(f"{path} is not a readable image: {error}") from None
     return image

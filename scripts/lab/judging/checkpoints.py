@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,9 @@ class Classifier:
 
         Args:
             top_k: how many of classes; of numbers all are given.
+
+        Raises:
+            ValueError: the sample does not fit the model, or its answers are not finite numbers.
         """
         top_k, named, told = self.model.config.num_labels if self.answers_numbers else top_k, [], []
         if self.view.task == "fill-mask":  # which, unlike others, fails where there are not so many
@@ -56,6 +60,8 @@ class Classifier:
             prefix = "" if task is None else f"{task}: "
             named += [(f"{prefix}{name}", score) for name, score in self.view.named(predictions)]
             told.append(self.view.told(self.processor, sample, predictions))
+        if not all(math.isfinite(score) for _, score in named):
+            raise ValueError("answers are not finite numbers: the sample has huge ones, or the checkpoint is broken")
         return named, "\n\n".join(filter(None, told))
 
     @property
@@ -84,6 +90,30 @@ def load_classifier(checkpoint: str) -> Classifier:
         if name not in VIEWS:
             raise UserError(f"{checkpoint} holds {name or 'no model'}: expected one of {', '.join(VIEWS)}")
         view = VIEWS[name]
-        return Classifier(pipeline(view.task, model=checkpoint, trust_remote_code=True, **view.settings), view)
+        loaded = pipeline(view.task, model=checkpoint, trust_remote_code=True, **view.settings)
+        # Once more, as a pipeline makes up weights that are missing, and does not tell.
+        _, report = type(loaded.model).from_pretrained(checkpoint, output_loading_info=True)
     except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
-        raise UserError(f"{checkpoint} cannot be loaded: {one_line(error)}") from None
+        raise UserError(f"{checkpoint} cannot be loaded: {reason(error)}") from None
+    require_all_weights(checkpoint, report, view.task)
+    return Classifier(loaded, view)
+
+
+def require_all_weights(checkpoint: str, report: dict[str, Any], task: str):
+    """Raise a `UserError` where some weights of the model were not in the checkpoint.
+
+    Args:
+        report: what transformers tells with `output_loading_info=True`.
+    """
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"{checkpoint} does not hold a whole model for {task}: {len(missing)} weights are missing "
+            f"({', '.join(missing[:3])})"
+        )
+
+
+def reason(error: Exception) -> str:
+    """Why transformers could not load a checkpoint, in a line."""
+    if "ignore_mismatched_sizes" in str(error):
+        return "its weights have other shapes than its config.json says; expected the files of one model"
+    return one_line(error)

@@ -6,6 +6,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from lab.errors import UserError, one_line
+from lab.judging.checkpoints import reason, require_all_weights
 from lab.recipe import Recipe
 from lab.tasks import TASKS, find_task
 from lab.tasks.task import Task
@@ -23,20 +24,21 @@ def open_checkpoint(checkpoint: str, recipe: Recipe, dtype: str = "auto") -> tup
         UserError: they cannot be loaded, are of another kind, or some weights are missing.
     """
     kind = find_task(recipe)
-    _settings_of(checkpoint)
+    held = set(_settings_of(checkpoint).get("architectures") or ())
+    known = {task.model_class.__name__ for task in TASKS.values()}
+    if held and held <= known and kind.model_class.__name__ not in held:
+        raise UserError(
+            f"{checkpoint} holds {', '.join(held)}: task={recipe.task} needs {kind.model_class.__name__}; name a "
+            "recipe of the checkpoint's task"
+        )
     try:
         processor = kind.processor_class.from_pretrained(checkpoint)
         model, report = kind.model_class.from_pretrained(
             checkpoint, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{checkpoint} cannot be loaded: {one_line(error)}") from None
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise UserError(
-            f"{checkpoint} does not hold a whole model for {kind.name}: {len(report['missing_keys'])} weights are "
-            f"missing ({missing})"
-        )
+        raise UserError(f"{checkpoint} cannot be loaded: {reason(error)}") from None
+    require_all_weights(checkpoint, report, kind.name)
     return kind(recipe, model.config, processor), model.eval()
 
 

@@ -23,8 +23,14 @@ def attention_maps(model: PreTrainedModel, **inputs: torch.Tensor) -> list[torch
     """`-> [(B, h, N, M)]`: return the maps of each cross-attend, in float32 on the CPU.
 
     The weights of a latent sum to 1.
+
+    Raises:
+        ValueError: they are not finite numbers.
     """
-    return [weights.float().cpu() for weights in model(**inputs, output_attentions=True).cross_attentions]
+    maps = [weights.float().cpu() for weights in model(**inputs, output_attentions=True).cross_attentions]
+    if not all(weights.isfinite().all() for weights in maps):
+        raise ValueError("attention is not finite numbers: the sample has huge ones, or the checkpoint is broken")
+    return maps
 
 
 def cross_attention_maps(model: PreTrainedModel, pixel_values: torch.Tensor, **inputs) -> list[torch.Tensor]:

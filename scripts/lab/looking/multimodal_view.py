@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import PreTrainedConfig
 
-from lab.errors import UserError, one_line
+from lab.errors import UserError, one_line, require_file
 from lab.looking.image_view import ImageView
 from lab.looking.points_view import PointsView
 from lab.looking.sound_view import SoundView
@@ -42,21 +42,42 @@ class MultimodalView(View):
 
     @classmethod
     def read(cls, path: Path, processor: Any) -> dict[str, Any]:
-        """What each modality reads of a file that has all, such as a video with sound; or the arrays of a .npz file."""
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
+        """What each modality reads of a file that has several, such as a video with sound; or arrays of a .npz file."""
+        require_file(path)
         names = processor.modalities
         if path.suffix != ".npz":
-            return {name: view_of(part).read(path, part) for name, part in names.items()}
+            return cls._of_file(path, names)
         try:
             with np.load(path) as arrays:
                 found = {name: arrays[name] for name in arrays.files}
-            found = {name: str(value) if value.dtype.kind == "U" else value for name, value in found.items()}
+            is_text = {name: value.dtype.kind == "U" and value.ndim == 0 for name, value in found.items()}
+            found = {name: str(value) if is_text[name] else value for name, value in found.items()}
         except Exception as error:  # readers of archives let out nearly anything that Python raises
             raise UserError(f"{path} is not a readable sample: {one_line(error)}") from None
         unknown = sorted(found.keys() - names.keys())
         if unknown or not found:
-            raise UserError(f"{path} has arrays {', '.join(found)}: expected some of {', '.join(names)}")
+            raise UserError(f"{path} has arrays {', '.join(found) or '(none)'}: expected some of {', '.join(names)}")
+        for name, value in found.items():
+            if view_of(names[name]) is TextView and not is_text[name]:
+                raise UserError(f"{path} has {name} of shape {value.shape} and {value.dtype}: expected a single text")
+        return found
+
+    @classmethod
+    def _of_file(cls, path: Path, parts: dict[str, Any]) -> dict[str, Any]:
+        """As the pipeline reads it: texts are in no file, and a stream that is not there is a missing modality."""
+        found, lacking = {}, UserError(f"{path} cannot hold a text: give a .npz file with {', '.join(parts)}")
+        for name, part in parts.items():
+            if view_of(part) is TextView:
+                continue
+            try:
+                found[name] = view_of(part).read(path, part)
+            except UserError as error:
+                # The processor comes with the checkpoint, and so does the class of what it raises.
+                if type(error.__context__).__name__ != "MissingStream":
+                    raise
+                lacking = error
+        if not found:
+            raise lacking
         return found
 
     @classmethod

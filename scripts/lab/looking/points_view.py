@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from transformers import PreTrainedConfig
 
+from lab.errors import UserError
 from lab.looking.style import ORANGE, YELLOW
 from lab.looking.view import View, as_image, read_with
 
@@ -39,7 +40,10 @@ class PointsView(View):
     @classmethod
     def read(cls, path: Path, processor: Any) -> np.ndarray:
         """`(m, A + C)`"""
-        return read_with(processor, path, "cloud of points")
+        cloud = read_with(processor, path, "cloud of points")
+        if cloud.ndim != 2:  # which a pipeline may take for several clouds
+            raise UserError(f"{path} has shape {cloud.shape}: expected one cloud, (points, {processor.num_columns})")
+        return cloud
 
     @classmethod
     def of(cls, processor: Any, config: PreTrainedConfig, sample: np.ndarray) -> "PointsView":

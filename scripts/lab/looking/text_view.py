@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from transformers import PreTrainedConfig
 
-from lab.errors import UserError
+from lab.errors import UserError, require_file
 from lab.looking.view import COLOURS, View, as_image
 
 FIRST_BYTE = 6  # id of the byte 0; an app on the Hub has no package beside it to ask
@@ -38,8 +38,7 @@ class TextView(View):
     @classmethod
     def read(cls, path: Path, processor: Any) -> str:
         """The text, cut to what the model takes."""
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
+        require_file(path)
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:

@@ -15,15 +15,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from transformers import PreTrainedConfig
 
-from lab.errors import UserError
+from lab.errors import UserError, require_file
 
 COLOURS = "cividis"  # of attention
 
 
 def read_with(processor: Any, path: Path, what: str) -> Any:
     """What a processor reads of a file; a `UserError` that calls it `what` where there is none, or it is another."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    require_file(path)
     try:
         return processor.read(path)
     except (OSError, ValueError, ImportError) as error:

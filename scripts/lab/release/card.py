@@ -90,13 +90,18 @@ def check_card(card: ModelCard):
     missing = [name for name in ("library_name", "pipeline_tag", "license", "model-index") if not header.get(name)]
     if missing or again != card.data.to_dict():
         raise UserError(f"the model card's metadata lacks {', '.join(missing) or 'something on the way back'}")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", header["license"]):
-        raise UserError(f"--license {header['license']}: expected an identifier of the Hub's, such as apache-2.0")
+    require_licence(header["license"])
     for name in header.get("datasets", []):
         try:
             validate_repo_id(name)
         except HFValidationError as error:
             raise UserError(f"data.name={name} is not a name on the Hub: {error}") from None
+
+
+def require_licence(name: str):
+    """Raise a `UserError` unless a licence has the form of the Hub's identifiers."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name):
+        raise UserError(f"--license {name}: expected an identifier of the Hub's, such as apache-2.0")
 
 
 def _rounded(value: float) -> float:

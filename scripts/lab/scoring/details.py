@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, mean_absolute_error, r2_score
 
 from lab.scoring.pictures import draw_answers, draw_confusions, draw_precision_recall, draw_reliability
-from lab.scoring.report import Details
+from lab.scoring.report import Details, escaped
 from lab.scoring.scores import BINS, calibrate, class_table, confusions
 
 _DEFINITION = (
@@ -94,7 +94,7 @@ def regression_details(folder: Path, labels: np.ndarray, answers: np.ndarray, na
     ]
     for row in numbers:
         cells = ["–" if value is None else f"{value:.4g}" for name, value in row.items() if name != "name"]
-        lines.append(f"| {_escape(row['name'])} | {' | '.join(cells)} |")
+        lines.append(f"| {escaped(row['name'])} | {' | '.join(cells)} |")
     return Details("\n".join(lines) + "\n", {"numbers": numbers})
 
 
@@ -104,9 +104,5 @@ def _table(classes: list[dict], samples: str) -> str:
     lines = [f"| class | {' | '.join(titles)} | {samples} |", "|---|" + "---:|" * (len(scores) + 1)]
     for row in classes:
         cells = ["–" if row[score] is None else f"{100 * row[score]:.2f} %" for score in scores]
-        lines.append(f"| {_escape(row['name'])} | {' | '.join(cells)} | {row['samples']:,} |")
+        lines.append(f"| {escaped(row['name'])} | {' | '.join(cells)} | {row['samples']:,} |")
     return "\n".join(lines) + "\n"
-
-
-def _escape(name: str) -> str:
-    return name.replace("|", "\\|")

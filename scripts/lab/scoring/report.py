@@ -21,6 +21,11 @@ class Details:
     content: dict
 
 
+def escaped(name: str) -> str:
+    """A name in a cell of a table in Markdown."""
+    return " ".join(name.replace("|", "\\|").split())
+
+
 def in_folder(folder: str, markdown: str) -> str:
     """Markdown whose pictures stand in a folder beside it."""
     return re.sub(r"(!\[[^\]]*\]\()", rf"\g<1>{folder}/", markdown)

@@ -124,7 +124,9 @@ def logits_of(
             elements = model.perceiver.elements(**arguments)
             arguments = {"inputs": elements[:, torch.from_numpy(order_of(elements.shape[1])).to(elements.device)]}
         found.append(model(**arguments).logits.float().cpu())
-    return torch.cat(found).numpy()
+    logits = torch.cat(found).numpy()
+    task.require_numbers({"logits": logits})
+    return logits
 
 
 def measure_changes(

@@ -11,10 +11,13 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import LinearSVC
 from transformers import PreTrainedModel
 
+from lab.data.matching import used_labels
 from lab.data.splits import choose_split
 from lab.data.text import TEXT, TextDataset
+from lab.errors import UserError
 from lab.looking.style import COLOURS, MARKERS, tidy
 from lab.study.robustness import Curve
+from lab.tasks.labelled import match_labels
 from lab.tasks.task import concatenate
 from lab.tasks.text_classification import TextClassification
 
@@ -76,7 +79,13 @@ def _accuracy(classify: Classify, texts: Sequence[str], labels: np.ndarray) -> f
 
 
 def ngram_classifier(texts: Sequence[str], labels: np.ndarray, longest: int = 3) -> Pipeline:
-    """A linear support vector machine on tf-idf of the n-grams of characters."""
+    """A linear support vector machine on tf-idf of the n-grams of characters.
+
+    Raises:
+        UserError: all texts are of one class, between which nothing is to be learned.
+    """
+    if len(used_labels(labels)) < 2:
+        raise UserError("the texts to train on are all of one class: the n-grams to compare with need two or more")
     features = TfidfVectorizer(analyzer="char", ngram_range=(1, longest), sublinear_tf=True)
     return make_pipeline(features, LinearSVC()).fit(list(texts), labels)
 
@@ -93,8 +102,9 @@ def classifier_of(task: TextClassification, model: PreTrainedModel, batch_size: 
         for first in range(0, len(order), batch_size):
             arguments, targets = task.inputs(dataset.__getitems__(order[first : first + batch_size].tolist()))
             parts.append(task.judge([model(**arguments)], targets))
-        answers = np.empty(len(order), np.int64)
-        answers[order] = concatenate(parts)["logits"].argmax(axis=1)
+        judged, answers = concatenate(parts), np.empty(len(order), np.int64)
+        task.require_numbers(judged)
+        answers[order] = judged["logits"].argmax(axis=1)
         return answers
 
     return classify
@@ -104,10 +114,12 @@ def texts_of(task: TextClassification, split: str) -> tuple[list[str], np.ndarra
     """Texts of a split as they are, and their labels as the model numbers them.
 
     Raises:
-        UserError: one is not usable, unless the recipe says to skip such.
+        UserError: one is not usable, unless the recipe says to skip such; or the model does not know its class.
     """
     rows, decoder = choose_split(task.reading, split), task.decoder()
-    numbers = np.array([task.label_names.index(name) for name in rows.source.label_names])
+    names = rows.source.label_names
+    used = [names[label] for label in used_labels(rows.source.labels)]
+    numbers = match_labels(names, task.label_names, by_number=False, used=used)
     broken = decoder.decode_all(rows.source, rows.rows, lambda place, sample: None)
     usable = rows.rows[~broken]
     return rows.source.read(usable)[TEXT.role], numbers[rows.source.labels[usable]]

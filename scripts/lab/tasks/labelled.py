@@ -138,14 +138,15 @@ class LabelledTask(Task):
         return {"logits": self.target.in_units(logits), "labels": targets}
 
     def scores(self, judged: Judged) -> Scores:
-        self._require_numbers(judged)
+        self.require_numbers(judged)
         return self.target.scores(*_both(judged))
 
     def all_scores(self, judged: Judged) -> Scores:
-        self._require_numbers(judged)
+        self.require_numbers(judged)
         return self.target.all_scores(*_both(judged))
 
-    def _require_numbers(self, judged: Judged):
+    def require_numbers(self, judged: Judged):
+        """Raise a `UserError` unless all answers are finite numbers."""
         broken = ~np.isfinite(judged["logits"]).all(axis=1)
         if broken.any():
             raise UserError(
