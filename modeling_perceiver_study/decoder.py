@@ -351,6 +351,11 @@ class PerceiverStudyOutputs(nn.Module):
         **decoder_arguments,
     ):
         super().__init__()
+        if not queries or queries.keys() != num_labels.keys():
+            raise ValueError(
+                f"queries of {list(queries)} and num_labels of {list(num_labels)}: expected both of the same tasks, at "
+                "least one."
+            )
         width = max(query.width for query in queries.values()) + min_padding
         self.queries = nn.ModuleDict({task: PaddedQueries(query, width) for task, query in sorted(queries.items())})
         self.decoder = PerceiverStudyDecoder(config, query_width=width, **decoder_arguments)

@@ -363,3 +363,10 @@ def test_modules_outside_of_a_model_have_numbers(make):
     assert abs(weight.std() - 0.02) < 0.002 and isinstance(weight, torch.nn.Parameter) and weight.requires_grad
     with torch.device("meta"):
         assert make().weight.is_meta
+
+
+@pytest.mark.parametrize(("queries", "labels"), [({}, {}), (["a"], {"b": 2}), (["a"], {}), (["a"], {"a": 2, "b": 2})])
+def test_outputs_without_a_head_for_each_task_are_refused(queries, labels):
+    message = re.escape(f"queries of {list(queries)} and num_labels of {list(labels)}: expected both of the same tasks")
+    with pytest.raises(ValueError, match=message):
+        PerceiverStudyOutputs(small_config(), {task: PerceiverStudyLatents(1, 4) for task in queries}, labels)
