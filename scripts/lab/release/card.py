@@ -22,6 +22,19 @@ _WATTS_PER_THREAD = 10
 _GRAMS_PER_KWH = 475  # CO2 equivalent, the world's average in 2018 by the International Energy Agency
 
 
+# What a card says where its task says nothing.
+_PARTS = {
+    "purpose": "answers what it was trained to",
+    "elements": "elements of the input",
+    "details": "",
+    "weakness": "",
+    "limits": "",
+    "usage": (),
+    "augmentation": "",
+    "tags": ["perceiver", "custom_code", "arxiv:2103.03206"],
+}
+
+
 def render_card(
     repo_id: str,
     licence: str,
@@ -46,7 +59,7 @@ def render_card(
     """
     metrics, config = runs[0], task.config
     cost = energy(metrics["train_seconds"], metrics["hardware"])
-    parts = task.card(judged)
+    parts = _PARTS | {"metric": measure_of(task.best).hub_name} | task.card(judged)
     parts["usage"] = [program.replace("{repo_id}", repo_id) for program in parts["usage"]]
     card = ModelCard.from_template(
         _card_data(repo_id, licence, recipe, task, parts, runs, cost, examples),
@@ -166,7 +179,7 @@ def _card_data(
         pipeline_tag=task.name,
         tags=parts["tags"],
         datasets=[recipe.data.name] if on_hub else None,
-        metrics=[parts["metric"]],
+        metrics=[parts["metric"]] if parts["metric"] else None,
         base_model=pretrained["name"] if pretrained and pretrained["revision"] else None,
         model_name=repo_id.split("/")[-1],
         eval_results=results,

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from lab.errors import UserError
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -54,6 +56,11 @@ def task_score(name: str, task: str) -> str:
     return f"{name}{_OF}{task}"
 
 
+def add_measure(name: str, measure: Measure):
+    """Make a score of a task from outside known, so that it may decide, and that reports and cards show it."""
+    _MEASURES[name] = measure
+
+
 def is_score(name: str) -> bool:
     """Whether an entry of results is a score."""
     return name in _MEASURES or _is_top_k(name) or name.partition(_OF)[0] in _MEASURES
@@ -64,6 +71,8 @@ def measure_of(name: str) -> Measure:
     if _is_top_k(name):
         return Measure(f"top-{name.split('_')[1]} accuracy", percent=True, hub_name=name)
     name, _, task = name.partition(_OF)
+    if name not in _MEASURES:
+        raise UserError(f"{name} is not a known score: lab.scoring.measures.add_measure makes one of yours known")
     measure = _MEASURES[name]
     return replace(measure, title=f"{measure.title}, {task}") if task else measure
 

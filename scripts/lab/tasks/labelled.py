@@ -177,6 +177,7 @@ class LabelledTask(Task):
         names = self.label_names
         listed = ", ".join(names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")
         return {
+            "purpose": self.target.purpose(self.samples, self.config.num_labels),
             "details": f"{self.target.kind}: {listed}.",
             "weakness": self.target.weakness(*_both(judged), names),
             "tags": ["perceiver", "custom_code", "arxiv:2103.03206"],
