@@ -32,6 +32,7 @@ def test_a_kind_that_the_page_adds(names):
     model = small_model(model_class=PerceiverStudyModel, modalities=fields, **unread).double()
     numbers, pixels = torch.randn(3, 5).double(), torch.randn(3, 3, 3, 2).double()
     mask = torch.tensor([[1, 1, 0, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]])
+    given = numbers.masked_fill(mask == 0, torch.nan)
     adapters, padding = model.inputs.adapters, model.inputs.padding
     arrays = {
         "image": reference.byte_array(model.config.modality_config("image"), pixels),
@@ -42,7 +43,7 @@ def test_a_kind_that_the_page_adds(names):
     ]
     shown = torch.cat([torch.ones(3, 6, dtype=torch.int64), mask], dim=1)
     expected = reference.latents(model, torch.cat(arrays, dim=1), shown)
-    actual = model(numbers=numbers, pixel_values=pixels, set_attention_mask=mask)[0]
+    actual = model(numbers=given, pixel_values=pixels, set_attention_mask=mask)[0]
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
 
 
