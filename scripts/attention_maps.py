@@ -23,6 +23,7 @@ from lab.errors import UserError, about_file, run_command
 from lab.judging.checkpoints import load_classifier
 from lab.looking.maps import draw_attention_maps
 from lab.looking.style import save
+from lab.looking.view import View
 from lab.looking.views import VIEWS
 from lab.places import file_to_write, place
 from lab.recipe import load_recipe
@@ -49,11 +50,11 @@ def main(arguments: list[str] | None = None):
     output = file_to_write(options.output)
     output = output if output.suffix else output.with_suffix(".png")
     load = load_untrained if options.checkpoint.endswith(".yaml") else load_trained
-    model, processor = load(options.checkpoint)
-    sample = VIEWS[type(model).__name__].read(options.file, processor)
+    model, processor, view = load(options.checkpoint)
+    sample = view.read(options.file, processor)
     shown = (options.cross_attends, options.heads, options.latents, options.logits)
     with about_file(options.file):
-        figure = draw_attention_maps(model, processor, sample, *shown)
+        figure = draw_attention_maps(model, processor, sample, *shown, view=view)
     try:
         save(figure, output, dpi=100)
     except (OSError, ValueError) as error:
@@ -61,18 +62,19 @@ def main(arguments: list[str] | None = None):
     print(output)
 
 
-def load_trained(checkpoint: str) -> tuple[PreTrainedModel, Any]:
-    """Return the model and the processor of a folder, or of a name on the Hub."""
+def load_trained(checkpoint: str) -> tuple[PreTrainedModel, Any, type[View]]:
+    """Return the model, the processor and the view of a folder, or of a name on the Hub."""
     classifier = load_classifier(checkpoint)
-    return classifier.model, classifier.processor
+    return classifier.model, classifier.processor, classifier.view
 
 
-def load_untrained(path: str) -> tuple[PreTrainedModel, Any]:
-    """Return the model that training by a recipe begins with, and its processor."""
+def load_untrained(path: str) -> tuple[PreTrainedModel, Any, type[View]]:
+    """Return the model that training by a recipe begins with, its processor and its view."""
     recipe = load_recipe(path)
     task = build_task(recipe)
     set_seed(recipe.seed)
-    return task.build_model().eval(), task.processor
+    model = task.build_model().eval()
+    return model, task.processor, task.view or VIEWS[type(model).__name__]
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from transformers import PreTrainedConfig
 from lab.checkpoint_names import checkpoint_name
 from lab.errors import UserError, run_command
 from lab.judging.checkpoints import load_classifier
+from lab.looking.view import View
 from lab.looking.views import VIEWS
 from lab.places import folder_to_write, place
 
@@ -36,19 +37,21 @@ class Logits(nn.Module):
 
     Args:
         length: bytes of a text or points of a cloud; None is the most that the model takes, and 1,024 points.
+        view: of a sample; None is what `VIEWS` has for the model.
 
     Attributes:
         names: of the arguments, in the order in which they come.
     """
 
-    def __init__(self, model: nn.Module, length: int | None = None):
+    def __init__(self, model: nn.Module, length: int | None = None, view: type[View] | None = None):
         super().__init__()
+        self.view = view or VIEWS[type(model).__name__]
         self.model, self.length = model, length
         self.names = tuple(self.example(1))
 
     def example(self, count: int) -> dict[str, torch.Tensor]:
         """Random arguments for `count` samples by name, always the same."""
-        return VIEWS[type(self.model).__name__].example(self.model.config, count, self.length)
+        return self.view.example(self.model.config, count, self.length)
 
     def forward(self, *arguments: torch.Tensor) -> torch.Tensor:
         return self.model(**dict(zip(self.names, arguments, strict=True))).logits
@@ -72,10 +75,11 @@ def main(arguments: list[str] | None = None):
         raise UserError(f"--length {options.length}: expected at least 1")
     if options.output is None and not Path(options.checkpoint).is_dir():
         raise UserError(f"{options.checkpoint} is not a folder: say with --output where to write")
-    model = load_classifier(options.checkpoint).model.float().cpu().eval()
+    classifier = load_classifier(options.checkpoint)
+    model = classifier.model.float().cpu().eval()
     if options.length is not None:
         require_length(model.config, options.length)
-    logits = Logits(model, options.length).eval()
+    logits = Logits(model, options.length, classifier.view).eval()
     output = folder_to_write(options.output or Path(options.checkpoint) / "export")
     for name in options.formats:
         print(EXPORTERS[name](logits, output))
@@ -85,7 +89,7 @@ def require_length(config: PreTrainedConfig, length: int):
     """Raise a `UserError` where nothing that the model takes has so many bytes or points."""
     inputs = [config.modality_config(name) for name in config.modalities or ()] or [config]
     kinds = {own.input_type for own in inputs}
-    if not kinds & {"bytes", "points"}:
+    if kinds <= {"array", "grid"}:
         raise UserError(f"--length {length}: it is for texts and clouds; leave it out for inputs of one size")
     most = min((own.max_position_embeddings for own in inputs if own.input_type == "bytes"), default=length)
     if length > most:

@@ -184,9 +184,16 @@ def load_recipe(path: str | Path | None, overrides: list[str] | tuple[str, ...] 
     """
     merged = OmegaConf.structured(Recipe)
     path = None if path is None else place(str(path))
-    file = [] if path is None else [(str(path), _read_file(path))]
-    for source, layer in [*file, *((text, _read_override(text)) for text in overrides)]:
-        _check_keys(layer, source)
+    layers = [] if path is None else [(str(path), _read_file(path))]
+    layers += [(text, _read_override(text)) for text in overrides]
+    tasks = [str(layer["task"]) for _, layer in layers if "task" in layer]
+    # A task from outside (`module:Class`) may have a configuration of its own, whose fields it checks by itself.
+    unchecked = (*_OF_TASKS, "model.") if tasks and ":" in tasks[-1] else _OF_TASKS
+    known = _known_keys()
+    for source, layer in layers:
+        for key in _flat_keys(layer):
+            if key not in known and not key.startswith(unchecked):
+                raise UserError(f"unknown key {key!r} in {source}; the nearest is {_nearest(key, known)!r}")
         try:
             merged.merge_with(layer)
         except OmegaConfBaseException as error:
@@ -280,10 +287,10 @@ def require_keys(section: str, settings: dict[str, Any], known: Sequence[str]):
             raise UserError(f"unknown key {name!r}; the nearest is {_nearest(name, [*own, *_known_keys()])!r}")
 
 
-def architecture_keys() -> list[str]:
+def architecture_keys(kind: type[PerceiverStudyConfig] = PerceiverStudyConfig) -> list[str]:
     """The fields of the model's configuration that are its own and not of all models."""
     inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
-    return [field.name for field in dataclasses.fields(PerceiverStudyConfig) if field.name not in inherited]
+    return [field.name for field in dataclasses.fields(kind) if field.name not in inherited]
 
 
 def _read_file(path: str | Path) -> dict:
@@ -330,13 +337,6 @@ def _expand_places(recipe: Recipe):
         owner = getattr(recipe, section) if section else recipe
         if getattr(owner, name) is not None:
             setattr(owner, name, str(place(getattr(owner, name))))
-
-
-def _check_keys(layer: dict, source: str):
-    known = _known_keys()
-    for key in _flat_keys(layer):
-        if key not in known and not key.startswith(_OF_TASKS):
-            raise UserError(f"unknown key {key!r} in {source}; the nearest is {_nearest(key, known)!r}")
 
 
 def _known_keys() -> list[str]:

@@ -3,13 +3,16 @@
 import copy
 import functools
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, Pipeline, PreTrainedModel, pipeline
 from transformers.utils import logging
+from transformers.utils.hub import cached_file
 
 from lab.checkpoint_names import check_checkpoint
 from lab.errors import UserError, one_line
@@ -87,16 +90,57 @@ def load_classifier(checkpoint: str) -> Classifier:
     try:
         config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=True)
         name = next(iter(config.architectures or ()), None)
-        if name not in VIEWS:
-            raise UserError(f"{checkpoint} holds {name or 'no model'}: expected one of {', '.join(VIEWS)}")
-        view = VIEWS[name]
+        view = _own_view(checkpoint, name) or VIEWS.get(name)
+        if view is None:
+            raise UserError(
+                f"{checkpoint} holds {name or 'no model'}: expected one of {', '.join(VIEWS)}, or of a task of yours "
+                "that has a view, and is named in the checkpoint's recipe.yaml"
+            )
         loaded = pipeline(view.task, model=checkpoint, trust_remote_code=True, **view.settings)
         # Once more, as a pipeline makes up weights that are missing, and does not tell.
         _, report = type(loaded.model).from_pretrained(checkpoint, output_loading_info=True)
+    except KeyError as error:
+        if "Unknown task" not in str(error):  # of the registry of pipelines
+            raise
+        raise UserError(
+            f"{checkpoint}: there is no pipeline {view.task}; custom_pipelines of its configuration name one "
+            "(docs/extending.md)"
+        ) from None
     except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
         raise UserError(f"{checkpoint} cannot be loaded: {reason(error)}") from None
     require_all_weights(checkpoint, report, view.task)
     return Classifier(loaded, view)
+
+
+def _own_view(checkpoint: str, model: str | None) -> type[View] | None:
+    """The view of a task from outside (`module:Class`) that the checkpoint was trained for; None where it has none.
+
+    Raises:
+        UserError: the task cannot be imported, or it has an input of its own and no view.
+    """
+    if model in VIEWS and not os.path.isdir(checkpoint):  # a name on the Hub is not asked for a file more
+        return None
+    path = cached_file(checkpoint, "recipe.yaml", _raise_exceptions_for_missing_entries=False)
+    task = read_task(path) if path else ""
+    if ":" not in task:
+        return None
+    from lab.recipe import Recipe  # here, as a page of a shipped kind gets by without `datasets`
+    from lab.tasks import TASKS, find_task
+
+    kind = find_task(Recipe(task=task))
+    if kind.view is None and not issubclass(kind, tuple(TASKS.values())):
+        raise UserError(f"{checkpoint}: task={task} has no view, which says how a file is read (docs/extending.md)")
+    return kind.view
+
+
+def read_task(path: str) -> str:
+    """The key `task` of a recipe file, or an empty text."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            recipe = yaml.safe_load(file)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read as YAML: {one_line(error)}") from None
+    return str(recipe.get("task", "")) if isinstance(recipe, dict) else ""
 
 
 def require_all_weights(checkpoint: str, report: dict[str, Any], task: str):

@@ -24,7 +24,7 @@ def open_checkpoint(checkpoint: str, recipe: Recipe, dtype: str = "auto") -> tup
         UserError: they cannot be loaded, are of another kind, or some weights are missing.
     """
     kind = find_task(recipe)
-    held = set(_settings_of(checkpoint).get("architectures") or ())
+    held = set(_settings_of(checkpoint, kind.model_class.config_class).get("architectures") or ())
     known = {task.model_class.__name__ for task in TASKS.values()}
     if held and held <= known and kind.model_class.__name__ not in held:
         raise UserError(
@@ -59,14 +59,12 @@ def task_of(checkpoint: str) -> str:
     )
 
 
-def _settings_of(checkpoint: str) -> dict[str, Any]:
+def _settings_of(checkpoint: str, kind: type[PerceiverStudyConfig] = PerceiverStudyConfig) -> dict[str, Any]:
     """What `config.json` says; a `UserError` where it cannot be read, or is of another kind of model."""
     try:
         settings, _ = PerceiverStudyConfig.get_config_dict(checkpoint)
     except (OSError, ValueError) as error:
         raise UserError(f"{checkpoint} cannot be loaded: {one_line(error)}") from None
-    if settings.get("model_type") != PerceiverStudyConfig.model_type:
-        raise UserError(
-            f"{checkpoint} holds a {settings.get('model_type')} model; expected {PerceiverStudyConfig.model_type}"
-        )
+    if settings.get("model_type") != kind.model_type:
+        raise UserError(f"{checkpoint} holds a {settings.get('model_type')} model; expected {kind.model_type}")
     return settings

@@ -60,4 +60,5 @@ def build_task(recipe: Recipe, resume: bool = False) -> Task:
         UserError: there is no such task, the recipe does not fit it, or the checkpoint to start from cannot be read.
     """
     kind = find_task(recipe)
-    return kind(recipe, pretrained=open_pretrained(recipe, kind.processor_class, resume))
+    pretrained = open_pretrained(recipe, kind.processor_class, resume, kind.model_class.config_class)
+    return kind(recipe, pretrained=pretrained)

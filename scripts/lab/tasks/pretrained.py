@@ -152,7 +152,12 @@ class Pretrained:
         return f"pretrained={self.name}: weights do not fit the model: {', '.join(named)}{more}. {why}"
 
 
-def open_pretrained(recipe: Recipe, processor_class: type, resume: bool = False) -> Pretrained | None:
+def open_pretrained(
+    recipe: Recipe,
+    processor_class: type,
+    resume: bool = False,
+    config_class: type[PerceiverStudyConfig] = PerceiverStudyConfig,
+) -> Pretrained | None:
     """What the recipe starts from, without its weights; None where that is nothing.
 
     Args:
@@ -175,14 +180,14 @@ def open_pretrained(recipe: Recipe, processor_class: type, resume: bool = False)
         revision = None if Path(name).is_dir() else extract_commit_hash(file, None)
         pinned = {"revision": revision or "main"}
         settings, _ = PerceiverStudyConfig.get_config_dict(name, **pinned)
-        if settings.get("model_type") != PerceiverStudyConfig.model_type:
+        if settings.get("model_type") != config_class.model_type:
             raise UserError(
-                f"it holds a {settings.get('model_type')} model; expected {PerceiverStudyConfig.model_type} "
+                f"it holds a {settings.get('model_type')} model; expected {config_class.model_type} "
                 "(scripts/convert.py makes one of transformers' Perceivers)"
             )
-        config = PerceiverStudyConfig.from_pretrained(name, **pinned)
+        config = config_class.from_pretrained(name, **pinned)
         processor = processor_class.from_pretrained(name, **pinned)
-    architecture = {key: getattr(config, key) for key in architecture_keys()}
+    architecture = {key: getattr(config, key) for key in architecture_keys(config_class)}
     if config.problem_type is not None:
         architecture["problem_type"] = config.problem_type
     names = [config.id2label[label] for label in range(config.num_labels)]

@@ -20,7 +20,8 @@ from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from lab.data.splits import Splits
 from lab.errors import UserError
-from lab.recipe import PROCESSOR_SECTIONS, Range, Recipe, typed
+from lab.looking.view import View
+from lab.recipe import PROCESSOR_SECTIONS, Range, Recipe, architecture_keys, require_keys, typed
 from lab.scoring.measures import measure_of
 from lab.tasks.pretrained import Pretrained
 
@@ -47,6 +48,7 @@ class Task(ABC):
         processor_files: what saving the processor writes.
         head: name of the model's last linear layer.
         augmentation_class: dataclass of the recipe's section `augmentation:`, with the values allowed beside it.
+        view: what reads and draws a sample for commands that are given a file; None is what `VIEWS` has for the model.
         clean_check: Python lines that load what is in `folder` as a stranger would, and ask the model something.
         in_pairs: a batch must not be cut between its samples 0 and 1, 2 and 3, and so on.
         best: the score that decides which epoch is kept; between equal ones the lower loss decides.
@@ -65,6 +67,7 @@ class Task(ABC):
     head: ClassVar[str] = "classifier"
     augmentation_class: ClassVar[type] = NoAugmentation
     augmentation_ranges: ClassVar[dict[str, Range]] = {}
+    view: ClassVar[type[View] | None] = None
     clean_check: ClassVar[str] = ""
     in_pairs: bool = False
     best: str
@@ -89,6 +92,9 @@ class Task(ABC):
         for section in PROCESSOR_SECTIONS:
             if section != self.processor_section and getattr(recipe, section):
                 raise UserError(f"section {section}: task={recipe.task} has {self.processor_section} instead")
+        if ":" in recipe.task:  # others were checked when the recipe was read
+            fields = architecture_keys(self.model_class.config_class)
+            require_keys("model", recipe.model, ["num_labels", "problem_type", *fields])
         if pretrained is not None:
             recipe = self.inherit(recipe)
         self.augmentation = typed(
@@ -252,7 +258,8 @@ class Task(ABC):
 
         `purpose` ends the sentence "a Perceiver that ..."; `details`, `weakness` and `limits` are sentences;
         `elements` are what latents look at; `usage` is a list of programs, with `{repo_id}` for the name;
-        `augmentation` ends a list, or is empty; `tags` and `metric` are the Hub's.
+        `augmentation` ends a list, or is empty; `tags` and `metric` are the Hub's. What is left out, the card does
+        without.
         """
 
     def summarize(self, scores: Scores) -> str:
