@@ -9,6 +9,7 @@ accuracy, the processor, the code, and beside them recipe.yaml, metrics.json, me
 """
 
 import json
+import shlex
 from pathlib import Path
 
 import lab.waiting  # noqa: F401, before torch
@@ -117,7 +118,7 @@ def main(arguments: list[str] | None = None):
         print(
             f"\n{output_dir}: {task.summarize(scores)} on {len(judged)} {kind} {task.samples} of {recipe.data.called} "
             f"({chosen}, {progress.seconds:.0f} s of training)\n"
-            f"  python scripts/predict.py {output_dir} FILE...\n"
+            f"  python scripts/predict.py {shlex.quote(recipe.output_dir)} FILE...\n"
             f'  {type(best_model).__name__}.from_pretrained("{output_dir}")'
         )
     finish(accelerator)

@@ -237,6 +237,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if value["oid"] not in self.hub.large:
                     raise _Refused(400, f"{value['path']} was not uploaded")
                 files[value["path"]] = self.hub.large[value["oid"]]
+            elif item["key"] == "deletedFile":
+                del files[value["path"]]
             elif item["key"] != "header":
                 raise _Refused(400, f"unknown operation {item['key']}")
         repository = self.hub.repositories[name]

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import huggingface_hub
@@ -26,6 +28,19 @@ def test_pushing_twice_is_one_commit(hub, staged, repo, capsys):
     assert f"{repo} at revision {first.oid}" in capsys.readouterr().out
     assert "README.md" in {sibling.rfilename for sibling in HfApi().model_info(repo).siblings}
     assert HfApi().list_repo_refs(repo).branches[0].target_commit == first.oid
+
+
+def test_a_new_version_leaves_no_samples_or_weights_of_the_old_one_behind(hub, staged, repo, tmp_path):
+    hub_client.push(staged, repo)
+    commit, files = hub.repositories[repo].commits[-1]
+    parts = {"model-00001-of-00002.safetensors": b"old", "model.safetensors.index.json": b"{}"}
+    owners = {"handler.py": b"", "onnx/model.onnx": b"", "model.fp16.safetensors": b""}
+    hub.repositories[repo].commits[-1] = commit, {**files, **parts, **owners}
+    without = shutil.copytree(staged, tmp_path / "new", ignore=shutil.ignore_patterns("examples", "predictions.png"))
+    hub_client.push(without, repo)
+    removed = {"examples/0.png", "examples/1.png", "examples/2.png", "figures/predictions.png"}
+    assert set(hub.repositories[repo].commits[-1][1]) == set(files) - removed | set(owners)
+    assert commits(hub, repo) == 2
 
 
 def test_without_a_token(staged, monkeypatch):
@@ -107,13 +122,14 @@ def test_offline(monkeypatch):
         hub_client.require_token()
 
 
-def test_a_failed_push_after_training_says_how_to_repeat_it(staged, run, repo, hub, monkeypatch):
+def test_a_failed_push_after_training_says_how_to_repeat_it(run, repo, hub, monkeypatch, tmp_path):
     monkeypatch.setattr(staging, "check_loads", lambda *arguments: None)
     hub.fail("POST", "/commit/", 500, times=100)
-    with pytest.raises(
-        UserError, match=rf"^the run is finished, but not .*publish.py {run} --repo_id {repo} --private"
-    ):
-        staging.publish(run, repo, private=True)
+    moved = shutil.copytree(run, tmp_path / "a run")
+    with pytest.raises(UserError, match=r"^the run is finished, but not published: ") as caught:
+        staging.publish(moved, repo, private=True)
+    command = str(caught.value).partition("repeat with ")[2]
+    assert shlex.split(command) == ["python", "scripts/publish.py", str(moved), "--repo_id", repo, "--private"]
 
 
 def test_a_truncated_download_is_completed(hub, run, repo, tmp_path):

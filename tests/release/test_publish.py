@@ -191,6 +191,17 @@ def test_an_incomplete_folder_is_refused(run, tmp_path, change, message):
         staging.find_weights(copy, ImageClassification)
 
 
+@pytest.mark.parametrize("name", ["model-copy.safetensors", "model-00001-of-00002.safetensors"])
+def test_weights_that_nothing_loads_stay_behind(run, tmp_path, name):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    shutil.copy(copy / "model.safetensors", copy / name)
+    assert staging.find_weights(copy, ImageClassification) == [copy / "model.safetensors"]
+    (copy / "model.safetensors").rename(copy / "model-00002-of-00002.safetensors")
+    (copy / "model.safetensors.index.json").touch()
+    parts = {path.name for path in copy.glob("model-0*")} | {"model.safetensors.index.json"}
+    assert {path.name for path in staging.find_weights(copy, ImageClassification)} == parts
+
+
 @pytest.mark.parametrize("repo_id", ["name", "a/b/c", "org/na me"])
 def test_a_name_that_cannot_be(repo_id, tmp_path):
     with pytest.raises(UserError, match=rf"^--repo_id {repo_id}: "):

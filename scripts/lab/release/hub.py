@@ -1,6 +1,7 @@
 """Requests to the Hugging Face Hub: checking a token, and publishing all files of a folder in one commit."""
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -21,6 +22,9 @@ from huggingface_hub.utils import validate_repo_id
 from lab.errors import UserError, one_line
 
 _ATTEMPTS = 3
+# What a new version must not leave behind: samples that may not be shown any more, and weights, since a single file of
+# them is loaded before parts of new ones. Whatever else is there may be the owner's.
+_REPLACED = re.compile(r"(examples|figures)/.*|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 
 
 def staged_files(folder: Path) -> list[Path]:
@@ -49,6 +53,8 @@ def require_token():
 def push(folder: Path, repo_id: str, private: bool = False) -> CommitInfo:
     """Publish all files of a folder in one atomic commit; create the repository if it does not exist.
 
+    Weights, figures and examples of an earlier version that this one does not have are deleted by that commit.
+
     Raises:
         UserError: no rights, no network, or the Hub refuses. Nothing is published then, unless the message says so.
     """
@@ -57,8 +63,12 @@ def push(folder: Path, repo_id: str, private: bool = False) -> CommitInfo:
 
     def commit() -> CommitInfo:
         # upload_folder may take several commits. Repeating this one is safe: files that have arrived are skipped.
-        additions = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in staged_files(folder)]
-        return api.create_commit(repo_id, additions, commit_message=f"Publish {folder.name}")
+        files = {path.relative_to(folder).as_posix(): path for path in staged_files(folder)}
+        changes = [CommitOperationAdd(*item) for item in files.items()]
+        for name in api.list_repo_files(repo_id):
+            if _REPLACED.fullmatch(name) and name not in files:
+                changes.append(CommitOperationDelete(name))
+        return api.create_commit(repo_id, changes, commit_message=f"Publish {folder.name}")
 
     with _named_errors(repo_id):
         # None is the owner's default; an existing repository keeps its visibility.

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -59,7 +60,8 @@ def publish(checkpoint: Path, repo_id: str, private: bool):
         with stage(checkpoint, repo_id) as folder:
             push(folder, repo_id, private)
     except UserError as error:
-        again = f"python scripts/publish.py {checkpoint} --repo_id {repo_id}{' --private' if private else ''}"
+        again = shlex.join(["python", "scripts/publish.py", str(checkpoint), "--repo_id", repo_id])
+        again += " --private" if private else ""
         raise UserError(f"the run is finished, but not published: {error}; repeat with {again}") from None
 
 
@@ -124,7 +126,9 @@ def find_weights(checkpoint: Path, kind: type[Task]) -> list[Path]:
             "publish safetensors only, and move these away"
         )
     missing = [name for name in ("recipe.yaml", RESULTS, *_copied(kind)) if not (checkpoint / name).is_file()]
-    weights = [path for pattern in ("model*.safetensors", "model*.index.json") for path in checkpoint.glob(pattern)]
+    weights = list(checkpoint.glob("model.safetensors"))  # loaded before parts, so parts beside it are of another time
+    if not weights:
+        weights = [*checkpoint.glob("model-*-of-*.safetensors"), *checkpoint.glob("model.safetensors.index.json")]
     if not weights:
         missing.append("model.safetensors")
     if not any(checkpoint.glob("modeling_*.py")):
