@@ -10,7 +10,7 @@ from transformers.processing_utils import Unpack
 from .fetching import is_file
 from .image_processing_perceiver_study import PerceiverStudyImageProcessor, PerceiverStudyImageProcessorKwargs
 from .scalars import is_count, is_number
-from .video_reading import choose_frames, is_frame, read_frames
+from .video_reading import Rate, choose_frames, is_frame, read_frames
 
 _LONG_CLIPS = ("spread", "cut")
 _NORMALIZATIONS = ("training", "clip", "pixel")
@@ -121,7 +121,7 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
 
         _check_count(num_frames)
 
-        def choice(count: int, rate: float | None):
+        def choice(count: int, rate: Rate):
             if frame_indices is not None:
                 return frame_indices
             return choose_frames(count, rate, num_frames, fps, exactly, first=long_clips == "cut")

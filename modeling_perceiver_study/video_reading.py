@@ -18,9 +18,12 @@ from transformers.image_utils import is_pil_image
 from .fetching import fetched, file_in, is_file, is_url
 from .image_reading import open_image
 
-# From how many frames a clip has, and how many it shows a second if that is known, to the numbers of those wanted.
-Choice = Callable[[int, float | None], Sequence[int]]
+# From how many frames a clip has, and how many it shows a second if that is known, to the numbers of those wanted. Of
+# frames that do not come evenly it is the second of each instead, `(count,)`.
+Rate = float | np.ndarray | None
+Choice = Callable[[int, Rate], Sequence[int]]
 
+_COVER = 0x400  # what FFmpeg calls a picture that is attached to sound
 _PICTURE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
 _PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -31,7 +34,7 @@ class MissingStream(ValueError):
 
 def choose_frames(
     count: int,
-    rate: float | None,
+    rate: Rate,
     num_frames: int | None,
     fps: float | None = None,
     exactly: bool = False,
@@ -41,14 +44,19 @@ def choose_frames(
 
     Args:
         count: frames that there are.
-        rate: how many of them a second; None if nobody knows.
+        rate: how many of them a second, or `(count,)` the second at which each begins; None if nobody knows.
         num_frames: at most so many, evenly spaced over the clip; None is all.
         fps: frames wanted of each second, where `rate` is known.
         exactly: always `num_frames`, so that frames of a short clip are repeated.
         first: of a longer clip the first `num_frames`, instead of some from all over it.
     """
     frames = np.arange(count)
-    if fps is not None and rate is not None and fps != rate:
+    if fps is not None and np.ndim(rate) == 1:
+        # What is seen at each moment. The last frame is taken to last as long as others do on average.
+        end = (rate[-1] - rate[0]) * count / (count - 1)
+        moments = rate[0] + np.arange(max(1, round(end * fps))) / fps
+        frames = np.searchsorted(rate, moments + 1e-6, side="right") - 1
+    elif fps is not None and rate is not None and fps != rate:
         # The nearest frame to each moment; the last moment is before the end of the clip.
         moments = np.arange(max(1, round(count * fps / rate))) * (rate / fps)
         frames = np.minimum(np.floor(moments + 1e-6).astype(np.int64), count - 1)
@@ -88,13 +96,16 @@ def read_frames(source: Any, choice: Choice) -> list[Any]:
 
 
 def streams_in(source: Any) -> set[str] | None:
-    """Kinds of what a file holds, `"video"` and `"audio"`; None where PyAV is missing or does not know the file."""
+    """Kinds of what a file holds, `"video"` and `"audio"`; None where PyAV is missing or does not know the file.
+
+    The picture on the cover of a recording is no video.
+    """
     try:
         container, _ = open_video(source)
     except (ValueError, ImportError):
         return None
     with container:
-        return {stream.type for stream in container.streams}
+        return {stream.type for stream in container.streams if not _is_cover(stream)}
 
 
 def is_frame(value: Any) -> bool:
@@ -157,20 +168,45 @@ def _read_file(source: Any, choice: Choice) -> list[np.ndarray]:
     av = _av()
     container, name = open_video(source)
     with container:
-        if not container.streams.video:
+        stream = _film(container)
+        if stream is None:
             raise MissingStream(f"{name} has no video in it.")
-        stream = container.streams.video[0]
         rate = None if stream.average_rate is None else float(stream.average_rate)
+        times = []
         try:
-            count = sum(packet.size > 0 for packet in container.demux(stream))
+            times = [packet.pts for packet in container.demux(stream) if packet.size > 0]
+            count = len(times)
         except av.error.FFmpegError:
             count = stream.frames
-    frames, found = _decode(source, _checked(choice(max(count, 1), rate), max(count, 1)))
+        own = _uneven(times, stream.time_base)
+    frames, found = _decode(source, _checked(choice(max(count, 1), rate if own is None else own), max(count, 1)))
     if found < count and frames is None:  # packets that are broken, or hold no frame
         if found == 0:
             raise ValueError(f"{name} has no frames that can be decoded.")
         frames, _ = _decode(source, _checked(choice(found, rate), found))
     return frames
+
+
+def _film(container: Any) -> Any:
+    """The stream of frames in a container, None where there is none."""
+    return next((stream for stream in container.streams.video if not _is_cover(stream)), None)
+
+
+def _is_cover(stream: Any) -> bool:
+    return stream.type == "video" and bool(stream.disposition & _COVER)
+
+
+def _uneven(times: list[int | None], unit: Any) -> np.ndarray | None:
+    """The second at which each frame begins, in order; None where they are known to come evenly, or nothing is known.
+
+    They come evenly if none is further than a step from where it would be then, as where times are rounded.
+    """
+    if len(times) < 3 or None in times:
+        return None
+    seconds = np.sort(np.array(times, np.float64)) * float(unit)
+    step = (seconds[-1] - seconds[0]) / (len(seconds) - 1)
+    even = seconds[0] + step * np.arange(len(seconds))
+    return seconds if (np.abs(seconds - even) > step).any() else None
 
 
 def _decode(source: Any, wanted: Sequence[int]) -> tuple[list[np.ndarray] | None, int]:
@@ -179,19 +215,29 @@ def _decode(source: Any, wanted: Sequence[int]) -> tuple[list[np.ndarray] | None
     needed, last = set(wanted), max(wanted)
     container, _ = open_video(source)
     with container:
-        stream = container.streams.video[0]
+        stream = _film(container)
         stream.thread_type = "AUTO"
         try:
             for frame in container.decode(stream):
                 if number in needed:
                     turns = round(getattr(frame, "rotation", 0) / 90) % 4
-                    kept[number] = np.rot90(frame.to_ndarray(format="rgb24"), turns)
+                    kept[number] = np.rot90(_colours(frame), turns)
                 number += 1
                 if number > last:
                     return [kept[index] for index in wanted], number
         except av.error.FFmpegError:
             pass  # what was decoded before is what there is
     return None, number
+
+
+def _colours(frame: Any) -> np.ndarray:
+    """`(H, W, 3)` uint8: a decoded frame; what is transparent is laid on white, as of pictures."""
+    colours = frame.to_ndarray(format="rgb24")
+    if frame.format.has_palette or any(component.is_alpha for component in frame.format.components):
+        opacity = frame.to_ndarray(format="rgba")[..., 3:] / 255
+        if (opacity < 1).any():
+            colours = np.floor(255 + (colours - 255.0) * opacity + 0.5).astype(np.uint8)
+    return colours
 
 
 def _checked(numbers: Sequence[int], count: int) -> list[int]:

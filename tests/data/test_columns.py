@@ -12,6 +12,7 @@ from PIL import Image
 
 from lab.data.columns import Column
 from lab.data.decoded_images import IMAGE
+from lab.data.points import POINTS
 from lab.data.sources import Reading, load_named_sources
 from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, Data, load_recipe
@@ -119,6 +120,13 @@ def test_a_choice_that_does_not_fit_is_named(tmp_path, features, columns, messag
 def test_labels_are_named_once():
     with pytest.raises(UserError, match=r"data.label_column=fine and data.columns.label=coarse: keep one of them"):
         Reading(Data(name="digits", label_column="fine", columns={"label": "coarse"}), (IMAGE,))
+
+
+@pytest.mark.parametrize("inner", [datasets.List, datasets.LargeList])
+@pytest.mark.parametrize("outer", [datasets.List, datasets.LargeList])
+def test_nested_lists_of_any_size_are_points(outer, inner):
+    """Some programs write all lists as large ones."""
+    assert POINTS.is_certain(outer(inner(Value("float64")))) and not POINTS.is_certain(outer(Value("float64")))
 
 
 def test_several_inputs(tmp_path):

@@ -117,6 +117,21 @@ def test_another_size_is_decoded_anew(parquet, tmp_path):
     assert load(parquet, *small, "model.image_size=4").test.pixels.shape[-1] == 4
 
 
+def test_a_picture_that_was_written_anew_is_decoded_anew(tmp_path):
+    """A table that names it is the same table."""
+    folder = make_image_folder(tmp_path / "data")
+    for split in ("train", "test"):
+        paths = sorted((folder / split).rglob("*.png"))
+        lines = [f"{path.relative_to(folder)},{path.parent.name}\n" for path in paths]
+        (folder / f"{split}.csv").write_text("".join(["photo,label\n", *lines]))
+    settings = [f"data.cache_dir={tmp_path / 'decoded'}", "data.columns.image=photo", "data.validation_samples=3"]
+    load(folder, *settings, "data.max_memory_gb=1e-9")
+    for path in paths:
+        Image.eval(Image.open(path), lambda value: 255 - value).save(path)
+    mapped = load(folder, *settings, "data.max_memory_gb=1e-9").test.pixels
+    assert isinstance(mapped, np.memmap) and np.array_equal(mapped, load(folder, *settings).test.pixels)
+
+
 def test_a_corrupt_file_is_named(tmp_path):
     folder = make_image_folder(tmp_path / "data")
     broken = sorted((folder / "test" / "green").iterdir())[0]

@@ -9,6 +9,7 @@ import pytest
 
 from lab.data.decoded_images import IMAGE
 from lab.data.folders import find_splits
+from lab.data.points import POINTS
 from lab.data.sources import Reading, load_named_sources
 from lab.data.splits import choose_split, choose_splits
 from lab.errors import UserError
@@ -95,6 +96,35 @@ def test_names_beside_pictures_do_not_matter(tmp_path):
         (folder / name).with_suffix(".json").write_text("{}")
     (folder / "labels.csv").write_text("name\nx\n")
     assert splits_of(folder) == [expected(*train), expected(*test)]
+
+
+@pytest.mark.parametrize("ending", ["png", "npy"])
+def test_hidden_files_are_left_out(tmp_path, ending):
+    """What systems and editors keep beside files is no class."""
+    names = [f"{split}/{name}/0.{ending}" for split in ("train", "test") for name in ("a", "b")]
+    hidden = [f"train/.ipynb_checkpoints/0.{ending}", f"train/__MACOSX/0.{ending}", f"train/a/._0.{ending}"]
+    folder = tmp_path / "data"
+    if ending == "png":
+        make_pictures(folder, *names, *hidden)
+    for name in [*names, *hidden] if ending == "npy" else []:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(folder / name, np.ones((4, 3)))
+    reading = Reading(Data(path=str(folder)), [IMAGE if ending == "png" else POINTS])
+    (source,) = load_named_sources(reading, {"data.train_split": "train"})
+    assert source.label_names == ["a", "b"] and source.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "names", [("Train.csv", "TEST.csv"), ("training-1.csv", "my_Dev.csv"), ("train.csv", "Test 2.csv")]
+)
+def test_tables_are_splits_by_words_in_any_case(tmp_path, names):
+    for name in [*names, ".~train.csv", "._train.csv"]:
+        (tmp_path / name).write_text("photo,label\na.png,x\n")
+    found = {
+        split: arguments["data_files"][split] for split, arguments in find_splits(tmp_path, {"train"}, True).items()
+    }
+    assert list(found) in (["train", "test"], ["train", "validation"], ["test", "train"], ["validation", "train"])
+    assert sorted(os.path.basename(path) for paths in found.values() for path in paths) == sorted(names)
 
 
 def test_a_readme_says_which_files_are_which_split(tmp_path):

@@ -114,8 +114,16 @@ def test_values_are_those_that_people_write(tmp_path, speakers, feature, asked):
     assert values(choose_splits(reading(tmp_path, hold_out={"speaker": asked}))[2]) == list(range(1, 12, 2))
 
 
-def test_rows_of_nobody_are_refused_or_left_out(tmp_path, capsys):
-    write(tmp_path, "train", ["ann", "bob", None] * 6)
+@pytest.mark.parametrize(
+    ("speakers", "feature"),
+    [
+        (["ann", "bob", None], datasets.Value("string")),
+        ([0, 1, -1], datasets.ClassLabel(names=["ann", "bob"])),
+    ],
+    ids=["text", "class"],
+)
+def test_rows_of_nobody_are_refused_or_left_out(tmp_path, capsys, speakers, feature):
+    write(tmp_path, "train", speakers * 6, feature=feature)
     with pytest.raises(UserError, match=r"data.hold_out: 6 of 18 rows have no speaker, and may be of either side"):
         choose_splits(reading(tmp_path, hold_out={"speaker": "bob"}))
     train, validation, test = choose_splits(reading(tmp_path, hold_out={"speaker": "bob"}, on_error="skip"))

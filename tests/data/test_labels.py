@@ -189,6 +189,8 @@ def test_the_column_of_labels_is_found(problem_type, features, expected):
         (["0", "1"], ["1", "0"], [1, 0]),  # names, although they look like numbers
         (["0", "1", "2"], ["a", "b"], [0, 1, -1]),
         (["b", "z"], ["a", "b"], [1, -1]),
+        (["0", "1", "2"], ["1", "2", "other"], [-1, 0, 1]),  # names, of which the lowest number is none
+        (["0", "1"], ["0", "2", "3"], [0, -1]),
     ],
 )
 def test_names_are_matched(of_data, wanted, expected):

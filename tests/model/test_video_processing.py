@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,8 @@ def build_processor(**settings):
         ((4, 10.0, None, 20), [0, 0, 1, 1, 2, 2, 3, 3]),
         ((6, None, None, 10), [0, 1, 2, 3, 4, 5]),
         ((1, 25.0, 4, 5, True), [0, 0, 0, 0]),
+        ((4, np.array([0.0, 0.1, 0.2, 3.0]), None, 1), [0, 2, 2, 3]),  # frames that do not come evenly
+        ((4, np.array([5.0, 5.1, 5.2, 8.0]), 2, 1), [0, 3]),
     ],
 )
 def test_which_frames_are_taken(arguments, expected):
@@ -124,6 +128,40 @@ def test_transparent_clips_are_laid_on_white_as_pictures_are(kind, settings, cha
     tolerance = 1e-6 * max(1, expected.abs().max().item())
     for found in (build_processor(**mean, **settings)(clip), build_processor(**mean)(clip, **settings)):
         torch.testing.assert_close(found["pixel_values"][0], expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(("codec", "form", "pixels"), [("apng", "apng", "rgba"), ("ffv1", "matroska", "bgra")])
+def test_transparent_files_are_laid_on_white_as_pictures_are(codec, form, pixels):
+    file = io.BytesIO()
+    with av.open(file, "w", format=form) as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width, stream.pix_fmt = *RGBA.shape[1:3], pixels
+        for frame in RGBA:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgba").reformat(format=pixels)))
+        container.mux(stream.encode())
+    for found, picture in zip(read_frames(file.getvalue(), everything), RGBA, strict=True):
+        white = Image.new("RGBA", picture.shape[1::-1], (255, 255, 255, 255))
+        white.alpha_composite(Image.fromarray(picture))
+        np.testing.assert_allclose(found, np.asarray(white.convert("RGB")), rtol=0, atol=1)
+
+
+@pytest.mark.parametrize("times", [[*range(0, 1000, 100), *range(1000, 11000, 1000)], [*range(0, 2000, 100)]])
+def test_frames_of_a_second_are_those_seen_in_it(times):
+    """Also of a file whose frames do not come evenly; in milliseconds."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 8, 8, "bgr0"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.full((8, 8, 3), number, np.uint8), format="rgb24")
+            frame = frame.reformat(format="bgr0")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    found = [int(frame[0, 0, 0]) for frame in build_processor(fps=1, num_frames=None).read(file.getvalue())]
+    seen = [max(number for number, time in enumerate(times) if time <= 1000 * second) for second in range(len(found))]
+    assert found == seen and len(found) == -(-times[-1] // 1000) + (times[-1] % 1000 == 0)
 
 
 @pytest.mark.parametrize(

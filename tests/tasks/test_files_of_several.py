@@ -2,6 +2,7 @@
 
 import io
 
+import av
 import datasets
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from modeling_perceiver_study import (
     PerceiverStudyVideoProcessor,
     fetching,
 )
+from modeling_perceiver_study.video_reading import MissingStream
 from tests.clips import encoded_clip
 from tests.file_server import serving
 
@@ -123,6 +125,26 @@ def test_a_file_that_lacks_a_modality_has_the_others():
     only_sound = PerceiverStudyProcessor({"sound": processor.modalities["sound"]})
     with pytest.raises(ValueError, match="Sample 0 is a file, and has none of these: sound"):
         only_sound(silent_clip())
+
+
+@pytest.mark.parametrize(("form", "codec"), [("mp3", "libmp3lame"), ("mp4", "aac")])
+def test_the_picture_on_a_cover_is_no_video(form, codec):
+    file = io.BytesIO()
+    with av.open(file, "w", format=form) as container:
+        sound = container.add_stream(codec, rate=RATE, layout="mono")
+        cover = container.add_stream("png", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 8, 6, "rgb24"
+        cover.disposition = av.stream.Disposition.attached_pic
+        picture = av.VideoFrame.from_ndarray(np.full((6, 8, 3), 200, np.uint8), format="rgb24")
+        picture.pts = 0
+        container.mux([*cover.encode(picture), *cover.encode()])
+        heard = av.AudioFrame.from_ndarray(np.zeros((1, SAMPLES), np.float32), format="fltp", layout="mono")
+        heard.sample_rate = RATE
+        container.mux([*sound.encode(heard), *sound.encode()])
+    processor = processor_of()
+    assert {"pixel_values", "input_values"} & processor(file.getvalue()).keys() == {"input_values"}
+    with pytest.raises(MissingStream, match="has no video in it"):
+        processor.modalities["video"](file.getvalue())
 
 
 def test_a_url_is_fetched_once(tmp_path, monkeypatch):

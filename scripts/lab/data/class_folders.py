@@ -13,14 +13,25 @@ POINT_ENDINGS, SERIES_ENDINGS = (".npy", ".ply", ".off", ".pcd"), (".npy", ".csv
 ENDINGS = {POINTS: POINT_ENDINGS, SOUND: SERIES_ENDINGS}
 
 
+def is_hidden(path: Path) -> bool:
+    """Whether a relative path is what a system or an editor keeps beside files, as `datasets` leaves it out, too."""
+    return path.name.startswith(".") or any(part.startswith((".", "__")) for part in path.parent.parts)
+
+
 def find_files(folder: Path, wanted: Collection[str], role: str) -> dict[str, dict[Path, str]]:
     """For each split its files with their classes; none where the folder has no such files two folders down.
+
+    Hidden ones are left out.
 
     Args:
         wanted: names of splits, which tell which of the two folders is the split.
         role: of the input that the files are.
     """
-    files = sorted(path for path in folder.glob("*/*/*") if path.suffix.lower() in ENDINGS[role] and path.is_file())
+    files = sorted(
+        path
+        for path in folder.glob("*/*/*")
+        if path.suffix.lower() in ENDINGS[role] and path.is_file() and not is_hidden(path.relative_to(folder))
+    )
     splits: dict[str, dict[Path, str]] = {}
     by_split = any(path.parts[-3] in wanted for path in files)
     for path in files:

@@ -122,8 +122,10 @@ class Decoder(SampleDecoder):
         folder = self.settings.cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "decoded"
         settings = [getattr(self.processor, name) for name in _READING]
         content = f"{_READING_VERSION} {source.fingerprint} {self.shape} {settings} {self.settings.on_error}"
-        rows = source.rows[rows]
-        return Path(folder) / f"{hashlib.sha256(content.encode() + rows.tobytes()).hexdigest()[:32]}.npy"
+        checksum = hashlib.sha256(content.encode() + source.rows[rows].tobytes())
+        for _, path in source.take(rows).files():  # the fingerprint is that of the table, which may only name them
+            checksum.update(_state(path).encode())
+        return Path(folder) / f"{checksum.hexdigest()[:32]}.npy"
 
     def _fill(self, pixels: np.ndarray, source: Source, rows: np.ndarray) -> np.ndarray:
         """Decode into `pixels`; returns which `(n,)` are broken, where the recipe says to skip such."""
@@ -173,6 +175,15 @@ class Decoder(SampleDecoder):
     def batch(self, images: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """Decoded images as a batch: `pixels` `(b, C, H, W)` uint8."""
         return {"pixels": torch.from_numpy(np.stack(images))}
+
+
+def _state(path: str) -> str:
+    """What is another once a file was written anew."""
+    try:
+        found = os.stat(path)
+    except OSError:  # inside of an archive, on the Hub, or missing, as whoever decodes it says
+        return path
+    return f"{path} {found.st_size} {found.st_mtime_ns}"
 
 
 def _channels_first(image: Image.Image, channels: int) -> np.ndarray:

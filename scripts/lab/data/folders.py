@@ -94,10 +94,12 @@ def _splits_of_tables(folder: Path, wanted: Collection[str]) -> dict[str, dict[s
     files, loaders = {}, {}
     for path in sorted(folder.resolve().iterdir()):
         loader, options = MODULES.get(path.suffix.lower(), ("", {}))
-        if path.name in _METADATA or loader not in ("csv", "json", "parquet", "arrow"):
+        if path.name.startswith(".") or path.name in _METADATA or loader not in ("csv", "json", "parquet", "arrow"):
             continue
         loaders[loader] = options
-        for split in {known[word] for word in re.split(r"[-._ 0-9]+", path.stem) if word in known} or {None}:
+        words = re.split(r"[-._ 0-9]+", path.stem)
+        found = {known.get(word, known.get(word.lower())) for word in words}
+        for split in found - {None} or {None}:
             files.setdefault(split, []).append(glob.escape(str(path)))
     if len(loaders) > 1:
         raise UserError(f"{folder} holds tables of several kinds ({', '.join(loaders)}): keep one of them")
@@ -145,6 +147,8 @@ def _find_media(folder: Path) -> tuple[str, dict[Path, _Folder]] | None:
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         here = Path(place).relative_to(folder)
         for name in files:
+            if name.startswith("."):  # as `datasets` leaves them out
+                continue
             loader = MODULES.get(Path(name).suffix.lower(), ("",))[0]
             if name in _METADATA:
                 found[here].metadata = True

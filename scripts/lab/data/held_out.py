@@ -94,7 +94,8 @@ def _divide(
             raise UserError(f"{key}.{column}: the data has columns {', '.join(rows.column_names)}")
         there, feature = rows.with_format("arrow")[column].to_pylist(), rows.features[column]
         if isinstance(feature, datasets.ClassLabel):
-            there = [value if value is None else feature.int2str(value) for value in there]
+            # -1 is what `datasets` has for a class that is not known.
+            there = [None if value in (None, -1) else feature.int2str(value) for value in there]
         written = np.array([str(value) for value in there])
         values = [str(value) for value in (values if isinstance(values, list) else [values])]
         known &= np.array([value is not None for value in there])

@@ -18,8 +18,8 @@ def _is_nested(feature: Any) -> bool:
     """Whether values are `(m, columns)` numbers."""
     if isinstance(feature, datasets.Array2D):
         return True
-    inner = getattr(feature, "feature", None)
-    return isinstance(feature, datasets.List | datasets.LargeList) and isinstance(inner, datasets.List)
+    inner, lists = getattr(feature, "feature", None), datasets.List | datasets.LargeList
+    return isinstance(feature, lists) and isinstance(inner, lists)
 
 
 def _is_certain(feature: Any) -> bool:

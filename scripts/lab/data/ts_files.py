@@ -20,7 +20,7 @@ def find_ts(folder: Path) -> dict[str, Path]:
     Raises:
         UserError: there are those of several problems, and none is called like the folder.
     """
-    names = sorted(path.name.removesuffix(_ENDINGS["train"]) for path in folder.glob(f"*{_ENDINGS['train']}"))
+    names = sorted(path.name.removesuffix(_ENDINGS["train"]) for path in folder.glob(f"[!.]*{_ENDINGS['train']}"))
     if not names:
         return {}
     name = folder.resolve().name if folder.resolve().name in names else names[0]
@@ -42,7 +42,7 @@ def read_ts(paths: dict[str, Path]) -> dict[str, datasets.Dataset]:
 
 
 def _read(path: Path) -> datasets.Dataset:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     header: dict[str, list[str]] = {}
     series, labels = [], []
     for number, line in enumerate(map(str.strip, lines), start=1):
