@@ -135,7 +135,7 @@ def test_a_recipe_is_drawn_as_training_begins_with_it(image, tmp_path):
     fresh_accelerate()
     train_small(load_recipe(path, ["optimization.epochs=1", "data.train_samples=64"]), watch=watch)
     fresh_accelerate()
-    model, _ = attention_maps.load_untrained(str(path))
+    model, *_ = attention_maps.load_untrained(str(path))
     assert not model.training
     assert all(torch.equal(begun.pop(name), weights) for name, weights in model.state_dict().items()) and not begun
     image.save(tmp_path / "image.png")
