@@ -30,6 +30,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from lab.checkpoint_names import weight_files
 from lab.errors import UserError, one_line, run_command
 from lab.peers.deepmind import ARCHITECTURES, our_config, our_processor, their_config, their_name, their_processor
 from lab.peers.deepmind_text import (
@@ -172,7 +173,7 @@ def fetch(source: str) -> Path:
     try:
         files = ["*config.json", "README.md", "model*.safetensors"]
         folder = Path(snapshot_download(source, allow_patterns=files))
-        if not _safetensors(folder):
+        if not weight_files(folder):
             folder = Path(snapshot_download(source, allow_patterns=[*files, "pytorch_model.bin"]))
     except HFValidationError:
         raise UserError(f"{source}: no such folder, and no name on the Hub either") from None
@@ -186,7 +187,7 @@ def read_weights(folder: Path) -> Weights:
     pickled = folder / "pytorch_model.bin"
     weights = {}
     try:
-        for file in _safetensors(folder):
+        for file in weight_files(folder):
             weights |= load_file(file)
         if not weights and pickled.is_file():
             file = pickled
@@ -275,10 +276,6 @@ def _card_data(folder: Path) -> ModelCardData:
         return ModelCard.load(folder / "README.md", ignore_metadata_errors=True).data
     except (OSError, ValueError):
         return ModelCardData()
-
-
-def _safetensors(folder: Path) -> list[Path]:
-    return sorted(folder.glob("model*.safetensors"))
 
 
 def _read_json(path: Path) -> dict:

@@ -56,7 +56,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Publish a finished run on the Hugging Face Hub, in one commit.")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=place, help="folder that train.py wrote")
     parser.add_argument("--repo_id", required=True, metavar="OWNER/NAME", help="created if it does not exist")
-    parser.add_argument("--private", action="store_true", help="if it has to be created, let nobody else see it")
+    parser.add_argument("--private", action="store_true", help="let nobody else see it; refused if it is public")
     parser.add_argument("--dry_run", action="store_true", help="list the files and load them; send nothing")
     parser.add_argument(
         "--output", type=place, metavar="FOLDER", help="write everything to this new folder; send nothing"

@@ -23,3 +23,9 @@ def check_checkpoint(checkpoint: str):
     elif checkpoint.count("/") != 1 or folder.parent.is_dir():
         # The answer of the Hub to a mistyped folder would be slow and misleading.
         raise UserError(f"{checkpoint}: no such folder, and no OWNER/NAME of a model on the Hub")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that `from_pretrained` reads: one, or else its parts, but no copies beside them."""
+    single = folder / "model.safetensors"
+    return [single] if single.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))

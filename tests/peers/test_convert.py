@@ -154,6 +154,12 @@ def test_shards(converted, tmp_path):
         assert torch.equal(again.state_dict()[name], weight)
 
 
+def test_copies_of_weights_are_not_read(tmp_path):
+    for name, value in (("model.safetensors", 1.0), ("model_old.safetensors", 2.0), ("model.fp16.safetensors", 3.0)):
+        save_file({"latents": torch.tensor([value])}, tmp_path / name)
+    assert convert.read_weights(tmp_path)["latents"].item() == 1.0
+
+
 def test_half_precision_stays(tmp_path):
     save(their_model(CONV, **TOY).half(), tmp_path / "theirs")
     ours, _ = convert_and_load(tmp_path / "theirs", tmp_path / "ours")

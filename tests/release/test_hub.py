@@ -69,6 +69,16 @@ def test_somebody_elses_name(staged, repo):
         hub_client.push(staged, "elsewhere/name")
 
 
+def test_what_is_to_be_private_does_not_go_to_a_public_repository(hub, staged, repo):
+    with pytest.raises(UserError, match=rf"^{repo} exists and is public: "):
+        hub_client.push(staged, repo, private=True)
+    assert commits(hub, repo) == 0
+    hub.repositories[repo].private = True
+    hub_client.push(staged, repo, private=True)
+    hub_client.push(staged, repo)
+    assert commits(hub, repo) == 1 and hub.repositories[repo].private
+
+
 def test_a_repository_that_vanishes(hub, staged, repo):
     hub.fail("POST", "preupload", 404)
     with pytest.raises(UserError, match=rf"^{repo} does not exist on the Hub"):
@@ -124,6 +134,7 @@ def test_offline(monkeypatch):
 
 def test_a_failed_push_after_training_says_how_to_repeat_it(run, repo, hub, monkeypatch, tmp_path):
     monkeypatch.setattr(staging, "check_loads", lambda *arguments: None)
+    hub.repositories[repo].private = True
     hub.fail("POST", "/commit/", 500, times=100)
     moved = shutil.copytree(run, tmp_path / "a run")
     with pytest.raises(UserError, match=r"^the run is finished, but not published: ") as caught:

@@ -202,6 +202,12 @@ def test_weights_that_nothing_loads_stay_behind(run, tmp_path, name):
     assert {path.name for path in staging.find_weights(copy, ImageClassification)} == parts
 
 
+def test_programs_that_the_code_does_not_import_stay_behind(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "notes.py").write_text("KEY = 'secret'\n")
+    assert {path.name for path in staging.code_files(copy)} == {path.name for path in run.glob("*.py")}
+
+
 @pytest.mark.parametrize("repo_id", ["name", "a/b/c", "org/na me"])
 def test_a_name_that_cannot_be(repo_id, tmp_path):
     with pytest.raises(UserError, match=rf"^--repo_id {repo_id}: "):

@@ -73,6 +73,8 @@ def push(folder: Path, repo_id: str, private: bool = False) -> CommitInfo:
     with _named_errors(repo_id):
         # None is the owner's default; an existing repository keeps its visibility.
         _persistently(lambda: api.create_repo(repo_id, private=private or None, exist_ok=True))
+        if private and not _persistently(lambda: api.model_info(repo_id)).private:
+            raise UserError(f"{repo_id} exists and is public: make it private on the Hub, or leave out --private")
         done = _persistently(commit)
     print(f"{done.repo_url} at revision {done.oid}")
     return done

@@ -16,7 +16,9 @@ from accelerate import Accelerator
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
+from transformers.dynamic_module_utils import get_relative_imports
 
+from lab.checkpoint_names import weight_files
 from lab.data.loaders import evaluation_loader
 from lab.errors import UserError
 from lab.judging.evaluation import open_checkpoint
@@ -93,7 +95,7 @@ def stage(
         folder = Path(temporary) / checkpoint.resolve().name
         figures, examples = folder / "figures", folder / "examples"
         figures.mkdir(parents=True)
-        for path in [*weights, *sorted(checkpoint.glob("*.py")), *(checkpoint / name for name in _copied(kind))]:
+        for path in [*weights, *code_files(checkpoint), *(checkpoint / name for name in _copied(kind))]:
             shutil.copy(path, folder)
         if dtype is not None:
             kind.model_class.from_pretrained(folder, dtype=dtype).save_pretrained(folder)
@@ -126,9 +128,9 @@ def find_weights(checkpoint: Path, kind: type[Task]) -> list[Path]:
             "publish safetensors only, and move these away"
         )
     missing = [name for name in ("recipe.yaml", RESULTS, *_copied(kind)) if not (checkpoint / name).is_file()]
-    weights = list(checkpoint.glob("model.safetensors"))  # loaded before parts, so parts beside it are of another time
-    if not weights:
-        weights = [*checkpoint.glob("model-*-of-*.safetensors"), *checkpoint.glob("model.safetensors.index.json")]
+    weights = weight_files(checkpoint)
+    if weights and weights[0].name != "model.safetensors":
+        weights += checkpoint.glob("model.safetensors.index.json")
     if not weights:
         missing.append("model.safetensors")
     if not any(checkpoint.glob("modeling_*.py")):
@@ -138,6 +140,17 @@ def find_weights(checkpoint: Path, kind: type[Task]) -> list[Path]:
             f"{checkpoint} is not a finished run: {', '.join(missing)} missing; finish it with train.py --resume"
         )
     return sorted(weights)
+
+
+def code_files(checkpoint: Path) -> list[Path]:
+    """Return the modules that the model's code imports: other programs that lie there are nobody's business."""
+    found, waiting = set(), sorted(checkpoint.glob("modeling_*.py"))
+    while waiting:
+        path = waiting.pop()
+        if path not in found and path.is_file():  # one that is missing is told when the folder is loaded
+            found.add(path)
+            waiting += [checkpoint / f"{name}.py" for name in get_relative_imports(path)]
+    return sorted(found)
 
 
 def read_metrics(checkpoint: Path) -> dict:
