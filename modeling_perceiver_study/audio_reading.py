@@ -137,11 +137,20 @@ def _table(text: str, num_channels: int) -> np.ndarray:
         names = lines.pop(0)
         if not all(name.strip() for name in names):
             raise ValueError("a column has no name, as those have that count lines: leave it out")
+    if _counts_columns(lines):
+        raise ValueError("its first line, 0, 1, 2 and so on, are names of columns as it seems: leave it out")
     if len({len(line) for line in lines}) > 1:
         raise ValueError("lines have different numbers of columns")
     if lines and len(lines[0]) != num_channels:
         raise ValueError(f"it has {len(lines[0])} columns, expected {num_channels}")
     return np.array(lines, dtype=np.float64).T if lines else np.zeros((1, 0))
+
+
+def _counts_columns(lines: list[list[str]]) -> bool:
+    """Whether the first line is 0, 1, 2 and so on, as data frames without names have it, and no other line is whole."""
+    whole = [all(cell.strip().isdigit() for cell in line) for line in lines]
+    first = [cell.strip() for cell in lines[0]] if lines else []
+    return len(first) > 2 and first == [str(column) for column in range(len(first))] and sum(whole) == 1 < len(lines)
 
 
 def _is_number_text(text: str) -> bool:

@@ -30,6 +30,8 @@ logger = logging.get_logger(__name__)
 # What Pillow's conversion from RGB to L weighs the colours with, in units of 2 ** -16.
 LUMA = (19595, 38470, 7471)
 
+_WHITE = 255  # of the numbers that images have unless `rescale_factor` says otherwise
+
 
 class PerceiverStudyImageProcessorKwargs(ImagesKwargs, total=False):
     """What the processor takes beside the arguments that all of transformers' image processors share.
@@ -220,7 +222,7 @@ class PerceiverStudyImageProcessor(PilBackend):
         if 0 in pixels.shape:
             raise ValueError(f"An image of shape {pixels.shape} (channels first) has no pixels.")
         if do_rescale and rescale_factor < 1:
-            _warn_if_rescaled(pixels)
+            _warn_if_rescaled(pixels, rescale_factor)
         if to_colours and len(pixels) != num_channels and len(pixels) in (1, 3, 4):
             white = _white(pixels.dtype, rescale_factor if do_rescale else None)
             pixels = _convert_colours(pixels, num_channels, white)
@@ -358,12 +360,20 @@ def _require_numbers(pixels: np.ndarray):
         raise ValueError(f"An image of shape {pixels.shape} holds {wrong}: expected finite numbers.")
 
 
-def _warn_if_rescaled(pixels: np.ndarray):
-    """Say once that an image of floats in 0 to 1 is about to become black; one that is black is as it should be."""
+def _warn_if_rescaled(pixels: np.ndarray, rescale_factor: float):
+    """Say once that an image of floats in 0 to 1 is about to become black; one that is black is as it should be.
+
+    Or that one of 16 bits, whatever its type, is about to become much whiter than white.
+    """
     if np.issubdtype(pixels.dtype, np.floating) and 0 < pixels.max() <= 1 and pixels.min() >= 0:
         logger.warning_once(
             "An image has floats from 0 to 1, which will be rescaled as if they were 0 to 255, to nearly black. Pass "
             "do_rescale=False if they are rescaled already."
+        )
+    if pixels.dtype.itemsize > 1 and rescale_factor == 1 / _WHITE and pixels.max() > 2 * _WHITE:
+        logger.warning_once(
+            "An image has numbers far above 255, which will be rescaled as if they were 0 to 255. Pass "
+            "rescale_factor=1 / 65535 for images of 16 bits."
         )
 
 

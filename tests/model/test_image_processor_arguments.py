@@ -185,6 +185,14 @@ def test_floats_from_0_to_1_are_warned_of_once(log, name):
     assert log.text.count("do_rescale=False") == 1
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_numbers_of_16_bits_are_warned_of_once(log, dtype):
+    processor, image = PerceiverStudyImageProcessor(), noise(32, 32, 3).astype(dtype) * 257
+    for _ in range(3):
+        processor([image] * 2)
+    assert log.text.count("Pass rescale_factor=1 / 65535") == 1
+
+
 @pytest.mark.parametrize(
     "image, kwargs",
     [
@@ -193,6 +201,8 @@ def test_floats_from_0_to_1_are_warned_of_once(log, name):
         (FLOATS * 255, {}),
         (FLOATS * 2 - 1, {}),
         (FLOATS * 0, {}),
+        (FLOATS * 65535, {"rescale_factor": 1 / 65535}),
+        (FLOATS * 65535, {"do_rescale": False}),
         (noise(32, 32, 3, high=2), {}),
         (noise(32, 32, 3, high=2).astype(np.int64), {}),
         (Image.new("RGB", (32, 32)), {}),
