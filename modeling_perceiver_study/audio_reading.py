@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .fetching import fetched, file_in, is_url
-from .scalars import is_number
+from .fetching import fetched, file_in, is_url, require_bytes
+from .scalars import is_number, unmasked
 from .video_reading import MissingStream, open_video
 
 _BLOCK = 2**18  # samples of each channel that are read at a time
@@ -72,7 +72,9 @@ def read_audio(
         source, rate = _of_dict(source, rate)
     if is_url(source):
         source, name = fetched(source), source
-    if not hasattr(source, "seek"):  # what has it is read block by block
+    if hasattr(source, "seek"):  # what has it is read block by block
+        require_bytes(source.read(0))
+    else:
         source, name = file_in(source), name or getattr(source, "name", None)
     source = _saved_array(source, name, num_channels)
     if isinstance(source, (str, os.PathLike, bytes)) or hasattr(source, "read"):
@@ -192,7 +194,7 @@ def _of_array(source: Any, num_channels: int, do_rescale: bool) -> np.ndarray:
     if isinstance(source, torch.Tensor):
         source = source.detach().cpu()
         source = source.float() if source.dtype == torch.bfloat16 else source  # which numpy has not
-    array = np.asarray(source)
+    array = np.asarray(unmasked(source))
     if array.dtype.kind not in "iuf":
         raise ValueError(f"A recording has dtype {array.dtype}: expected whole or real numbers.")
     if array.ndim == 1:

@@ -20,7 +20,7 @@ from transformers.utils import is_vision_available, logging
 
 from .image_reading import image_pixels, open_image, upright
 from .position import fourier_axis_features, resolve_max_frequencies
-from .scalars import is_count, is_number, plain
+from .scalars import is_count, is_number, plain, unmasked
 
 if is_vision_available():
     from PIL import Image
@@ -166,11 +166,16 @@ class PerceiverStudyImageProcessor(PilBackend):
         max_frequencies: float | tuple[float, ...] | None,
         size: SizeDict | None = None,
         do_resize: bool | None = None,
+        do_normalize: bool | None = None,
+        image_std: float | Sequence[float] | None = None,
         **kwargs,
     ):
         if do_resize and size and not size.shortest_edge and not (size.height and size.width):
             raise ValueError(f"size={dict(size)}: expected height and width, or shortest_edge.")
-        super()._validate_preprocess_kwargs(size=size, do_resize=do_resize, **kwargs)
+        if do_normalize and image_std is not None and not (np.asarray(image_std) > 0).all():
+            raise ValueError(f"image_std={image_std!r}: expected numbers above 0.")
+        normalizing = {"do_normalize": do_normalize, "image_std": image_std}
+        super()._validate_preprocess_kwargs(size=size, do_resize=do_resize, **normalizing, **kwargs)
         if crop_first and not (size and size.height and size.width):
             raise ValueError(f"size={size and dict(size)}: crop_first=True needs a height and a width.")
         for name, value in (("num_channels", num_channels), ("num_frequency_bands", num_frequency_bands)):
@@ -210,7 +215,7 @@ class PerceiverStudyImageProcessor(PilBackend):
             pixels = image_pixels(upright(image), to_colours)
             layout = ChannelDimension.LAST
         else:
-            pixels = _tensor_pixels(image) if isinstance(image, torch.Tensor) else image
+            pixels = _tensor_pixels(image) if isinstance(image, torch.Tensor) else np.asarray(unmasked(image))
             layout = _layout(pixels, num_channels, input_data_format)
         if pixels.dtype == bool:
             pixels = pixels * np.uint8(255)

@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import logging
 
-from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyImageProcessor
+from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyImageProcessor, PerceiverStudyVideoProcessor
 from tests.checkpoints import save_checkpoint
 from tests.pictures import noise, pixel_values
 
@@ -58,6 +58,16 @@ def test_a_call_does_not_change_the_processor():
 def test_sizes_that_fix_no_edge(size):
     with pytest.raises(ValueError, match=r"size=.*9.*expected height and width, or shortest_edge"):
         PerceiverStudyImageProcessor(size=size)
+
+
+@pytest.mark.parametrize("kind", [PerceiverStudyImageProcessor, PerceiverStudyVideoProcessor])
+@pytest.mark.parametrize("std", [0.0, [0.5, 0.0, 0.5], -1.0])
+def test_a_deviation_of_nothing(kind, std):
+    with pytest.raises(ValueError, match=r"image_std=.*: expected numbers above 0"):
+        kind(image_std=std)
+    with pytest.raises(ValueError, match=r"image_std=.*: expected numbers above 0"):
+        kind()([IMAGE], image_std=std)
+    kind(image_std=std, do_normalize=False)
 
 
 # Frequencies
