@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .fetching import fetched, file_in, is_url
-from .scalars import is_number
+from .fetching import fetched, file_in, is_url, require_bytes
+from .scalars import is_number, unmasked
 from .video_reading import MissingStream, open_video
 
 _BLOCK = 2**18  # samples of each channel that are read at a time
@@ -72,7 +72,9 @@ def read_audio(
         source, rate = _of_dict(source, rate)
     if is_url(source):
         source, name = fetched(source), source
-    if not hasattr(source, "seek"):  # what has it is read block by block
+    if hasattr(source, "seek"):  # what has it is read block by block
+        require_bytes(source.read(0))
+    else:
         source, name = file_in(source), name or getattr(source, "name", None)
     source = _saved_array(source, name, num_channels)
     if isinstance(source, (str, os.PathLike, bytes)) or hasattr(source, "read"):
@@ -137,11 +139,20 @@ def _table(text: str, num_channels: int) -> np.ndarray:
         names = lines.pop(0)
         if not all(name.strip() for name in names):
             raise ValueError("a column has no name, as those have that count lines: leave it out")
+    if _counts_columns(lines):
+        raise ValueError("its first line, 0, 1, 2 and so on, are names of columns as it seems: leave it out")
     if len({len(line) for line in lines}) > 1:
         raise ValueError("lines have different numbers of columns")
     if lines and len(lines[0]) != num_channels:
         raise ValueError(f"it has {len(lines[0])} columns, expected {num_channels}")
     return np.array(lines, dtype=np.float64).T if lines else np.zeros((1, 0))
+
+
+def _counts_columns(lines: list[list[str]]) -> bool:
+    """Whether the first line is 0, 1, 2 and so on, as data frames without names have it, and no other line is whole."""
+    whole = [all(cell.strip().isdigit() for cell in line) for line in lines]
+    first = [cell.strip() for cell in lines[0]] if lines else []
+    return len(first) > 2 and first == [str(column) for column in range(len(first))] and sum(whole) == 1 < len(lines)
 
 
 def _is_number_text(text: str) -> bool:
@@ -183,7 +194,7 @@ def _of_array(source: Any, num_channels: int, do_rescale: bool) -> np.ndarray:
     if isinstance(source, torch.Tensor):
         source = source.detach().cpu()
         source = source.float() if source.dtype == torch.bfloat16 else source  # which numpy has not
-    array = np.asarray(source)
+    array = np.asarray(unmasked(source))
     if array.dtype.kind not in "iuf":
         raise ValueError(f"A recording has dtype {array.dtype}: expected whole or real numbers.")
     if array.ndim == 1:

@@ -211,6 +211,11 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
             place = (0, 0, 0, missing) if self.feature_type == "log-mel" else (0, missing)
             values = nn.functional.pad(values, place, value=self.padding_value)
             mask = nn.functional.pad(mask, (0, missing))
+            if self.padding_side == "left":
+                for row, shown in enumerate(mask):
+                    missing = len(shown) - int(shown.sum())
+                    mask[row] = shown.roll(missing)
+                    values[row] = values[row].roll(missing, -2 if self.feature_type == "log-mel" else -1)
             data, masks = {"input_values": values.numpy()}, mask.numpy()
         wanted = self.return_attention_mask if return_attention_mask is None else return_attention_mask
         if wanted:

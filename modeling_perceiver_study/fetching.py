@@ -33,6 +33,12 @@ def is_file(source: Any) -> bool:
     return isinstance(source, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(source, "read")
 
 
+def require_bytes(content: Any):
+    """Raise a ValueError where a file object gives text."""
+    if isinstance(content, str):
+        raise ValueError("A file is opened as text: expected one that is opened as bytes, as by open(path, 'rb').")
+
+
 def file_in(source: Any) -> Any:
     """What a file is given by, as its path, its URL or its content in bytes; anything else as it is.
 
@@ -41,7 +47,7 @@ def file_in(source: Any) -> Any:
             `datasets`, with `bytes` or `path`.
 
     Raises:
-        ValueError: a dict has neither.
+        ValueError: a dict has neither, or a file is opened as text.
     """
     if isinstance(source, Mapping):
         found = source.get("bytes") or source.get("path")
@@ -52,4 +58,5 @@ def file_in(source: Any) -> Any:
         if hasattr(source, "seekable") and source.seekable():
             source.seek(0)
         source = source.read()
+        require_bytes(source)
     return bytes(source) if isinstance(source, (bytearray, memoryview)) else source

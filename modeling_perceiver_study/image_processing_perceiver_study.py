@@ -20,7 +20,7 @@ from transformers.utils import is_vision_available, logging
 
 from .image_reading import image_pixels, open_image, upright
 from .position import fourier_axis_features, resolve_max_frequencies
-from .scalars import is_count, is_number, plain
+from .scalars import is_count, is_number, plain, unmasked
 
 if is_vision_available():
     from PIL import Image
@@ -29,6 +29,8 @@ logger = logging.get_logger(__name__)
 
 # What Pillow's conversion from RGB to L weighs the colours with, in units of 2 ** -16.
 LUMA = (19595, 38470, 7471)
+
+_WHITE = 255  # of the numbers that images have unless `rescale_factor` says otherwise
 
 
 class PerceiverStudyImageProcessorKwargs(ImagesKwargs, total=False):
@@ -164,11 +166,16 @@ class PerceiverStudyImageProcessor(PilBackend):
         max_frequencies: float | tuple[float, ...] | None,
         size: SizeDict | None = None,
         do_resize: bool | None = None,
+        do_normalize: bool | None = None,
+        image_std: float | Sequence[float] | None = None,
         **kwargs,
     ):
         if do_resize and size and not size.shortest_edge and not (size.height and size.width):
             raise ValueError(f"size={dict(size)}: expected height and width, or shortest_edge.")
-        super()._validate_preprocess_kwargs(size=size, do_resize=do_resize, **kwargs)
+        if do_normalize and image_std is not None and not (np.asarray(image_std) > 0).all():
+            raise ValueError(f"image_std={image_std!r}: expected numbers above 0.")
+        normalizing = {"do_normalize": do_normalize, "image_std": image_std}
+        super()._validate_preprocess_kwargs(size=size, do_resize=do_resize, **normalizing, **kwargs)
         if crop_first and not (size and size.height and size.width):
             raise ValueError(f"size={size and dict(size)}: crop_first=True needs a height and a width.")
         for name, value in (("num_channels", num_channels), ("num_frequency_bands", num_frequency_bands)):
@@ -208,7 +215,7 @@ class PerceiverStudyImageProcessor(PilBackend):
             pixels = image_pixels(upright(image), to_colours)
             layout = ChannelDimension.LAST
         else:
-            pixels = _tensor_pixels(image) if isinstance(image, torch.Tensor) else image
+            pixels = _tensor_pixels(image) if isinstance(image, torch.Tensor) else np.asarray(unmasked(image))
             layout = _layout(pixels, num_channels, input_data_format)
         if pixels.dtype == bool:
             pixels = pixels * np.uint8(255)
@@ -220,7 +227,7 @@ class PerceiverStudyImageProcessor(PilBackend):
         if 0 in pixels.shape:
             raise ValueError(f"An image of shape {pixels.shape} (channels first) has no pixels.")
         if do_rescale and rescale_factor < 1:
-            _warn_if_rescaled(pixels)
+            _warn_if_rescaled(pixels, rescale_factor)
         if to_colours and len(pixels) != num_channels and len(pixels) in (1, 3, 4):
             white = _white(pixels.dtype, rescale_factor if do_rescale else None)
             pixels = _convert_colours(pixels, num_channels, white)
@@ -358,12 +365,20 @@ def _require_numbers(pixels: np.ndarray):
         raise ValueError(f"An image of shape {pixels.shape} holds {wrong}: expected finite numbers.")
 
 
-def _warn_if_rescaled(pixels: np.ndarray):
-    """Say once that an image of floats in 0 to 1 is about to become black; one that is black is as it should be."""
+def _warn_if_rescaled(pixels: np.ndarray, rescale_factor: float):
+    """Say once that an image of floats in 0 to 1 is about to become black; one that is black is as it should be.
+
+    Or that one of 16 bits, whatever its type, is about to become much whiter than white.
+    """
     if np.issubdtype(pixels.dtype, np.floating) and 0 < pixels.max() <= 1 and pixels.min() >= 0:
         logger.warning_once(
             "An image has floats from 0 to 1, which will be rescaled as if they were 0 to 255, to nearly black. Pass "
             "do_rescale=False if they are rescaled already."
+        )
+    if pixels.dtype.itemsize > 1 and rescale_factor == 1 / _WHITE and pixels.max() > 2 * _WHITE:
+        logger.warning_once(
+            "An image has numbers far above 255, which will be rescaled as if they were 0 to 255. Pass "
+            "rescale_factor=1 / 65535 for images of 16 bits."
         )
 
 

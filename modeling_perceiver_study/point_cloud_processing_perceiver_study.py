@@ -10,7 +10,7 @@ from transformers import BatchFeature, FeatureExtractionMixin
 
 from .fetching import is_file
 from .point_reading import open_points
-from .scalars import is_count, plain
+from .scalars import is_count, plain, unmasked
 
 _CANDIDATES = 64  # times the points wanted, from which the farthest are taken
 
@@ -215,7 +215,7 @@ def _array(values) -> np.ndarray:
         values = values.detach().float() if values.dtype in (torch.bfloat16, torch.float16) else values.detach()
         values = values.cpu().numpy()
     try:
-        array = np.asarray(values)
+        array = np.asarray(unmasked(values))
     except ValueError:
         raise ValueError("a cloud has rows of different lengths: expected as many numbers for each point.") from None
     if array.dtype.kind not in "biuf":

@@ -60,7 +60,8 @@ def open_points(
     except ImportError:
         raise ImportError(f"{name} is read with {needs}: install it with `pip install {needs}`.") from None
     except Exception as error:  # readers let out nearly anything that Python raises
-        raise ValueError(f"{name} cannot be read as a cloud of points: {error}") from None
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{name} cannot be read as a cloud of points: {reason}") from None
 
 
 def _without_comments(start: bytes) -> bytes:
@@ -97,7 +98,7 @@ def _ply(content: bytes, num_axes: int, feature_names: Sequence[str] | None, num
 def _pcd(content: bytes, num_axes: int, feature_names: Sequence[str] | None, num_points: int | None) -> np.ndarray:
     from pypcd4 import PointCloud
 
-    cloud = PointCloud.from_fileobj(io.BytesIO(content))
+    cloud = PointCloud.from_fileobj(io.BytesIO(_with_counts(content)))
     if (count := np.size(cloud.pc_data)) != cloud.points:
         raise ValueError(f"it has {count} points and says that it has {cloud.points}")
     data = {}
@@ -108,6 +109,15 @@ def _pcd(content: bytes, num_axes: int, feature_names: Sequence[str] | None, num
         elif not field.startswith(_FILLING):
             data[field] = cloud.numpy([field])
     return _columns(data, num_axes, feature_names)
+
+
+def _with_counts(content: bytes) -> bytes:
+    """A .pcd file with how many numbers each field has: one where it does not say so."""
+    head, data, rest = content.partition(b"\nDATA")
+    lines = {line.split(None, 1)[0]: line.split()[1:] for line in head.splitlines() if line.strip()}
+    if b"COUNT" in lines or b"FIELDS" not in lines:
+        return content
+    return head + b"\nCOUNT" + b" 1" * len(lines[b"FIELDS"]) + data + rest
 
 
 def _mesh(content: bytes, kind: str):

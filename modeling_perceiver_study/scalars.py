@@ -1,7 +1,9 @@
-"""What a setting that is a number may be."""
+"""What a setting that is a number may be, and numbers that are missing."""
 
 from numbers import Integral, Real
 from typing import Any
+
+import numpy as np
 
 
 def is_count(value: Any, minimum: int = 1) -> bool:
@@ -12,6 +14,11 @@ def is_count(value: Any, minimum: int = 1) -> bool:
 def is_number(value: Any) -> bool:
     """Whether it is a whole or a floating-point number, and no truth value."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def unmasked(values: Any) -> Any:
+    """An array with NaN in place of what numpy's mask says is missing, which is any number; anything else as it is."""
+    return values.astype(np.float64).filled(np.nan) if np.ma.is_masked(values) else values
 
 
 def plain(value: Any) -> Any:

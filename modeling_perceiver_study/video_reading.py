@@ -24,6 +24,7 @@ Rate = float | np.ndarray | None
 Choice = Callable[[int, Rate], Sequence[int]]
 
 _COVER = 0x400  # what FFmpeg calls a picture that is attached to sound
+_REORDERED = 16  # places that a frame may be shown before or after where it is stored, at most
 _PICTURE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
 _PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -203,7 +204,10 @@ def _uneven(times: list[int | None], unit: Any) -> np.ndarray | None:
     """
     if len(times) < 3 or None in times:
         return None
-    seconds = np.sort(np.array(times, np.float64)) * float(unit)
+    order = np.argsort(times, kind="stable")
+    if (np.abs(order - np.arange(len(order))) > _REORDERED).any():
+        return None  # of joined files whose times begin anew
+    seconds = np.array(times, np.float64)[order] * float(unit)
     step = (seconds[-1] - seconds[0]) / (len(seconds) - 1)
     even = seconds[0] + step * np.arange(len(seconds))
     return seconds if (np.abs(seconds - even) > step).any() else None

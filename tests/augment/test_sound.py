@@ -184,6 +184,29 @@ def test_masks_hide_no_more_than_they_say():
     assert not (hide(values, 1, torch.rand(500, 2, 2, generator=generator), sizes, 0.5)[:, 10:] == 0).any()
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("kind", ["waveform", "log-mel"])
+def test_masks_become_the_mean_of_what_is_not_normalised(kind, channels):
+    """0 is loud in the logarithm, and nothing in particular of sensors."""
+    extractor = PerceiverStudyFeatureExtractor(
+        channels, RATE, feature_type=kind, num_mel_bins=16, frame_length=64, hop_length=16, normalize=None
+    )
+    settings = SoundAugmentation(time_masks=2, time_mask=0.4, band_masks=2 * (kind == "log-mel" or channels > 1))
+    values, lengths = sounds(channels=channels)
+    values[..., 0] += 5 * (values[..., 0] != 0)
+    given = values, lengths, torch.arange(8) % 3, 1, 0
+    plain = training_sound(SoundAugmentation(), extractor)(*given)[0]["input_values"]
+    hidden = training_sound(settings, extractor)(*given)[0]["input_values"]
+    time = plain.ndim - (2 if kind == "log-mel" else 1)
+    for whole, masked, length in zip(plain, hidden, lengths.tolist(), strict=True):
+        whole = whole.narrow(time - 1, 0, length // 16 + 1 if kind == "log-mel" else length)
+        masked = masked.narrow(time - 1, 0, whole.shape[time - 1])
+        mean = whole.mean() if kind == "log-mel" else whole.mean(dim=-1, keepdim=True)
+        changed = masked != whole
+        assert changed.any()
+        torch.testing.assert_close(masked[changed], mean.expand_as(masked)[changed], rtol=1e-4, atol=1e-4)
+
+
 def test_mixing_blends_neighbours():
     values, lengths = sounds()
     labels = torch.arange(8) % 3

@@ -191,6 +191,9 @@ def test_the_column_of_labels_is_found(problem_type, features, expected):
         (["b", "z"], ["a", "b"], [1, -1]),
         (["0", "1", "2"], ["1", "2", "other"], [-1, 0, 1]),  # names, of which the lowest number is none
         (["0", "1"], ["0", "2", "3"], [0, -1]),
+        (["0", "1"], ["a", "b", "0"], [2, -1]),
+        (["0", "1", "2"], ["000", "001", "002"], [0, 1, 2]),
+        (["0", "1", "2", "3"], ["0", "1", "A"], [0, 1, 2, -1]),  # digits and letters, of which the third is meant
     ],
 )
 def test_names_are_matched(of_data, wanted, expected):

@@ -130,6 +130,17 @@ def test_a_folder_of_series_by_class(tmp_path, ending):
     assert sorted(train.labels.tolist() + validation.labels.tolist()) == [0] * 4 + [1] * 4
 
 
+@pytest.mark.parametrize("beside", ["{number}.npy", "list.csv", "metadata.txt"])
+def test_what_lies_beside_recordings_is_left_out(tmp_path, beside):
+    for number, one in enumerate(RECORDINGS):
+        folder = tmp_path / "train" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.wav").write_bytes(encoded_sound(one))
+        with (folder / beside.format(number=number)).open("wb") as file:
+            np.save(file, np.ones((64, 100), np.float32))
+    assert lengths(*decode(tmp_path)) == EXPECTED
+
+
 @pytest.mark.parametrize("broken", [b"no sound", encoded_sound(np.zeros(0, np.float32)), None])
 def test_broken_recordings(tmp_path, broken):
     files = [{"bytes": encoded_sound(one), "path": f"{number}.wav"} for number, one in enumerate(RECORDINGS)]

@@ -52,6 +52,11 @@ def test_a_mark_of_byte_order_is_no_line(tmp_path):
     assert read(write(tmp_path, header="\ufeff" + HEADER + CLASSES))[2].labels.tolist() == [1, 0]
 
 
+def test_hidden_files_are_left_out(tmp_path):
+    (write(tmp_path) / "._Two_TRAIN.ts").write_bytes(b"\0")
+    assert len(read(tmp_path)[0]) == 2
+
+
 def test_the_one_that_is_called_like_the_folder(tmp_path):
     folder = write(write(tmp_path / "Two"), ROWS[:1], name="Two_eq", test=None)
     assert len(read(folder)[0]) == 2

@@ -203,6 +203,8 @@ def test_a_text_that_is_no_path():
         ("series.csv", b",x\n0,5\n", "a column has no name"),
         ("series.csv", b"1,2\n3\n", "series.csv is not an array or a table of numbers"),
         ("series.csv", b"1,2\n3,high\n", "series.csv is not an array or a table of numbers"),
+        ("series.csv", b"0,1,2\n0.5,1.5,2.5\n", "its first line, 0, 1, 2 and so on, are names of columns"),
+        ("series.csv", b"0,1,2\n3,4,5\n", "it has 3 columns, expected 1"),
         ("series.csv", b"", "no samples"),
         ("series.csv", b"x,y\n", "no samples"),
         ("series.csv", b"1\nnan\n", "holds nan at sample 1"),

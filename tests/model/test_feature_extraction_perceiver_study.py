@@ -224,6 +224,17 @@ def test_lengths_of_what_is_padded(kind, channels, side, options, length):
         assert (values[mask == 0] == -1).all()
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("settings", [{}, LOG_MEL], ids=["waveform", "log-mel"])
+def test_recordings_are_padded_on_the_side_that_is_said(channels, settings):
+    extract = extractor(feature_size=channels, padding_side="left", padding_value=-1.0, **settings)
+    recordings = [noise(700, channels), noise(300, channels)]
+    found = extract(recordings, return_tensors="pt", pad_to_multiple_of=4)
+    expected = extract.pad(single(extract, recordings), return_tensors="pt", pad_to_multiple_of=4)
+    torch.testing.assert_close(found["input_values"], expected["input_values"], rtol=0, atol=1e-5)
+    assert torch.equal(found["attention_mask"], expected["attention_mask"]) and not found["attention_mask"][1, 0]
+
+
 def test_what_is_not_padded():
     extract = extractor(**LOG_MEL)
     made = single(extract, [noise(700), noise(300)])

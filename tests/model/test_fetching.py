@@ -38,6 +38,14 @@ def test_a_server_that_is_not_there(kind):
         READERS[kind]("http://127.0.0.1:1/file")
 
 
+@pytest.mark.parametrize("name", ["file.csv", "file.off", "file.png"])
+@pytest.mark.parametrize("kind", [kind for kind in READERS if kind != "clip"])
+def test_a_file_that_is_opened_as_text(tmp_path, kind, name):
+    (tmp_path / name).write_text("1\n2\n")
+    with (tmp_path / name).open() as file, pytest.raises(ValueError, match=r"A file is opened as text: .*'rb'"):
+        READERS[kind](file)
+
+
 @pytest.mark.parametrize("url", ["http://", "http://[::1", "http://a..b/file"])
 @pytest.mark.parametrize("kind", READERS)
 def test_what_is_no_url(kind, url):

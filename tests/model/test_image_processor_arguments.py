@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import logging
 
-from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyImageProcessor
+from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyImageProcessor, PerceiverStudyVideoProcessor
 from tests.checkpoints import save_checkpoint
 from tests.pictures import noise, pixel_values
 
@@ -58,6 +58,16 @@ def test_a_call_does_not_change_the_processor():
 def test_sizes_that_fix_no_edge(size):
     with pytest.raises(ValueError, match=r"size=.*9.*expected height and width, or shortest_edge"):
         PerceiverStudyImageProcessor(size=size)
+
+
+@pytest.mark.parametrize("kind", [PerceiverStudyImageProcessor, PerceiverStudyVideoProcessor])
+@pytest.mark.parametrize("std", [0.0, [0.5, 0.0, 0.5], -1.0])
+def test_a_deviation_of_nothing(kind, std):
+    with pytest.raises(ValueError, match=r"image_std=.*: expected numbers above 0"):
+        kind(image_std=std)
+    with pytest.raises(ValueError, match=r"image_std=.*: expected numbers above 0"):
+        kind()([IMAGE], image_std=std)
+    kind(image_std=std, do_normalize=False)
 
 
 # Frequencies
@@ -185,6 +195,14 @@ def test_floats_from_0_to_1_are_warned_of_once(log, name):
     assert log.text.count("do_rescale=False") == 1
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_numbers_of_16_bits_are_warned_of_once(log, dtype):
+    processor, image = PerceiverStudyImageProcessor(), noise(32, 32, 3).astype(dtype) * 257
+    for _ in range(3):
+        processor([image] * 2)
+    assert log.text.count("Pass rescale_factor=1 / 65535") == 1
+
+
 @pytest.mark.parametrize(
     "image, kwargs",
     [
@@ -193,6 +211,8 @@ def test_floats_from_0_to_1_are_warned_of_once(log, name):
         (FLOATS * 255, {}),
         (FLOATS * 2 - 1, {}),
         (FLOATS * 0, {}),
+        (FLOATS * 65535, {"rescale_factor": 1 / 65535}),
+        (FLOATS * 65535, {"do_rescale": False}),
         (noise(32, 32, 3, high=2), {}),
         (noise(32, 32, 3, high=2).astype(np.int64), {}),
         (Image.new("RGB", (32, 32)), {}),

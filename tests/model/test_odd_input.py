@@ -12,6 +12,7 @@ from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyFeatureExtractor,
     PerceiverStudyImageProcessor,
+    PerceiverStudyPointCloudProcessor,
     PerceiverStudyTokenizer,
     PerceiverStudyVideoProcessor,
 )
@@ -21,6 +22,27 @@ from tests.kinds import KINDS, arguments_of, model_of
 from tests.pipelines import PIPELINES, SAMPLES, SMALL, VIDEO, pipeline_of
 
 NAN = np.where(random_clip() > 250, np.nan, random_clip())
+
+MASKED = np.ma.array(np.ones((4, 8, 8, 3)), mask=np.zeros((4, 8, 8, 3)))
+MASKED[2, 3, 1] = np.ma.masked  # as files of sensors have what is missing; below the mask is any number
+
+
+@pytest.mark.parametrize(
+    ("kind", "sample", "message"),
+    [
+        (PerceiverStudyFeatureExtractor, MASKED[2, 3, :, 0], "holds nan at sample 1"),
+        (PerceiverStudyImageProcessor, MASKED[2], "holds nan"),
+        (PerceiverStudyVideoProcessor, MASKED, "holds nan"),
+        (PerceiverStudyPointCloudProcessor, MASKED[2, 3], "NaN or infinite, the first of them point 1"),
+    ],
+)
+def test_what_a_mask_hides_is_missing(kind, sample, message):
+    with pytest.raises(ValueError, match=message):
+        kind()(sample)
+    plain = np.ma.array(np.ma.getdata(sample), mask=False)
+    for name, values in kind()(plain).items():
+        np.testing.assert_array_equal(values, kind()(np.ma.getdata(sample))[name])
+
 
 # Settings
 

@@ -267,6 +267,13 @@ def test_filling_of_the_pcl():
     np.testing.assert_array_equal(open_points(filled), open_points(PCD))
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_fields_of_one_number_need_no_count(end):
+    np.testing.assert_array_equal(
+        open_points(PCD.replace(b"COUNT 1 1 1 1\n", b"").replace(b"\n", end)), open_points(PCD)
+    )
+
+
 @pytest.mark.parametrize("start", [b"# made by hand\n", b"\xef\xbb\xbf", b"\n# one\n# two\n"])
 def test_what_comes_before_a_mesh(start):
     np.testing.assert_array_equal(open_points(start + OFF), open_points(OFF))
@@ -284,6 +291,7 @@ def test_whole_numbers_in_either_order_of_bytes():
     ("content", "message"),
     [
         (PCD.removesuffix(b"1 nan 0 2\n"), "it has 1 points and says that it has 2"),
+        (PCD.replace(b"WIDTH 2\n", b""), "cannot be read as a cloud of points: [^\\n]*$"),
         (OFF.replace(b"4 4 0", b"4 nan 0"), "corners of its faces are NaN or infinite"),
         (PLY[: PLY.index(b"0 0 0 0.5")].replace(b"vertex 3", b"vertex 0"), "it has no vertices"),
     ],

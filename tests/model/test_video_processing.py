@@ -20,6 +20,7 @@ from modeling_perceiver_study import (
     PerceiverStudyImageProcessor,
     PerceiverStudyProcessor,
     PerceiverStudyVideoProcessor,
+    video_reading,
 )
 from modeling_perceiver_study import image_processing_perceiver_study as image_processing
 from modeling_perceiver_study.video_reading import choose_frames, read_frames
@@ -162,6 +163,22 @@ def test_frames_of_a_second_are_those_seen_in_it(times):
     found = [int(frame[0, 0, 0]) for frame in build_processor(fps=1, num_frames=None).read(file.getvalue())]
     seen = [max(number for number, time in enumerate(times) if time <= 1000 * second) for second in range(len(found))]
     assert found == seen and len(found) == -(-times[-1] // 1000) + (times[-1] % 1000 == 0)
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ([0, 3, 1, 2, 10], [0, 1, 2, 3, 10]),  # in the order of a file, which is not that in which they are seen
+        ([0, 33, 67, 100, 133], None),
+        ([0, 1], None),
+        ([0, None, 9, 10], None),
+        ([5, 5, 5, 5], None),
+        ([*range(0, 90, 3), *range(0, 60, 2)], None),  # of two files, one behind the other
+    ],
+)
+def test_times_of_frames_that_do_not_come_evenly(times, expected):
+    found = video_reading._uneven(times, Fraction(1, 2))
+    assert found is None if expected is None else found.tolist() == [time / 2 for time in expected]
 
 
 @pytest.mark.parametrize(

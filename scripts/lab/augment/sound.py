@@ -180,13 +180,21 @@ def _hertz(mel: torch.Tensor) -> torch.Tensor:
     return 700 * (10 ** (mel / 2595) - 1)
 
 
-def hide(values: torch.Tensor, axis: int, masks: torch.Tensor, sizes: torch.Tensor, widest: float) -> torch.Tensor:
-    """Set stretches of an axis to 0, the mean (SpecAugment, Park et al. 2019).
+def hide(
+    values: torch.Tensor,
+    axis: int,
+    masks: torch.Tensor,
+    sizes: torch.Tensor,
+    widest: float,
+    mean: float | torch.Tensor = 0.0,
+) -> torch.Tensor:
+    """Set stretches of an axis to the mean (SpecAugment, Park et al. 2019).
 
     Args:
         masks: `(b, k, 2)` in [0, 1), width and place of each.
         sizes: `(b,)`, how much of the axis is not padding.
         widest: as a share of it.
+        mean: 0 for values that are normalised.
     """
     width = masks[..., 0].to(values) * widest * sizes.to(values)[:, None]
     first = masks[..., 1].to(values) * (sizes.to(values)[:, None] - width)
@@ -194,7 +202,15 @@ def hide(values: torch.Tensor, axis: int, masks: torch.Tensor, sizes: torch.Tens
     hidden = ((place >= first[..., None]) & (place + 1 <= (first + width)[..., None])).any(dim=1)
     shape = [1] * values.ndim
     shape[0], shape[axis] = hidden.shape
-    return values.masked_fill(hidden.view(shape), 0.0)
+    return torch.where(hidden.view(shape), mean, values)
+
+
+def _mean(features: torch.Tensor, mask: torch.Tensor, spectrogram: bool) -> torch.Tensor:
+    """Of each spectrogram, or of each channel of a waveform or series, whose units may differ; without padding."""
+    time = features.ndim - 2 if spectrogram else features.ndim - 1
+    shown = mask.view(len(mask), *[-1 if axis == time else 1 for axis in range(1, features.ndim)]).expand_as(features)
+    axes = tuple(range(1, features.ndim)) if spectrogram else (time,)
+    return (features * shown).sum(dim=axes, keepdim=True) / shown.sum(dim=axes, keepdim=True)
 
 
 class TrainingSound:
@@ -260,15 +276,16 @@ class TrainingSound:
 
     def _masked(self, features: torch.Tensor, mask: torch.Tensor, draws: dict[str, torch.Tensor]) -> torch.Tensor:
         settings, spectrogram = self.settings, self.extractor.feature_type == "log-mel"
+        mean = _mean(features, mask, spectrogram) if self.extractor.normalize is None else 0.0
         if settings.time_masks:
             axis = features.ndim - 2 if spectrogram else features.ndim - 1
             chosen = draws["time_masks"][:, : settings.time_masks]
-            features = hide(features, axis, chosen, mask.sum(dim=1), settings.time_mask)
+            features = hide(features, axis, chosen, mask.sum(dim=1), settings.time_mask, mean)
         if settings.band_masks:
             axis = features.ndim - 1 if spectrogram else 1
             chosen = draws["band_masks"][:, : settings.band_masks]
             sizes = mask.new_full((len(mask),), features.shape[axis], dtype=torch.long)
-            features = hide(features, axis, chosen, sizes, settings.band_mask)
+            features = hide(features, axis, chosen, sizes, settings.band_mask, mean)
         return features
 
 

@@ -7,9 +7,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 import datasets
+from datasets.packaged_modules import _EXTENSION_TO_MODULE as MODULES  # as in folders.py
 
 POINTS, SOUND = "points", "audio"  # the roles of such files
 POINT_ENDINGS, SERIES_ENDINGS = (".npy", ".ply", ".off", ".pcd"), (".npy", ".csv")
+_RECORDINGS = ("audiofolder", "videofolder")  # the loaders of these
 ENDINGS = {POINTS: POINT_ENDINGS, SOUND: SERIES_ENDINGS}
 
 
@@ -21,7 +23,7 @@ def is_hidden(path: Path) -> bool:
 def find_files(folder: Path, wanted: Collection[str], role: str) -> dict[str, dict[Path, str]]:
     """For each split its files with their classes; none where the folder has no such files two folders down.
 
-    Hidden ones are left out.
+    Hidden ones are left out, and so are series where there are as many recordings or more.
 
     Args:
         wanted: names of splits, which tell which of the two folders is the split.
@@ -32,6 +34,8 @@ def find_files(folder: Path, wanted: Collection[str], role: str) -> dict[str, di
         for path in folder.glob("*/*/*")
         if path.suffix.lower() in ENDINGS[role] and path.is_file() and not is_hidden(path.relative_to(folder))
     )
+    if role == SOUND and files and _count_recordings(folder) >= len(files):
+        return {}  # what lies beside recordings is made of them, or says what they are
     splits: dict[str, dict[Path, str]] = {}
     by_split = any(path.parts[-3] in wanted for path in files)
     for path in files:
@@ -39,6 +43,10 @@ def find_files(folder: Path, wanted: Collection[str], role: str) -> dict[str, di
         split, name = (first, second) if by_split else (second, first)
         splits.setdefault(split, {})[path] = name
     return splits
+
+
+def _count_recordings(folder: Path) -> int:
+    return sum(MODULES.get(path.suffix.lower(), ("",))[0] in _RECORDINGS for path in folder.rglob("*"))
 
 
 def read_files(splits: dict[str, dict[Path, str]], role: str) -> dict[str, datasets.Dataset]:

@@ -8,15 +8,16 @@ import numpy as np
 def match_names(of_data: list[str], wanted: list[str], by_number: bool = False) -> np.ndarray:
     """Return the place among the wanted names of each name of the data, or -1.
 
-    They are matched by name where both have names, otherwise by number: bare numbers of the data that are no names of
-    the model, and a model whose classes are called `LABEL_0` and so on.
+    They are matched by name where both have names, otherwise by number: bare numbers of the data, unless a class of
+    the model is called by another number than its own, and a model whose classes are called `LABEL_0` and so on.
     """
     times = Counter(wanted)
     place = {name: number for number, name in enumerate(wanted) if times[name] == 1}
     numbered = [str(number) for number in range(len(of_data))]
     unnamed = [f"LABEL_{number}" for number in range(len(wanted))]
-    # Where some are names, others are classes that are not known: numbers from 0 to the highest of 1, 2 and 7 are so.
-    bare = of_data == numbered and place.keys().isdisjoint(of_data)
+    # Labels 1 and 2 are those of classes called 1, 2 and other, and not the second and the third of them.
+    misnumbered = any(name.removeprefix("-").isdecimal() and int(name) != number for number, name in enumerate(wanted))
+    bare = of_data == numbered and not misnumbered
     if by_number or bare or of_data == wanted or wanted == unnamed:
         numbers = np.arange(len(of_data))
         return np.where(numbers < len(wanted), numbers, -1)
