@@ -242,10 +242,15 @@ def test_exported_programs(run, tmp_path, capsys):
 
 @pytest.mark.parametrize("length", [None, 9])
 def test_programs_take_the_length_that_is_asked_for(run, kind, length, tmp_path):
-    """Of texts and clouds the model says how many bytes at most, or nothing."""
+    """Of texts and clouds the model says how many bytes at most, or nothing; of others it is refused."""
     asked = ["--length", str(length)] if length else []
-    export.main([str(run), "--output", str(tmp_path), "--formats", "torch", *asked])
+    command = [str(run), "--output", str(tmp_path), "--formats", "torch", *asked]
     model = load_classifier(str(run)).model
+    if length and model.config.input_type not in ("bytes", "points"):
+        with pytest.raises(UserError, match="leave it out for inputs of one size"):
+            export.main(command)
+        return
+    export.main(command)
     expected = VIEWS[type(model).__name__].example(model.config, 3, length)
     if model.config.input_type == "bytes":
         assert expected["input_ids"].shape[1] == (length or model.config.max_position_embeddings)
