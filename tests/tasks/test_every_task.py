@@ -246,10 +246,13 @@ def test_programs_take_the_length_that_is_asked_for(run, kind, length, tmp_path)
     asked = ["--length", str(length)] if length else []
     command = [str(run), "--output", str(tmp_path), "--formats", "torch", *asked]
     model = load_classifier(str(run)).model
-    if length and model.config.input_type not in ("bytes", "points"):
-        with pytest.raises(UserError, match="leave it out for inputs of one size"):
-            export.main(command)
-        return
+    try:
+        export.require_length(model.config, length or 1)
+    except UserError as error:
+        if length:
+            with pytest.raises(UserError, match=str(error)):
+                export.main(command)
+            return
     export.main(command)
     expected = VIEWS[type(model).__name__].example(model.config, 3, length)
     if model.config.input_type == "bytes":
