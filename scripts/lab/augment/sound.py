@@ -208,9 +208,9 @@ def hide(
 def _mean(features: torch.Tensor, mask: torch.Tensor, spectrogram: bool) -> torch.Tensor:
     """Of each spectrogram, or of each channel of a waveform or series, whose units may differ; without padding."""
     time = features.ndim - 2 if spectrogram else features.ndim - 1
-    shown = mask.view(len(mask), *[-1 if axis == time else 1 for axis in range(1, features.ndim)]).expand_as(features)
+    present = mask.view(len(mask), *[-1 if axis == time else 1 for axis in range(1, features.ndim)]).expand_as(features)
     axes = tuple(range(1, features.ndim)) if spectrogram else (time,)
-    return (features * shown).sum(dim=axes, keepdim=True) / shown.sum(dim=axes, keepdim=True)
+    return (features * present).sum(dim=axes, keepdim=True) / present.sum(dim=axes, keepdim=True)
 
 
 class TrainingSound:

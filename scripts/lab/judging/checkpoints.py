@@ -121,7 +121,7 @@ def _own_view(checkpoint: str, model: str | None) -> type[View] | None:
     if model in VIEWS and not os.path.isdir(checkpoint):  # a name on the Hub is not asked for a file more
         return None
     path = cached_file(checkpoint, "recipe.yaml", _raise_exceptions_for_missing_entries=False)
-    task = read_task(path) if path else ""
+    task = _read_task(path) if path else ""
     if ":" not in task:
         return None
     from lab.recipe import Recipe  # here, as a page of a shipped kind gets by without `datasets`
@@ -133,7 +133,7 @@ def _own_view(checkpoint: str, model: str | None) -> type[View] | None:
     return kind.view
 
 
-def read_task(path: str) -> str:
+def _read_task(path: str) -> str:
     """The key `task` of a recipe file, or an empty text."""
     try:
         with open(path, encoding="utf-8") as file:

@@ -11,7 +11,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from lab.errors import UserError, one_line
 from lab.recipe import Recipe
 from lab.scoring.measures import Measure, is_score, measure_of
-from lab.tasks.task import Judged, Task
+from lab.tasks.task import TAGS, Judged, Task
 
 TEMPLATE = Path(__file__).resolve().parents[3] / "model_cards" / "template.md"
 
@@ -31,7 +31,7 @@ _PARTS = {
     "limits": "",
     "usage": (),
     "augmentation": "",
-    "tags": ["perceiver", "custom_code", "arxiv:2103.03206"],
+    "tags": TAGS,
 }
 
 

@@ -22,7 +22,7 @@ from lab.scoring.measures import measure_of
 from lab.scoring.report import write_evaluation
 from lab.tasks.pretrained import Pretrained
 from lab.tasks.targets import TARGETS
-from lab.tasks.task import Judged, Scores, Task
+from lab.tasks.task import TAGS, Judged, Scores, Task
 from modeling_perceiver_study.several_tasks import SEPARATOR
 
 
@@ -180,7 +180,7 @@ class LabelledTask(Task):
             "purpose": self.target.purpose(self.samples, self.config.num_labels),
             "details": f"{self.target.kind}: {listed}.",
             "weakness": self.target.weakness(*_both(judged), names),
-            "tags": ["perceiver", "custom_code", "arxiv:2103.03206"],
+            "tags": TAGS,
             "metric": measure_of(self.best).hub_name,
         }
 

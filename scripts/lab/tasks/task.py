@@ -25,6 +25,8 @@ from lab.recipe import PROCESSOR_SECTIONS, Range, Recipe, architecture_keys, req
 from lab.scoring.measures import measure_of
 from lab.tasks.pretrained import Pretrained
 
+TAGS = ["perceiver", "custom_code", "arxiv:2103.03206"]  # of the Hub, unless a task has others
+
 Batch = dict[str, torch.Tensor]
 Arguments = dict[str, Any]
 Judged = dict[str, np.ndarray]
