@@ -61,6 +61,7 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
     """
 
     model_input_names = ["input_values", "attention_mask"]
+    stream = "audio"  # of a file that holds several
 
     def __init__(
         self,
@@ -130,6 +131,14 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
     def _require(self, name: str, holds: bool, expected: str):
         if not holds:
             raise ValueError(f"{name}={getattr(self, name)!r} in {type(self).__name__}: expected {expected}.")
+
+    def is_several(self, value: Any) -> bool:
+        """Whether it is several recordings, and not one as a list of numbers, or with a list for each channel."""
+        if not isinstance(value, (list, tuple)):
+            return getattr(value, "ndim", 0) > 2
+        if len(value) in (0, self.feature_size):
+            return False
+        return not isinstance(value[0], Number) and getattr(value[0], "ndim", 1) > 0
 
     def read(self, recording: Any, sampling_rate: int | None = None, seconds: float | None = None) -> np.ndarray:
         """One recording in any form `-> (C, L)` float32 at the extractor's rate; see `read_audio`.
@@ -370,13 +379,6 @@ def between_samples(samples: np.ndarray, place: np.ndarray) -> np.ndarray:
     above = np.minimum(below + 1, samples.shape[1] - 1)
     share = (place - below).astype(samples.dtype)
     return samples[:, below] * (1 - share) + samples[:, above] * share
-
-
-def is_several_recordings(value: Any, num_channels: int) -> bool:
-    """Whether it is a list of recordings, and not one as a list of numbers, or with a list for each channel."""
-    if not isinstance(value, (list, tuple)) or len(value) in (0, num_channels):
-        return False
-    return not isinstance(value[0], Number) and getattr(value[0], "ndim", 1) > 0
 
 
 def _is_batch(recordings: Any, num_axes: int) -> bool:

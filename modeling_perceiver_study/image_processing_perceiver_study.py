@@ -189,6 +189,10 @@ class PerceiverStudyImageProcessor(PilBackend):
                     "for columns."
                 )
 
+    def is_several(self, value: Any) -> bool:
+        """Whether it is several pictures, and not one."""
+        return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 3
+
     def fetch_images(self, image_url_or_urls):
         """As in transformers, but in the mode of the file, and of all that `open_image` takes."""
         return super().fetch_images(open_image(image_url_or_urls))

@@ -15,7 +15,6 @@ from transformers import AudioClassificationPipeline
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.pipelines.base import ChunkPipeline
 
-from .feature_extraction_perceiver_study import is_several_recordings
 from .pipeline_point_cloud_perceiver_study import Answers, listed, require_one
 
 
@@ -45,7 +44,7 @@ class PerceiverStudyAudioClassificationPipeline(Answers, ChunkPipeline, AudioCla
 
     def preprocess(self, recording: Any) -> Iterator[dict[str, Any]]:
         extractor = self.feature_extractor
-        if is_several_recordings(recording, extractor.feature_size):
+        if extractor.is_several(recording):
             require_one(len(recording))
         windows = windows_of(extractor.read(recording), extractor.max_length)
         # transformers joins only recordings of one channel into a batch if they are of different lengths.

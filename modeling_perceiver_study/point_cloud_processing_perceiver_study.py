@@ -111,6 +111,12 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
         """`A + C`"""
         return self.num_axes + self.num_features
 
+    def is_several(self, value: Any) -> bool:
+        """Whether it is several clouds, and not one as a list of points."""
+        if isinstance(value, (list, tuple)):
+            return len(value) > 0 and not _is_row(value[0])
+        return getattr(value, "ndim", 0) > 2
+
     def read(self, source: Any) -> np.ndarray:
         """`(m, A + C)`: the cloud in a file, which `__call__` takes, too. Errors as those of `open_points`."""
         names = [] if self.feature_names is None and self.num_features == 0 else self.feature_names
@@ -191,11 +197,6 @@ def normalize_points(
     # What is left of equal points, whose mean is rounded, is not a shape.
     alike = largest <= 4 * torch.finfo(points.dtype).eps * points.shape[1] ** 0.5 * magnitude
     return points / torch.where(alike, 1, largest) * ~alike
-
-
-def is_several_clouds(value) -> bool:
-    """Whether it is a list of clouds, and not one as a list of points."""
-    return isinstance(value, (list, tuple)) and len(value) > 0 and not _is_row(value[0])
 
 
 def _is_file(cloud) -> bool:

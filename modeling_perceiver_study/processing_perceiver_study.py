@@ -2,29 +2,19 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from transformers import AddedToken, BatchFeature, ProcessorMixin
 
-from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor, is_several_recordings
+from .feature_extraction_perceiver_study import PerceiverStudyFeatureExtractor
 from .fetching import fetched, file_in, is_file, is_url
 from .image_processing_perceiver_study import PerceiverStudyImageProcessor
-from .point_cloud_processing_perceiver_study import PerceiverStudyPointCloudProcessor, is_several_clouds
+from .point_cloud_processing_perceiver_study import PerceiverStudyPointCloudProcessor
 from .tokenization_perceiver_study import PerceiverStudyTokenizer
 from .video_processing_perceiver_study import PerceiverStudyVideoProcessor
-from .video_reading import is_several_clips, streams_in
+from .video_reading import streams_in
 
-# What a processor's part of the file is read by, beside the tokenizer.
-PROCESSORS = {
-    kind.__name__: kind
-    for kind in (
-        PerceiverStudyFeatureExtractor,
-        PerceiverStudyImageProcessor,
-        PerceiverStudyPointCloudProcessor,
-        PerceiverStudyVideoProcessor,
-    )
-}
 # What the file says of a tokenizer beside its special tokens, and of each token that was added to it.
 _OF_TOKENIZER = (
     "model_max_length",
@@ -34,16 +24,6 @@ _OF_TOKENIZER = (
     "clean_up_tokenization_spaces",
 )
 _OF_TOKEN = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
-# The streams of a file that some processors need.
-_STREAMS = {PerceiverStudyFeatureExtractor: "audio", PerceiverStudyVideoProcessor: "video"}
-# Axes that an array of one sample has, at most.
-_AXES = {
-    PerceiverStudyTokenizer: 0,
-    PerceiverStudyFeatureExtractor: 2,
-    PerceiverStudyVideoProcessor: 4,  # before that of images, which it is, too
-    PerceiverStudyImageProcessor: 3,
-    PerceiverStudyPointCloudProcessor: 2,
-}
 # What a processor returns beside the input itself and its mask.
 _LEFT_OUT = {"position_features": "do_fourier_encode"}
 
@@ -59,13 +39,26 @@ class PerceiverStudyProcessor(ProcessorMixin):
 
     Raises:
         ValueError: there is none, or one of an unknown kind, or two of one input name.
+
+    Attributes:
+        kinds: the classes of processors that a saved one may have. A subclass may add to them one that returns an
+            `attention_mask`; what its `is_several` tells, if it has that, is refused as a sample, and of a file that
+            holds several streams it gets the one that its `stream` names.
     """
+
+    kinds: ClassVar[tuple[type, ...]] = (
+        PerceiverStudyFeatureExtractor,
+        PerceiverStudyImageProcessor,
+        PerceiverStudyPointCloudProcessor,
+        PerceiverStudyVideoProcessor,
+        PerceiverStudyTokenizer,
+    )
 
     def __init__(self, modalities: Mapping[str, Any], input_names: Mapping[str, str] | None = None):
         super().__init__()
         if not isinstance(modalities, Mapping) or not modalities:
             raise ValueError(f"modalities={modalities!r}: expected a dict of at least one name, each with a processor.")
-        self.modalities = {name: _processor(name, settings) for name, settings in modalities.items()}
+        self.modalities = {name: self._processor(name, settings) for name, settings in modalities.items()}
         own = {name: processor.model_input_names[0] for name, processor in self.modalities.items()}
         given = dict(input_names or {})
         if given.keys() - own.keys():
@@ -139,6 +132,17 @@ class PerceiverStudyProcessor(ProcessorMixin):
                 data |= dict(zip(names, _spread(made, rows, len(samples)), strict=True))
         return BatchFeature(data, tensor_type=return_tensors)
 
+    def _processor(self, name: str, settings: Any) -> Any:
+        if not isinstance(settings, Mapping):
+            return settings
+        known = {kind.__name__: kind for kind in self.kinds}
+        kind = known.get(settings.get("processor"))
+        if kind is None:
+            given = settings.get("processor")
+            raise ValueError(f"modalities[{name!r}] has processor={given!r}: expected one of {', '.join(known)}.")
+        settings = {key: value for key, value in settings.items() if key != "processor"}
+        return _tokenizer(**settings) if kind is PerceiverStudyTokenizer else kind.from_dict(settings)
+
     def _names(self, name: str, arguments: list[str]) -> list[str]:
         """Arguments of the model: the input itself by its name, the others have that of the modality before them."""
         kept = [argument for argument in arguments if argument not in _LEFT_OUT]
@@ -165,7 +169,7 @@ class PerceiverStudyProcessor(ProcessorMixin):
         streams, needed = streams_in(file), {}
         for name, processor in self.modalities.items():
             if not isinstance(processor, PerceiverStudyTokenizer):
-                needed[name] = next((stream for kind, stream in _STREAMS.items() if isinstance(processor, kind)), None)
+                needed[name] = getattr(processor, "stream", None)
         found = {name: file for name, stream in needed.items() if None in (stream, streams) or stream in streams}
         if not found:
             there = "has none of these" if needed else "cannot hold a text"
@@ -176,19 +180,6 @@ class PerceiverStudyProcessor(ProcessorMixin):
 def _plain(value: Any) -> Any:
     """Bytes as such: a memoryview has axes, as arrays have."""
     return bytes(value) if isinstance(value, (bytearray, memoryview)) else value
-
-
-def _processor(name: str, settings: Any) -> Any:
-    if not isinstance(settings, Mapping):
-        return settings
-    kind = settings.get("processor")
-    settings = {key: value for key, value in settings.items() if key != "processor"}
-    if kind == PerceiverStudyTokenizer.__name__:
-        return _tokenizer(**settings)
-    if kind not in PROCESSORS:
-        known = ", ".join([*PROCESSORS, PerceiverStudyTokenizer.__name__])
-        raise ValueError(f"modalities[{name!r}] has processor={kind!r}: expected one of {known}.")
-    return PROCESSORS[kind].from_dict(settings)
 
 
 def _tokenizer(
@@ -228,17 +219,7 @@ def _settings(processor: Any) -> dict[str, Any]:
 
 def _require_one(name: str, processor: Any, value: Any, row: int):
     """Raise a ValueError where a sample has a list, or an array, of several for one modality."""
-    kind = next((kind for kind in _AXES if isinstance(processor, kind)), None)
-    several = kind is not None and getattr(value, "ndim", 0) > _AXES[kind]
-    if kind is PerceiverStudyFeatureExtractor:
-        several |= is_several_recordings(value, processor.feature_size)
-    elif kind is PerceiverStudyVideoProcessor:
-        several |= is_several_clips(value)
-    elif kind is PerceiverStudyPointCloudProcessor:
-        several |= is_several_clouds(value)
-    elif kind is not None:
-        several |= isinstance(value, (list, tuple))
-    if several:
+    if hasattr(processor, "is_several") and processor.is_several(value):
         raise ValueError(
             f"Sample {row} has a list of {len(value)} for {name!r}: expected one in each sample. Give several samples "
             f"as a list of dicts, [{{{name!r}: ..}}, {{{name!r}: ..}}]."

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -398,6 +399,10 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
             both = [[token.content for token in added.values() if token.normalized == kind] for kind in (False, True)]
             self._added_patterns = [_pattern_of(tokens) for tokens in both if tokens]
         return self._plain_tokens
+
+    def is_several(self, value: Any) -> bool:
+        """Whether it is several texts, and not one."""
+        return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0
 
     def get_vocab(self) -> dict[str, int]:
         return {self._named(token): number for token, number in super().get_vocab().items()}

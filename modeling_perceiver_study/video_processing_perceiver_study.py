@@ -10,7 +10,7 @@ from transformers.processing_utils import Unpack
 from .fetching import is_file
 from .image_processing_perceiver_study import PerceiverStudyImageProcessor, PerceiverStudyImageProcessorKwargs
 from .scalars import is_count, is_number
-from .video_reading import Rate, choose_frames, is_frame, read_frames
+from .video_reading import Rate, choose_frames, is_frame, is_several_clips, read_frames
 
 _LONG_CLIPS = ("spread", "cut")
 _NORMALIZATIONS = ("training", "clip", "pixel")
@@ -66,6 +66,7 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
 
     valid_kwargs = PerceiverStudyVideoProcessorKwargs
     model_input_names = ["pixel_values", "attention_mask"]
+    stream = "video"  # of a file that holds several
 
     do_fourier_encode = False
     num_frames = None
@@ -108,6 +109,10 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
         if name is not None:
             fields["auto_map"] = fields["auto_map"] | {"AutoVideoProcessor": name}
         return fields
+
+    def is_several(self, value: Any) -> bool:
+        """Whether it is several clips, and not one as an array or a list of frames."""
+        return getattr(value, "ndim", 0) > 4 or is_several_clips(value)
 
     def read(self, video: Any, frame_indices: Any = None, **kwargs: Unpack[PerceiverStudyVideoProcessorKwargs]) -> list:
         """The frames of one clip in any form that are looked at, as they are.

@@ -23,6 +23,7 @@ class ImageView(View):
     """
 
     task, sample, processor, examples = "image-classification", "image", "image_processor", "*.png"
+    models, processors = ("PerceiverStudyForImageClassification",), ("PerceiverStudyImageProcessor",)
     given_as = "image"
 
     def __init__(self, pixels: np.ndarray, grid: list[int] | None = None):
@@ -37,6 +38,10 @@ class ImageView(View):
     def of(cls, processor: Any, config: PreTrainedConfig, sample: Image.Image) -> "ImageView":
         pixels = seen_pixels(processor, sample)
         return cls(pixels, config.attended_sizes(pixels.shape[1:]))
+
+    @classmethod
+    def fits(cls, config: PreTrainedConfig) -> bool:
+        return config.input_type == "grid" and config.num_axes == 2 and config.input_name != "input_values"
 
     @classmethod
     def example(cls, config: PreTrainedConfig, count: int, length: int | None = None) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """How samples of several modalities, and attention on them, are drawn: one below the other."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,14 +16,6 @@ from lab.looking.text_view import TextView
 from lab.looking.video_view import VideoView
 from lab.looking.view import View, answers_of
 
-# By the processor of a modality.
-_VIEWS: dict[str, type[View]] = {
-    "PerceiverStudyFeatureExtractor": SoundView,
-    "PerceiverStudyImageProcessor": ImageView,
-    "PerceiverStudyPointCloudProcessor": PointsView,
-    "PerceiverStudyTokenizer": TextView,
-    "PerceiverStudyVideoProcessor": VideoView,
-}
 _WIDTH, _TITLE = 700, 32  # pixels of the picture on the page, and of a line of text in it
 _GAP = 0.06  # between pictures, as a share of the height
 
@@ -33,9 +25,14 @@ class MultimodalView(View):
 
     Args:
         views: of each.
+
+    Attributes:
+        kinds: the views that a modality may have.
     """
 
     task, sample, processor, examples = "multimodal-classification", "sample", "processor", "*.npz"
+    models, processors = ("PerceiverStudyForMultimodalClassification",), ("PerceiverStudyProcessor",)
+    kinds: ClassVar[tuple[type[View], ...]] = (ImageView, SoundView, PointsView, VideoView, TextView)
 
     def __init__(self, views: dict[str, View]):
         self.views = views
@@ -58,7 +55,7 @@ class MultimodalView(View):
         if unknown or not found:
             raise UserError(f"{path} has arrays {', '.join(found) or '(none)'}: expected some of {', '.join(names)}")
         for name, value in found.items():
-            if view_of(names[name]) is TextView and not is_text[name]:
+            if cls.view_of(names[name]) is TextView and not is_text[name]:
                 raise UserError(f"{path} has {name} of shape {value.shape} and {value.dtype}: expected a single text")
         return found
 
@@ -67,10 +64,10 @@ class MultimodalView(View):
         """As the pipeline reads it: texts are in no file, and a stream that is not there is a missing modality."""
         found, lacking = {}, UserError(f"{path} cannot hold a text: give a .npz file with {', '.join(parts)}")
         for name, part in parts.items():
-            if view_of(part) is TextView:
+            if cls.view_of(part) is TextView:
                 continue
             try:
-                found[name] = view_of(part).read(path, part)
+                found[name] = cls.view_of(part).read(path, part)
             except UserError as error:
                 # The processor comes with the checkpoint, and so does the class of what it raises.
                 if type(error.__context__).__name__ != "MissingStream":
@@ -79,6 +76,12 @@ class MultimodalView(View):
         if not found:
             raise lacking
         return found
+
+    @classmethod
+    def view_of(cls, processor: Any) -> type[View]:
+        """The view of what the processor of a modality is for."""
+        name = type(processor).__name__
+        return next(view for view in cls.kinds if name in view.processors)
 
     @classmethod
     def purpose(cls, config: PreTrainedConfig) -> str:
@@ -90,7 +93,7 @@ class MultimodalView(View):
         """A file that holds all modalities, or each by itself."""
         views = {cls.sample: cls}
         for name, part in processor.modalities.items():
-            (views[name],) = view_of(part).parts(part).values()
+            (views[name],) = cls.view_of(part).parts(part).values()
         return views
 
     @classmethod
@@ -99,7 +102,7 @@ class MultimodalView(View):
         found = cls.read(Path(given[cls.sample]), processor) if cls.sample in given else {}
         for name, part in processor.modalities.items():
             if name in given:
-                view = view_of(part)
+                view = cls.view_of(part)
                 found[name] = view.take({view.sample: given[name]}, part)
         return found
 
@@ -108,7 +111,7 @@ class MultimodalView(View):
         parts = processor.modalities
         return cls(
             {
-                name: view_of(parts[name]).of(parts[name], config.modality_config(name), sample[name])
+                name: cls.view_of(parts[name]).of(parts[name], config.modality_config(name), sample[name])
                 for name in sorted(sample)
             }
         )
@@ -118,7 +121,8 @@ class MultimodalView(View):
         arguments = {}
         for name in config.modalities:
             own = config.modality_config(name)
-            (first, values), *others = _view_of_input(own).example(own, count, length).items()
+            view = next(view for view in cls.kinds if view.fits(own))
+            (first, values), *others = view.example(own, count, length).items()
             arguments[own.input_name or first] = values
             arguments |= {f"{name}_{key}": value for key, value in others}
         return arguments
@@ -172,18 +176,3 @@ class MultimodalView(View):
         for one in inner:
             one.set(xticks=[], yticks=[])
         return inner
-
-
-def view_of(processor: Any) -> type[View]:
-    """The view of what a processor is for."""
-    return _VIEWS[type(processor).__name__]
-
-
-def _view_of_input(config: PreTrainedConfig) -> type[View]:
-    if config.input_type == "bytes":
-        return TextView
-    if config.input_type == "points":
-        return PointsView
-    if config.input_name == "input_values" or config.num_axes == 1:
-        return SoundView
-    return VideoView if config.num_axes == 3 else ImageView

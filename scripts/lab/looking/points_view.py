@@ -31,6 +31,7 @@ class PointsView(View):
     """
 
     task, sample, examples = "point-cloud-classification", "cloud", "*.npy"
+    models, processors = ("PerceiverStudyForPointCloudClassification",), ("PerceiverStudyPointCloudProcessor",)
     legend = "of points, pale is nowhere, brown most of all"
 
     def __init__(self, points: np.ndarray):
@@ -48,6 +49,10 @@ class PointsView(View):
     @classmethod
     def of(cls, processor: Any, config: PreTrainedConfig, sample: np.ndarray) -> "PointsView":
         return cls(processor(sample[None], return_tensors="np")["points"][0])
+
+    @classmethod
+    def fits(cls, config: PreTrainedConfig) -> bool:
+        return config.input_type == "points"
 
     @classmethod
     def example(cls, config: PreTrainedConfig, count: int, length: int | None = None) -> dict[str, torch.Tensor]:

@@ -23,6 +23,7 @@ class SoundView(View):
     """
 
     task, sample, examples = "audio-classification", "recording", "*.wav"
+    models, processors = ("PerceiverStudyForAudioClassification",), ("PerceiverStudyFeatureExtractor",)
     given_as = "recording"
 
     def __init__(self, values: np.ndarray, grid: list[int], seconds: float, is_spectrogram: bool):
@@ -48,6 +49,10 @@ class SoundView(View):
         values = values.reshape(-1, *sizes)
         values = values[0] if spectrogram else values
         return cls(values, config.attended_sizes(sizes), length / processor.sampling_rate, spectrogram)
+
+    @classmethod
+    def fits(cls, config: PreTrainedConfig) -> bool:
+        return config.input_name == "input_values" or (config.input_type == "grid" and config.num_axes == 1)
 
     @classmethod
     def example(cls, config: PreTrainedConfig, count: int, length: int | None = None) -> dict[str, torch.Tensor]:

@@ -29,6 +29,7 @@ class TextView(View):
     """
 
     task, sample, processor, examples = "text-classification", "text", "tokenizer", "*.txt"
+    models, processors = ("PerceiverStudyForSequenceClassification",), ("PerceiverStudyTokenizer",)
     settings = {"truncation": True}
     given_as = "text"
 
@@ -77,6 +78,10 @@ class TextView(View):
                 last = (first, end)
             owners.append(len(characters) - 1)
         return cls([*characters, "]"], np.array([*owners, len(characters)]))
+
+    @classmethod
+    def fits(cls, config: PreTrainedConfig) -> bool:
+        return config.input_type == "bytes"
 
     @classmethod
     def example(cls, config: PreTrainedConfig, count: int, length: int | None = None) -> dict[str, torch.Tensor]:
@@ -148,7 +153,7 @@ def _shown(token: int) -> str:
 class MaskedView(TextView):
     """A text some of whose bytes are `[MASK]`."""
 
-    task = "fill-mask"
+    task, models = "fill-mask", ("PerceiverStudyForMaskedLM",)
     settings = {"tokenizer_kwargs": {"truncation": True}}
 
     @classmethod

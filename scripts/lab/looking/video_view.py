@@ -27,6 +27,7 @@ class VideoView(View):
     """
 
     task, sample, processor, examples = "video-classification", "clip", "image_processor", "*.gif"
+    models, processors = ("PerceiverStudyForVideoClassification",), ("PerceiverStudyVideoProcessor",)
 
     def __init__(self, frames: np.ndarray, grid: list[int], steps: list[int]):
         self.frames, self.grid, self.steps = frames, grid, steps
@@ -40,6 +41,10 @@ class VideoView(View):
     def of(cls, processor: Any, config: PreTrainedConfig, sample: np.ndarray) -> "VideoView":
         frames = processor.process_clip(sample)
         return cls(frames, config.attended_sizes([len(frames), *frames.shape[2:]]), config.attended_steps)
+
+    @classmethod
+    def fits(cls, config: PreTrainedConfig) -> bool:
+        return config.input_type == "grid" and config.num_axes == 3
 
     @classmethod
     def example(cls, config: PreTrainedConfig, count: int, length: int | None = None) -> dict[str, torch.Tensor]:

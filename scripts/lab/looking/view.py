@@ -1,7 +1,7 @@
 """What the commands that look at one sample need to know of its kind: how to read a file, and how to draw on it.
 
-A kind of input has a view of its own beside this file, and a line in views.py. Nothing here needs `datasets`, so that a
-Space on the Hub gets by with a few files.
+A kind of input has a view of its own beside this file, and its name in `MultimodalView.kinds`. Nothing here needs
+`datasets`, so that a Space on the Hub gets by with a few files.
 """
 
 import io
@@ -52,6 +52,7 @@ class View(ABC):
         task: name of the pipeline.
         sample: what a sample is called.
         processor: attribute of the pipeline that holds what makes the model's arguments.
+        models, processors: names of the classes of this package whose samples these are.
         examples: endings of the files that publish.py puts beside the weights.
         settings: further arguments of the pipeline.
         legend: what the colours of `overlay` mean.
@@ -61,6 +62,8 @@ class View(ABC):
     task: ClassVar[str]
     sample: ClassVar[str]
     processor: ClassVar[str] = "feature_extractor"
+    models: ClassVar[tuple[str, ...]] = ()
+    processors: ClassVar[tuple[str, ...]] = ()
     examples: ClassVar[str]
     settings: ClassVar[dict[str, Any]] = {}
     legend: ClassVar[str] = "dark is nowhere, yellow most of all"
@@ -85,6 +88,11 @@ class View(ABC):
             length: bytes of a text, or points of a cloud, of which the model does not say how many it takes; None is
                 the most that it takes, and 1,024 points.
         """
+
+    @classmethod
+    def fits(cls, config: PreTrainedConfig) -> bool:
+        """Whether the only input of this config is of this kind."""
+        return False
 
     @classmethod
     def named(cls, predictions: list) -> list[tuple[str, float]]:

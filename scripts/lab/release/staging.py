@@ -143,14 +143,26 @@ def find_weights(checkpoint: Path, kind: type[Task]) -> list[Path]:
 
 
 def code_files(checkpoint: Path) -> list[Path]:
-    """Return the modules that the model's code imports: other programs that lie there are nobody's business."""
-    found, waiting = set(), sorted(checkpoint.glob("modeling_*.py"))
+    """Return the modules that a saved folder names, and what they import.
+
+    Other programs that lie there are nobody's business.
+    """
+    found, waiting = set(), [*checkpoint.glob("modeling_*.py"), *_named_modules(checkpoint)]
     while waiting:
         path = waiting.pop()
         if path not in found and path.is_file():  # one that is missing is told when the folder is loaded
             found.add(path)
             waiting += [checkpoint / f"{name}.py" for name in get_relative_imports(path)]
     return sorted(found)
+
+
+def _named_modules(checkpoint: Path) -> Iterator[Path]:
+    """The files that hold the classes that model and processor load as."""
+    for path in checkpoint.glob("*config.json"):
+        names = json.loads(path.read_text(encoding="utf-8")).get("auto_map", {}).values()
+        for name in (name for several in names for name in ([several] if isinstance(several, str) else several)):
+            if name is not None:  # of a tokenizer that comes in one of two forms
+                yield checkpoint / f"{name.rpartition('--')[2].partition('.')[0]}.py"
 
 
 def read_metrics(checkpoint: Path) -> dict:

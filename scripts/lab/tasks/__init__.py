@@ -1,30 +1,16 @@
-"""All tasks by name. A new one is a file here, one for its input in the package, and a line below."""
+"""All tasks by name. A new one is a file here, one for its input in the package, and a line below or in `kinds`."""
 
 import importlib
 
 from lab.errors import UserError, one_line
 from lab.recipe import Recipe
-from lab.tasks.audio_classification import AudioClassification
-from lab.tasks.image_classification import ImageClassification
 from lab.tasks.masked_lm import MaskedLM
 from lab.tasks.multimodal_classification import MultimodalClassification
-from lab.tasks.point_cloud_classification import PointCloudClassification
 from lab.tasks.pretrained import open_pretrained
 from lab.tasks.task import Task
-from lab.tasks.text_classification import TextClassification
-from lab.tasks.video_classification import VideoClassification
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task
-    for task in (
-        ImageClassification,
-        AudioClassification,
-        PointCloudClassification,
-        VideoClassification,
-        MultimodalClassification,
-        TextClassification,
-        MaskedLM,
-    )
+    task.name: task for task in (*MultimodalClassification.kinds, MultimodalClassification, MaskedLM)
 }
 
 

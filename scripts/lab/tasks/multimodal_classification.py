@@ -3,7 +3,7 @@
 import dataclasses
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,26 +30,25 @@ from modeling_perceiver_study import (
     PerceiverStudyProcessor,
 )
 from modeling_perceiver_study.input_fields import INPUT_FIELDS
-
-# The tasks that a modality may have: their inputs, their random changes and what decodes them.
-PARTS: dict[str, type[DecodedTask]] = {
-    kind.name: kind
-    for kind in (
-        ImageClassification,
-        AudioClassification,
-        PointCloudClassification,
-        VideoClassification,
-        TextClassification,
-    )
-}
+from modeling_perceiver_study.inputs import adapter_class
 
 
 class MultimodalClassification(RaggedTask):
     """What the task of each modality has, its name before it: a batch of `SeveralDataset`.
 
     Attributes:
+        kinds: the tasks that a modality may have: their inputs, their random changes and what decodes them. A subclass
+            may add to them, where its model, processor and view know of their inputs.
         parts: the task of each modality.
     """
+
+    kinds: ClassVar[tuple[type[DecodedTask], ...]] = (
+        ImageClassification,
+        AudioClassification,
+        PointCloudClassification,
+        VideoClassification,
+        TextClassification,
+    )
 
     name = "multimodal-classification"
     samples = "samples"
@@ -107,9 +106,9 @@ class MultimodalClassification(RaggedTask):
 
     def _open_parts(self):
         """The tasks of a model that is there already."""
-        kinds = {kind.processor_class: kind for kind in PARTS.values()}
+        kinds = {kind.processor_class.__name__: kind for kind in self.kinds}
         for name, processor in self.processor.modalities.items():
-            kind, config = kinds[type(processor)], self.config.modality_config(name)
+            kind, config = kinds[type(processor).__name__], self.config.modality_config(name)
             config.num_labels, config.problem_type = self.config.num_labels, self.config.problem_type
             self.parts[name] = kind(self._part_recipe(name, kind, {}, {}), config, processor)
 
@@ -130,7 +129,7 @@ class MultimodalClassification(RaggedTask):
         )
 
     def inherit(self, recipe: Recipe) -> Recipe:
-        found, kinds = {}, {kind.processor_class.__name__: kind for kind in PARTS.values()}
+        found, kinds = {}, {kind.processor_class.__name__: kind for kind in self.kinds}
         for name, settings in self.pretrained.processor["modalities"].items():
             kind = kinds[settings["processor"]]
             kept = {key: settings[key] for key in kind.processor_keys if key in settings and key not in SIZE_KEYS}
@@ -143,28 +142,30 @@ class MultimodalClassification(RaggedTask):
     def build_config(self) -> PerceiverStudyConfig:
         """The model of the recipe, with the input of each modality as the config of its own task describes it."""
         require_keys("feature_extractor", self.recipe.feature_extractor, ("modalities",))
+        kinds = {kind.name: kind for kind in self.kinds}
         described = self.recipe.feature_extractor.get("modalities", {})
         fields = self.recipe.model.get("modalities") or {}
         if not described or fields.keys() - described.keys():
             raise UserError(
                 "feature_extractor.modalities: give each modality a name, and below it `task`, one of "
-                f"{', '.join(PARTS)}, and its settings; model.modalities has the rest by the same names"
+                f"{', '.join(kinds)}, and its settings; model.modalities has the rest by the same names"
             )
         shared = {key: self.recipe.model[key] for key in ("num_labels", "problem_type") if key in self.recipe.model}
         for name, settings in described.items():
-            kind = PARTS.get((settings or {}).get("task"))
+            kind = kinds.get((settings or {}).get("task"))
             if kind is None:
-                raise UserError(f"feature_extractor.modalities.{name}.task: expected one of {', '.join(PARTS)}")
+                raise UserError(f"feature_extractor.modalities.{name}.task: expected one of {', '.join(kinds)}")
             settings = {key: value for key, value in settings.items() if key != "task"}
             try:
                 self.parts[name] = kind(self._part_recipe(name, kind, shared | fields.get(name, {}), settings))
             except UserError as error:
                 raise UserError(f"modality {name}: {error}") from None
-        inputs = {name: _described(part.config) for name, part in self.parts.items()}
-        return build("model", PerceiverStudyConfig, self.recipe.model | {"modalities": inputs})
+        config_class = self.model_class.config_class
+        inputs = {name: _described(part.config, config_class) for name, part in self.parts.items()}
+        return build("model", config_class, self.recipe.model | {"modalities": inputs})
 
     def build_processor(self) -> PerceiverStudyProcessor:
-        return PerceiverStudyProcessor(
+        return self.processor_class(
             {name: part.processor for name, part in self.parts.items()}, self.processor_arguments
         )
 
@@ -242,19 +243,19 @@ class MultimodalClassification(RaggedTask):
             part.target, part.config.id2label = self.target, self.config.id2label
         cards = {name: part.card(judged) for name, part in self.parts.items()}
         names = ", ".join(self.parts)
-        changes = [f"; {name}: {card['augmentation'][2:]}" for name, card in cards.items() if card["augmentation"]]
+        changes = [f"; {name}: {card['augmentation'][2:]}" for name, card in cards.items() if card.get("augmentation")]
         mixup = f"; mixup of all ({self.augmentation.mixup_alpha:g})" if self.augmentation.mixup_alpha else ""
         return parts | {
             "tags": ["multimodal", *parts["tags"]],
             "purpose": self.target.purpose(f"samples of {names}, or of some of them,", self.config.num_labels),
-            "elements": " and ".join(f"{card['elements']} ({name})" for name, card in cards.items()),
+            "elements": " and ".join(f"{card.get('elements', 'elements')} ({name})" for name, card in cards.items()),
             "augmentation": "".join(changes) + mixup,
             "usage": [
                 with_pipeline(self.name, "sample", self.target).replace(
                     '"sample"', f"dict({', '.join(f'{name}=...' for name in self.parts)})"
                 )
             ],
-            "limits": " ".join(dict.fromkeys(card["limits"] for card in cards.values())),
+            "limits": " ".join(dict.fromkeys(card["limits"] for card in cards.values() if "limits" in card)),
         }
 
     clean_check = """
@@ -264,8 +265,11 @@ assert pipeline("multimodal-classification", model=folder, trust_remote_code=Tru
 """
 
 
-def _described(config: PerceiverStudyConfig) -> dict[str, Any]:
-    """The fields of a config that describe its input, where they are not the defaults."""
+def _described(config: PerceiverStudyConfig, whole: type[PerceiverStudyConfig]) -> dict[str, Any]:
+    """The fields of a config that describe its input, where they are not the defaults of the whole model's."""
+    own = adapter_class(config.input_type).config_fields
     return {
-        name: getattr(config, name) for name in INPUT_FIELDS if getattr(config, name) != getattr(type(config), name)
+        name: getattr(config, name)
+        for name in dict.fromkeys((*INPUT_FIELDS, *own))
+        if getattr(config, name) != getattr(whole, name)
     }
