@@ -16,6 +16,7 @@ _MODEL = [
     name for name in TINY_RUN if name.startswith("model.") and "image_size" not in name and "channels" not in name
 ]
 _RUN = [name for name in TINY_RUN if name.startswith(("data.", "optimization.", "checkpoint.", "logging."))]
+_READS_SOUND, _READS_CLIPS, _READS_POINTS = " soundfile soxr", " av", " trimesh pypcd4"
 RATE = 1000
 TONES = ["low", "middle", "high"]
 
@@ -33,6 +34,7 @@ class Kind:
         classifies: its pipeline names classes.
         answers: how many `predict.py` gives to that file: of each task, or of each masked byte, one.
         modalities: of a sample of several the column of each; otherwise the first column is the sample.
+        packages: what its files are read with beyond what all models need, as a card says it.
     """
 
     recipe: list[str]
@@ -43,6 +45,7 @@ class Kind:
     classifies: bool = True
     answers: int = 1
     modalities: dict[str, str] | None = None
+    packages: str = ""
 
     def read(self, rows: datasets.Dataset) -> tuple[list, list[int]]:
         """What a pipeline takes of each row, and the labels."""
@@ -366,6 +369,7 @@ KINDS = {
         ],
         make_sound,
         write_sound,
+        packages=_READS_SOUND,
     ),
     "points": Kind(
         [
@@ -390,12 +394,14 @@ KINDS = {
         ],
         make_points,
         write_cloud,
+        packages=_READS_POINTS,
     ),
     "series": Kind(
         [*_SOUND, "feature_extractor.feature_size=2", "feature_extractor.normalize=channel", "model.patch_size=8"],
         _SOUND_CHANGES,
         make_series,
         write_series,
+        packages=_READS_SOUND,
     ),
     "text": Kind(
         ["task=text-classification", *_TEXT],
@@ -448,6 +454,7 @@ KINDS = {
         ],
         make_clips,
         write_clip,
+        packages=_READS_CLIPS,
     ),
     "multimodal": Kind(
         [
@@ -467,6 +474,7 @@ KINDS = {
         make_several,
         write_several,
         modalities={"video": "frames", "sound": "series"},
+        packages=_READS_CLIPS + _READS_SOUND,
     ),
     "captions": Kind(
         [
@@ -483,6 +491,7 @@ KINDS = {
         make_captions,
         write_caption,
         modalities={"text": "text", "sound": "series"},
+        packages=_READS_SOUND,
     ),
     "sights": Kind(
         [
@@ -504,6 +513,7 @@ KINDS = {
         make_sights,
         write_sight,
         modalities={"picture": "image", "cloud": "cloud", "sound": "audio"},
+        packages=" pypcd4 soundfile soxr trimesh",
     ),
-    "waveforms": Kind([*_SOUND, "model.patch_size=8"], _SOUND_CHANGES, make_sound, write_sound),
+    "waveforms": Kind([*_SOUND, "model.patch_size=8"], _SOUND_CHANGES, make_sound, write_sound, packages=_READS_SOUND),
 }

@@ -268,7 +268,7 @@ def test_exported_to_onnx(run, tmp_path, capsys):
     assert "logits differ by at most" in capsys.readouterr().out
 
 
-def test_a_card_and_what_is_published(run, folder, task, tmp_path):
+def test_a_card_and_what_is_published(run, folder, kind, task, tmp_path):
     """Everything loads in a process without the package, which publish.py sees to."""
     output = tmp_path / "published"
     publish.main([str(run), "--repo_id", "org/name", "--output", str(output), f"data.path={folder / 'data'}"])
@@ -276,6 +276,7 @@ def test_a_card_and_what_is_published(run, folder, task, tmp_path):
     results = json.loads((run / RESULTS).read_text())
     best = task[0].best
     assert measure_of(best).write(results[f"test_{best}"]) in card
+    assert f"\npip install torch transformers pillow{kind.packages}\n" in card
     for name in ("figures/attention.png", "figures/curves.png", "model.safetensors", *task[0].processor_files):
         assert (output / name).is_file()
     view = load_classifier(str(output)).view

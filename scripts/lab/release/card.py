@@ -30,6 +30,7 @@ _PARTS = {
     "weakness": "",
     "limits": "",
     "usage": (),
+    "packages": (),
     "augmentation": "",
     "tags": TAGS,
 }

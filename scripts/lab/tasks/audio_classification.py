@@ -195,10 +195,12 @@ class AudioClassification(RaggedTask):
             seconds = extractor.max_length / extractor.sampling_rate
             given, single = f"recordings of up to {seconds:g} s at {extractor.sampling_rate} Hz", "raw samples"
             tag, file, limits = "audio", "sound.wav", "Other speakers, microphones, rooms and noise are untested."
+            packages = ["soundfile", "soxr"]
         else:  # numbers of sensors, in units of their own
             channels = f", of {extractor.feature_size} channels" if extractor.feature_size > 1 else ""
             given, single = f"series of up to {extractor.max_length} numbers{channels}", "single moments"
             tag, file, limits = "time-series", "series.csv", "Other sensors, units and rates are untested."
+            packages = []
         kind = "log-mel spectrograms" if extractor.feature_type == "log-mel" else single
         return parts | {
             "tags": [tag, *parts["tags"]],
@@ -209,6 +211,7 @@ class AudioClassification(RaggedTask):
                 with_pipeline(self.name, file, self.target),
                 with_parts("AutoFeatureExtractor", "AutoModelForAudioClassification", f'"{file}"', self.target),
             ],
+            "packages": packages,
             "limits": limits,
         }
 

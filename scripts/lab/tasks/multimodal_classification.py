@@ -255,6 +255,7 @@ class MultimodalClassification(RaggedTask):
                     '"sample"', f"dict({', '.join(f'{name}=...' for name in self.parts)})"
                 )
             ],
+            "packages": sorted({name for card in cards.values() for name in card.get("packages", ())}),
             "limits": " ".join(dict.fromkeys(card["limits"] for card in cards.values() if "limits" in card)),
         }
 

@@ -129,6 +129,7 @@ class PointCloudClassification(RaggedTask):
             "elements": "points with their neighbors" if self.config.stem_type == "neighbors" else "single points",
             "augmentation": describe_point_augmentation(self.augmentation),
             "usage": [with_pipeline(self.name, "cloud.ply", self.target)],
+            "packages": ["trimesh", "pypcd4"],
             "limits": "Clouds from other sensors, with parts hidden or in other poses, are untested.",
         }
 

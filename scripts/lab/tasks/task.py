@@ -260,6 +260,7 @@ class Task(ABC):
 
         `purpose` ends the sentence "a Perceiver that ..."; `details`, `weakness` and `limits` are sentences;
         `elements` are what latents look at; `usage` is a list of programs, with `{repo_id}` for the name;
+        `packages` are what these need beside torch, transformers and Pillow;
         `augmentation` ends a list, or is empty; `tags` and `metric` are the Hub's. What is left out, the card does
         without.
         """

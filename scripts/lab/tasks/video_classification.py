@@ -127,6 +127,7 @@ class VideoClassification(RaggedTask):
                 with_pipeline(self.name, "clip.mp4", self.target),
                 with_parts("AutoImageProcessor", "AutoModelForVideoClassification", '"clip.mp4"', self.target),
             ],
+            "packages": ["av"],
             "limits": "Other cameras, cuts, frame rates and people are untested.",
         }
 
