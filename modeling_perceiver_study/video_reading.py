@@ -142,8 +142,11 @@ def is_several_clips(value: Any) -> bool:
     return not is_frame(first)
 
 
-def open_video(source: str | bytes | os.PathLike | Any):
+def open_video(source: str | bytes | os.PathLike | Any, name: str | None = None):
     """A container of PyAV, and what messages call it.
+
+    Args:
+        name: of bytes.
 
     Raises:
         ValueError: it cannot be opened, or holds no video.
@@ -151,7 +154,7 @@ def open_video(source: str | bytes | os.PathLike | Any):
         ImportError: PyAV is missing.
     """
     av = _av()
-    name = "bytes of a clip"
+    name = name or "bytes of a clip"
     if is_url(source):
         name, source = source, fetched(source)
     if isinstance(source, (str, os.PathLike)):
@@ -167,7 +170,9 @@ def open_video(source: str | bytes | os.PathLike | Any):
 def _read_file(source: Any, choice: Choice) -> list[np.ndarray]:
     """`(H, W, 3)` uint8 for each wanted frame."""
     av = _av()
-    container, name = open_video(source)
+    name = source if is_url(source) else None
+    source = fetched(source) if is_url(source) else source  # once, though it is opened twice
+    container, name = open_video(source, name)
     with container:
         stream = _film(container)
         if stream is None:

@@ -3,12 +3,16 @@
 import functools
 import re
 
+import numpy as np
 import pytest
+import soundfile
+from PIL import Image
 
+from modeling_perceiver_study import fetching
 from modeling_perceiver_study.audio_reading import read_audio
 from modeling_perceiver_study.image_reading import open_image
 from modeling_perceiver_study.point_reading import open_points
-from modeling_perceiver_study.video_reading import open_video
+from modeling_perceiver_study.video_reading import open_video, read_frames
 from tests.file_server import serving
 
 READERS = {
@@ -21,8 +25,24 @@ READERS = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("served")) as url:
+    folder = tmp_path_factory.mktemp("served")
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(folder / "picture", "PNG")
+    frames[0].save(folder / "clip", "GIF", save_all=True, append_images=frames[1:])
+    soundfile.write(folder / "recording", np.zeros(800), 8000, format="WAV")
+    np.save(folder / "cloud.npy", np.zeros((5, 3)))
+    (folder / "cloud.npy").rename(folder / "cloud")
+    with serving(folder) as url:
         yield url
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_file_is_fetched_once(server, kind, monkeypatch):
+    asked, get = [], fetching.httpx.get
+    monkeypatch.setattr(fetching.httpx, "get", lambda url, **settings: asked.append(url) or get(url, **settings))
+    read = functools.partial(read_frames, choice=lambda count, rate: range(count)) if kind == "clip" else READERS[kind]
+    assert read(f"{server}/{kind}") is not None
+    assert asked == [f"{server}/{kind}"]
 
 
 @pytest.mark.parametrize("kind", READERS)
