@@ -11,7 +11,7 @@ import contextlib
 import csv
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ import torch
 
 from .fetching import fetched, file_in, is_url, require_bytes
 from .scalars import is_number, unmasked
-from .video_reading import MissingStream, open_video
+from .video_reading import MissingStream, film_in, open_video
 
+_CLOCK = 1_000_000  # units of a second in which PyAV says how long a file lasts
 _BLOCK = 2**18  # samples of each channel that are read at a time
 _LARGEST_SAMPLE = 4  # bytes of a whole number
 _NPY = b"\x93NUMPY"  # what such files begin with
@@ -52,7 +53,7 @@ def read_audio(
         do_rescale: bring integers into [-1, 1], those of files too. Otherwise they keep their units, and arrays of
             another rate are resampled about the line from their first to their last number, as they do not come from
             silence and go there.
-        seconds: what is wanted at most, from the beginning.
+        seconds: what is wanted at most, from the beginning, which is that of the film in a file that has one.
         array_rate: samples a second of arrays, those in `.npy` and `.csv` files too; None is `sampling_rate`. Of a dict
             its own counts.
 
@@ -290,25 +291,47 @@ def _read_container(
         if not container.streams.audio:
             raise MissingStream(f"{name} has no sound in it.")
         rate = container.streams.audio[0].rate
-        blocks = (_with_channels(block, num_channels, do_rescale) for block in _blocks(container, seconds))
+        blocks = _from_first_frame(container, _blocks(container))
+        blocks = (_with_channels(block, num_channels, do_rescale) for block in _cut(blocks, rate, seconds))
         return _at_rate(blocks, rate, sampling_rate, num_channels) or None
 
 
-def _blocks(container: Any, seconds: float | None):
+def _blocks(container: Any) -> Iterator[np.ndarray]:
     """`(channels, l)` float32, one after the other, of the first stream of sound, without what is damaged."""
     import av  # there, since the container is
 
     stream = container.streams.audio[0]
     floats = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
-    left = None if seconds is None else _count(seconds * stream.rate)
     for frame in _decoded(container, stream):
         for part in floats.resample(frame):
-            block = part.to_ndarray()[:, :left]
-            yield block
-            if left is not None:
-                left -= block.shape[1]
-                if left <= 0:
-                    return
+            yield part.to_ndarray()
+
+
+def _from_first_frame(container: Any, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same beside a film: silence until sound begins that begins later, and without what is heard before."""
+    sound, film = container.streams.audio[0], film_in(container)
+    ahead = 0  # samples
+    if film is not None and None not in (film.start_time, sound.start_time, container.duration):
+        seconds = float(film.start_time * film.time_base - sound.start_time * sound.time_base)
+        if abs(seconds) < container.duration / _CLOCK:  # otherwise times are broken
+            ahead = round(seconds * sound.rate)
+    for block in blocks:
+        if ahead < 0:
+            yield np.zeros((len(block), -ahead), block.dtype)
+            ahead = 0
+        yield block[:, ahead:]
+        ahead = max(0, ahead - block.shape[1])
+
+
+def _cut(blocks: Iterable[np.ndarray], rate: int, seconds: float | None) -> Iterator[np.ndarray]:
+    """No more than the first `seconds`."""
+    left = None if seconds is None else _count(seconds * rate)
+    for block in blocks:
+        yield block[:, :left]
+        if left is not None:
+            left -= block[:, :left].shape[1]
+            if left <= 0:
+                return
 
 
 def _decoded(container: Any, stream: Any):

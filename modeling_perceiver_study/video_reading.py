@@ -174,7 +174,7 @@ def _read_file(source: Any, choice: Choice) -> list[np.ndarray]:
     source = fetched(source) if is_url(source) else source  # once, though it is opened twice
     container, name = open_video(source, name)
     with container:
-        stream = _film(container)
+        stream = film_in(container)
         if stream is None:
             raise MissingStream(f"{name} has no video in it.")
         rate = None if stream.average_rate is None else float(stream.average_rate)
@@ -193,7 +193,7 @@ def _read_file(source: Any, choice: Choice) -> list[np.ndarray]:
     return frames
 
 
-def _film(container: Any) -> Any:
+def film_in(container: Any) -> Any:
     """The stream of frames in a container, None where there is none."""
     return next((stream for stream in container.streams.video if not _is_cover(stream)), None)
 
@@ -224,7 +224,7 @@ def _decode(source: Any, wanted: Sequence[int]) -> tuple[list[np.ndarray] | None
     needed, last = set(wanted), max(wanted)
     container, _ = open_video(source)
     with container:
-        stream = _film(container)
+        stream = film_in(container)
         stream.thread_type = "AUTO"
         try:
             for frame in container.decode(stream):

@@ -105,6 +105,21 @@ def test_frames_and_sound_of_a_long_file_are_of_one_time(seconds):
     assert bool(spread.max() > frames.max() + 0.1) == (seconds == 5.0)
 
 
+@pytest.mark.parametrize(("frames_begin", "sound_begins"), [(0, 0.5), (0.5, 0), (0.5, 0.5), (0.3, 0.5)])
+def test_frames_and_sound_that_begin_at_different_times(frames_begin, sound_begins):
+    """What is heard beside a frame is what a player plays there, silence where sound has not begun."""
+    moments = np.arange(FRAMES) / FPS + frames_begin
+    frames = np.repeat((200 * moments).astype(np.uint8), 6 * 8 * 3).reshape(-1, 6, 8, 3)
+    sound = (sound_begins + np.arange(SAMPLES) / RATE) * 200 / 255
+    file = encoded_clip(frames, FPS, sound, frames_begin=frames_begin, sound_begins=sound_begins)
+    made = processor_of(long_clips="cut")(file)
+    seen, heard = made["pixel_values"][0].mean(dim=(1, 2, 3)).numpy(), made["input_values"][0].numpy()
+    beside = heard[:: RATE // FPS][:FRAMES]
+    begun = (moments[: len(beside)] >= sound_begins - 1e-6).astype(float)
+    np.testing.assert_allclose(beside, seen[: len(beside)] * begun, rtol=0, atol=0.03)
+    assert begun.any() and len(beside) >= FRAMES - round(frames_begin * FPS)
+
+
 def test_cut_and_sampled_contradict_each_other():
     with pytest.raises(ValueError, match="long_clips='cut' takes the first frames"):
         processor_of(long_clips="cut", do_sample_frames=True)(clip(0.5))
