@@ -55,7 +55,6 @@ def page(classifier: Classifier, checkpoint: str) -> gr.Blocks:
     """The page for what `load_classifier` gave."""
     config, view = classifier.model.config, classifier.view
     parts = view.parts(classifier.processor)
-    answers = _ANSWERS * len(config.tasks or [None])
     name = Path(checkpoint).resolve().name
     with gr.Blocks(title=name, analytics_enabled=False) as blocks:
         gr.Markdown(f"# {_plain(name)}\n{view.purpose(config)}")
@@ -66,7 +65,7 @@ def page(classifier: Classifier, checkpoint: str) -> gr.Blocks:
                 if examples:
                     gr.Examples(examples, given[0], cache_examples=False)
                 told = gr.Markdown(elem_id="told", line_breaks=True)
-                labels = gr.Label(label="likeliest", num_top_classes=answers, elem_id="labels")
+                labels = gr.Label(label="likeliest", elem_id="labels")
             with gr.Column():
                 legends = "; ".join(dict.fromkeys(part.legend for part in parts.values()))
                 gr.Markdown(f"Where the latents look: {legends}.")
