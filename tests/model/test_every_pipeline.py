@@ -153,7 +153,11 @@ def test_a_bare_model_gets_the_rest_of_its_classifier(head, tmp_path):
     bare = PerceiverStudyModel.from_pretrained(tmp_path)
     found = pipeline_of(head, bare)
     assert found.model.perceiver is bare
-    assert found(SAMPLES[head]) == pipeline_of(head)(SAMPLES[head])
+    for made, expected in zip(found(SAMPLES[head]), pipeline_of(head)(SAMPLES[head]), strict=True):
+        assert [one["label"] for one in made] == [one["label"] for one in expected]
+        # Weights lie at other addresses, with which some processors round products otherwise.
+        scores = [[one["score"] for one in answers] for answers in (made, expected)]
+        np.testing.assert_allclose(*scores, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", CLASSIFIERS)
