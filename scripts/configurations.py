@@ -51,9 +51,11 @@ _HEADER_FIELDS = ("Paper", "Command", "Score", "Time")
 _INTRODUCTION = """\
 # Recipes
 
-One YAML file for each recipe. Any key can be changed on the command line, as in `optimization.epochs=5`. All keys and
-their defaults are in [`scripts/lab/recipe.py`](../scripts/lab/recipe.py). `python scripts/configurations.py` makes the
-tables of this page from the files.
+One YAML file for each recipe. Any key can be changed on the command line, as in `optimization.epochs=5`. Keys and their
+defaults are in [`scripts/lab/recipe.py`](../scripts/lab/recipe.py), those of `model:` in
+[`configuration_perceiver_study.py`](../modeling_perceiver_study/configuration_perceiver_study.py), those of
+`augmentation:` in [`scripts/lab/augment/`](../scripts/lab/augment), and those of a processor in its class.
+`python scripts/configurations.py` makes the tables of this page from the files.
 
 """
 _NOT_RUN = """

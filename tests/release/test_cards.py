@@ -104,7 +104,7 @@ def test_what_was_fine_tuned_says_so(run, tmp_path, monkeypatch, name, revision,
 def test_what_was_trained_from_scratch_says_so(staged):
     text = (staged / "README.md").read_text()
     assert ModelCard(text).data.to_dict()["co2_eq_emissions"]["training_type"] == "from scratch"
-    assert "fine-tuned" not in text and "alone\nand carries what biases that has" in text
+    assert "fine-tuned" not in text and "alone\nand carries the biases of these data" in text
 
 
 def test_the_card_says_where_heads_began_and_what_was_averaged(run, tmp_path, monkeypatch):
