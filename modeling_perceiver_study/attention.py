@@ -274,13 +274,15 @@ class CrossAttention(MultiHeadAttention):
             if not isinstance(inputs, torch.Tensor):
                 arrays = [byte_array(part).to(self.layernorm.weight.dtype) for part in inputs]
                 inputs = torch.cat(arrays, dim=1) if len(arrays) > 1 else arrays[0]
-            if attention_mask is not None:
+            if attention_mask is not None and self._takes_made_masks(attention_mask):
                 attention_mask = create_bidirectional_mask(
                     config=self.config,
                     inputs_embeds=latents,
                     attention_mask=attention_mask,
                     encoder_hidden_states=inputs,
                 )
+            elif attention_mask is not None and attention_mask.ndim == 2:
+                attention_mask = attention_mask[:, None, None]
             attended, weights = self.attend(
                 query, self.layernorm_inputs(inputs), attention_mask, output_attentions, **kwargs
             )
@@ -289,6 +291,14 @@ class CrossAttention(MultiHeadAttention):
             attended = attended.masked_fill(empty.transpose(1, 2), 0.0)
             weights = None if weights is None else weights.masked_fill(empty, 0.0)
         return self.o_proj(attended.flatten(2).to(query.dtype)), weights
+
+    def _takes_made_masks(self, attention_mask: torch.Tensor) -> bool:
+        """Whether transformers makes the mask that an implementation takes.
+
+        It drops one where none is chosen, as in a module of no model, and asks for its values, of which a transform and
+        the meta device have none.
+        """
+        return self.config._attn_implementation is not None and not (is_transformed() or attention_mask.is_meta)
 
     def _takes_separable_path(self, inputs: torch.Tensor | Sequence[GridInputs], path: str) -> bool:
         if not isinstance(inputs, torch.Tensor) and any(is_separable(part) for part in inputs):

@@ -11,12 +11,11 @@ from functools import partial
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from .attention import CrossAttention, PerceiverStudyLayer
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .inputs import LearnedPadding, draw_apart, fresh_weight
-from .paths import has_values, keeps_nothing
+from .paths import has_values, is_batched, keeps_nothing
 from .position import count_axis_features, fourier_features, resolve_max_frequencies
 
 # Queries of all samples that are decoded at a time.
@@ -113,7 +112,7 @@ class _SomeAtATime(torch.autograd.Function):
 
     Backward computes the answers of some queries again, and then their gradients: nothing of them is kept in between.
     `torch.utils.checkpoint` would keep small things of each chunk, between which an allocator leaves holes of the size
-    of the large ones.
+    of the large ones. Gradients that have gradients themselves, and many at once, take a graph of all chunks.
 
     Args:
         answer: draws random numbers from torch's generators alone, and learns from nothing but `weights`.
@@ -131,33 +130,41 @@ class _SomeAtATime(torch.autograd.Function):
         ctx.states = [generator.get_state() for generator in ctx.generators]
         ctx.save_for_backward(latents, output_queries)
         answers, first = None, 0
-        for some in chunks:
-            part = answer(some, latents, output_queries)
-            if answers is None:
-                answers = part.new_empty(part.shape[0], sum(map(len, chunks)), *part.shape[2:])
-            answers[:, first : first + len(some)] = part
-            first += len(some)
+        # Before torch 2.11 weights that autocast keeps from here would have no gradient where they are used again.
+        with _autocast(ctx, cache_enabled=False):
+            for some in chunks:
+                part = answer(some, latents, output_queries)
+                if answers is None:
+                    answers = part.new_empty(part.shape[0], sum(map(len, chunks)), *part.shape[2:])
+                answers[:, first : first + len(some)] = part
+                first += len(some)
         return answers
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_answers):
+        now = [generator.get_state() for generator in ctx.generators]
+        for generator, state in zip(ctx.generators, ctx.states, strict=True):
+            generator.set_state(state)
+        with_graph = torch.is_grad_enabled() or is_batched(grad_answers)
+        grads = (_grads_with_a_graph if with_graph else _SomeAtATime._grads)(ctx, grad_answers)
+        for generator, state in zip(ctx.generators, now, strict=True):
+            generator.set_state(state)
+        return None, None, *grads
+
+    @staticmethod
+    def _grads(ctx, grad_answers):
         latents, output_queries = (part if part is None else part.detach() for part in ctx.saved_tensors)
         needs_latents, needs_queries, *needs_weights = ctx.needs_input_grad[2:]
         weights = [weight for weight, need in zip(ctx.weights, needs_weights, strict=True) if need]
         shared = [latents.requires_grad_(), *weights] if needs_latents else weights
         totals = [torch.zeros_like(value) for value in shared]
         grad_queries = torch.zeros_like(output_queries) if needs_queries else None
-        now = [generator.get_state() for generator in ctx.generators]
-        for generator, state in zip(ctx.generators, ctx.states, strict=True):
-            generator.set_state(state)
         for some, grad in zip(ctx.chunks, grad_answers.split([len(some) for some in ctx.chunks], dim=1), strict=True):
             indices, rows = some, None
             if output_queries is not None:  # the rows alone, so that their gradient has their size
                 indices, rows = torch.arange(len(some), device=some.device), output_queries[:, some]
             leaves = [*shared, rows.requires_grad_()] if needs_queries else shared
-            autocast = nullcontext() if ctx.autocast is None else torch.autocast(*ctx.autocast)
-            with torch.enable_grad(), autocast:
+            with torch.enable_grad(), _autocast(ctx):
                 part = ctx.answer(indices, latents, rows)
             found = torch.autograd.grad(part, leaves, grad, allow_unused=True)
             for total, more in zip(totals, found, strict=False):
@@ -165,11 +172,25 @@ class _SomeAtATime(torch.autograd.Function):
                     total.add_(more)
             if needs_queries:
                 grad_queries.index_add_(1, some, found[-1])
-        for generator, state in zip(ctx.generators, now, strict=True):
-            generator.set_state(state)
         totals = iter(totals)
         grad_latents = next(totals) if needs_latents else None
-        return None, None, grad_latents, grad_queries, *(next(totals) if need else None for need in needs_weights)
+        return grad_latents, grad_queries, *(next(totals) if need else None for need in needs_weights)
+
+
+def _grads_with_a_graph(ctx, grad_answers: torch.Tensor) -> list[torch.Tensor | None]:
+    """Of latents, queries and weights, through the answers of all chunks at once."""
+    create_graph, needed = torch.is_grad_enabled(), ctx.needs_input_grad[2:]
+    with torch.enable_grad(), _autocast(ctx):
+        latents, output_queries = (part if part is None else part.view_as(part) for part in ctx.saved_tensors)
+        answers = torch.cat([ctx.answer(some, latents, output_queries) for some in ctx.chunks], dim=1)
+    sources = [one for one, need in zip((latents, output_queries, *ctx.weights), needed, strict=True) if need]
+    found = torch.autograd.grad(answers, sources, grad_answers, create_graph=create_graph, allow_unused=True)
+    found = iter(found)
+    return [next(found) if need else None for need in needed]
+
+
+def _autocast(ctx, **settings):
+    return nullcontext() if ctx.autocast is None else torch.autocast(*ctx.autocast, **settings)
 
 
 def _weights_of(module: nn.Module) -> Iterator[torch.Tensor]:
@@ -261,9 +282,10 @@ class PerceiverStudyDecoder(nn.Module):
         query = query or self.query
         count = self._check(latents, query, output_queries, output_query_indices)
         answer = partial(self._answer, query, head)
-        indices = output_query_indices
-        if indices is None:
+        if output_query_indices is None:
             indices = torch.arange(count, device=latents.device)
+        else:
+            indices = output_query_indices.long()  # of bytes torch would make a mask
         size = max(1, chunk_size // max(1, latents.shape[0]))
         if keeps_nothing() or len(indices) <= size:
             return answer(indices, latents, output_queries)

@@ -21,7 +21,7 @@ from .audio_reading import read_audio  # noqa: F401
 from .auto_classes import AUTO_MAP  # noqa: F401
 from .base import PerceiverStudyClassifierOutput, PerceiverStudyPreTrainedModel, PerceiverStudyTokenOutput
 from .byte_start import start_bytes_locally  # noqa: F401
-from .bytes import BytesAdapter  # noqa: F401
+from .bytes import BytesAdapter
 from .configuration_perceiver_study import PerceiverStudyConfig
 from .decoder import PerceiverStudyDecoder, PerceiverStudyLatents
 from .elastic import chosen_count  # noqa: F401
@@ -30,7 +30,7 @@ from .fetching import fetched  # noqa: F401
 from .grid import GridAdapter  # noqa: F401
 from .image_reading import open_image  # noqa: F401
 from .input_fields import require
-from .inputs import check_tensor
+from .inputs import check_given, check_tensor
 from .labels import check_byte_labels, check_class_labels, share_of_loss
 from .local_start import start_locally  # noqa: F401
 from .masked_lm import MaskedLMDecoder, labelled_positions
@@ -370,6 +370,7 @@ class PerceiverStudyForTokenClassification(PerceiverStudyPreTrainedModel):
             labels: `(B, M)`, a class for each byte, or -100 for those that the loss leaves out.
             cross_attend_path: see `PerceiverStudyModel.forward`.
         """
+        check_given("input_ids", input_ids)
         given = {"input_ids": input_ids, "attention_mask": attention_mask}
         outputs = self.perceiver(**given, cross_attend_path=cross_attend_path, **kwargs, return_dict=True)
         if not self.has_own_loss:
@@ -390,6 +391,9 @@ class PerceiverStudyForMaskedLM(PerceiverStudyPreTrainedModel):
         super().__init__(config)
         self.loss_type = "ForMaskedLM"  # also of a subclass of another name
         self.perceiver = PerceiverStudyModel(config)
+        expected = f"in {type(self).__name__}, which answers with the bytes of its only input"
+        require(config, "modalities", config.modalities is None, f"None {expected}")
+        require(config, "input_type", isinstance(self.perceiver.inputs, BytesAdapter), f"'bytes' {expected}")
         self.decoder = MaskedLMDecoder(config)
         self.post_init()
 

@@ -113,11 +113,10 @@ def loss_of_tasks(
             "and torch.float32."
         )
     total = task_losses(logits, shares.to(logits.device), tasks).sum()
-    if num_items_in_batch is None:
-        return total / shares.sum().to(total).clamp(min=torch.finfo(total.dtype).eps)
-    if labels.is_floating_point():  # of which all entries were counted
-        num_items_in_batch = num_items_in_batch * shares.mean().to(total)
-    return total / num_items_in_batch
+    count = shares.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch).to(total)
+    if num_items_in_batch is not None and labels.is_floating_point():  # of which all entries were counted
+        count = count * shares.mean().to(total)
+    return total / count.to(total).clamp(min=torch.finfo(total.dtype).eps)
 
 
 def model_of_task(model: "PerceiverStudyClassifier", task: str) -> "PerceiverStudyClassifier":

@@ -26,6 +26,7 @@ FIELDS = {
     "num_labels": 3,
     "initializer_range": 0.3,
 }
+TEXT = {"input_type": "bytes", "d_model": 16, "max_position_embeddings": 24}
 RUNS = {"ngram_sizes": [-3, 2, 3], "ngram_vocab_size": 50}
 HEADS = [
     PerceiverStudyForSequenceClassification,
@@ -37,6 +38,11 @@ HEADS = [
 def model_of(head, **fields):
     torch.manual_seed(0)
     return head(PerceiverStudyConfig(**{**FIELDS, **fields})).double().eval()
+
+
+def small_fields() -> dict:
+    """Those that describe no input."""
+    return {name: value for name, value in FIELDS.items() if name not in (*TEXT, "num_labels")}
 
 
 def ids_of(batch=3, length=12):
@@ -149,6 +155,29 @@ def test_wrong_texts():
         model(input_ids=torch.zeros(1, 4, dtype=torch.long), output_positions=torch.tensor([[0, 4]]))
     with pytest.raises(ValueError, match="d_model=12: expected a multiple of 8"):
         model_of(PerceiverStudyForMaskedLM, d_model=12)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"modalities": {"text": TEXT, "image": {"image_size": 4}}}, "modalities=.*expected None in PerceiverStudyFor"),
+        ({}, "input_type='grid' .*expected 'bytes' in PerceiverStudyForMaskedLM"),
+        ({"input_type": "array", "num_channels": 8}, "input_type='array' .*expected 'bytes'"),
+    ],
+)
+def test_masked_bytes_are_those_of_the_only_input(fields, message):
+    with pytest.raises(ValueError, match=message):
+        PerceiverStudyForMaskedLM(PerceiverStudyConfig(**small_fields(), **fields))
+
+
+def test_classes_of_bytes_that_are_not_given():
+    """Of several inputs those may be given that have none."""
+    config = PerceiverStudyConfig(modalities={"text": TEXT, "image": {"image_size": 4}}, **small_fields())
+    model = PerceiverStudyForTokenClassification(config)
+    picture, ids = torch.randn(3, 3, 4, 4), ids_of()
+    assert model(input_ids=ids, pixel_values=picture).logits.shape == (3, 12, 2)
+    with pytest.raises(ValueError, match="input_ids are missing"):
+        model(pixel_values=picture)
 
 
 # A start at spots

@@ -233,6 +233,40 @@ def test_chunks_and_subsets(kind, chunk_size):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("how", ["gradients of gradients", "many at once"])
+@pytest.mark.parametrize("kind", QUERIES)
+def test_gradients_of_chunks_beyond_the_first(kind, how):
+    """Also where the first gradient is that of a sum: its own gradient was missing, without a word."""
+    torch.manual_seed(0)
+    decoder = randomized(PerceiverStudyDecoder(small_config(), QUERIES[kind](), query_width=9, num_heads=2))
+    head = nn.Sequential(nn.Linear(decoder.width, 2), nn.Tanh()).double()
+    latents = latents_of().requires_grad_()
+    given = torch.randn(3, 20, 9, dtype=torch.float64, requires_grad=True) if kind == "given" else None
+    asked = [latents, *([given] if kind == "given" else [])]
+    weights = [weight for weight in (*decoder.parameters(), *head.parameters()) if weight.requires_grad]
+    found = []
+    for chunk_size in (21, 10**6):
+        answers = decoder(latents, given, head=head, chunk_size=chunk_size)
+        if how == "many at once":
+            many = torch.stack([torch.ones_like(answers), answers.detach()])
+            found.append(torch.autograd.grad(answers, asked + weights, many, is_grads_batched=True))
+            continue
+        slopes = torch.autograd.grad(answers.sum(), asked, create_graph=True)
+        penalty = sum(slope.square().sum() for slope in slopes)
+        found.append(torch.autograd.grad(penalty, asked + weights, materialize_grads=True))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_indices_of_any_whole_numbers(dtype):
+    """Of as many bytes as there are queries torch would make a mask, which answers others."""
+    decoder = randomized(PerceiverStudyDecoder(small_config(), PerceiverStudyLatents(4, 11)))
+    indices = torch.tensor([0, 3, 1, 1])
+    expected = decoder(latents_of(), output_query_indices=indices)
+    assert torch.equal(decoder(latents_of(), output_query_indices=indices.to(dtype)), expected)
+
+
 def test_queries_of_a_grid_are_the_features_of_its_points():
     """Of an axis of a single point, too."""
     from modeling_perceiver_study.position import fourier_axis_features, join_axis_features
@@ -293,6 +327,27 @@ def test_some_tasks_at_a_time():
     torch.testing.assert_close(some["pixels"], every["pixels"][:, [29, 4]], rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match="no task 'sounds': expected some of 'labels', 'pixels'"):
         outputs(latents, tasks=["sounds"])
+
+
+@pytest.mark.parametrize("backward_inside", [False, True])
+def test_tasks_under_autocast_learn_beside_one_that_is_answered_in_chunks(backward_inside):
+    """The weights that autocast keeps have gradients, though chunks are answered without a graph."""
+    torch.manual_seed(0)
+    queries = {"a_picture": FourierQueries([5, 6], 2), "label": PerceiverStudyLatents(1, 8)}
+    outputs = PerceiverStudyOutputs(small_config(), queries, {"a_picture": 1, "label": 3})
+    latents, found = torch.randn(2, 6, 16), []
+    weights = [weight for weight in outputs.parameters() if weight.requires_grad]
+    for chunk_size in (8, 10**6):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = sum(part.float().square().sum() for part in outputs(latents, chunk_size=chunk_size).values())
+            if backward_inside:
+                loss.backward()
+        if not backward_inside:
+            loss.backward()
+        found.append([weight.grad for weight in weights])
+        outputs.zero_grad()
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.05, atol=0.02)
 
 
 def test_the_single_query_of_the_classifier_is_a_case():

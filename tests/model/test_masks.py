@@ -5,6 +5,7 @@ import torch
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask, flash_attention_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from modeling_perceiver_study import PerceiverStudyConfig
 from modeling_perceiver_study.attention import eager_attention_forward
 from tests import reference
 from tests.models import mask, needs_compiler, pixels, small_model
@@ -154,3 +155,24 @@ def test_masks_of_transformers_are_understood():
     arguments = {"batch_size": 2, "q_length": 3, "kv_length": 2, "mask_function": lambda b, h, q, kv: q >= 0}
     assert not sdpa_mask(**arguments, attention_mask=points)[1].any()
     assert (eager_mask(**arguments, attention_mask=points)[1] == torch.finfo(torch.float32).min).all()
+
+
+@pytest.mark.parametrize("masked", [mask, some_masks])
+def test_a_module_of_no_model_sees_what_a_mask_shows(masked):
+    """Such a config has no attention implementation chosen, for which transformers makes no mask."""
+    model = small_model(attn_implementation="eager").double()
+    attention, points = model.perceiver.cross_attends[0].attention, masked(model.config)
+    latents = torch.randn(3, 6, model.config.d_latents, dtype=torch.float64)
+    inputs = torch.randn(3, points.shape[1], model.config.num_input_channels, dtype=torch.float64)
+    expected, weights = attention(latents, inputs, points, output_attentions=True)
+    attention.config = PerceiverStudyConfig(**model.config.to_diff_dict())
+    assert attention.config._attn_implementation is None
+    found, maps = attention(latents, inputs, points, output_attentions=True)
+    torch.testing.assert_close((found, maps), (expected, weights), rtol=0, atol=1e-12)
+    torch.testing.assert_close(attention(latents, inputs, points)[0], expected, rtol=0, atol=1e-12)
+
+
+def test_masks_on_the_meta_device():
+    model = small_model().to("meta")
+    images, points = pixels(model.config).to("meta"), mask(model.config).to("meta")
+    assert model(images, attention_mask=points).logits.shape == (3, model.config.num_labels)

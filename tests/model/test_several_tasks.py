@@ -88,6 +88,17 @@ def test_loss_is_the_mean_over_all_labels_that_there_are():
     nothing.backward()
 
 
+@pytest.mark.parametrize("count", [0, 20, torch.tensor(0), torch.tensor(20)])
+@pytest.mark.parametrize("labels", [torch.full((2, 2), -100), torch.zeros(2, 5)], ids=["classes", "shares"])
+def test_a_part_of_a_batch_without_labels_has_no_loss(labels, count):
+    """Where gradients are added up, NaN would be that of all parts."""
+    model = text_model()
+    loss = model(**given(), labels=labels, num_items_in_batch=count).loss
+    assert loss == 0
+    loss.backward()
+    assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
+
+
 def test_only_the_query_of_a_label_learns_from_it():
     model = text_model()
     model(**given(), labels=torch.tensor([[0, -100], [2, -100]])).loss.backward()

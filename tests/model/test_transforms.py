@@ -48,6 +48,23 @@ def test_transforms_of_functions(implementation):
     assert torch.equal(model(images).logits, expected)
 
 
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_a_mask_of_each_sample_in_a_transform(implementation):
+    """One of a sample that shows nothing too: whether all is shown cannot be asked there."""
+    model = small_model().double()
+    model.set_attn_implementation(implementation)
+    images, points = pixels(model.config, dtype=torch.float64), mask(model.config)
+    points[1] = 0
+
+    def score_of_one(image, mask):
+        return model(image[None], attention_mask=mask[None]).logits.square().sum()
+
+    found = vmap(grad(score_of_one))(images, points)
+    images.requires_grad_()
+    (expected,) = torch.autograd.grad(model(images, attention_mask=points).logits.square().sum(), images)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
 def _gradients(model, images):
     used = [weight for weight in model.parameters() if weight.requires_grad]
     found = iter(torch.autograd.grad(model(images).logits.square().sum(), used))
