@@ -233,7 +233,7 @@ class CrossAttention(MultiHeadAttention):
     them. Latents of batch 1 are the same for all samples, as the first cross-attend's are.
 
     A query from which masks hide everything has weights of 0 and a sum of values of 0, so `o_proj` makes its bias of
-    it, on either path and with every attention implementation.
+    it, on either path and with every attention implementation of transformers.
     """
 
     def __init__(

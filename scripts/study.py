@@ -1,6 +1,6 @@
 """Test claims about the Perceiver by experiments, and write the report.
 
-    python scripts/study.py                                 # all, on the embedded digits, into docs/study/: two hours
+    python scripts/study.py                                 # all, on the embedded digits, into docs/study/: 1.5 hours
     python scripts/study.py positions permutation --seeds 0 1 2 --output output/study
     python scripts/study.py positions --config configuration/cifar10-study.yaml data.path=/data/cifar10
 
