@@ -35,6 +35,13 @@ def test_the_model_follows_the_feature_extractor():
         task_of("model.image_size=7")
 
 
+@pytest.mark.parametrize(("stretch_to", "longest"), [(None, 160), (64, 64)])
+def test_cost_is_that_of_the_longest_sample(stretch_to, longest):
+    task = task_of(f"feature_extractor.stretch_to={'null' if stretch_to is None else stretch_to}")
+    arguments, _ = task.example(2, "cpu")
+    assert arguments["input_values"].shape[-1] == longest and arguments["attention_mask"].shape == (2, longest)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

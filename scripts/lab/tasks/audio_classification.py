@@ -174,8 +174,9 @@ class AudioClassification(RaggedTask):
         return super().loss(outputs, targets)
 
     def example(self, size: int, device: torch.device | str) -> tuple[Arguments, Any]:
-        samples = torch.zeros(size, self.processor.feature_size, self.processor.max_length, device=device)
-        lengths = torch.full((size,), self.processor.max_length, device=device)
+        longest = self.processor.stretch_to or self.processor.max_length
+        samples = torch.zeros(size, self.processor.feature_size, longest, device=device)
+        lengths = torch.full((size,), longest, device=device)
         return self._arguments(samples, lengths), self.target.example(size, self.config.num_labels, device)
 
     def as_read(self, sample: np.ndarray) -> np.ndarray:
