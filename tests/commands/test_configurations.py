@@ -11,7 +11,7 @@ PARAMETERS = {
     "avletters-sound": 293_102,
     "avletters-video": 318_182,
     "cifar10-long": 6_817_694,
-    "cifar10-study": 3_888_532,
+    "cifar10-study": 3_872_148,
     "cifar10-longer": 5_451_668,
     "digits": 239_408,
     "digits-finetune": 5_451_668,
