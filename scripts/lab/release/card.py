@@ -11,7 +11,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from lab.errors import UserError, one_line
 from lab.recipe import Recipe
 from lab.scoring.measures import Measure, is_score, measure_of
-from lab.tasks.task import TAGS, Judged, Task
+from lab.tasks.task import CARD_PARTS, Judged, Task
 
 TEMPLATE = Path(__file__).resolve().parents[3] / "model_cards" / "template.md"
 
@@ -20,20 +20,6 @@ _WATTS = {"H100": 700, "H200": 700, "A100": 400, "L40S": 350, "V100": 300, "L4":
 _WATTS_OF_OTHER_GPU = 300
 _WATTS_PER_THREAD = 10
 _GRAMS_PER_KWH = 475  # CO2 equivalent, the world's average in 2018 by the International Energy Agency
-
-
-# What a card says where its task says nothing.
-_PARTS = {
-    "purpose": "answers what it was trained to",
-    "elements": "elements of the input",
-    "details": "",
-    "weakness": "",
-    "limits": "",
-    "usage": (),
-    "packages": (),
-    "augmentation": "",
-    "tags": TAGS,
-}
 
 
 def render_card(
@@ -60,7 +46,7 @@ def render_card(
     """
     metrics, config = runs[0], task.config
     cost = energy(metrics["train_seconds"], metrics["hardware"])
-    parts = _PARTS | {"metric": measure_of(task.best).hub_name} | task.card(judged)
+    parts = CARD_PARTS | {"metric": measure_of(task.best).hub_name} | task.card(judged)
     parts["usage"] = [program.replace("{repo_id}", repo_id) for program in parts["usage"]]
     card = ModelCard.from_template(
         _card_data(repo_id, licence, recipe, task, parts, runs, cost, examples),

@@ -20,7 +20,7 @@ from lab.tasks.decoded import DecodedTask
 from lab.tasks.image_classification import SIZE_KEYS, ImageClassification
 from lab.tasks.point_cloud_classification import PointCloudClassification
 from lab.tasks.ragged import RaggedTask
-from lab.tasks.task import Arguments, Batch, Judged
+from lab.tasks.task import CARD_PARTS, Arguments, Batch, Judged
 from lab.tasks.text_classification import TextClassification
 from lab.tasks.usage import with_pipeline
 from lab.tasks.video_classification import VideoClassification
@@ -241,22 +241,22 @@ class MultimodalClassification(RaggedTask):
         parts = super().card(judged)
         for part in self.parts.values():  # which answer nothing themselves
             part.target, part.config.id2label = self.target, self.config.id2label
-        cards = {name: part.card(judged) for name, part in self.parts.items()}
+        cards = {name: CARD_PARTS | part.card(judged) for name, part in self.parts.items()}
         names = ", ".join(self.parts)
-        changes = [f"; {name}: {card['augmentation'][2:]}" for name, card in cards.items() if card.get("augmentation")]
+        changes = [f"; {name}: {card['augmentation'][2:]}" for name, card in cards.items() if card["augmentation"]]
         mixup = f"; mixup of all ({self.augmentation.mixup_alpha:g})" if self.augmentation.mixup_alpha else ""
         return parts | {
             "tags": ["multimodal", *parts["tags"]],
             "purpose": self.target.purpose(f"samples of {names}, or of some of them,", self.config.num_labels),
-            "elements": " and ".join(f"{card.get('elements', 'elements')} ({name})" for name, card in cards.items()),
+            "elements": " and ".join(f"{card['elements']} ({name})" for name, card in cards.items()),
             "augmentation": "".join(changes) + mixup,
             "usage": [
                 with_pipeline(self.name, "sample", self.target).replace(
                     '"sample"', f"dict({', '.join(f'{name}=...' for name in self.parts)})"
                 )
             ],
-            "packages": sorted({name for card in cards.values() for name in card.get("packages", ())}),
-            "limits": " ".join(dict.fromkeys(card["limits"] for card in cards.values() if "limits" in card)),
+            "packages": sorted({name for card in cards.values() for name in card["packages"]}),
+            "limits": " ".join(dict.fromkeys(filter(None, (card["limits"] for card in cards.values())))),
         }
 
     clean_check = """

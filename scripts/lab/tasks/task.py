@@ -26,6 +26,18 @@ from lab.scoring.measures import measure_of
 from lab.tasks.pretrained import Pretrained
 
 TAGS = ["perceiver", "custom_code", "arxiv:2103.03206"]  # of the Hub, unless a task has others
+# What a card says where its task says nothing.
+CARD_PARTS = {
+    "purpose": "answers what it was trained to",
+    "elements": "elements of the input",
+    "details": "",
+    "weakness": "",
+    "limits": "",
+    "usage": (),
+    "packages": (),
+    "augmentation": "",
+    "tags": TAGS,
+}
 
 Batch = dict[str, torch.Tensor]
 Arguments = dict[str, Any]
