@@ -28,6 +28,7 @@ class BytesAdapter(InputAdapter):
     input_name = "input_ids"
     config_fields = ("vocab_size", "max_position_embeddings", "d_model", "ngram_sizes", "ngram_vocab_size")
     supports_local_start = True
+    masks_elements = True
 
     def __init__(self, config: "PerceiverStudyConfig"):
         super().__init__(config)

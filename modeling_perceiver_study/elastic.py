@@ -65,10 +65,10 @@ def classify_early(
         ValueError: the model does not answer with one class, or is in training mode; or `confidence` is no such number.
     """
     one_class = model.config.problem_type in (None, "single_label_classification") and model.config.tasks is None
-    if not one_class or model.config.num_labels < 2:
+    if not hasattr(model, "logits_of") or not one_class or model.config.num_labels < 2:
         raise ValueError(
-            f"problem_type={model.config.problem_type!r} and num_labels={model.config.num_labels}: expected a model "
-            "that answers with one class of several."
+            f"problem_type={model.config.problem_type!r} and num_labels={model.config.num_labels} of "
+            f"{type(model).__name__}: expected a model that answers with one class of several."
         )
     if not is_number(confidence) or not confidence >= 0:
         raise ValueError(f"confidence={confidence!r}: expected a probability, or more than 1 to have all blocks.")

@@ -34,6 +34,8 @@ class InputAdapter(nn.Module):
         supports_local_start: whether elements end in Fourier positions, as those of a grid of `num_axes` axes do, or
             begin with the lowest band.
         starts_locally_beside_others: the same where it is one of several inputs.
+        masks_elements: whether its mask is `(B, M)`, so that a mask of the elements of several inputs can be told to
+            it. Otherwise it does not know what such a mask hides, which is hidden afterwards.
         arguments: names of all arguments, in the order in which `forward` takes them.
         width: `K`, channels of an element.
     """
@@ -45,6 +47,7 @@ class InputAdapter(nn.Module):
     stem_types: tuple[str, ...] = ("none",)
     supports_local_start: bool = False
     starts_locally_beside_others: bool = False
+    masks_elements: bool = False
 
     def __init__(self, config: "PerceiverStudyConfig"):
         super().__init__()
@@ -101,6 +104,12 @@ class InputAdapter(nn.Module):
     def lengths(self, given: dict[str, torch.Tensor]) -> dict[str, int]:
         """`M` by name of the input, in the order of `parts`."""
         return {self.arguments[0]: self.length(*(given.get(name) for name in self.arguments))}
+
+    def alone(
+        self, argument: str, given: dict[str, torch.Tensor], attention_mask: torch.Tensor | None
+    ) -> dict[str, torch.Tensor | None]:
+        """Arguments of `PerceiverStudyModel.elements` for the input `argument`, of a model with only this one."""
+        return given | {"attention_mask": attention_mask}
 
 
 def check_mask(mask: torch.Tensor | None, shape: tuple[int, ...], points: str = "input") -> torch.Tensor | None:
@@ -167,6 +176,7 @@ class ArrayAdapter(InputAdapter):
     """`(B, M, K)`: elements as they are given, positions included."""
 
     config_fields = ("num_channels",)
+    masks_elements = True
 
     @classmethod
     def width_of(cls, config: "PerceiverStudyConfig") -> int:
@@ -236,6 +246,20 @@ def draw_apart(modules: Iterable[nn.Module]):
             nn.init.normal_(module.weight, std=_FRESH)
 
 
+def _both(mask: torch.Tensor | None, following: torch.Tensor, elements: torch.Tensor | None) -> torch.Tensor | None:
+    """What the mask of `elements`, `(B, M)`, and the first `M` columns of `following` both show.
+
+    Where these do not fit, the mask as it is: what is wrong is told by what checks it.
+    """
+    if elements is None or elements.ndim < 2:
+        return mask
+    following = following[:, : elements.shape[1]]
+    if following.shape != elements.shape[:2] or (mask is not None and mask.shape != following.shape):
+        return mask
+    following = check_mask(following, following.shape)
+    return following if mask is None else following & check_mask(mask, mask.shape)
+
+
 class LearnedPadding(nn.Module):
     """`() -> (count,)`: channels that bring a modality to the common width, and say which modality it is."""
 
@@ -298,13 +322,16 @@ class SeveralInputs(nn.Module):
     def parts(
         self, given: dict[str, torch.Tensor], attention_mask: torch.Tensor | None, dtype: torch.dtype
     ) -> tuple[GridInputs, ...]:
-        parts = {}
+        parts, before = {}, 0
         for name, values in self._given(given).items():
+            adapter, mask = self.adapters[name], given.get(self._mask(name))
+            if adapter.masks_elements and attention_mask is not None and attention_mask.ndim == 2:
+                mask = _both(mask, attention_mask[:, before:], values[0])
             try:
-                part = self.adapters[name](*values, dtype=dtype, attention_mask=given.get(self._mask(name)))
+                parts[name] = adapter(*values, dtype=dtype, attention_mask=mask)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
-            parts[name] = part
+            before += num_points(parts[name])
         sizes = {name: part.pixels.shape[0] for name, part in parts.items()}
         if any(size != next(iter(sizes.values())) for size in sizes.values()):
             raise ValueError(f"Inputs have batches of different sizes, {sizes}: expected the same number of samples.")
@@ -317,6 +344,20 @@ class SeveralInputs(nn.Module):
 
     def lengths(self, given: dict[str, torch.Tensor]) -> dict[str, int]:
         return {name: self.adapters[name].length(*values) for name, values in self._given(given).items()}
+
+    def alone(
+        self, argument: str, given: dict[str, torch.Tensor], attention_mask: torch.Tensor | None
+    ) -> dict[str, torch.Tensor | None]:
+        """Arguments for one input of several, as if it were given alone: it is hidden where either mask hides it."""
+        before = 0
+        for name, length in self.lengths(given).items():
+            if self._arguments(name)[0] == argument:
+                break
+            before += length
+        mask = given.get(self._mask(name))
+        if attention_mask is not None:
+            mask = _both(mask, attention_mask[:, before:], given[argument])
+        return {key: given.get(key) for key in self._arguments(name)} | {self._mask(name): mask}
 
     def _mask_all(self, parts: dict[str, GridInputs], attention_mask: torch.Tensor) -> dict[str, GridInputs]:
         """Hide what `attention_mask`, `(B, M)` over the elements of all parts, hides beside their own masks."""

@@ -96,7 +96,7 @@ def labelled_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
     `O` is how many the sample with most of them has, at least 1; others are filled up with positions without a label.
     """
-    shown = labels != NO_LABEL
+    shown = labels.long() != NO_LABEL  # as torch takes 156 in uint8 for -100
     most = max(1, int(shown.sum(dim=1).max()))
     positions = shown.long().argsort(dim=1, descending=True, stable=True)[:, :most]
     return positions, labels.gather(1, positions)

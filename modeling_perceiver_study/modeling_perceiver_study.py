@@ -366,16 +366,23 @@ class PerceiverStudyForTokenClassification(PerceiverStudyPreTrainedModel):
 
         Args:
             input_ids: bytes, as the tokenizer makes them.
-            attention_mask: `(B, M)`, 1 for bytes and 0 for padding.
+            attention_mask: `(B, M)`, 1 for bytes and 0 for padding; of several inputs for the elements of all.
             labels: `(B, M)`, a class for each byte, or -100 for those that the loss leaves out.
             cross_attend_path: see `PerceiverStudyModel.forward`.
         """
         check_given("input_ids", input_ids)
-        given = {"input_ids": input_ids, "attention_mask": attention_mask}
-        outputs = self.perceiver(**given, cross_attend_path=cross_attend_path, **kwargs, return_dict=True)
+        outputs = self.perceiver(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            cross_attend_path=cross_attend_path,
+            **kwargs,
+            return_dict=True,
+        )
         if not self.has_own_loss:
             check_byte_labels(labels, input_ids.shape, self.config.num_labels)
-        queries = self.perceiver.elements(**given)
+        inputs = self.perceiver.inputs
+        given = {"input_ids": input_ids} | {name: kwargs[name] for name in inputs.arguments if name in kwargs}
+        queries = self.perceiver.elements(**inputs.alone("input_ids", given, attention_mask))
         logits = self.decoder(outputs.last_hidden_state, output_queries=queries, head=self.classifier)
         loss = None if labels is None else self.loss_function(logits, labels, self.config, **kwargs)
         return PerceiverStudyTokenOutput(loss, logits, *_recorded(outputs))

@@ -40,6 +40,7 @@ class PointsAdapter(InputAdapter):
     stem_types = ("none", "neighbors")
     supports_local_start = True
     starts_locally_beside_others = True
+    masks_elements = True
 
     def __init__(self, config: "PerceiverStudyConfig"):
         super().__init__(config)

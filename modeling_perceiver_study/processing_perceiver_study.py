@@ -236,9 +236,8 @@ def _call(name: str, processor: Any, samples: list[Any], settings: dict[str, Any
     if isinstance(processor, PerceiverStudyVideoProcessor):
         # In a list an array of three axes would be a frame, and not a clip.
         samples = [clip[..., None] if getattr(clip, "ndim", 0) == 3 else clip for clip in samples]
-    alone = hasattr(samples[0], "ndim") and len(samples) == 1
     try:
-        made = processor(samples[0][None] if alone else samples, return_tensors="np", **plain | settings)
+        made = processor(samples, return_tensors="np", **plain | settings)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     made = {argument: np.asarray(value) for argument, value in made.items() if argument not in _LEFT_OUT}

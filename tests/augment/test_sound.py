@@ -222,3 +222,11 @@ def test_mixing_blends_neighbours():
 def test_words():
     assert describe_augmentation(SoundAugmentation()) == ""
     assert describe_augmentation(ALL).startswith("; speed 0.8 to 1.2, shifts by up to 0.05 s, gain of up to 6 dB")
+
+
+def test_a_share_of_the_recordings_gets_noise():
+    values, lengths = sounds(200)
+    samples, settings = values.transpose(1, 2), SoundAugmentation(noise=[12, 12], noise_share=0.3)
+    draws = draw(settings, 200, torch.Generator().manual_seed(0))
+    noisy = (add_noise(samples, lengths, settings, draws) != samples).flatten(1).any(dim=1)
+    assert torch.equal(noisy, draws["has_noise"] < 0.3) and 0.15 < noisy.double().mean() < 0.45

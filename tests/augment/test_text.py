@@ -1,5 +1,7 @@
 """Random changes of texts, and masks."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,30 @@ def test_typos():
     assert np.array_equal(mistyped(ids, 0.0, np.random.default_rng(0)), ids)
     for seed in range(20):
         assert len(mistyped(ids[:1], 1.0, np.random.default_rng(seed))) >= 1
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(0, "acde"), (1, "abbcde"), (2, "acbde"), (3, "aecde")])
+def test_kinds_of_typos(kind, expected):
+    rng = SimpleNamespace(
+        random=lambda size: np.where(np.arange(size) == 1, 0.0, 1.0),
+        integers=lambda high, size: np.full(size, kind if high == 4 else 4),
+    )
+    assert text_of(mistyped(ids_of("abcde"), 0.5, rng)) == expected
+
+
+def test_shares_of_texts_and_of_bytes_that_change():
+    ids = ids_of("Some Words " * 100)
+
+    def changed(seed, **settings):
+        return change(ids, TextAugmentation(**settings), MASK, np.random.default_rng(seed))
+
+    found = [text_of(changed(seed, case_share=0.5)) for seed in range(100)]
+    assert {*found} == {text_of(ids), text_of(ids).lower(), text_of(ids).upper()}
+    assert 30 < found.count(text_of(ids)) < 70
+    masked = changed(0, mask_share=0.3)
+    assert (masked == MASK).mean() == pytest.approx(0.3, abs=0.05)
+    assert (masked[masked != MASK] == ids[masked != MASK]).all()
+    assert not np.array_equal(changed(0, typos=0.3), ids)
 
 
 @pytest.mark.parametrize("masked", ["bytes", "words", "spans"])

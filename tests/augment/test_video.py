@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from lab.augment.video import TrainingVideo, VideoAugmentation, describe_video_augmentation, elsewhere, in_other_time
+from lab.augment.video import (
+    TrainingVideo,
+    VideoAugmentation,
+    describe_video_augmentation,
+    elsewhere,
+    hidden,
+    in_other_light,
+    in_other_time,
+)
 from modeling_perceiver_study import PerceiverStudyVideoProcessor
 
 ALL = {
@@ -109,3 +117,33 @@ def test_mixed_clips_show_both_and_their_labels():
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(4))
     longest = torch.maximum(lengths, lengths[[1, 0, 3, 2]])
     assert arguments["attention_mask"].sum(dim=1).equal(longest)
+
+
+def test_zoom_shows_things_larger():
+    rows, columns = torch.meshgrid(torch.arange(40.0), torch.arange(80.0), indexing="ij")
+    disc = ((rows - 19.5) ** 2 + (columns - 39.5) ** 2 < 36).float().expand(1, 1, 1, 40, 80)
+    larger = elsewhere(disc, VideoAugmentation(zoom=[2.0, 2.0]), generators(1))
+    assert larger.sum().item() == pytest.approx(4 * disc.sum().item(), rel=0.1)
+
+
+def test_another_light_is_as_far_off_as_it_says():
+    values = torch.tensor([100.0, 200.0]).view(1, 2, 1, 1, 1).expand(1, 2, 3, 4, 5)  # of which the first has the mean
+    contrast, brightness = generators(1)[0].uniform(-1, 1, 2)
+    found = in_other_light(values, VideoAugmentation(contrast=0.5), generators(1))
+    torch.testing.assert_close(found, 100 + (values - 100) * (1 + 0.5 * contrast))
+    found = in_other_light(values, VideoAugmentation(brightness=0.2), generators(1))
+    torch.testing.assert_close(found, values + 51 * brightness)
+    for seed in range(8):
+        found = in_other_light(values, VideoAugmentation(brightness=1.0), generators(1, seed))
+        assert found.min() >= 0 and found.max() <= 255
+
+
+def test_no_more_is_hidden_than_is_said():
+    values, lengths = torch.ones(50, 20, 1, 8, 12), torch.full((50,), 10)
+    found = hidden(values, lengths, VideoAugmentation(time_masks=1, time_mask=0.4), generators(50))
+    frames = (found == 0).flatten(2).all(dim=2)
+    assert frames.any() and frames.sum(dim=1).max() <= 4 and not frames[:, 10:].any()
+    boxes = hidden(values, lengths, VideoAugmentation(erase=1.0), generators(50)) == 0
+    assert boxes.equal(boxes[:, :1].expand_as(boxes))
+    rows, columns = (boxes[:, 0, 0].any(dim=axis).sum(dim=1) for axis in (2, 1))
+    assert rows.min() >= 1 and rows.max() <= 4 and columns.min() >= 2 and columns.max() <= 6

@@ -191,3 +191,10 @@ def test_a_device_map(saved):
     loaded = AutoModelForAudioClassification.from_pretrained(folder, trust_remote_code=True, device_map="auto")
     features = extractor(noise(700), return_tensors="pt").to(loaded.device)
     torch.testing.assert_close(loaded(**features).logits.cpu(), model(**features.to("cpu")).logits)
+
+
+@pytest.mark.parametrize(("size", "starts"), [(5, [0]), (10, [0]), (11, [0, 1]), (25, [0, 8, 15]), (30, [0, 10, 20])])
+def test_windows_cover_a_recording_evenly(size, starts):
+    windows = windows_of(np.arange(2 * size).reshape(2, size), 10)
+    assert [int(one[0, 0]) for one in windows] == starts
+    assert all(one.shape == (2, min(size, 10)) for one in windows) and windows[-1][0, -1] == size - 1

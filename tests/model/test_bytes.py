@@ -180,6 +180,49 @@ def test_classes_of_bytes_that_are_not_given():
         model(pixel_values=picture)
 
 
+@pytest.mark.parametrize("mask", ["attention_mask", "text_attention_mask"])
+def test_classes_of_bytes_beside_a_picture_do_not_depend_on_what_masks_hide(mask):
+    """Though the run that begins with a byte reaches behind the mask."""
+    text = TEXT | {"ngram_sizes": [-3], "ngram_vocab_size": 50}
+    config = PerceiverStudyConfig(modalities={"text": text, "image": {"image_size": 4}}, **small_fields())
+    model, ids = PerceiverStudyForTokenClassification(config).double().eval(), ids_of()
+    picture = torch.randn(3, 3, 4, 4, dtype=torch.float64)
+    shown = torch.ones(3, 28 if mask == "attention_mask" else 12)  # the picture comes first
+    shown[:, -8:] = 0
+    found = []
+    for hidden in (99, 120):
+        ids[:, 4:] = hidden
+        found.append(model(input_ids=ids, pixel_values=picture, **{mask: shown}).logits)
+    assert found[0].shape == (3, 12, 2)
+    torch.testing.assert_close(found[0][:, :4], found[1][:, :4], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [270, 100])
+def test_ids_that_stay_keep_their_bias(count):
+    model, ids = model_of(PerceiverStudyForMaskedLM), ids_of() % 100
+    torch.nn.init.normal_(model.decoder.bias)
+    model.decoder.bias.requires_grad_(False)
+    before, kept = model(input_ids=ids).logits, min(count, 262)
+    model.resize_token_embeddings(count, mean_resizing=False)
+    torch.testing.assert_close(model(input_ids=ids).logits[..., :kept], before[..., :kept])
+    assert not model.decoder.bias.requires_grad
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((1, 2), "int64"), ((3,), "int64"), ((3, 0), "int64"), ((3, 2), "int32")])
+def test_wrong_positions(shape, dtype):
+    asked = torch.zeros(shape, dtype=getattr(torch, dtype))
+    with pytest.raises(ValueError, match=r"output_positions have shape .*expected \(3, positions\) with at least one"):
+        model_of(PerceiverStudyForMaskedLM)(input_ids=ids_of(), output_positions=asked)
+
+
+def test_labels_of_one_byte_in_training():
+    """torch takes 156 of uint8 for -100."""
+    model, ids = model_of(PerceiverStudyForMaskedLM).train(), torch.full((2, 5), 156)
+    found = [model(input_ids=ids, labels=labels) for labels in (ids, ids.byte())]
+    assert found[0].logits.shape == found[1].logits.shape == (2, 5, 262)
+    torch.testing.assert_close(found[0].loss, found[1].loss)
+
+
 # A start at spots
 
 

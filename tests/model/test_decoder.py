@@ -425,3 +425,16 @@ def test_outputs_without_a_head_for_each_task_are_refused(queries, labels):
     message = re.escape(f"queries of {list(queries)} and num_labels of {list(labels)}: expected both of the same tasks")
     with pytest.raises(ValueError, match=message):
         PerceiverStudyOutputs(small_config(), {task: PerceiverStudyLatents(1, 4) for task in queries}, labels)
+
+
+def test_a_transform_answers_all_queries_at_once():
+    decoder, latents = randomized(PerceiverStudyDecoder(small_config(), PerceiverStudyLatents(10, 4))), latents_of()
+    found = torch.func.vmap(lambda one: decoder(one[None], chunk_size=3)[0])(latents)
+    torch.testing.assert_close(found, decoder(latents), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_places_of_many_queries_are_rounded_last(dtype):
+    queries, indices = FourierQueries([500], 4), torch.arange(500)
+    found = queries(indices, dtype)
+    assert found.dtype == dtype and torch.equal(found, queries(indices, torch.float32).to(dtype))

@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from modeling_perceiver_study import PerceiverStudyModel, classify_early
+from modeling_perceiver_study import (
+    PerceiverStudyForMaskedLM,
+    PerceiverStudyForTokenClassification,
+    PerceiverStudyModel,
+    classify_early,
+)
 from tests.models import small_config, small_model
 
 DEEP = {"num_blocks": 4, "num_cross_attends": 2, "share_block_weights": False, "num_latents": 6}
@@ -159,3 +164,29 @@ def test_a_model_in_training_mode_is_not_sure():
 def test_numbers_have_no_confidence():
     with pytest.raises(ValueError, match=r"problem_type='regression'.* expected a model that answers with one class"):
         classify_early(deep_model(problem_type="regression"), 0.9, pixel_values=images())
+
+
+@pytest.mark.parametrize("head", [PerceiverStudyForTokenClassification, PerceiverStudyForMaskedLM])
+def test_bytes_have_many_answers(head):
+    config = small_config(input_type="bytes", image_size=224, num_frequency_bands=64, num_labels=3)
+    with pytest.raises(ValueError, match=rf"of {head.__name__}: expected a model that answers with one class"):
+        classify_early(head(config).eval(), 0.5, input_ids=torch.ones(1, 4, dtype=torch.long))
+
+
+def test_positions_go_on_with_their_samples():
+    model = deep_model()
+    given = {"pixel_values": images(40), "position_features": torch.randn(40, 16, 9, dtype=torch.float64)}
+    sure = model(**given, num_blocks=1).logits.softmax(dim=1).amax(dim=1)
+    logits, blocks = classify_early(model, sure.median().item(), **given)
+    assert 0 < (blocks > 1).sum() < 40
+    for count in blocks.unique():
+        expected = model(**given, num_blocks=int(count)).logits
+        torch.testing.assert_close(logits[blocks == count], expected[blocks == count], rtol=0, atol=1e-10)
+
+
+def test_latents_that_are_asked_for_in_training_are_the_first():
+    model, given = deep_model(training_latents=[2, 4]), images()
+    expected = model(given, num_latents=3, num_blocks=4).logits
+    for _ in range(5):
+        found = model.train()(given, num_latents=3, num_blocks=4).logits
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)

@@ -160,6 +160,12 @@ def test_a_bare_model_gets_the_rest_of_its_classifier(head, tmp_path):
         np.testing.assert_allclose(*scores, rtol=1e-4)
 
 
+def test_a_bare_model_of_a_subfolder_gets_its_classifier(head, tmp_path):
+    model_for(head).save_pretrained(tmp_path / "inner")
+    bare = PerceiverStudyModel.from_pretrained(tmp_path, subfolder="inner")
+    assert pipeline_of(head, bare).model.perceiver is bare
+
+
 @pytest.mark.parametrize("kind", CLASSIFIERS)
 def test_what_transformers_leaves_in_the_arguments(kind):
     assert pipeline_of(kind, local_files_only=True)(SAMPLES[kind]) == pipeline_of(kind)(SAMPLES[kind])

@@ -313,3 +313,13 @@ def test_a_saved_extractor_takes_another_rate(tmp_path):
     PerceiverStudyFeatureExtractor(**LOG_MEL, max_frequency=8000).save_pretrained(tmp_path / "named")
     with pytest.raises(ValueError, match=r"max_frequency=8000.*half the sampling_rate"):
         PerceiverStudyFeatureExtractor.from_pretrained(tmp_path / "named", sampling_rate=RATE)
+
+
+@pytest.mark.parametrize(("kind", "count"), [("waveform", 2), ("log-mel", 20)])
+def test_normalization_by_numbers_that_are_given(kind, count):
+    samples, mean, std = noise(900, 2), np.linspace(-1, 2, count), np.linspace(0.5, 3, count)
+    plain = extractor(feature_size=2, normalize=None, **KINDS[kind])(samples)["input_values"]
+    settings = {"normalize": "training", "mean": mean.tolist(), "std": std.tolist()}
+    found = extractor(feature_size=2, **settings, **KINDS[kind])(samples)["input_values"]
+    shape = (2, 1) if kind == "waveform" else (20,)
+    np.testing.assert_allclose(found, (plain - mean.reshape(shape)) / std.reshape(shape), rtol=1e-5, atol=1e-5)

@@ -239,3 +239,8 @@ def test_what_a_filter_overshoots_is_cut_off_as_in_8_bits(dtype):
     array = noise(50, 70, 3, high=2) * np.uint8(255)
     pixels = pixel_values(array.astype(dtype))
     assert pixels.min() == -1 and pixels.max() == 1
+
+
+def test_padding_leaves_frequencies_to_the_image():
+    padded = PerceiverStudyImageProcessor(do_pad=True, pad_size={"height": 40, "width": 40})
+    assert padded.max_frequencies is None

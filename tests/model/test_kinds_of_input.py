@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests import reference
-from tests.kinds import KINDS, arguments_of, configs_of, joint_array, masks_of, model_of, prefix
+from tests.kinds import KINDS, arguments_of, configs_of, fields_of, joint_array, masks_of, model_of, prefix
 from tests.models import replica_of
 
 pytestmark = pytest.mark.slow
@@ -265,6 +265,21 @@ def test_modality_dropout(dropout, wanted):
 
 
 WRONG = [
+    (
+        "points",
+        {"points": torch.zeros(1, 4, 3).long(), "point_features": torch.zeros(1, 4, 2)},
+        "points have dtype torch.int64: expected a floating",
+    ),
+    (
+        "points",
+        {"points": torch.zeros(1, 4, 3), "point_features": torch.zeros(1, 4, 2).long()},
+        "point_features have dtype torch.int64",
+    ),
+    (
+        "image",
+        {"pixel_values": torch.zeros(1, 3, 5, 4), "position_features": torch.zeros(1, 9, 7).long()},
+        "position_features have dtype torch.int64",
+    ),
     ("image", {"pixel_values": torch.zeros(1, 3, 5, 4, dtype=torch.int64)}, "pixel_values have dtype torch.int64"),
     ("image", {"pixel_values": torch.zeros(1, 3, 0, 4)}, "(1, 3, 0, 4): expected (batch, channels, height, width)"),
     ("image", {}, "Give either pixel_values or inputs: got neither"),
@@ -383,6 +398,36 @@ def test_one_mask_for_all():
     image = more[:, :20].view(3, 1, 5, 4)  # the first elements are those of the image
     broken = given | {"pixel_values": given["pixel_values"].masked_fill(~image, torch.nan)}
     assert torch.equal(model(**broken, **masks, attention_mask=more.long())[0], actual)
+
+
+@pytest.mark.parametrize("kind", ["points", "neighbors", "bytes", "array"])
+def test_a_mask_of_all_is_known_to_each(kind):
+    """Also to what makes an element of those beside it: the neighbors of a point, a run of bytes."""
+    kinds = ("image", kind)
+    modalities = fields_of(*kinds)["modalities"]
+    if kind == "bytes":
+        modalities["bytes"]["ngram_sizes"] = [-3, 2]
+    model = model_of(*kinds, modalities=modalities)
+    given = arguments_of(model.config, kinds)
+    masks = masks_of(model.config, kinds, given)
+    joint = torch.cat([masks[f"{name}_attention_mask"] for name in sorted(kinds)], dim=1)
+    expected = model(**given, **masks)[0]
+    torch.testing.assert_close(model(**given, attention_mask=joint)[0], expected, rtol=0, atol=1e-12)
+    hidden = ~masks[f"{kind}_attention_mask"]
+    for name, value in given.items():
+        if name == "input_ids":
+            given[name] = value.masked_fill(hidden, 7)
+        elif name != "pixel_values":
+            given[name] = value.masked_fill(hidden[..., None], torch.nan)
+    torch.testing.assert_close(model(**given, attention_mask=joint)[0], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kinds", [("image", "array"), ("waveform", "bytes")], ids="+".join)
+def test_one_separable_input_is_enough(kinds):
+    model = model_of(*kinds)
+    given = arguments_of(model.config, kinds)
+    found = model(**given, cross_attend_path="separable")[0]
+    torch.testing.assert_close(found, model(**given, cross_attend_path="general")[0], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("path", ["auto", "general"])

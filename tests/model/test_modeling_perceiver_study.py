@@ -415,3 +415,14 @@ def test_every_head_has_the_loss_of_its_problem(problem_type):
             "regression": torch.nn.functional.mse_loss,
         }[problem_type]
         torch.testing.assert_close(outputs.loss, loss(outputs.logits, labels))
+
+
+def test_only_small_maps_are_stored():
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        query = torch.empty(1, 1, 1024, 8)
+        assert attention_module.products_are_faster(query, 1024)
+        assert not attention_module.products_are_faster(query, 1025)
+    finally:
+        torch.set_float32_matmul_precision(precision)

@@ -540,3 +540,16 @@ def test_a_list_for_each_channel():
         torch.testing.assert_close(stereo({"sound": given})["input_values"], expected)
     with pytest.raises(ValueError, match="a list of 3 for 'sound'"):
         stereo({"sound": [waves[0]] * 3})
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("width", [1, 3, 4, 8])
+def test_a_grey_picture_alone_is_the_same_as_one_of_two(width, channels):
+    """However narrow: a width of 3 is not a number of channels."""
+    colours = {"num_channels": channels, "image_mean": [0.5] * channels, "image_std": [0.5] * channels}
+    processor = package.PerceiverStudyProcessor(
+        {"image": PerceiverStudyImageProcessor(do_resize=False, do_center_crop=False, **colours)}
+    )
+    picture = np.arange(8 * width, dtype=np.uint8).reshape(8, width)
+    alone, both = (processor([{"image": picture}] * count)["pixel_values"] for count in (1, 2))
+    assert alone.shape == (1, channels, 8, width) and alone[0].equal(both[0])

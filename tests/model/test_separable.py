@@ -249,3 +249,13 @@ def test_gradients_are_the_same_inside_of_autocast(masked):
     for name, expected in gradients[0].items():
         error = (gradients[1][name] - expected).abs().max()
         assert error <= 0.02 * expected.abs().max(), name
+
+
+def test_both_paths_drop_the_same_weights():
+    model = small_model(attention_probs_dropout_prob=0.4, attn_implementation="eager").double().train()
+    images, found = pixels(model.config, dtype=torch.float64), []
+    for path in ("separable", "general"):
+        torch.manual_seed(8)
+        found.append(model(images, cross_attend_path=path).logits)
+    torch.testing.assert_close(*found, rtol=0, atol=1e-10)
+    assert not torch.allclose(found[0], model.eval()(images).logits, atol=1e-3)

@@ -18,6 +18,7 @@ from modeling_perceiver_study import (
 )
 from modeling_perceiver_study.attention import PerceiverStudyLayer
 from modeling_perceiver_study.elastic import classify_early
+from modeling_perceiver_study.several_tasks import as_shares
 from tests.paths import ROOT
 
 TASKS = {"mood": 2, "entailment": 3}  # not in the order that they are kept in
@@ -214,3 +215,19 @@ def test_a_model_of_one_task_keeps_what_is_frozen_and_checkpointed():
         whole.by_task(torch.zeros(2, 4))
     with pytest.raises(ValueError, match="with tasks=None"):
         single.by_task(torch.zeros(2, 2))
+
+
+def test_parts_of_a_batch_of_shares_add_up_to_its_loss():
+    model, texts = text_model(), ["It rains.", "The sun shines.", "Snow.", "Fog in the valley."]
+    shares = as_shares(torch.tensor([[0, 1], [2, 0], [1, 1], [0, 0]]), model.config.tasks)
+    whole = model(**given(*texts), labels=shares).loss
+    parts = [
+        model(**given(*texts[rows]), labels=shares[rows], num_items_in_batch=shares.numel()).loss
+        for rows in (slice(0, 1), slice(1, 4))
+    ]
+    torch.testing.assert_close(sum(parts), whole)
+
+
+def test_a_model_of_one_task_stays_in_its_mode():
+    assert text_model().train().for_task("mood").training
+    assert not text_model().eval().for_task("mood").training

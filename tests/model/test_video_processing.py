@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from fractions import Fraction
+from types import SimpleNamespace
+from unittest import mock
 
 import av
 import numpy as np
@@ -425,3 +427,17 @@ def test_the_pipeline_spreads_frames_that_it_is_asked_for(tmp_path):
     clip = random_clip(12)
     assert classify(clip, num_frames=4) == classify(clip[[0, 4, 7, 11]])
     assert classify(clip) == classify(clip[:8])
+
+
+@pytest.mark.parametrize("rotation", [0, 90, -90, 180, -180])
+def test_frames_are_turned_as_a_file_says(rotation, monkeypatch):
+    """Counterclockwise, by the degrees that FFmpeg gives."""
+    clip, container = random_clip(2), mock.MagicMock()
+    container.streams.video = [SimpleNamespace(type="video", disposition=0)]
+    container.decode.return_value = [SimpleNamespace(rotation=rotation, picture=frame) for frame in clip]
+    monkeypatch.setattr(video_reading, "open_video", lambda source: (container, "clip"))
+    monkeypatch.setattr(video_reading, "_colours", lambda frame: frame.picture)
+    found, count = video_reading._decode("clip", [0, 1])
+    assert count == 2
+    for frame, picture in zip(found, clip, strict=True):
+        np.testing.assert_array_equal(frame, np.asarray(Image.fromarray(picture).rotate(rotation, expand=True)))

@@ -191,4 +191,5 @@ def test_energy():
     long = energy(21600, "Some CPU, 2 threads")
     assert (long["energy"], long["emissions"]) == ("120 Wh", "57 g")
     assert energy(86400, "Some CPU, 2 threads")["emissions"] == "230 g"
-    assert energy(36, "1 x Some GPU")["watts"] == 300
+    assert energy(36, "1 x Some GPU")["watts"] == energy(36, "1 x NVIDIA L40")["watts"] == 300
+    assert (energy(36, "1 x NVIDIA L4")["watts"], energy(36, "1 x Tesla V100-SXM2-16GB")["watts"]) == (72, 300)

@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise
 
 import pytest
@@ -31,6 +32,11 @@ def test_learning_rate_warms_up_and_goes_to_zero():
     assert all(later < earlier for earlier, later in pairwise(rates[2:]))
     assert rates[-1] == pytest.approx(0)
     assert schedule(0.0, warmup=0.0) == 1.0
+
+
+def test_learning_rate_falls_along_a_cosine():
+    assert schedule(0.4, warmup=0.2) == pytest.approx(0.5 + 0.5 * math.cos(math.pi / 4))
+    assert schedule(0.6, warmup=0.2) == pytest.approx(0.5)
 
 
 def test_muon_has_the_matrices_between_layers_and_adamw_the_rest():

@@ -15,7 +15,7 @@ from lab.tasks.task import CARD_PARTS, Judged, Task
 
 TEMPLATE = Path(__file__).resolve().parents[3] / "model_cards" / "template.md"
 
-# Nominal power in watts of one accelerator, by a part of its name, from the makers' data sheets.
+# Nominal power in watts of one accelerator, by a word of its name, from the makers' data sheets.
 _WATTS = {"H100": 700, "H200": 700, "A100": 400, "L40S": 350, "V100": 300, "L4": 72, "T4": 70}
 _WATTS_OF_OTHER_GPU = 300
 _WATTS_PER_THREAD = 10
@@ -117,7 +117,8 @@ def energy(seconds: float, hardware: str) -> dict:
     """
     gpus, threads = re.match(r"(\d+) x (.*)", hardware), re.search(r"(\d+) threads?$", hardware)
     if gpus:
-        each = next((watts for name, watts in _WATTS.items() if name in gpus[2]), _WATTS_OF_OTHER_GPU)
+        words = re.split(r"[ -]", gpus[2])
+        each = next((watts for name, watts in _WATTS.items() if name in words), _WATTS_OF_OTHER_GPU)
         watts, basis = int(gpus[1]) * each, f"{each} W for each GPU, an upper bound"
     else:
         watts = _WATTS_PER_THREAD * int(threads[1] if threads else 1)
