@@ -14,17 +14,23 @@ from pathlib import Path
 import lab.waiting  # noqa: F401, before torch
 
 import numpy as np
+from accelerate import Accelerator
 
 from lab.arguments import parse_with_changes
 from lab.augment.masking import NO_LABEL
 from lab.checkpoint_names import check_checkpoint, checkpoint_name
+from lab.data.loaders import evaluation_loader
 from lab.errors import UserError, run_command
 from lab.judging.evaluation import open_checkpoint
+from lab.judging.predictions import evaluate
+from lab.machine import use_threads, without_gpu
 from lab.places import place
 from lab.recipe import load_recipe
 from lab.study.ngrams import MOST, bits_of_both_sides
 from lab.tasks.masked_lm import MaskedLM
 from modeling_perceiver_study.tokenization_perceiver_study import FIRST_BYTE
+
+_BATCH = 64
 
 
 def main(arguments: list[str] | None = None):
@@ -44,10 +50,13 @@ def main(arguments: list[str] | None = None):
     task, model = open_checkpoint(options.checkpoint, recipe)
     if not isinstance(task, MaskedLM):
         raise UserError(f"{options.checkpoint} is for task={task.name}: expected masked-lm")
-    metrics = json.loads((Path(options.checkpoint) / "metrics.json").read_text(encoding="utf-8"))
     splits = task.load_splits()
     if splits.test is None:
         raise UserError(f"{options.checkpoint} has no test split: name one by data.test_split=test")
+    accelerator = Accelerator(cpu=without_gpu(), mixed_precision="no")
+    use_threads(accelerator, recipe.optimization.cpu_threads)
+    loader = evaluation_loader(accelerator, splits.test, _BATCH, recipe.data.workers)
+    scores = evaluate(accelerator, task, model.to(accelerator.device), loader)
     text, places = masked_places(task, splits.test)
     learned = splits.train.values - FIRST_BYTE
     learned = learned[(learned >= 0)].astype(np.uint8)
@@ -58,7 +67,7 @@ def main(arguments: list[str] | None = None):
         print(f"{order}: {before:.3f} by the bytes before, {both:.3f} by those on both sides", flush=True)
     folder = options.output or Path(options.checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
-    found = {"masked_bytes": len(places), "bits_per_byte": metrics["test_bits_per_byte"], "ngrams": rows}
+    found = {"masked_bytes": len(places), "bits_per_byte": scores["bits_per_byte"], "ngrams": rows}
     (folder / "ngrams.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     (folder / "ngrams.md").write_text(table(found, model.num_parameters()), encoding="utf-8")
 

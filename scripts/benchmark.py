@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
+from lab.arguments import at_least_one
 from lab.augment.images import Augmentation, Normalization, TrainingInputs
 from lab.data.decoded_images import ImageDataset
 from lab.errors import UserError, run_command
@@ -226,7 +227,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [*(case.name for case in CASES), "points", "depth"]
     parser.add_argument("--cases", nargs="+", choices=names, default=names, help="default: all")
-    parser.add_argument("--rounds", type=int, default=5, help="repetitions (default: 5)")
+    parser.add_argument("--rounds", type=at_least_one, default=5, help="repetitions (default: 5)")
     parser.add_argument("--dtype", choices=AUTOCAST, default="float32", help="default: float32")
     precisions = ("highest", "high", "medium")
     parser.add_argument("--matmul_precision", choices=precisions, default="highest", help="default: highest")

@@ -15,7 +15,7 @@ import lab.waiting  # noqa: F401, before torch
 import torch
 from accelerate import Accelerator
 
-from lab.arguments import parse_with_changes
+from lab.arguments import at_least_one, parse_with_changes
 from lab.errors import run_command
 from lab.machine import without_gpu
 from lab.peers.arrays import OTHERS, cost_table, measure
@@ -28,9 +28,9 @@ from lab.tasks import build_task
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description="Time a recipe's model beside others on the same arrays.")
     parser.add_argument("--config", required=True, metavar="PATH", help="recipe")
-    parser.add_argument("--batch_size", type=int, default=16, help="samples at a time (default: 16)")
-    parser.add_argument("--rounds", type=int, default=9, help="repetitions (default: 9)")
-    parser.add_argument("--threads", type=int, default=1, help="of the processor (default: 1)")
+    parser.add_argument("--batch_size", type=at_least_one, default=16, help="samples at a time (default: 16)")
+    parser.add_argument("--rounds", type=at_least_one, default=9, help="repetitions (default: 9)")
+    parser.add_argument("--threads", type=at_least_one, default=1, help="of the processor (default: 1)")
     parser.add_argument("--others", nargs="*", choices=tuple(OTHERS), default=tuple(OTHERS), help="default: all")
     parser.add_argument("--output", type=place, default=Path("output") / "benchmark", metavar="FOLDER")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.num_latents=128")

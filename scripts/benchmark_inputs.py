@@ -21,6 +21,7 @@ import lab.waiting  # noqa: F401, before torch
 
 from accelerate import Accelerator
 
+from lab.arguments import at_least_one
 from lab.errors import UserError, run_command
 from lab.machine import without_gpu
 from lab.peers.decoding import measure_decoding
@@ -77,7 +78,7 @@ def parse(arguments: list[str] | None):
     parser.add_argument("--samples_per_patch", type=int, default=16, help="of sound, one element (default: 16)")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument("--edges", nargs="+", type=int, default=EDGES, help="of images to decode, in pixels, ascending")
-    parser.add_argument("--rounds", type=int, default=3, help="repetitions (default: 3)")
+    parser.add_argument("--rounds", type=at_least_one, default=3, help="repetitions (default: 3)")
     parser.add_argument("--limit_gb", type=float, default=6.0, help="that a contender may take (default: 6)")
     parser.add_argument("--output", type=place, default=Path("output/benchmark"))
     return parser.parse_args(arguments)

@@ -16,10 +16,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import yaml
 from omegaconf import OmegaConf
 from tqdm.auto import tqdm
 
-from lab.errors import UserError, run_command
+from lab.errors import UserError, one_line, run_command
 from lab.places import place
 from lab.provenance import facts_of
 from lab.recipe import load_recipe
@@ -74,8 +75,8 @@ def load_ladder(path: Path, overrides: list[str]) -> dict:
     """
     try:
         ladder = OmegaConf.to_container(OmegaConf.load(path))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from None
     missing = [part for part in ("config", "common", "rungs") if part not in ladder]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}: expected config, common and rungs")
@@ -83,6 +84,10 @@ def load_ladder(path: Path, overrides: list[str]) -> dict:
         raise UserError(f"{path} has no rungs: expected at least one")
     if len({_folder(name) for name in ladder["rungs"]}) < len(ladder["rungs"]):
         raise UserError(f"{path} has rungs whose names differ in no letter or digit: name them apart")
+    seeds = ladder.get("seeds") or []
+    if len({*seeds}) < len(seeds):
+        raise UserError(f"{path} has seeds {seeds}: give each once, as twice the same says nothing")
+    ladder["rungs"] = {name: {"overrides": [], **(rung or {})} for name, rung in ladder["rungs"].items()}
     scores, judged = {}, []
     for name, rung in ladder["rungs"].items():
         beside = rung.get("beside", name)

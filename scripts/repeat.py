@@ -14,7 +14,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lab.arguments import parse_with_changes
+from lab.arguments import at_least_one, parse_with_changes
 from lab.errors import UserError, listed, run_command
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.scoring.repeated import summarize, write_repeated
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None):
     parser.add_argument(
         "--leave_out", nargs="+", default=[], metavar=("COLUMN", "VALUE"), help="one run for each value"
     )
-    parser.add_argument("--processes", type=int, default=1, help="runs at a time (default: 1)")
+    parser.add_argument("--processes", type=at_least_one, default=1, help="runs at a time (default: 1)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optimization.epochs=5")
     options = parse_with_changes(parser, arguments)
     recipe = load_recipe(options.config, options.overrides)

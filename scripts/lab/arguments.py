@@ -19,6 +19,13 @@ def require_of_data(changes: list[str]):
             raise UserError(f"{text}: only keys of section data: can be changed here, such as data.path=FOLDER")
 
 
+def at_least_one(text: str) -> int:
+    """A number of at least 1, as a `type` of argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number of at least 1")
+    return int(text)
+
+
 def parse_with_changes(
     parser: argparse.ArgumentParser, arguments: list[str] | None, name: str = "overrides"
 ) -> argparse.Namespace:

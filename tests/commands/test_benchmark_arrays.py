@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import benchmark_arrays
-from lab.peers.arrays import ARRAY, ONE_CROSS_ATTEND, OTHERS, OURS, Transformers
+from lab.peers.arrays import ARRAY, ONE_CROSS_ATTEND, OTHERS, OURS, Transformers, measure
 from lab.recipe import load_recipe
 from lab.tasks import build_task
+from modeling_perceiver_study import PerceiverStudyModel
 from tests.task_kinds import KINDS
 
 pytestmark = pytest.mark.slow
@@ -47,3 +48,34 @@ def test_what_is_compared_is_of_the_same_size():
         return sorted(tuple(weight.shape) for name, weight in model.named_parameters() if not name.startswith(unlike))
 
     assert shapes(ours, "inputs") == shapes(theirs, "decoder")
+
+
+@pytest.mark.skipif(not find_spec("perceiver_pytorch"), reason="perceiver-pytorch is not installed")
+@pytest.mark.parametrize("factors", [(1, 1), (2, 3), (4, 4)])
+def test_mlps_of_perceiver_pytorch_are_as_wide_as_the_recipes(factors):
+    of_cross, of_self = (f"model.{name}_attention_widening_factor" for name in ("cross", "self"))
+    wide = [f"{of_cross}={factors[0]}", f"{of_self}={factors[1]}"]
+    task = build_task(load_recipe(None, ["data.path=nowhere", *KINDS["images"].recipe, *SHAPE, *wide]))
+    config = task.config
+    model = OTHERS["perceiver-pytorch"](config, config.num_input_channels).model
+    width = config.d_latents
+    inner = {layer.in_features for layer in model.modules() if isinstance(layer, torch.nn.Linear)}
+    assert {factor * width for factor in factors} <= inner and (4 in factors) == (4 * width in inner)
+    assert model(torch.randn(2, 7, config.num_input_channels)).shape == (2, config.num_labels)
+
+
+def test_what_training_leaves_out_is_computed(monkeypatch):
+    """As that is what the others compute."""
+    seen = []
+    forward = PerceiverStudyModel.forward
+
+    def watched(self, *arguments, **kwargs):
+        found = forward(self, *arguments, **kwargs)
+        seen.append(found.last_hidden_state.shape[1])
+        return found
+
+    monkeypatch.setattr(PerceiverStudyModel, "forward", watched)
+    overrides = ["data.path=nowhere", *KINDS["images"].recipe, *SHAPE, "model.training_latents=1"]
+    task = build_task(load_recipe(None, overrides))
+    measure(task, 2, 1, [])
+    assert {*seen} == {task.config.num_latents} != {1}

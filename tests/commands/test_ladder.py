@@ -19,7 +19,6 @@ config: {config}
 common: [optimization.epochs=1]
 rungs:
   first:
-    overrides: []
   a wider one:
     beside: first
     overrides: [model.d_latents=32]
@@ -147,6 +146,8 @@ def test_rungs_are_compared_by_the_score_of_their_task(tmp_path, monkeypatch, ki
             "config: null\ncommon: []\nrungs: {a: {overrides: [data.validation_samples=0]}, b: {overrides: []}}\n",
             r"rungs that no split judges all",
         ),
+        ("config: a.yaml\ncommon: [\n", r"cannot be read"),
+        ("config: a.yaml\ncommon: []\nseeds: [0, 1, 0]\nrungs: {plain: }\n", r"has seeds \[0, 1, 0\]: give each once"),
         ("config: a.yaml\nrungs: {}\n", r"lacks common: expected config, common and rungs"),
         ("config: a.yaml\ncommon: []\nrungs: {a b: {overrides: []}, a-b: {overrides: []}}\n", r"name them apart"),
         ("config: a.yaml\ncommon: []\nrungs: {a: {beside: c, overrides: []}}\n", r"compared with 'c', which is none"),

@@ -10,6 +10,9 @@ import pytest
 import time_to_accuracy
 from lab.errors import UserError
 from lab.peers import races
+from lab.peers.timing import median_ratio
+from lab.recipe import load_recipe
+from lab.tasks import build_task
 from tests.small_data import TINY_RUN, fresh_accelerate, make_parquet
 
 ROOM = ["model.num_cross_attends=1", "model.num_blocks=1"]
@@ -170,3 +173,17 @@ def test_time_is_up(tmp_path, monkeypatch):
     (only,) = json.loads((tmp_path / "out" / "time-to-accuracy.json").read_text())["runs"]
     assert [point["step"] for point in only["points"]] == [1]
     fresh_accelerate()
+
+
+def test_others_are_of_the_recipes_size():
+    sizes = ["num_latents=5", "d_latents=24", "num_self_attends_per_block=3", "self_attention_widening_factor=2"]
+    sizes = [f"model.{size}" for size in (*sizes, "num_frequency_bands=3", "num_labels=4")]
+    config = build_task(load_recipe(None, [*TINY_RUN, *ROOM, "data.name=made-up", *sizes])).config
+    case = races.case_of(config, 7)
+    same = ("num_latents", "d_latents", "num_self_attends_per_block", "num_frequency_bands", "num_labels")
+    assert all(getattr(case, name) == getattr(config, name) for name in same)
+    assert (case.part, case.image_size, case.batch, case.widening_factor) == ("model", 8, 7, 2)
+
+
+def test_a_ratio_is_the_median_of_those_of_rounds():
+    assert median_ratio([2.0, 6.0, 10.0], [1.0, 4.0, 2.0]) == 2.0

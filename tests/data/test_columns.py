@@ -14,9 +14,12 @@ from lab.data.columns import Column
 from lab.data.decoded_images import IMAGE
 from lab.data.points import POINTS
 from lab.data.sources import Reading, load_named_sources
+from lab.data.splits import all_rows
+from lab.data.video import VIDEO, VideoDecoder
 from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, Data, load_recipe
 from lab.tasks import build_task
+from modeling_perceiver_study import PerceiverStudyVideoProcessor
 from tests.small_data import CLASSES, TINY_RUN, coloured_images
 
 TWO = {"photo": datasets.Image(), "mask": datasets.Image()}
@@ -171,3 +174,20 @@ def test_a_table_beside_pictures(tmp_path, ending):
     assert splits.label_names == sorted(CLASSES)
     assert [splits.label_names[label] for label in splits.test.labels] == [CLASSES[label] for label in labels[5:]]
     assert np.array_equal(splits.test.pixels[0], np.asarray(images[5]).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("kind", ["binary", "struct", "path"])
+def test_a_column_of_clips_of_any_type(tmp_path, kind):
+    first, second = (Image.new("RGB", (8, 6), (shade, 0, 0)) for shade in (10, 200))
+    first.save(tmp_path / "clip.gif", save_all=True, append_images=[second], duration=40)
+    content, path = (tmp_path / "clip.gif").read_bytes(), str(tmp_path / "clip.gif")
+    feature, value = {
+        "binary": (Value("binary"), content),
+        "struct": ({"bytes": Value("binary"), "path": Value("string")}, {"bytes": content, "path": "x"}),
+        "path": (Value("string"), path),
+    }[kind]
+    folder = write(tmp_path / "data", {"clip": feature}, {"clip": [value] * 6})
+    settings = Data(path=str(folder), columns={"video": "clip"})
+    (source,) = load_named_sources(Reading(settings, (VIDEO,)), {"data.train_split": "train"})
+    processor = PerceiverStudyVideoProcessor(size={"height": 6, "width": 8}, num_frames=2)
+    assert set(VideoDecoder(settings, processor).decode(all_rows(source)).lengths) == {2}

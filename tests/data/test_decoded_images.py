@@ -183,3 +183,10 @@ def test_cifar10():
     # What the recipe normalises with is the mean of the train split.
     mean = splits.train.pixels.mean(axis=(0, 2, 3)) / 255
     assert mean == pytest.approx(recipe.image_processor["image_mean"], abs=0.01)
+
+
+def test_another_way_to_resize_is_decoded_anew(tmp_path):
+    folder = make_parquet(tmp_path / "data", size=20)
+    small = ["data.max_memory_gb=1e-9", f"data.cache_dir={tmp_path / 'decoded'}"]
+    nearest, linear = (load(folder, *small, f"image_processor.resample={kind}").test.pixels for kind in (0, 2))
+    assert not np.array_equal(nearest, linear)

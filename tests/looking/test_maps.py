@@ -10,7 +10,8 @@ from PIL import Image
 import attention_maps
 from lab.data.images import seen_pixels
 from lab.errors import UserError
-from lab.looking.maps import cross_attention_maps, draw_attention_maps, map_logits
+from lab.looking.image_view import ImageView
+from lab.looking.maps import cross_attention_maps, draw_attention_maps, draw_maps_on, map_logits
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.study.training import train_small
 from modeling_perceiver_study import PerceiverStudyImageProcessor
@@ -174,3 +175,11 @@ def test_a_page_has_all_that_it_imports(tmp_path):
     assert done.stdout.strip() == "False", done.stderr
     page = (SCRIPTS.parent / "docs" / "hub.md").read_text()
     assert all(f"`{name}`" in page for name in SPACE)
+
+
+def test_maps_of_one_cross_attend_are_its_own(checkpoint, image):
+    _, model, processor = checkpoint
+    expected = cross_attention_maps(model, **processor(image))[1][0].mean(dim=0)
+    _, mean, first, *_ = shown(draw_maps_on([image], model, processor, ImageView, 2))
+    np.testing.assert_allclose(mean, expected.mean(dim=0), rtol=1e-5)
+    np.testing.assert_allclose(first, expected[0], rtol=1e-5)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from lab.errors import UserError
 from lab.looking.maps import draw_attention_maps
@@ -64,3 +65,15 @@ def test_maps_are_drawn(cloud):
 def test_examples_fit_the_model(num_channels):
     model = build(num_channels=num_channels)
     assert model(**PointsView.example(model.config, 3)).logits.shape == (3, 2)
+
+
+def test_what_is_near_and_what_is_attended_to():
+    around, above = np.deg2rad([-50.0, 25.0])
+    eye = np.array([np.cos(above) * np.cos(around), np.cos(above) * np.sin(around), np.sin(above)])
+    places, depths = projected(np.stack([eye, -eye]))
+    np.testing.assert_allclose(places, 0, atol=1e-12)
+    np.testing.assert_allclose(depths, [1, -1])
+    axes = Figure().subplots()
+    PointsView(np.random.default_rng(0).normal(size=(9, 3))).paint(axes, np.linspace(1, 0, 9))
+    weights, sizes = axes.collections[0].get_array(), axes.collections[0].get_sizes()
+    assert (np.diff(weights) > 0).all() and sizes[-1] == pytest.approx(6 * sizes[0])

@@ -1,5 +1,6 @@
 """What a visitor of the page types: cut to what the model takes, and answered in words."""
 
+import numpy as np
 import pytest
 
 from lab.errors import UserError
@@ -58,3 +59,9 @@ def test_masked_bytes_are_filled_in(text, bytes_found, told):
     answers = [[{"token": byte + 6}, {"token": 6}] for byte in bytes_found]
     predictions = answers if len(answers) > 1 else answers[0]  # as the pipeline answers
     assert MaskedView.told(TOKENIZER, text, predictions) == told
+
+
+def test_weights_of_bytes_are_added_up_for_their_characters():
+    view = TextView.of(TOKENIZER, None, "aä[MASK]")
+    assert view.characters == ["[", "a", "ä", "\N{WHITE SQUARE}", "]"]
+    assert view._of_characters(np.arange(6.0)).tolist() == [0, 1, 5, 4, 5]

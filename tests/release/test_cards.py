@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
@@ -12,9 +13,9 @@ from lab.augment.images import describe_augmentation
 from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.release import staging
-from lab.release.card import check_card, energy
+from lab.release.card import check_card, energy, render_card
 from lab.tasks import build_task
-from tests.small_data import CLASSES
+from tests.small_data import CLASSES, TINY_RUN
 
 # The client's own, for what it gives to its HTTP library.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")]
@@ -191,5 +192,16 @@ def test_energy():
     long = energy(21600, "Some CPU, 2 threads")
     assert (long["energy"], long["emissions"]) == ("120 Wh", "57 g")
     assert energy(86400, "Some CPU, 2 threads")["emissions"] == "230 g"
+    assert energy(36, "1 x Some GPU")["basis"] == "a guess of 300 W for each GPU"
     assert energy(36, "1 x Some GPU")["watts"] == energy(36, "1 x NVIDIA L40")["watts"] == 300
     assert (energy(36, "1 x NVIDIA L4")["watts"], energy(36, "1 x Tesla V100-SXM2-16GB")["watts"]) == (72, 300)
+
+
+def test_data_of_the_hub_are_named():
+    task = build_task(load_recipe(DEFAULT_RECIPE, [*TINY_RUN, "data.name=org/colours", "data.title=null"]))
+    counts = ("train_samples", "validation_samples", "test_samples", "epochs", "steps", "best_epoch", "train_seconds")
+    metrics = dict.fromkeys((*counts, "parameters", "seed"), 1) | {"test_accuracy": 1.0, "validation_accuracy": 1.0}
+    metrics |= {"hardware": "a CPU, 1 thread", "versions": {"torch": "2", "transformers": "5"}, "git_commit": None}
+    judged = {"logits": np.eye(3, dtype=np.float32), "labels": np.arange(3)}
+    card = render_card("org/name", "apache-2.0", task.recipe, task, [metrics], judged, [], {})
+    assert card.data.datasets == ["org/colours"] and card.data.eval_results[0].dataset_type == "org/colours"

@@ -9,10 +9,20 @@ import pytest
 import torch
 
 from lab.looking.logit_parts import logit_parts
-from lab.study import attention_maps, complexity, content_position, elastic, latents, query_tuning
+from lab.study import (
+    attention_maps,
+    complexity,
+    content_position,
+    elastic,
+    latents,
+    positions,
+    query_tuning,
+    weight_sharing,
+)
 from lab.study.comparison import FAILS, HOLDS, IN_PART, OPEN, conclude
 from lab.study.setting import Setting
 from lab.study.training import Samples, load_samples, train_on
+from lab.tasks import build_task
 from tests.checkpoints import save_checkpoint
 from tests.models import pixels, small_model
 from tests.small_data import fresh_accelerate
@@ -295,3 +305,22 @@ def test_budgets_of_a_recipe(setting):
     assert costs == sorted(costs) and costs[1] == pytest.approx(costs[2] / 2, rel=0.05)
     _, blocks, _ = elastic.measure(lambda inputs: elastic.classify_early(model, 0.0, **inputs), model, samples)
     assert blocks.tolist() == [1] * 30
+
+
+def test_what_is_compared_is_what_the_claims_say(monkeypatch):
+    jobs = []
+    for module in (elastic, weight_sharing):
+        monkeypatch.setattr(module, "run_all", lambda found, *_: jobs.extend(found) or [])
+    weight_sharing.run(Setting(seeds=(0,)))
+    with torch.device("meta"):
+        shared, apart = (build_task(job.recipe).new_model().num_parameters() for job in jobs)
+    assert jobs[0].names["weights"] == weight_sharing.SHARED and shared < apart
+    assert positions._nyquist(Setting()) == 4  # of 8 x 8 pixels
+    jobs.clear()
+    elastic.run(Setting(overrides=("model.num_latents=8", "optimization.epochs=2"), seeds=(0,)))
+    longest, short, *fixed = (job.recipe for job in jobs)
+    assert [one.optimization.epochs for one in (longest, short, *fixed)] == [10, 2, 2, 2, 2, 2, 2]
+    assert longest.model["training_latents"] == [2, 8] and longest.model["training_blocks"] == [1, 4]
+    places = [(one.model["num_latents"], one.model["num_blocks"]) for one in fixed]
+    assert places == [(2, 1), (4, 1), (4, 2), (8, 2), (8, 4)]
+    assert all(one.model["training_latents"] is None for one in fixed)

@@ -5,10 +5,12 @@ import json
 import datasets
 import numpy as np
 import pytest
+import torch
 
 import robustness
 import train
 from lab.errors import UserError
+from lab.study.robustness import _thinned
 from tests.small_data import fresh_accelerate
 from tests.task_kinds import KINDS
 
@@ -57,3 +59,9 @@ def test_a_part_is_of_images_alone(trained):
 def test_batches_have_at_least_one_sample(size):
     with pytest.raises(UserError, match=f"--batch_size {size}: expected at least 1"):
         robustness.main(["nowhere", "--batch_size", size])
+
+
+def test_points_that_are_left_out():
+    mask = torch.arange(8) < torch.tensor([8, 5, 1])[:, None]
+    found = _thinned({"attention_mask": mask}, 0.25, np.random.default_rng(0))["attention_mask"]
+    assert found.sum(dim=1).tolist() == [2, 2, 1] and not (found & ~mask).any()

@@ -1,6 +1,7 @@
 import importlib
 import json
 import re
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -159,7 +160,12 @@ def test_trains_as_train_does(tmp_path, monkeypatch):
     assert run.validation["accuracy"] == metrics["validation_accuracy"]
     assert run.parameters == metrics["parameters"]
     assert steps == [(step, False) for step in range(metrics["steps"] + 1)]
-    assert training.load_samples(recipe).task.label_names == CLASSES
+    samples = training.load_samples(recipe)
+    assert samples.task.label_names == CLASSES
+    arguments, labels = samples.task.inputs(samples.train.__getitems__(list(range(len(samples.train)))))
+    with torch.no_grad():
+        right = (run.model(**arguments).logits.argmax(dim=-1) == labels).double().mean().item()
+    assert run.train == pytest.approx(right)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -344,3 +350,18 @@ def test_the_report_is_what_the_measurements_say():
 def test_names_of_the_registry():
     assert comparison.RULE in report.report(study.DEFAULT_OUTPUT, {})
     assert set(TRAINED) < set(study.EXPERIMENTS)
+
+
+def test_samples_are_altered_in_evaluation_too():
+    task = SimpleNamespace(
+        best="accuracy", inputs=lambda batch: (batch, "t"), training_inputs=lambda batch, *_: (batch, "t")
+    )
+    altered = training.Altered(task, lambda given: {name: value + 1 for name, value in given.items()})
+    assert altered.inputs({"x": 1}) == altered.training_inputs({"x": 1}, 0, 0) == ({"x": 2}, "t")
+    assert altered.best == "accuracy"
+
+
+@pytest.mark.parametrize("seeds", [(), (0, 0), (1, 2, 1)])
+def test_each_seed_counts_once(seeds):
+    with pytest.raises(UserError, match="expected at least one, and each once"):
+        Setting(seeds=seeds)

@@ -2,17 +2,31 @@
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 import baselines
 import robustness
 import train
 from lab.errors import UserError
+from lab.recipe import load_recipe
 from lab.study.ngrams import NgramModel, bits_of_both_sides
-from lab.study.texts import cases_of, curves_of, disguised, mistyped, ngram_classifier, texts_table
+from lab.study.texts import (
+    cases_of,
+    classifier_of,
+    curves_of,
+    disguised,
+    mistyped,
+    ngram_classifier,
+    texts_of,
+    texts_table,
+)
+from lab.tasks import build_task
 from tests.small_data import fresh_accelerate
 from tests.task_kinds import KINDS, make_texts, texts
 
@@ -80,6 +94,10 @@ def test_commands(tmp_path):
         where = [f"data.path={tmp_path / 'data'}", f"output_dir={tmp_path / kind}", "logging.log_with=null"]
         train.main([f"--config={tmp_path / 'plain.yaml'}", *KINDS[kind].recipe, *where])
         command.main([str(tmp_path / kind), *(["--orders", "1", "3"] if command is baselines else [])])
+        if command is baselines:
+            found = json.loads((tmp_path / kind / "ngrams.json").read_text())["bits_per_byte"]
+            trained = json.loads((tmp_path / kind / "metrics.json").read_text())["test_bits_per_byte"]
+            assert found == pytest.approx(trained)
         assert json.loads((tmp_path / kind / f"{output}.json").read_text())
         assert (tmp_path / kind / f"{output}.md").read_text().startswith("|")
 
@@ -128,3 +146,40 @@ def test_rows_without_a_text(tmp_path):
     train.main([*command, *KINDS["masked-lm"].recipe, f"output_dir={tmp_path / 'masked'}", "data.test_split=null"])
     with pytest.raises(UserError, match=r"masked has no test split: name one by data.test_split=test"):
         baselines.main([str(tmp_path / "masked")])
+    baselines.main([str(tmp_path / "masked"), "--orders", "1", "data.test_split=test", "data.on_error=skip"])
+
+
+def test_cases_are_what_they_are_called():
+    kind = {"Ab": 0, "AB": 1, "ab": 2}
+    found = cases_of(lambda texts: np.array([kind[text] for text in texts]), ["Ab"], np.array([1]))
+    assert found == {"as they are": 0, "upper case": 1, "lower case": 0}
+
+
+def test_answers_come_in_the_order_of_the_texts():
+    class FirstByte(torch.nn.Module):
+        def forward(self, input_ids, attention_mask):
+            return SimpleNamespace(logits=F.one_hot(input_ids[:, 1] % 3, 3).float())
+
+    task = build_task(load_recipe(None, [*KINDS["text"].recipe, "data.name=made-up"]))
+    given = ["b" * 30, "a", "c" * 9, "aaa", "bb"]
+    assert classifier_of(task, FirstByte(), 2)(given).tolist() == [2, 1, 0, 1, 2]
+
+
+def test_labels_are_numbered_as_the_model_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    make_texts(tmp_path / "data")
+    task = build_task(load_recipe(None, [*KINDS["text"].recipe, f"data.path={tmp_path / 'data'}"]))
+    _, labels = texts_of(task, "test")
+    task.config.id2label = {0: "with u", 1: "with a", 2: "with e"}
+    assert np.array_equal(texts_of(task, "test")[1], np.array([1, 2, 0])[labels])
+
+
+def test_both_sides_are_independent_given_the_byte():
+    places, text, bits = np.array([6, 13]), TEXT.tobytes(), []
+    for place in places:
+        before, behind = text[place - 2 : place], text[place + 1 : place + 3][::-1]
+        both = [
+            chance(text, before, b, 3) * chance(text[::-1], behind, b, 3) / chance(text, b"", b, 1) for b in range(256)
+        ]
+        bits.append(-np.log2(both[text[place]] / sum(both)))
+    assert bits_of_both_sides(TEXT, TEXT, places, 3)[1] == pytest.approx(np.mean(bits))

@@ -8,9 +8,13 @@ import torch
 
 import score
 import train
+from lab.data.several import SeveralDecoder
+from lab.data.sound import SoundDecoder
 from lab.errors import UserError
-from lab.recipe import load_recipe
+from lab.recipe import Data, load_recipe
 from lab.tasks import build_task
+from lab.tasks.task import drawn
+from modeling_perceiver_study import PerceiverStudyFeatureExtractor
 from tests.small_data import fresh_accelerate
 from tests.task_kinds import KINDS
 
@@ -177,3 +181,43 @@ def test_crops_of_pictures_that_would_do_nothing_are_refused():
     recipe = ["task=multimodal-classification", "data.name=x", "model.num_labels=3", parts, inputs, crops]
     with pytest.raises(UserError, match=r"augmentation.modalities.image.random_resized_crop: it is for pictures alone"):
         build_task(load_recipe(None, recipe))
+
+
+def test_series_beside_others_lie_as_their_column_says():
+    sound = SoundDecoder(Data(name="x"), PerceiverStudyFeatureExtractor(2, do_rescale=False))
+    decoder = SeveralDecoder(Data(name="x"), {"sound": sound}, {"sound": np.zeros((1, 2), np.float32)})
+    square = [[0.0, 10.0], [1.0, 11.0]]  # two moments of two channels
+    decoder.look_at({"sound": [None, [], [*square, [2.0, 12.0]], square]})
+    assert decoder.decode_row({"sound": square})["sound"].tolist() == square
+    with pytest.raises(ValueError, match="it has none of sound"):
+        decoder.decode_row({"sound": []})
+
+
+def test_samples_that_are_shown_are_drawn_by_chance():
+    rows = drawn(100, 8).tolist()
+    assert rows == drawn(100, 8).tolist() != sorted(rows) and len({*rows}) == 8 and max(rows) > 50
+    assert sorted(drawn(3, 8).tolist()) == [0, 1, 2]
+
+
+def test_texts_cannot_be_blended():
+    recipe = [*KINDS["captions"].recipe, "data.path=nowhere", "augmentation.mixup_alpha=0.3"]
+    with pytest.raises(UserError, match="text is no grid, and cannot be blended; set it to 0"):
+        build_task(load_recipe(None, recipe))
+
+
+def test_what_is_said_of_a_modality_changes_nothing_else(folder, tmp_path):
+    """Of a checkpoint that training starts from; a longer recording changes what follows from its length."""
+    task = build(folder)
+    task.build_model().save_pretrained(tmp_path)
+    task.processor.save_pretrained(tmp_path)
+    start = ["task=multimodal-classification", f"data.path={folder}", f"pretrained={tmp_path}"]
+
+    def again(*changes):
+        return build_task(load_recipe(None, [*start, *changes])).config.modalities
+
+    own = task.config.modalities
+    assert again() == own == again("feature_extractor.modalities={sound: null}", "model.modalities={sound: null}")
+    halved = again("feature_extractor.modalities.sound.max_length=80")
+    assert halved["sound"]["image_size"] == 80 and halved["video"] == own["video"]
+    wider = again("model.modalities={sound: {patch_size: 8}}")
+    assert wider["sound"] == own["sound"] | {"patch_size": 8} and wider["video"] == own["video"]

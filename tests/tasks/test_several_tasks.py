@@ -167,3 +167,11 @@ def test_a_checkpoint_of_several_tasks_begins_one_of_one(folder):
     train.main([*settings, *one, f"output_dir={folder / 'one'}"])
     found = json.loads((folder / "one" / RESULTS).read_text())
     assert "test_accuracy" in found and "test_accuracy_of_vowel" not in found
+
+
+def test_answers_in_words_are_those_of_the_samples():
+    chosen = np.array([3, 7, 30, 31])
+    for row, (text, right) in zip(chosen, target().describe(9 * LABELS, LABELS, chosen, NAMES), strict=True):
+        lines = [f"length: {['short', 'long'][LENGTHS[row]]}, 100 %"] if HAS_LENGTH[row] else []
+        lines += [f"vowel: {'aeu'[VOWELS[row]]}, 100 %"] if HAS_VOWEL[row] else []
+        assert right and text == "\n".join(lines)

@@ -210,3 +210,17 @@ def test_answers_in_words():
         numbers + np.array([[1], [2], [0]]), numbers, chosen, NAMES[:2]
     )
     assert described == [("2, 3\nis 1, 2", True), ("5, 6\nis 3, 4", False)]
+
+
+def test_where_a_model_is_worst():
+    def weakness(kind, logits, labels, names):
+        return target(kind, fitted=False).weakness(np.array(logits, np.float32), np.array(labels), list(names))
+
+    found = weakness("single_label_classification", np.eye(4)[[0, 1, 1, 1, 1, 2]], [0, 0, 0, 1, 1, 2], "abcd")
+    assert found.endswith("missed is a (33.3 % found), and the most frequent mistake is a taken for b.")
+    found = weakness(
+        "multi_label_classification", [[0, 2, 3], [0, 1, 0], [0, 0, 1]], [[0, 1, 0], [0, 1, 1], [0, 0, 1]], "abc"
+    )
+    assert found.endswith("worst is c, with an average precision of 58.3 %.")
+    found = weakness("regression", [[0.9, 50], [1.1, 150]], [[0.0, 0], [2, 200]], "ab")
+    assert "worst is a: answers are 0.90 of" in found

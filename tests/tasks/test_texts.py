@@ -1,5 +1,8 @@
 """Tasks on texts: what the tests of all tasks leave open."""
 
+import math
+from types import SimpleNamespace
+
 import datasets
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ import torch
 
 from lab.data.loaders import epoch_order
 from lab.errors import UserError
+from lab.looking.text_view import MaskedView
 from lab.recipe import load_recipe
 from lab.tasks import build_task
 from tests.task_kinds import KINDS, make_texts, texts
@@ -202,3 +206,42 @@ def test_batches_of_about_one_length(count):
         batches = [dataset.lengths[order[first : first + 32]] for first in range(0, count - 32, 32)]
         padding = sum(len(batch) * batch.max() for batch in batches) / sum(batch.sum() for batch in batches)
         assert padding < 1.1
+
+
+@pytest.mark.parametrize("kind", ["text", "masked-lm"])
+def test_samples_that_are_shown_are_cut_between_characters(data, kind):
+    task = build(kind, data)
+    read = task.as_read if kind == "text" else task._text
+    assert read(task.decoder().decode_one("a" + "ä" * 30)) == "a" + "ä" * 22
+
+
+def test_examples_of_masked_texts_can_be_asked(data, tmp_path):
+    task = build("masked-lm", data)
+    task.save_examples(tmp_path, task.load_splits().test)
+    paths = sorted(tmp_path.glob(MaskedView.examples))
+    assert paths
+    for path in paths:
+        assert "[MASK]" in MaskedView.read(path, task.processor)
+
+
+def test_scores_of_masked_bytes(data):
+    task, logits = build("masked-lm", data), torch.zeros(2, 3, 262)
+    logits[0, 0, 70] = 100.0  # sure and right; elsewhere all ids are alike
+    targets = torch.tensor([[70, 71, -100], [72, -100, -100]])
+    judged = {name: found.numpy() for name, found in task.judge([SimpleNamespace(logits=logits)], targets).items()}
+    scores = task.scores(judged)
+    assert scores["bits_per_byte"] == pytest.approx(2 / 3 * math.log2(262))
+    assert scores["loss"] == pytest.approx(2 / 3 * math.log(262)) and scores["masked_accuracy"] == pytest.approx(1 / 3)
+
+
+def test_training_sees_another_part_of_a_long_text_at_each_step(data):
+    task = build("masked-lm", data, "augmentation.share=0")  # one byte is chosen
+    ids = torch.arange(6, 206, dtype=torch.int16)[None]
+    batch = {"values": ids, "lengths": torch.tensor([200]), "rows": torch.tensor([0])}
+
+    def start(made):
+        arguments, targets = made
+        return int(targets[0, 0]) - 6 - (int(arguments["output_positions"][0, 0]) - 1)
+
+    starts = {start(task.training_inputs(batch, step, 0)) for step in range(20)}
+    assert len(starts) > 10 and 50 < max(starts) <= 200 - 46 and start(task.inputs(batch)) == 0

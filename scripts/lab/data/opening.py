@@ -122,7 +122,7 @@ def _open_folder(folder: Path, settings: Data, roles: Collection[str], asked: As
             if streaming:
                 raise UserError(f"data.streaming=true: {folder} holds {what}, which are read whole; set it to false")
             return read(files)
-    has_paths = bool(settings.columns.keys() & {*roles})
+    has_paths = settings.text_column is not None or bool(settings.columns.keys() & {*roles})
     arguments = find_splits(folder, asked.names, has_paths)
     if arguments is None:
         return asked.check(datasets.load_dataset(str(folder), streaming=streaming))

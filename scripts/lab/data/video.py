@@ -5,7 +5,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from lab.data.columns import Column, content_of, is_file, media_column
+from lab.data.columns import Column, content_of, media_column
 from lab.data.images import UNUSABLE
 from lab.data.ragged import RaggedDecoder
 from lab.recipe import Data
@@ -22,7 +22,7 @@ def _stored_as(feature: Any) -> Any:
     if _is_frames(feature):
         return datasets.List(datasets.Image(decode=False))
     # Undecoded, an image is nothing but bytes and a path.
-    return datasets.Image(decode=False) if is_file(feature) else type(feature)(decode=False)
+    return datasets.Video(decode=False) if isinstance(feature, datasets.Video) else datasets.Image(decode=False)
 
 
 VIDEO = Column(

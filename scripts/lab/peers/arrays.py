@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from transformers import PerceiverConfig
 from transformers.models.perceiver import modeling_perceiver as theirs
 
-from lab.peers.contenders import perceiver_pytorch
+from lab.peers.contenders import perceiver_pytorch, widen_mlps
 from lab.peers.timing import median_ratio, now
 from lab.tasks.task import Task
 from modeling_perceiver_study import PerceiverStudyConfig
@@ -56,7 +56,7 @@ class PerceiverPytorch(nn.Module):
 
     def __init__(self, config: PerceiverStudyConfig, width: int):
         super().__init__()
-        self.model = perceiver_pytorch().Perceiver(
+        model = perceiver_pytorch().Perceiver(
             num_freq_bands=1,
             max_freq=2.0,
             fourier_encode_data=False,
@@ -73,6 +73,8 @@ class PerceiverPytorch(nn.Module):
             weight_tie_layers=config.share_block_weights,
             self_per_cross_attn=config.num_self_attends_per_block,
         )
+        factors = config.cross_attention_widening_factor, config.self_attention_widening_factor
+        self.model = widen_mlps(model, *factors)
 
     def forward(self, array: torch.Tensor) -> torch.Tensor:
         return self.model(array)
@@ -96,7 +98,8 @@ def measure(
     arguments = {
         name: torch.randn_like(value) if value.is_floating_point() else value for name, value in arguments.items()
     }
-    ours = task.new_model().to(device)
+    # In evaluation mode, or latents, modalities and attention weights that a recipe leaves out would be left out here.
+    ours = task.new_model().to(device).eval()
     with torch.no_grad():
         array = ours.perceiver.elements(**arguments)
     runs: dict[str, tuple[nn.Module, Callable[[nn.Module], torch.Tensor]]] = {
@@ -104,7 +107,7 @@ def measure(
     }
     if task.config.num_cross_attends > 1:
         config = type(task.config)(**task.config.to_dict() | {"num_cross_attends": 1, "share_block_weights": True})
-        runs[ONE_CROSS_ATTEND] = (task.model_class(config).to(device), lambda model: model(**arguments).logits)
+        runs[ONE_CROSS_ATTEND] = (task.model_class(config).to(device).eval(), lambda model: model(**arguments).logits)
     for name in others:
         runs[name] = (OTHERS[name](task.config, array.shape[-1]).to(device), lambda model: model(array))
     runs[ARRAY] = (ours.perceiver.inputs, lambda model: ours.perceiver.elements(**arguments))

@@ -140,12 +140,25 @@ def perceiver_pytorch() -> ModuleType:
     return found
 
 
+def widen_mlps(model: nn.Module, of_cross_attends: int, of_self_attends: int) -> nn.Module:
+    """Give a Perceiver of perceiver-pytorch MLPs of other widening factors than 4, which it has for all.
+
+    They are gated, with half as many weights again as those of the same factor here.
+    """
+    mlp = perceiver_pytorch().FeedForward
+    for block in {*model.layers}:  # which may be shared
+        block.cross_ff.fn = mlp(block.cross_ff.norm.normalized_shape[0], mult=of_cross_attends)
+        for _, layer in block.self_attns:
+            layer.fn = mlp(layer.norm.normalized_shape[0], mult=of_self_attends)
+    return model
+
+
 class PerceiverPytorch(nn.Module):
     """perceiver-pytorch with layers of the same widths; its MLPs are gated, so weights cannot be copied."""
 
     def __init__(self, case: Case):
         super().__init__()
-        self.model = perceiver_pytorch().Perceiver(
+        model = perceiver_pytorch().Perceiver(
             num_freq_bands=case.num_frequency_bands,
             depth=case.num_blocks,
             max_freq=case.image_size,
@@ -159,6 +172,7 @@ class PerceiverPytorch(nn.Module):
             weight_tie_layers=True,
             self_per_cross_attn=case.num_self_attends_per_block,
         )
+        self.model = widen_mlps(model, case.widening_factor, case.widening_factor)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.model(pixels.permute(0, 2, 3, 1))

@@ -1,12 +1,11 @@
 """Memory of decoding many output queries, in chunks and all at once."""
 
-import time
-
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
 from lab.peers.memory import in_own_process, peak_of
+from lab.peers.timing import now
 from modeling_perceiver_study import PerceiverStudyConfig
 from modeling_perceiver_study.decoder import FourierQueries, PerceiverStudyDecoder
 
@@ -56,7 +55,7 @@ def _decode(edge: int, way: str, device: str) -> dict[str, float]:
     answers(torch.arange(8, device=device)).square().mean().backward()  # what is allocated only once
     result = {}
     for what, run in (("forward", forward), ("step", step)):
-        begin = time.perf_counter()
+        begin = now(device)
         result[f"{what}_megabytes"] = peak_of(run, device)
-        result[f"{what}_seconds"] = time.perf_counter() - begin
+        result[f"{what}_seconds"] = now(device) - begin
     return result

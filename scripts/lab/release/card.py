@@ -118,8 +118,10 @@ def energy(seconds: float, hardware: str) -> dict:
     gpus, threads = re.match(r"(\d+) x (.*)", hardware), re.search(r"(\d+) threads?$", hardware)
     if gpus:
         words = re.split(r"[ -]", gpus[2])
-        each = next((watts for name, watts in _WATTS.items() if name in words), _WATTS_OF_OTHER_GPU)
-        watts, basis = int(gpus[1]) * each, f"{each} W for each GPU, an upper bound"
+        known = next((watts for name, watts in _WATTS.items() if name in words), None)
+        each = known or _WATTS_OF_OTHER_GPU
+        basis = f"{each} W for each GPU, an upper bound" if known else f"a guess of {each} W for each GPU"
+        watts = int(gpus[1]) * each
     else:
         watts = _WATTS_PER_THREAD * int(threads[1] if threads else 1)
         basis = f"a guess of {_WATTS_PER_THREAD} W for each CPU thread"

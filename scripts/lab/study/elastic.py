@@ -114,9 +114,10 @@ def measure(answer, model: PreTrainedModel, samples: Samples) -> tuple[float, np
     Args:
         answer: what the model is called with `-> (b, classes), (b,)`, logits and blocks.
     """
+    model.cpu()
     right, blocks, first = [], [], None
     for batch in DataLoader(samples.validation, _BATCH, collate_fn=default_convert):
-        inputs, labels = samples.task.inputs({name: tensor.to(model.device) for name, tensor in batch.items()})
+        inputs, labels = samples.task.inputs(batch)
         logits, taken = answer(inputs)
         right.append((logits.argmax(dim=-1) == labels).cpu())
         blocks.append(taken.cpu())

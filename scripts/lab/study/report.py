@@ -84,7 +84,8 @@ def describe(settings: dict) -> str:
         f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
         for name, value in settings.items()
     ]
-    return f"Nothing is trained. {'; '.join(facts).capitalize()}."
+    text = "; ".join(facts)
+    return f"Nothing is trained. {text[:1].upper()}{text[1:]}."
 
 
 def _describe_training(recipe: dict, seeds: list[int]) -> str:

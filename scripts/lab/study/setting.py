@@ -24,7 +24,7 @@ class Setting:
         again: train again what is in the cache.
 
     Raises:
-        UserError: the overrides set the seed or a local start, or there are no seeds.
+        UserError: the overrides set the seed or a local start, or there are no seeds, or one is there twice.
     """
 
     config: Path = DEFAULT_CONFIG
@@ -40,8 +40,9 @@ class Setting:
             raise UserError("seed= cannot be set in a study, which has several seeds: give --seeds")
         if any(text.startswith("model.local_start_") for text in self.overrides):
             raise UserError("model.local_start_...= cannot be set in a study, whose models have no local start")
-        if not self.seeds:
-            raise UserError("--seeds: expected at least one")
+        if not self.seeds or len({*self.seeds}) < len(self.seeds):
+            given = " ".join(map(str, self.seeds))
+            raise UserError(f"--seeds {given}: expected at least one, and each once, as twice the same says nothing")
 
     def recipe(self, *overrides: str, seed: int = 0) -> Recipe:
         """Return the study's recipe with the overrides of an experiment, which win over the study's own.

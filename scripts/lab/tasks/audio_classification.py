@@ -42,8 +42,6 @@ _EXTRACTOR_KEYS = (
     "max_length",
     "stretch_to",
 )
-# Fields of the model that follow from the feature extractor.
-_SHAPE_KEYS = ("input_type", "num_axes", "image_size", "num_channels")
 
 
 @dataclasses.dataclass
@@ -67,6 +65,7 @@ class AudioClassification(RaggedTask):
     model_class = PerceiverStudyForAudioClassification
     processor_class = PerceiverStudyFeatureExtractor
     processor_keys = _EXTRACTOR_KEYS
+    derived_keys = ("input_type", "num_axes", "image_size", "num_channels")
     columns = (AUDIO,)
     view = SoundView
     augmentation_class = SoundAugmentation
@@ -88,7 +87,7 @@ class AudioClassification(RaggedTask):
         settings = {key: self.pretrained.processor[key] for key in _EXTRACTOR_KEYS if key in self.pretrained.processor}
         recipe = dataclasses.replace(recipe, feature_extractor=settings | recipe.feature_extractor)
         recipe = super().inherit(recipe)
-        kept = {key: value for key, value in recipe.model.items() if key not in _SHAPE_KEYS}
+        kept = {key: value for key, value in recipe.model.items() if key not in self.derived_keys}
         return dataclasses.replace(recipe, model=kept)
 
     def build_config(self) -> PerceiverStudyConfig:
@@ -103,7 +102,7 @@ class AudioClassification(RaggedTask):
             shape |= {"num_axes": 2, "image_size": [frames, extractor.num_mel_bins]}
         else:
             shape |= {"num_axes": 1, "image_size": extractor.max_length}
-        for key in _SHAPE_KEYS:
+        for key in self.derived_keys:
             if self.recipe.model.get(key, shape[key]) != shape[key]:
                 raise UserError(f"model.{key}={self.recipe.model[key]}: feature_extractor makes it {shape[key]}")
         return build("model", PerceiverStudyConfig, shape | self.recipe.model)

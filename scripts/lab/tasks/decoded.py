@@ -19,9 +19,11 @@ class DecodedTask(LabelledTask):
 
     Attributes:
         processor_keys: what a recipe may say about the processor.
+        derived_keys: fields of the model that follow from the processor.
     """
 
     processor_keys: ClassVar[tuple[str, ...]] = ()
+    derived_keys: ClassVar[tuple[str, ...]] = ()
 
     def blank(self) -> np.ndarray:
         """The smallest sample, which stands for one that is missing among several modalities."""

@@ -1,5 +1,6 @@
 """Texts without labels: bytes of them are masked, and the model is to say what they were."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from lab.data.unlabelled import UNLABELLED
 from lab.errors import UserError
 from lab.looking.maps import draw_maps_on
 from lab.looking.style import save
-from lab.looking.text_view import MaskedView
+from lab.looking.text_view import MaskedView, TextView
 from lab.recipe import Recipe
 from lab.scoring.report import Details, write_evaluation
 from lab.tasks.task import Arguments, Batch, Judged, Scores, Task, drawn
@@ -236,12 +237,18 @@ class MaskedLM(Task):
         return [("Attention of latents to texts", "attention.png")]
 
     def save_examples(self, folder: Path, dataset: TextDataset) -> dict[str, str]:
+        settings = dataclasses.replace(self.augmentation, random_share=0.0, kept_share=0.0)
         for number, row in enumerate(drawn(len(dataset), _EXAMPLES)):
-            (folder / f"{number}.txt").write_text(self._text(dataset.sample(row)), encoding="utf-8")
+            ids = np.array(self.processor(self._text(dataset.sample(row)))["input_ids"])
+            rng = np.random.default_rng(fold_seed(int(row)))
+            ids, _ = mask(ids, settings, self.processor.mask_token_id, rng)
+            text = self.processor.decode(ids[1:-1].tolist())
+            (folder / f"{number}.txt").write_text(text, encoding="utf-8")
         return {}
 
     def _text(self, sample: np.ndarray) -> str:
-        return self.processor.decode(sample[: self._room].tolist())
+        """A sample as text, cut between characters to what the model takes."""
+        return TextView.take({"text": self.processor.decode(sample.tolist())}, self.processor)
 
     def card(self, judged: Judged) -> dict[str, Any]:
         return {

@@ -129,15 +129,19 @@ class MultimodalClassification(RaggedTask):
         )
 
     def inherit(self, recipe: Recipe) -> Recipe:
-        found, kinds = {}, {kind.processor_class.__name__: kind for kind in self.kinds}
-        for name, settings in self.pretrained.processor["modalities"].items():
-            kind = kinds[settings["processor"]]
-            kept = {key: settings[key] for key in kind.processor_keys if key in settings and key not in SIZE_KEYS}
-            found[name] = {"task": kind.name, **kept}
-        given = recipe.feature_extractor.get("modalities", {})
-        merged = {name: {**found.get(name, {}), **given.get(name, {})} for name in {**found, **given}}
+        kinds = {kind.processor_class.__name__: kind for kind in self.kinds}
+        settings, fields = {}, {}
+        for name, found in self.pretrained.processor["modalities"].items():
+            kind = kinds[found["processor"]]
+            kept = {key: found[key] for key in kind.processor_keys if key in found and key not in SIZE_KEYS}
+            settings[name] = {"task": kind.name, **kept}
+            described = self.pretrained.architecture["modalities"][name]
+            fields[name] = {key: value for key, value in described.items() if key not in kind.derived_keys}
+        settings = _merged(settings, recipe.feature_extractor.get("modalities"))
+        fields = _merged(fields, recipe.model.get("modalities"))
         recipe = super().inherit(recipe)
-        return dataclasses.replace(recipe, feature_extractor={"modalities": merged})
+        model = recipe.model | {"modalities": fields}
+        return dataclasses.replace(recipe, feature_extractor={"modalities": settings}, model=model)
 
     def build_config(self) -> PerceiverStudyConfig:
         """The model of the recipe, with the input of each modality as the config of its own task describes it."""
@@ -274,3 +278,9 @@ def _described(config: PerceiverStudyConfig, whole: type[PerceiverStudyConfig]) 
         for name in dict.fromkeys((*INPUT_FIELDS, *own))
         if getattr(config, name) != getattr(whole, name)
     }
+
+
+def _merged(found: dict[str, dict], given: dict[str, dict | None] | None) -> dict[str, dict]:
+    """What is said of each modality; what is given wins, key by key."""
+    given = given or {}
+    return {name: {**found.get(name, {}), **(given.get(name) or {})} for name in {**found, **given}}

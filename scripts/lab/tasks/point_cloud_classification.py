@@ -72,7 +72,8 @@ class PointCloudClassification(RaggedTask):
 
     def load_splits(self) -> Splits:
         splits = super().load_splits()
-        self._longest = int(splits.unchanging.lengths.max())
+        in_memory = (split for split in (splits.train, splits.validation) if hasattr(split, "lengths"))  # not streamed
+        self._longest = max(int(split.lengths.max()) for split in in_memory)
         return splits
 
     def decoder(self) -> PointsDecoder:

@@ -92,7 +92,7 @@ class TextClassification(RaggedTask):
         return arguments, self.target.example(size, self.config.num_labels, device)
 
     def as_read(self, sample: np.ndarray) -> str:
-        return self.processor.decode(sample[: self.processor.model_max_length - 2].tolist())
+        return TextView.take({"text": self.processor.decode(sample.tolist())}, self.processor)
 
     def write_example(self, folder: Path, name: str, sample: np.ndarray) -> str:
         (folder / f"{name}.txt").write_text(self.as_read(sample), encoding="utf-8")
