@@ -14,7 +14,7 @@ from lab.judging.predictions import evaluate
 from lab.recipe import load_recipe
 from lab.release.card import check_card
 from lab.release.staging import check_loads
-from lab.tasks import build_task, find_task
+from lab.tasks import find_task
 from tests.paths import ROOT
 from tests.small_data import CIFAR10, fresh_accelerate
 
@@ -74,7 +74,8 @@ def test_its_weights_are_float32(folder):
     model = kind_of(folder).model_class.from_pretrained(folder)
     assert model.dtype == torch.float32
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    given, _ = build_task(load_recipe(folder / "recipe.yaml")).example(2, "cpu")
+    task, _ = open_checkpoint(str(folder), load_recipe(folder / "recipe.yaml"))
+    given, _ = task.example(2, "cpu")
     given = {name: torch.randn(value.shape) if value.is_floating_point() else value for name, value in given.items()}
     outputs = model(**given, labels=torch.tensor([0, 1]))
     assert outputs.logits.detach().numpy().dtype == "float32"
