@@ -73,7 +73,7 @@ class PointCloudClassification(RaggedTask):
     def load_splits(self) -> Splits:
         splits = super().load_splits()
         in_memory = (split for split in (splits.train, splits.validation) if hasattr(split, "lengths"))  # not streamed
-        self._longest = max(int(split.lengths.max()) for split in in_memory)
+        self._longest = max((int(split.lengths.max()) for split in in_memory), default=self._longest)
         return splits
 
     def decoder(self) -> PointsDecoder:
