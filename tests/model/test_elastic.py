@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from modeling_perceiver_study import (
+    PerceiverStudyConfig,
     PerceiverStudyForMaskedLM,
     PerceiverStudyForTokenClassification,
     PerceiverStudyModel,
@@ -168,7 +169,8 @@ def test_numbers_have_no_confidence():
 
 @pytest.mark.parametrize("head", [PerceiverStudyForTokenClassification, PerceiverStudyForMaskedLM])
 def test_bytes_have_many_answers(head):
-    config = small_config(input_type="bytes", image_size=224, num_frequency_bands=64, num_labels=3)
+    sizes = {"d_model": 16, "num_latents": 3, "d_latents": 16, "num_self_attention_heads": 2}
+    config = PerceiverStudyConfig(input_type="bytes", num_labels=3, **sizes)
     with pytest.raises(ValueError, match=rf"of {head.__name__}: expected a model that answers with one class"):
         classify_early(head(config).eval(), 0.5, input_ids=torch.ones(1, 4, dtype=torch.long))
 
