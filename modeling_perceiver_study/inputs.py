@@ -246,18 +246,20 @@ def draw_apart(modules: Iterable[nn.Module]):
             nn.init.normal_(module.weight, std=_FRESH)
 
 
-def _both(mask: torch.Tensor | None, following: torch.Tensor, elements: torch.Tensor | None) -> torch.Tensor | None:
-    """What the mask of `elements`, `(B, M)`, and the first `M` columns of `following` both show.
+def _both(
+    mask: torch.Tensor | None, of_all: torch.Tensor | None, before: int, elements: torch.Tensor | None
+) -> torch.Tensor | None:
+    """What the mask of `elements`, `(B, M)`, and the `M` columns of a mask of all inputs from `before` on both show.
 
     Where these do not fit, the mask as it is: what is wrong is told by what checks it.
     """
-    if elements is None or elements.ndim < 2:
+    if of_all is None or of_all.ndim != 2 or elements is None or elements.ndim < 2:
         return mask
-    following = following[:, : elements.shape[1]]
-    if following.shape != elements.shape[:2] or (mask is not None and mask.shape != following.shape):
+    own = of_all[:, before : before + elements.shape[1]]
+    if own.shape != elements.shape[:2] or (mask is not None and mask.shape != own.shape):
         return mask
-    following = check_mask(following, following.shape)
-    return following if mask is None else following & check_mask(mask, mask.shape)
+    own = check_mask(own, own.shape)
+    return own if mask is None else own & check_mask(mask, mask.shape)
 
 
 class LearnedPadding(nn.Module):
@@ -325,8 +327,8 @@ class SeveralInputs(nn.Module):
         parts, before = {}, 0
         for name, values in self._given(given).items():
             adapter, mask = self.adapters[name], given.get(self._mask(name))
-            if adapter.masks_elements and attention_mask is not None and attention_mask.ndim == 2:
-                mask = _both(mask, attention_mask[:, before:], values[0])
+            if adapter.masks_elements:
+                mask = _both(mask, attention_mask, before, values[0])
             try:
                 parts[name] = adapter(*values, dtype=dtype, attention_mask=mask)
             except ValueError as error:
@@ -354,9 +356,7 @@ class SeveralInputs(nn.Module):
             if self._arguments(name)[0] == argument:
                 break
             before += length
-        mask = given.get(self._mask(name))
-        if attention_mask is not None:
-            mask = _both(mask, attention_mask[:, before:], given[argument])
+        mask = _both(given.get(self._mask(name)), attention_mask, before, given[argument])
         return {key: given.get(key) for key in self._arguments(name)} | {self._mask(name): mask}
 
     def _mask_all(self, parts: dict[str, GridInputs], attention_mask: torch.Tensor) -> dict[str, GridInputs]:

@@ -119,8 +119,8 @@ def measure(answer, model: PreTrainedModel, samples: Samples) -> tuple[float, np
     for batch in DataLoader(samples.validation, _BATCH, collate_fn=default_convert):
         inputs, labels = samples.task.inputs(batch)
         logits, taken = answer(inputs)
-        right.append((logits.argmax(dim=-1) == labels).cpu())
-        blocks.append(taken.cpu())
+        right.append(logits.argmax(dim=-1) == labels)
+        blocks.append(taken)
         first = inputs if first is None else first
     time = 1e6 * seconds(lambda: answer(first)) / len(right[0])
     return float(torch.cat(right).float().mean()), torch.cat(blocks).numpy(), time

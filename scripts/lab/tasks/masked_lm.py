@@ -21,11 +21,18 @@ from lab.data.unlabelled import UNLABELLED
 from lab.errors import UserError
 from lab.looking.maps import draw_maps_on
 from lab.looking.style import save
-from lab.looking.text_view import MaskedView, TextView
+from lab.looking.text_view import MaskedView
 from lab.recipe import Recipe
 from lab.scoring.report import Details, write_evaluation
 from lab.tasks.task import Arguments, Batch, Judged, Scores, Task, drawn
-from lab.tasks.texts import build_tokenizer, byte_elements, bytes_config, inherit_tokenizer, with_special_tokens
+from lab.tasks.texts import (
+    as_text,
+    build_tokenizer,
+    byte_elements,
+    bytes_config,
+    inherit_tokenizer,
+    with_special_tokens,
+)
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyForMaskedLM, PerceiverStudyTokenizer
 
 _DRAWN, _EXAMPLES = 4, 3
@@ -231,7 +238,7 @@ class MaskedLM(Task):
     ) -> list[tuple[str, str]]:
         if not show_samples:
             return []
-        texts = [self._text(dataset.sample(row)) for row in drawn(len(dataset), _DRAWN)]
+        texts = [as_text(dataset.sample(row), self.processor) for row in drawn(len(dataset), _DRAWN)]
         figure = draw_maps_on(texts, model, self.processor, MaskedView, self.config.num_cross_attends)
         save(figure, folder / "attention.png", dpi=100)
         return [("Attention of latents to texts", "attention.png")]
@@ -239,16 +246,12 @@ class MaskedLM(Task):
     def save_examples(self, folder: Path, dataset: TextDataset) -> dict[str, str]:
         settings = dataclasses.replace(self.augmentation, random_share=0.0, kept_share=0.0)
         for number, row in enumerate(drawn(len(dataset), _EXAMPLES)):
-            ids = np.array(self.processor(self._text(dataset.sample(row)))["input_ids"])
+            ids = np.array(self.processor(as_text(dataset.sample(row), self.processor))["input_ids"])
             rng = np.random.default_rng(fold_seed(int(row)))
             ids, _ = mask(ids, settings, self.processor.mask_token_id, rng)
             text = self.processor.decode(ids[1:-1].tolist())
             (folder / f"{number}.txt").write_text(text, encoding="utf-8")
         return {}
-
-    def _text(self, sample: np.ndarray) -> str:
-        """A sample as text, cut between characters to what the model takes."""
-        return TextView.take({"text": self.processor.decode(sample.tolist())}, self.processor)
 
     def card(self, judged: Judged) -> dict[str, Any]:
         return {

@@ -17,6 +17,7 @@ from lab.tasks.ragged import RaggedTask
 from lab.tasks.task import Arguments, Batch, Judged
 from lab.tasks.texts import (
     TOKENIZER_KEYS,
+    as_text,
     build_tokenizer,
     byte_elements,
     bytes_config,
@@ -92,7 +93,7 @@ class TextClassification(RaggedTask):
         return arguments, self.target.example(size, self.config.num_labels, device)
 
     def as_read(self, sample: np.ndarray) -> str:
-        return TextView.take({"text": self.processor.decode(sample.tolist())}, self.processor)
+        return as_text(sample, self.processor)
 
     def write_example(self, folder: Path, name: str, sample: np.ndarray) -> str:
         (folder / f"{name}.txt").write_text(self.as_read(sample), encoding="utf-8")

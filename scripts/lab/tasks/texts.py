@@ -3,9 +3,11 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
 import torch
 
 from lab.errors import UserError
+from lab.looking.text_view import TextView
 from lab.recipe import Recipe, build, require_keys
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyTokenizer
 
@@ -46,6 +48,11 @@ def inherit_tokenizer(recipe: Recipe, found: dict[str, Any]) -> Recipe:
     if "max_position_embeddings" in recipe.model:
         settings["model_max_length"] = min(settings["model_max_length"], recipe.model["max_position_embeddings"])
     return dataclasses.replace(recipe, tokenizer=settings | recipe.tokenizer)
+
+
+def as_text(sample: np.ndarray, tokenizer: PerceiverStudyTokenizer) -> str:
+    """`(l,) ->` the text of a sample, cut between characters to what the model takes, as a file is."""
+    return TextView.take({TextView.sample: tokenizer.decode(sample.tolist())}, tokenizer)
 
 
 def with_special_tokens(
