@@ -50,8 +50,8 @@ DEPTHS = [1, 2, 4, 8]
 AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def main():
-    arguments = parse()
+def main(words: list[str] | None = None):
+    arguments = parse(words)
     torch.set_float32_matmul_precision(arguments.matmul_precision)
     if arguments.keep_memory:
         keep_memory()
@@ -223,7 +223,7 @@ def _peak_memory(case: Case, name: str, device: str, dtype: str, matmul_precisio
     return peak_of(lambda: training_step(model, pixels, AUTOCAST[dtype]), device)
 
 
-def parse():
+def parse(words: list[str] | None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [*(case.name for case in CASES), "points", "depth"]
     parser.add_argument("--cases", nargs="+", choices=names, default=names, help="default: all")
@@ -234,7 +234,7 @@ def parse():
     parser.add_argument("--compile", action="store_true", help="by torch.compile, all contenders")
     parser.add_argument("--keep_memory", action="store_true", help="for all contenders, as training on a CPU does")
     parser.add_argument("--output", type=place, default=Path("output/benchmark"), metavar="FOLDER")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None):

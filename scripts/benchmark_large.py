@@ -17,6 +17,7 @@ import lab.waiting  # noqa: F401, before torch
 import torch
 from accelerate import Accelerator
 
+from lab.arguments import at_least_one
 from lab.errors import run_command
 from lab.peers.large import large_table, measure_large
 from lab.places import place
@@ -25,10 +26,10 @@ from lab.provenance import describe_run
 
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--points", type=int, default=10_000_000, help="of the cloud (default: 10 million)")
+    parser.add_argument("--points", type=at_least_one, default=10_000_000, help="of the cloud (default: 10 million)")
     parser.add_argument("--hours", type=float, default=3.3, help="of the WAV file (default: 3.3)")
     parser.add_argument("--minutes", type=float, default=10.0, help="of the video (default: 10)")
-    parser.add_argument("--threads", type=int, default=1, help="of the processor (default: 1)")
+    parser.add_argument("--threads", type=at_least_one, default=1, help="of the processor (default: 1)")
     parser.add_argument("--output", type=place, default=Path("output") / "benchmark", metavar="FOLDER")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)

@@ -19,7 +19,8 @@ import lab.waiting  # noqa: F401, before torch
 import torch
 from accelerate import Accelerator
 
-from lab.errors import UserError, run_command
+from lab.arguments import at_least_one
+from lab.errors import run_command
 from lab.peers.masked_lm import OFFICIAL, masked_lm_table, measure
 from lab.peers.tokenizing import lines_of, time_tokenizers
 from lab.places import place
@@ -28,17 +29,15 @@ from lab.provenance import describe_run
 
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description="Time Perceiver IO's masked language model beside transformers'.")
-    parser.add_argument("--lengths", nargs="+", type=int, default=[200, 2048], help="bytes of a text")
-    parser.add_argument("--rounds", type=int, default=3, help="repetitions (default: 3)")
-    parser.add_argument("--threads", type=int, default=1, help="of the processor (default: 1)")
-    parser.add_argument("--layers", type=int, default=26, help="self-attends (default: 26, as the source)")
+    parser.add_argument("--lengths", nargs="+", type=at_least_one, default=[200, 2048], help="bytes of a text")
+    parser.add_argument("--rounds", type=at_least_one, default=3, help="repetitions (default: 3)")
+    parser.add_argument("--threads", type=at_least_one, default=1, help="of the processor (default: 1)")
+    parser.add_argument("--layers", type=at_least_one, default=26, help="self-attends (default: 26, as the source)")
     parser.add_argument("--output", type=place, default=Path("output/benchmark"), metavar="FOLDER")
     parser.add_argument("--part", choices=("model", "tokenizer"), default="model", help="what to time")
     parser.add_argument("--data", type=place, metavar="FILE", help="lines of text for the tokenizers; or random ones")
-    parser.add_argument("--lines", type=int, default=10_000, help="of them, at most (default: 10,000)")
+    parser.add_argument("--lines", type=at_least_one, default=10_000, help="of them, at most (default: 10,000)")
     options = parser.parse_args(arguments)
-    if options.rounds < 1 or options.lines < 1:
-        raise UserError(f"--rounds {options.rounds} --lines {options.lines}: expected at least 1")
     if options.part == "tokenizer":
         _time_tokenizers(options.data, options.lines, options.rounds)
         return

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from lab.arguments import at_least_one
 from lab.checkpoint_names import checkpoint_name
 from lab.errors import UserError, run_command
 from lab.judging.checkpoints import load_classifier
@@ -68,11 +69,11 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--output", type=place, metavar="FOLDER", help="default: CHECKPOINT/export")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS, help="default: all")
     parser.add_argument(
-        "--length", type=int, help="bytes of a text (default: the most that the model takes) or points (default: 1024)"
+        "--length",
+        type=at_least_one,
+        help="bytes of a text (default: the most that the model takes) or points (default: 1024)",
     )
     options = parser.parse_args(arguments)
-    if options.length is not None and options.length < 1:
-        raise UserError(f"--length {options.length}: expected at least 1")
     if options.output is None and not Path(options.checkpoint).is_dir():
         raise UserError(f"{options.checkpoint} is not a folder: say with --output where to write")
     classifier = load_classifier(options.checkpoint)

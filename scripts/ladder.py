@@ -20,6 +20,7 @@ import yaml
 from omegaconf import OmegaConf
 from tqdm.auto import tqdm
 
+from lab.arguments import at_least_one
 from lab.errors import UserError, one_line, run_command
 from lab.places import place
 from lab.provenance import facts_of
@@ -54,13 +55,10 @@ def main(arguments: list[str] | None = None):
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train recipes that differ in a few keys, and compare them.")
     parser.add_argument("ladder", metavar="LADDER", type=place, help="YAML of config, common and rungs")
-    parser.add_argument("--jobs", type=int, default=1, help="rungs trained at a time; a thread for each if several")
+    parser.add_argument("--jobs", type=at_least_one, default=1, help="rungs at a time; a thread each if several")
     parser.add_argument("--output", type=place, default=Path("output/ladder"), help="folder of the runs")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for all rungs, such as data.path=/data")
-    options = parser.parse_intermixed_args(arguments)
-    if options.jobs < 1:
-        raise UserError(f"--jobs {options.jobs}: expected at least 1")
-    return options
+    return parser.parse_intermixed_args(arguments)
 
 
 def load_ladder(path: Path, overrides: list[str]) -> dict:

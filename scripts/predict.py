@@ -13,8 +13,9 @@ import argparse
 
 import lab.waiting  # noqa: F401, before torch
 
+from lab.arguments import at_least_one
 from lab.checkpoint_names import checkpoint_name
-from lab.errors import UserError, about_file, run_command
+from lab.errors import about_file, run_command
 from lab.judging.checkpoints import load_classifier
 from lab.places import place
 
@@ -28,10 +29,8 @@ def main(arguments: list[str] | None = None):
         help="folder of a run, or a name on the Hub",
     )
     parser.add_argument("files", metavar="FILE", nargs="+", type=place, help="images, recordings, ...")
-    parser.add_argument("--top_k", type=int, default=5, help="classes to show (default: 5)")
+    parser.add_argument("--top_k", type=at_least_one, default=5, help="classes to show (default: 5)")
     options = parser.parse_args(arguments)
-    if options.top_k < 1:
-        raise UserError(f"--top_k {options.top_k}: expected at least 1")
     classifier = load_classifier(options.checkpoint)
     samples = [classifier.view.read(path, classifier.processor) for path in options.files]
     for path, sample in zip(options.files, samples, strict=True):

@@ -24,7 +24,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from lab.arguments import require_of_data
+from lab.arguments import at_least_one, require_of_data
 from lab.checkpoint_names import check_checkpoint, checkpoint_name
 from lab.data.label_columns import SINGLE_LABEL
 from lab.errors import UserError, run_command
@@ -59,13 +59,11 @@ def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description="Measure what a classifier withstands.")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=checkpoint_name, help="folder that train.py wrote")
     parser.add_argument("--split", default="test", help="train, validation or test (default: test)")
-    parser.add_argument("--batch_size", type=int, default=64, help="samples at a time (default: 64)")
-    parser.add_argument("--samples", type=int, help="change only so many images, drawn by chance (default: all)")
+    parser.add_argument("--batch_size", type=at_least_one, default=64, help="samples at a time (default: 64)")
+    parser.add_argument("--samples", type=at_least_one, help="change so many images, drawn by chance (default: all)")
     parser.add_argument("--output", type=place, metavar="FOLDER", help="default: CHECKPOINT")
     parser.add_argument("overrides", nargs="*", metavar="data.key=value", help="such as data.path=FOLDER")
     options = parser.parse_intermixed_args(arguments)
-    if options.batch_size < 1:
-        raise UserError(f"--batch_size {options.batch_size}: expected at least 1")
     check_checkpoint(options.checkpoint)
     require_of_data(options.overrides)
     transformers.utils.logging.disable_progress_bar()
@@ -85,8 +83,6 @@ def main(arguments: list[str] | None = None):
             f"{options.checkpoint} is for {task.samples}; expected texts, images, or clouds of points with 3 "
             "coordinates, with one class each"
         )
-    if options.samples is not None and options.samples < 1:
-        raise UserError(f"--samples {options.samples}: expected at least one, or leave it out for all")
     if options.samples is not None and measure is not of_images:
         raise UserError(f"--samples is for images: leave it out for {task.samples}")
     folder = folder_to_write(options.output or Path(options.checkpoint))

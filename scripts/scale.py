@@ -9,6 +9,7 @@ Everything else is arithmetic. No speed is assumed unless the table says so; --s
 
 import argparse
 
+from lab.arguments import at_least_one
 from lab.errors import UserError, run_command
 from lab.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from lab.tasks import build_task
@@ -22,8 +23,8 @@ _TRAINING_STATE = {"weights": 4, "gradients": 4, "AdamW": 8, "DDP buckets": 4}
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description="Memory and days of a recipe.")
     parser.add_argument("--config", default=DEFAULT_RECIPE, metavar="PATH", help="recipe (default: digits)")
-    parser.add_argument("--processes", type=int, default=8, help="GPUs (default: 8)")
-    parser.add_argument("--train_samples", type=int, help="an epoch has (default: data.train_samples of the recipe)")
+    parser.add_argument("--processes", type=at_least_one, default=8, help="GPUs (default: 8)")
+    parser.add_argument("--train_samples", type=at_least_one, help="an epoch has (default: that of the recipe)")
     parser.add_argument("--samples_per_second", type=float, help="measured, over all GPUs")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optimization.epochs=5")
     options = parser.parse_intermixed_args(arguments)
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None):
     if samples is None:
         raise UserError("how long is an epoch? give --train_samples NUMBER, or data.train_samples=NUMBER")
     cut = options.processes * recipe.optimization.gradient_accumulation_steps
-    if options.processes < 1 or recipe.optimization.batch_size % cut:
+    if recipe.optimization.batch_size % cut:
         raise UserError(
             f"--processes {options.processes} does not cut optimization.batch_size="
             f"{recipe.optimization.batch_size} into equal parts"

@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 from tqdm.auto import tqdm
 
-from lab.arguments import require_of_data
+from lab.arguments import at_least_one, require_of_data
 from lab.checkpoint_names import check_checkpoint, checkpoint_name
 from lab.data.loaders import evaluation_loader
 from lab.errors import UserError, run_command
@@ -95,16 +95,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--flip", action="store_true", help="also score the mean over samples and their mirror images")
     parser.add_argument("--dtype", choices=_DTYPES, default="auto", help="of the model (default: as it is stored)")
-    parser.add_argument("--batch_size", type=int, default=64, help="samples per process at a time (default: 64)")
+    parser.add_argument("--batch_size", type=at_least_one, default=64, help="samples a process has at a time")
     parser.add_argument("--match_by_number", action="store_true", help="match classes by number, whatever their names")
     parser.add_argument(
         "--output", type=place, metavar="FOLDER", help="where to write (default: CHECKPOINT/evaluation/SPLIT)"
     )
     parser.add_argument("overrides", nargs="*", metavar="data.key=value", help="such as data.test_split=validation")
-    options = parser.parse_intermixed_args(arguments)
-    if options.batch_size < 1:
-        raise UserError(f"--batch_size {options.batch_size}: expected at least 1")
-    return options
+    return parser.parse_intermixed_args(arguments)
 
 
 def find_recipe(options: argparse.Namespace) -> Recipe:

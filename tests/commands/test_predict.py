@@ -107,11 +107,6 @@ def test_a_folder_that_cannot_be_loaded(images, tmp_path, damaged):
     assert "\n" not in str(caught.value)
 
 
-def test_top_k_below_one(checkpoint, images):
-    with pytest.raises(UserError, match="--top_k 0: expected at least 1"):
-        predict.main([str(checkpoint), images[0], "--top_k", "0"])
-
-
 @pytest.mark.parametrize("command", [predict, attention_maps])
 @pytest.mark.parametrize(
     ("lacks", "message"),

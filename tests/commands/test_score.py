@@ -220,7 +220,6 @@ def test_classes_that_do_not_match(of_data, by_number, message):
     ("options", "message"),
     [
         (["--data", "./nowhere"], r"--data ./nowhere: no such folder"),
-        (["--batch_size", "0"], "--batch_size 0: expected at least 1"),
         (["model.num_latents=3"], "model.num_latents=3: only keys of section data"),
         (["data.pth=x"], "unknown key 'data.pth'"),
     ],

@@ -1,6 +1,7 @@
-"""Changes of a recipe anywhere on a command line."""
+"""Command lines: changes of a recipe anywhere, and numbers that must be at least 1."""
 
 import argparse
+import importlib
 import itertools
 from pathlib import Path
 
@@ -42,3 +43,28 @@ def test_what_is_no_key_stays_with_its_option():
 def test_publishing_refuses_at_once_what_changes_nothing_or_is_no_licence(words, message):
     with pytest.raises(UserError, match=message):
         publish.parse(["run", "--repo_id", "org/name", *words])
+
+
+COUNTS = {
+    "benchmark": ["--rounds"],
+    "benchmark_arrays": ["--batch_size", "--rounds", "--threads"],
+    "benchmark_inputs": ["--frames", "--timed_frames", "--samples", "--samples_per_patch", "--edges", "--rounds"],
+    "benchmark_large": ["--points", "--threads"],
+    "benchmark_text": ["--lengths", "--rounds", "--threads", "--layers", "--lines"],
+    "export": ["--length"],
+    "ladder": ["--jobs"],
+    "predict": ["--top_k"],
+    "repeat": ["--processes"],
+    "robustness": ["--batch_size", "--samples"],
+    "scale": ["--processes", "--train_samples"],
+    "score": ["--batch_size"],
+    "study": ["--processes"],
+}
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "2.5"])
+@pytest.mark.parametrize("command, option", [(command, option) for command in COUNTS for option in COUNTS[command]])
+def test_numbers_of_at_least_one(command, option, value, capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module(command).main([f"{option}={value}"])
+    assert f"argument {option}: {value}: expected a whole number of at least 1" in capsys.readouterr().err

@@ -55,12 +55,6 @@ def test_a_part_is_of_images_alone(trained):
         robustness.main([str(trained), "--samples", "5"])
 
 
-@pytest.mark.parametrize("size", ["0", "-3"])
-def test_batches_have_at_least_one_sample(size):
-    with pytest.raises(UserError, match=f"--batch_size {size}: expected at least 1"):
-        robustness.main(["nowhere", "--batch_size", size])
-
-
 def test_points_that_are_left_out():
     mask = torch.arange(8) < torch.tensor([8, 5, 1])[:, None]
     found = _thinned({"attention_mask": mask}, 0.25, np.random.default_rng(0))["attention_mask"]
