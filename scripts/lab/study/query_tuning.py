@@ -216,13 +216,14 @@ def tabulate(result: dict) -> str:
         cells = " | ".join(percent(groups[count]) for count in shots)
         lines.append(f"| {way} | {runs[0]['trained'][way]:,} of {runs[0]['parameters']:,} | {cells} |")
     pretraining = percent([run["pretraining_accuracy"] for run in runs])
+    fewer = f" Of {SHOTS[-1]} images a class the data to train on has {shots[-1]}." if shots[-1] < SHOTS[-1] else ""
     return (
         "\n".join(lines)
         + f"\n\nAccuracy in percent on the {sum(runs[0]['images'])} validation images of the second half of the "
         "classes, of which pretraining has seen no image. Pretraining reaches "
-        f"{pretraining} % on those of the first half. Each seed has its own pretraining and its own draw of images. Of "
-        f"{SHOTS[-1]} images a class the data to train on has {shots[-1]}. Learning rates, and the strength of the "
-        "probe's penalty, are chosen on one half of the images and judged on the other. Both kinds of tuning take "
+        f"{pretraining} % on those of the first half. Each seed has its own pretraining and its own draw of images."
+        f"{fewer} Learning rates, and the strength of the probe's penalty, are chosen on one half of the images and "
+        "judged on the other. Both kinds of tuning take "
         f"about {STEPS} steps, with the recipe's random changes of images, which the probe does not see.\n"
     )
 
