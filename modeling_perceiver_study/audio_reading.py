@@ -75,6 +75,8 @@ def read_audio(
         source, name = fetched(source), source
     if hasattr(source, "seek"):  # what has it is read block by block
         require_bytes(source.read(0))
+        if not hasattr(source, "seekable") or source.seekable():
+            source.seek(0)
     else:
         source, name = file_in(source), name or getattr(source, "name", None)
     source = _saved_array(source, name, num_channels)

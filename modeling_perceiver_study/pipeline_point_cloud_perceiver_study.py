@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers import Pipeline
 
+from .point_cloud_processing_perceiver_study import is_row
+
 _ACTIVATIONS = ("softmax", "sigmoid", "none")
 
 
@@ -149,7 +151,7 @@ class HeadPipeline(Answers, Pipeline):
 class PerceiverStudyPointCloudClassificationPipeline(HeadPipeline):
     """Classes of clouds of points: what the processor takes, one cloud or a list of them.
 
-    A cloud is an array or a tensor `(m, A + C)`, or a file in any form; several are a list or a batch of such.
+    A cloud is an array, a tensor or a list of rows `(m, A + C)`, or a file in any form; several are a list or a batch.
     """
 
     _load_feature_extractor = True
@@ -161,7 +163,10 @@ class PerceiverStudyPointCloudClassificationPipeline(HeadPipeline):
         return PerceiverStudyForPointCloudClassification
 
     def __call__(self, inputs, **kwargs):
-        return super().__call__(listed(inputs, axes=2), **kwargs)
+        inputs = listed(inputs, axes=2)
+        if isinstance(inputs, list) and is_row(inputs[0]):
+            return super().__call__([inputs], **kwargs)[0]
+        return super().__call__(inputs, **kwargs)
 
     def preprocess(self, cloud: Any) -> Mapping[str, Any]:
         """One cloud. Coordinates stay in float32, whatever the model's dtype is."""

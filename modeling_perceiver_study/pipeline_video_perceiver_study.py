@@ -5,13 +5,13 @@ trust_remote_code=True)` takes it in place of transformers' own. That one needs 
 insists on a fixed number of frames, and rounds what the processor returns to the model's dtype.
 """
 
-from numbers import Integral
 from typing import Any
 
 from torch import nn
 from transformers import BatchFeature, Pipeline, VideoClassificationPipeline
 
 from .pipeline_point_cloud_perceiver_study import Answers, listed, only_one, require_one
+from .scalars import is_count
 from .video_reading import is_frame, is_several_clips
 
 
@@ -40,11 +40,14 @@ class PerceiverStudyVideoClassificationPipeline(Answers, VideoClassificationPipe
 
     def preprocess(self, video: Any, num_frames: int | None = None, frame_sampling_rate: int = 1) -> BatchFeature:
         settings = {}
-        if not isinstance(frame_sampling_rate, Integral) or frame_sampling_rate < 1:
+        if not is_count(frame_sampling_rate):
             raise ValueError(f"frame_sampling_rate={frame_sampling_rate!r}: expected a whole number of at least 1.")
         if frame_sampling_rate != 1:
-            if num_frames is None:
-                raise ValueError(f"frame_sampling_rate={frame_sampling_rate} needs num_frames, to say how many.")
+            if not is_count(num_frames):
+                raise ValueError(
+                    f"num_frames={num_frames!r}: expected a whole number of at least 1, as "
+                    f"frame_sampling_rate={frame_sampling_rate} says how far apart they are, and not how many."
+                )
             settings = {"frame_indices": [number * frame_sampling_rate for number in range(num_frames)]}
         elif num_frames is not None:
             settings = {"num_frames": num_frames, "do_sample_frames": True, "long_clips": "spread"}

@@ -114,7 +114,7 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
     def is_several(self, value: Any) -> bool:
         """Whether it is several clouds, and not one as a list of points."""
         if isinstance(value, (list, tuple)):
-            return len(value) > 0 and not _is_row(value[0])
+            return len(value) > 0 and not is_row(value[0])
         return getattr(value, "ndim", 0) > 2
 
     def read(self, source: Any) -> np.ndarray:
@@ -152,13 +152,17 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
             cloud = _taken(cloud, self.num_points, self.num_axes if self.sampling == "farthest" else 0)
         cloud = torch.from_numpy(cloud.astype(np.float64))
         places = normalize_points(cloud[None, :, : self.num_axes], self.center, self.scale)[0]
-        return torch.cat([places, cloud[:, self.num_axes :]], dim=1).float().numpy()
+        made = torch.cat([places, cloud[:, self.num_axes :]], dim=1).float().numpy()
+        if not np.isfinite(made).all():
+            largest = torch.finfo(torch.float32).max
+            raise ValueError(f"{name} becomes numbers beyond float32: expected at most {largest:.1e} either way.")
+        return made
 
     def _clouds(self, points) -> list:
         if _is_file(points):
             return [points]
         if isinstance(points, (list, tuple)):
-            return [points] if points and _is_row(points[0]) else list(points)
+            return [points] if points and is_row(points[0]) else list(points)
         array = _array(points)
         if array.ndim not in (2, 3):
             raise ValueError(
@@ -203,7 +207,7 @@ def _is_file(cloud) -> bool:
     return isinstance(cloud, Mapping) or is_file(cloud)
 
 
-def _is_row(value) -> bool:
+def is_row(value) -> bool:
     """Whether it is the numbers of one point."""
     if isinstance(value, (list, tuple)):
         return len(value) > 0 and isinstance(value[0], numbers.Number)
@@ -236,6 +240,7 @@ def _taken(cloud: np.ndarray, count: int, num_axes: int) -> np.ndarray:
     taken[0], distances = distances.argmax(), np.full(len(places), np.inf)
     for number in range(1, count):
         distances = np.minimum(distances, ((places - places[taken[number - 1]]) ** 2).sum(axis=1))
+        distances[taken[number - 1]] = -1  # of others at the same place it is 0
         taken[number] = distances.argmax()
     return candidates[taken]
 

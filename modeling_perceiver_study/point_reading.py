@@ -44,7 +44,7 @@ def open_points(
     elif not isinstance(source, bytes):
         name, content = str(source), Path(source).expanduser().read_bytes()
     content = content.removeprefix(b"\xef\xbb\xbf")  # which some editors write before a text
-    start = _without_comments(content[:1000])
+    start = _without_comments(content)[:1000]
     if start.startswith(b"\x93NUMPY"):
         reader, needs = _numpy, "numpy"
     elif start.startswith(b"ply"):
@@ -144,7 +144,8 @@ def _columns(data: dict[str, np.ndarray], num_axes: int, feature_names: Sequence
     wanted = [*axes, *feature_names]
     if missing := [field for field in wanted if field not in data]:
         raise ValueError(f"it has no field {', '.join(missing)}; there are {', '.join(data)}")
-    return np.stack([_shares(data[field].reshape(-1)) for field in wanted], axis=1)
+    shares = [_shares(data[field].reshape(-1)) for field in feature_names]
+    return np.stack([*(data[field].reshape(-1) for field in axes), *shares], axis=1)
 
 
 def _shares(values: np.ndarray) -> np.ndarray:

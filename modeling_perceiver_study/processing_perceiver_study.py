@@ -228,6 +228,10 @@ def _require_one(name: str, processor: Any, value: Any, row: int):
 
 def _call(name: str, processor: Any, samples: list[Any], settings: dict[str, Any]) -> dict[str, np.ndarray]:
     """What the processor makes of a list of samples, and always a mask."""
+    if "return_tensors" in settings:
+        raise ValueError(f"{name}: return_tensors is said once, beside the samples, and not for one modality.")
+    if settings.get("padding", True) in (False, "do_not_pad"):
+        raise ValueError(f"{name}: padding={settings['padding']!r}: expected another, as a batch is one array.")
     if isinstance(processor, PerceiverStudyTokenizer):
         return _tokens(name, processor, samples, settings)
     plain = {switch: False for argument, switch in _LEFT_OUT.items() if argument in processor.model_input_names}
@@ -257,7 +261,8 @@ def _tokens(
     for text in texts:
         if not isinstance(text, str) or not text:
             raise ValueError(f"{name} is {text!r}: expected a text of at least one character.")
-    made = tokenizer(texts, return_tensors="np", **{"padding": True, "truncation": True, **settings})
+    settings = {"padding": True, "truncation": True, **settings, "return_attention_mask": True}
+    made = tokenizer(texts, return_tensors="np", **settings)
     return {argument: made[argument] for argument in tokenizer.model_input_names}
 
 

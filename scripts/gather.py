@@ -12,6 +12,7 @@ a JSON file of the same name keeps each number.
 
 import argparse
 import json
+import math
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -38,6 +39,8 @@ def main(arguments: list[str] | None = None):
             raise UserError(f"--line {label}: give at least one file")
         if label in found:
             raise UserError(f"--line {label} is there twice: give each line a label of its own")
+        if len({place(file).resolve() for file in files}) < len(files):
+            raise UserError(f"--line {label} has a file twice: give each once, as twice the same says nothing")
         splits, scores = zip(*(score_in(place(file), options.score) for file in files), strict=True)
         if len(set(splits)) > 1:
             named = ", ".join(f"{file} of {split}" for file, split in zip(files, splits, strict=True))
@@ -57,7 +60,7 @@ def score_in(path: Path, name: str) -> tuple[str, float]:
     """Of which split a file has a score, and the score.
 
     Raises:
-        UserError: there is no such file, or no such score in it.
+        UserError: there is no such file, no such score in it, or one that is no finite number.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -65,6 +68,8 @@ def score_in(path: Path, name: str) -> tuple[str, float]:
         raise UserError(f"{path} cannot be read: {error}") from None
     for split, scores, key in _places(content, name):
         if key in scores:
+            if not (isinstance(scores[key], (int, float)) and math.isfinite(scores[key])):
+                raise UserError(f"{path} has {key}={scores[key]}: expected a finite number")
             return split, scores[key]
     raise UserError(f"{path} has no {name}: expected a file of train.py, score.py or fuse.py")
 

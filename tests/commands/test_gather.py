@@ -54,6 +54,19 @@ def test_files_without_a_score_are_refused(tmp_path, content):
         gather.main(["--line", "x", str(tmp_path / "none.json"), "--output", str(tmp_path / "table.md")])
 
 
+@pytest.mark.parametrize("score", [None, float("nan"), "high"])
+def test_scores_that_are_no_numbers_are_refused(tmp_path, score):
+    with pytest.raises(UserError, match=r"odd.json has test_accuracy=.*: expected a finite number"):
+        gathered(tmp_path, {"odd": {"test_accuracy": score}})
+
+
+def test_a_file_counts_once(tmp_path):
+    (tmp_path / "one.json").write_text('{"test_accuracy": 0.5}')
+    files = [str(tmp_path / "one.json"), str(tmp_path / "." / "one.json")]
+    with pytest.raises(UserError, match="--line x has a file twice"):
+        gather.main(["--line", "x", *files, "--output", str(tmp_path / "table.md")])
+
+
 def test_an_unknown_score_is_refused(tmp_path):
     with pytest.raises(UserError, match="--score acuracy: expected the name of a score"):
         gathered(tmp_path, {"metrics": {"test_accuracy": 0.5}}, "--score", "acuracy")

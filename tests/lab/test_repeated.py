@@ -32,6 +32,12 @@ def test_mean_and_deviation():
     assert "| mean | 80.00 ± 10.00 % | 0.2000 ± 0.1000 | 13 |" in table(result)
 
 
+@pytest.mark.parametrize("other, told", [(None, "unknown"), ("abc", "unknown and abc")])
+def test_without_a_repository(other, told):
+    runs = {"seed-0": run(0.9, git_commit=None), "seed-1": run(0.8, git_commit=other)}
+    assert table(summarize(runs)).endswith(f"; commit {told}.\n")
+
+
 def test_one_run():
     assert summarize({"seed-0": run(0.9)})["standard_deviation"] == {"accuracy": 0.0, "loss": 0.0}
 

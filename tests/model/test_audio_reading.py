@@ -341,3 +341,37 @@ def test_a_file_that_cannot_be_wound_back():
             return encoded()
 
     np.testing.assert_array_equal(read_audio(Pipe(), RATE, 1), read_audio(encoded(), RATE, 1))
+
+
+@pytest.mark.parametrize("kind", ["wav", "npy", "csv"])
+def test_an_opened_file_is_read_from_its_start(tmp_path, kind):
+    counts = np.arange(-50, 50, dtype=np.int16)
+    path = tmp_path / f"sensor.{kind}"
+    if kind == "wav":
+        path.write_bytes(encoded(counts, subtype="PCM_16"))
+    elif kind == "npy":
+        np.save(path, counts)
+    else:
+        path.write_text("\n".join(map(str, counts)))
+    with open(path, "rb") as file:
+        for _ in range(2):
+            np.testing.assert_array_equal(read_audio(file, RATE, 1, do_rescale=False)[0], counts)
+
+
+def test_seconds_are_those_of_the_recording():
+    """Of arrays of another rate, of containers as a whole, and without what rounding adds to a number of samples."""
+    given = {"array": np.ones(100, np.float32), "sampling_rate": 2 * RATE}
+    assert read_audio(given, RATE, 1, seconds=50 / (2 * RATE)).shape == (1, 25)
+    clip = encoded_clip(random_clip(20, 16, 16), sound=np.tile(TONE, 2), sound_rate=RATE)
+    assert read_audio(clip, RATE, 1, seconds=0.5).shape == (1, RATE // 2)
+    assert read_audio(np.ones(3000), 16000, 1, seconds=2007 / 16000).shape == (1, 2007)
+
+
+def test_raw_is_another_name_of_an_array():
+    np.testing.assert_array_equal(read_audio({"raw": TONE, "sampling_rate": RATE}, RATE, 1)[0], TONE)
+
+
+def test_two_columns_are_not_numbered(tmp_path):
+    """0 and 1 are as likely to be measured as to be names."""
+    (tmp_path / "two.csv").write_text("0,1\n0.5,1.5")
+    np.testing.assert_array_equal(read_audio(tmp_path / "two.csv", RATE, 2, do_rescale=False), [[0, 0.5], [1, 1.5]])

@@ -162,6 +162,12 @@ def test_a_model_in_training_mode_is_not_sure():
         classify_early(deep_model().train(), 0.5, pixel_values=images())
 
 
+def test_a_single_class_has_no_confidence():
+    """Its softmax is 1, whatever the model sees."""
+    with pytest.raises(ValueError, match=r"num_labels=1 .* expected a model that answers with one class of several"):
+        classify_early(deep_model(num_labels=1).eval(), 0.5, pixel_values=images())
+
+
 def test_numbers_have_no_confidence():
     with pytest.raises(ValueError, match=r"problem_type='regression'.* expected a model that answers with one class"):
         classify_early(deep_model(problem_type="regression"), 0.9, pixel_values=images())

@@ -323,3 +323,13 @@ def test_normalization_by_numbers_that_are_given(kind, count):
     found = extractor(feature_size=2, **settings, **KINDS[kind])(samples)["input_values"]
     shape = (2, 1) if kind == "waveform" else (20,)
     np.testing.assert_allclose(found, (plain - mean.reshape(shape)) / std.reshape(shape), rtol=1e-5, atol=1e-5)
+
+
+def test_ranges_at_the_ends_of_float32():
+    """Of the largest numbers differences are infinite; what rounding alone tells apart is the same."""
+    extractor = PerceiverStudyFeatureExtractor()
+    found = extractor(np.array([-3e38, 3e38, 0], np.float32), sampling_rate=extractor.sampling_rate)["input_values"]
+    torch.testing.assert_close(found[0, 0], torch.tensor([-1.0, 1.0, 0.0]) * 1.5**0.5)
+    nearly = np.float32(1000) + np.array([0, 6e-5, 0], np.float32)
+    assert nearly[0] != nearly[1]
+    assert not extractor(nearly, sampling_rate=extractor.sampling_rate)["input_values"].any()

@@ -234,6 +234,9 @@ def test_the_pipeline_sees_what_the_processor_sees(classify, name):
         (random_clip(), {"num_frames": 2.5}, "num_frames=2.5: expected None or a whole number"),
         (random_clip(), {"num_frames": 2, "frame_sampling_rate": 0}, "frame_sampling_rate=0: expected"),
         (random_clip(), {"num_frames": 2, "frame_sampling_rate": 1.5}, "frame_sampling_rate=1.5: expected"),
+        (random_clip(), {"num_frames": 2, "frame_sampling_rate": True}, "frame_sampling_rate=True: expected"),
+        (random_clip(), {"num_frames": 2.5, "frame_sampling_rate": 2}, "num_frames=2.5: expected a whole number"),
+        (random_clip(), {"num_frames": 0, "frame_sampling_rate": 2}, "num_frames=0: expected a whole number"),
         (random_clip(), {"num_frames": 9, "frame_sampling_rate": 2}, "are wanted of a clip that has 6"),
     ],
 )
@@ -370,6 +373,9 @@ def test_grey_clips_beside_others(several, make, count):
         ({"video": random_clip()}, {"video": 3}, "video=3: expected a dict of settings"),
         ({"video": random_clip()}, {"video": {"num_frames": 0}}, "num_frames=0"),
         ({"video": random_clip()}, {"smell": {}}, "smell: expected settings of video, sound, text"),
+        ({"sound": np.ones(9)}, {"sound": {"return_tensors": "pt"}}, "sound: return_tensors is said once"),
+        ({"sound": np.ones(9)}, {"sound": {"padding": False}}, "sound: padding=False: expected another"),
+        ({"text": "a"}, {"text": {"padding": "do_not_pad"}}, "text: padding='do_not_pad': expected another"),
     ],
 )
 def test_what_the_processor_of_several_refuses(several, sample, options, message):

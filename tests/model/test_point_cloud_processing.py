@@ -259,6 +259,10 @@ def test_colours_of_the_pcl(tmp_path):
     np.testing.assert_allclose(open_points(tmp_path / "colours.pcd"), np.concatenate([places, colours / 255], axis=1))
 
 
+def test_a_field_that_holds_nothing_is_no_feature():
+    assert open_points(PCD.replace(b"intensity", b"_")).shape == (2, 3)
+
+
 def test_filling_of_the_pcl():
     filled = PCD
     for old, new in {"z ": "z _ ", "4 4 4 4": "4 4 4 1 4", "F F F F": "F F F U F", "1 1 1 1": "1 1 1 2 1"}.items():
@@ -274,7 +278,7 @@ def test_fields_of_one_number_need_no_count(end):
     )
 
 
-@pytest.mark.parametrize("start", [b"# made by hand\n", b"\xef\xbb\xbf", b"\n# one\n# two\n"])
+@pytest.mark.parametrize("start", [b"# made by hand\n", b"\xef\xbb\xbf", b"\n# one\n# two\n", b"# and more\n" * 99])
 def test_what_comes_before_a_mesh(start):
     np.testing.assert_array_equal(open_points(start + OFF), open_points(OFF))
 
@@ -457,3 +461,43 @@ def test_the_pipeline_keeps_the_model_that_it_is_given(checkpoint, cloud):
         scores = expected(**processor(cloud)).logits[0].sigmoid()
     found = {entry["label"]: entry["score"] for entry in classify(cloud)}
     assert found == pytest.approx(dict(zip(["chair", "table", "bed"], scores.tolist(), strict=True)), abs=1e-5)
+
+
+def test_farthest_points_of_few_places_are_all_there():
+    """Once each place is taken, others at the same places follow, each point once."""
+    given = np.zeros((10, 4))
+    given[0, :3], given[:, 3] = 1, np.arange(10)
+    settings = {"num_features": 1, "sampling": "farthest"}
+    taken = PerceiverStudyPointCloudProcessor(num_points=6, **settings)(given)["point_features"][0, :, 0].tolist()
+    assert len({*taken}) == 6 and 0 in taken
+    again = PerceiverStudyPointCloudProcessor(num_points=6, **settings)(given[::-1].copy())["point_features"]
+    assert again[0, :, 0].tolist() == taken
+
+
+def test_farthest_points_begin_far_from_the_mean():
+    line = np.array([*range(10, 18), 1.0])[:, None]
+    settings = {"num_axes": 1, "num_points": 1, "center": None, "scale": None}
+    assert PerceiverStudyPointCloudProcessor(sampling="farthest", **settings)(line)["points"].item() == 1
+
+
+@pytest.mark.parametrize("given", [[1e300, 0, 0, 0], [0, 0, 0, -1e300]])
+def test_numbers_beyond_float32(given):
+    processor = PerceiverStudyPointCloudProcessor(num_features=1, center=None, scale=None)
+    with pytest.raises(ValueError, match=r"becomes numbers beyond float32: expected at most 3.4e\+38"):
+        processor(np.array([given, [1, 2, 3, 4]]))
+
+
+def test_coordinates_are_no_shares():
+    """Whole numbers of 8 bits are colours only where they are no coordinates."""
+    rows = np.array([(255, 7.0, 0.5, 255)], [("x", "u1"), ("y", "<f4"), ("z", "<f4"), ("red", "u1")])
+    kinds = ("uchar x", "float y", "float z", "uchar red")
+    fields = "".join(f"property {kind}\n" for kind in kinds)
+    header = f"ply\nformat binary_little_endian 1.0\nelement vertex 1\n{fields}end_header\n"
+    np.testing.assert_array_equal(open_points(header.encode() + rows.tobytes()), [[255, 7, 0.5, 1]])
+
+
+def test_a_cloud_as_lists_is_one_cloud(checkpoint, cloud):
+    processor = PerceiverStudyPointCloudProcessor(num_points=30)
+    classify = PerceiverStudyPointCloudClassificationPipeline(checkpoint[1], feature_extractor=processor, device="cpu")
+    assert classify(cloud.tolist()) == classify(cloud)
+    assert classify([cloud.tolist(), cloud]) == [classify(cloud)] * 2

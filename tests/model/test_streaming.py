@@ -117,3 +117,17 @@ def test_what_shows_nothing_has_the_lowest_sum_and_no_nan(dtype):
     for argument in arguments:
         assert argument.grad.isfinite().all()
     assert (arguments[3].grad[1] == 0).all() and (arguments[6].grad[1] == 0).all()
+
+
+def test_gradients_where_a_sample_shows_nothing():
+    """They are those of the map itself, where hidden points have weights in a sample that shows none."""
+    mask = torch.ones(2, 4, 3, dtype=torch.bool)
+    mask[1] = False
+    arguments = random_arguments()
+    streamed = sum(part.square().sum() for part in GridAttention.apply(*arguments, mask))
+    asked, grid = tuple(part[:, None] for part in arguments[:3]), arguments[3:]
+    weights = logits_with_map(asked, grid, mask).softmax(dim=-1)
+    mapped = sum(part.square().sum() for part in sums_with_map(weights, grid))
+    torch.testing.assert_close(streamed, mapped)
+    found, expected = (torch.autograd.grad(loss, arguments) for loss in (streamed, mapped))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)

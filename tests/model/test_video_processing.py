@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -441,3 +442,17 @@ def test_frames_are_turned_as_a_file_says(rotation, monkeypatch):
     assert count == 2
     for frame, picture in zip(found, clip, strict=True):
         np.testing.assert_array_equal(frame, np.asarray(Image.fromarray(picture).rotate(rotation, expand=True)))
+
+
+@pytest.mark.parametrize("fps", [1, 3, 7.5, 10, 12.5, 24, 29])
+@pytest.mark.parametrize("rate", [30, 25, 60])
+def test_frames_at_each_moment_without_rounding(rate, fps):
+    """Moments that lie where a frame begins belong to it, and not to the one before."""
+    step = Fraction(rate) / Fraction(fps)
+    for count in range(1, 200):
+        moments = range(max(1, round(count / step)))
+        expected = [min(math.floor(step * moment), count - 1) for moment in moments]
+        assert choose_frames(count, float(rate), None, fps=float(fps)).tolist() == expected
+        if count > 1 and count / step % 1 != Fraction(1, 2):  # where rounding may decide how many there are
+            begins = np.arange(count) / rate
+            assert choose_frames(count, begins, None, fps=float(fps)).tolist() == expected

@@ -66,6 +66,11 @@ def test_several_seeds(run, tmp_path, monkeypatch):
     with staging.stage(run, "org/tiny", seeds=[other]) as folder:
         text = (folder / "README.md").read_text()
     assert f" | {100 * metrics['test_accuracy'] + 1:.2f} ± 1.41 % |" in text and "2 seeds (seed 0, 1)" in text
+    with (
+        pytest.raises(UserError, match="--seeds: the runs have seeds 0, 1, 1; give each once"),
+        staging.stage(run, "org/tiny", seeds=[other, other]),
+    ):
+        pass
     with pytest.raises(
         UserError, match=r"--seeds .*tiny: expected a run that differs in its seed alone, not in nothing"
     ):

@@ -91,6 +91,9 @@ def stage(
     weights = find_weights(checkpoint, kind)
     name = repo_id.rpartition("/")[2]
     runs = [read_metrics(checkpoint), *(read_other_seed(folder, checkpoint) for folder in seeds)]
+    if len({run["seed"] for run in runs}) < len(runs):
+        found = ", ".join(str(run["seed"]) for run in runs)
+        raise UserError(f"--seeds: the runs have seeds {found}; give each once, as twice the same says nothing")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / checkpoint.resolve().name
         figures, examples = folder / "figures", folder / "examples"

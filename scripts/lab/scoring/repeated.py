@@ -59,9 +59,10 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _listed(values: str | list[str]) -> str:
+def _listed(values: str | list[str | None] | None) -> str:
     """What `_same` gave, each once."""
-    return values if isinstance(values, str) else " and ".join(dict.fromkeys(values))
+    values = values if isinstance(values, list) else [values]
+    return " and ".join(dict.fromkeys("unknown" if value is None else value for value in values))
 
 
 def _same(values: list[Any]) -> Any:
