@@ -88,9 +88,8 @@ class PerceiverStudyConfig(PreTrainedConfig):
             inputs are filled up with zeros. Of points in space `"none"` or `"neighbors"`: what a point's neighbors
             are and where they are from it, through a linear map of each, the largest of all, and an MLP.
         stem_channels: what a stem makes of `C`.
-        num_neighbors: with `stem_type="neighbors"`, how many points each looks at: itself and its nearest. A list has a
-            layer for each of its numbers, which looks at what the one before has made of the neighbors. All distances
-            are computed, so time grows with the square of the number of points.
+        num_neighbors: with `stem_type="neighbors"`, how many points each looks at: itself and its nearest. All
+            distances are computed, so time grows with the square of the number of points.
         num_axes: `A`, axes of the grid: 2 for images, 1 for waveforms, 3 for video; coordinates of a point in space.
         num_frequency_bands: `K`, Fourier bands per axis.
         max_frequencies: highest band, a number or one per axis, above 0; None becomes the Nyquist frequencies of
@@ -172,7 +171,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
     patch_size: int | list[int] | tuple[int, ...] | None = None
     stem_type: str = "none"
     stem_channels: int = 64
-    num_neighbors: int | list[int] | tuple[int, ...] = 16
+    num_neighbors: int = 16
     num_frequency_bands: int = 16
     max_frequencies: float | int | list[float] | tuple[float, ...] | None = None
     concat_positions: bool = True

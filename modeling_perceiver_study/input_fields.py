@@ -23,6 +23,7 @@ INPUT_FIELDS = (
 _COUNTS = (
     "num_axes",
     "stem_channels",
+    "num_neighbors",
     "num_frequency_bands",
     "vocab_size",
     "max_position_embeddings",
@@ -96,9 +97,6 @@ def check_input(config: "PerceiverStudyConfig"):
     for name in INPUT_FIELDS[2:]:
         fits = name in adapter.config_fields or getattr(config, name) == getattr(type(config), name)
         require(config, name, fits, f"{getattr(type(config), name)!r} with input_type={config.input_type!r}")
-    counts = config.num_neighbors if isinstance(config.num_neighbors, (list, tuple)) else [config.num_neighbors]
-    fits = len(counts) > 0 and all(map(is_count, counts))
-    require(config, "num_neighbors", fits, "a whole number of at least 1, or a list of such, one for each layer")
     name = config.input_name
     fits = name is None or (isinstance(name, str) and name.isidentifier())
     require(config, "input_name", fits, "None or the name of an argument")

@@ -1,7 +1,5 @@
 """What a point of a cloud knows of the points beside it."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 from transformers.utils.generic import maybe_autocast
@@ -58,23 +56,26 @@ def _distances(points: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 
 
 class NeighborStem(nn.Module):
-    """`(B, M, A), (B, M, C) or None -> (B, M, C')`: what layers make of a point and its neighbors, one after the other.
+    """`(B, M, A), (B, M, C) or None -> (B, M, C')`: the largest that a linear map makes of any neighbor, then an MLP.
 
-    Neighbors of the second layer know their own neighbors already, so it sees farther than they are. Distances are
-    computed in float32 or better.
+    A neighbor is mapped by its features and by where it is from the point, in units of the root mean square distance
+    between neighbors in this cloud: so twice as many points mean nothing else. Distances are computed in float32 or
+    better.
 
     Args:
         num_channels: `C`, features of a point.
-        num_neighbors: for each layer, how many of the nearest points are looked at, the point itself among them.
+        num_neighbors: how many of the nearest points are looked at, the point itself among them.
     """
 
-    def __init__(
-        self, num_axes: int, num_channels: int, stem_channels: int, num_neighbors: int | Sequence[int], eps: float
-    ):
+    def __init__(self, num_axes: int, num_channels: int, stem_channels: int, num_neighbors: int, eps: float):
         super().__init__()
-        self.num_neighbors = list(num_neighbors) if isinstance(num_neighbors, (list, tuple)) else [num_neighbors]
-        widths = [num_channels, *[stem_channels] * (len(self.num_neighbors) - 1)]
-        self.layers = nn.ModuleList(NeighborLayer(num_axes, width, stem_channels, eps) for width in widths)
+        self.num_neighbors = num_neighbors
+        self.places = nn.Linear(num_axes, stem_channels, bias=False)
+        self.features = nn.Linear(num_channels, stem_channels, bias=False) if num_channels else None
+        self.own_features = nn.Linear(num_channels, stem_channels, bias=False) if num_channels else None
+        self.norm = nn.LayerNorm(stem_channels, eps=eps)
+        self.output = nn.Linear(stem_channels, stem_channels)
+        self.output_norm = nn.LayerNorm(stem_channels, eps=eps)
 
     def forward(
         self,
@@ -88,44 +89,10 @@ class NeighborStem(nn.Module):
             dtype: of the layers, and of what is returned.
             mask: `(B, M)`, True for points that are there; of others the result means nothing.
         """
-        with maybe_autocast(points.device.type, enabled=False):
-            points = points.to(torch.promote_types(points.dtype, torch.float32))
-            rows = nearest_points(points, max(self.num_neighbors), mask)
-        for layer, count in zip(self.layers, self.num_neighbors, strict=True):
-            features = layer(points, features, rows[..., :count], dtype, mask)
-        return features
-
-
-class NeighborLayer(nn.Module):
-    """`(B, M, A), (B, M, C) or None -> (B, M, C')`: the largest that a linear map makes of any neighbor, then an MLP.
-
-    A neighbor is mapped by its features and by where it is from the point, in units of the root mean square distance
-    between neighbors in this cloud: so twice as many points mean nothing else.
-    """
-
-    def __init__(self, num_axes: int, num_channels: int, stem_channels: int, eps: float):
-        super().__init__()
-        self.places = nn.Linear(num_axes, stem_channels, bias=False)
-        self.features = nn.Linear(num_channels, stem_channels, bias=False) if num_channels else None
-        self.own_features = nn.Linear(num_channels, stem_channels, bias=False) if num_channels else None
-        self.norm = nn.LayerNorm(stem_channels, eps=eps)
-        self.output = nn.Linear(stem_channels, stem_channels)
-        self.output_norm = nn.LayerNorm(stem_channels, eps=eps)
-
-    def forward(
-        self,
-        points: torch.Tensor,
-        features: torch.Tensor | None,
-        rows: torch.Tensor,
-        dtype: torch.dtype,
-        mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """
-        Args:
-            rows: `(B, M, k)`, those of the neighbors of each point.
-        """
         features = None if features is None else features.to(dtype)
         with maybe_autocast(points.device.type, enabled=False):
+            points = points.to(torch.promote_types(points.dtype, torch.float32))
+            rows = nearest_points(points, self.num_neighbors, mask)
             places = _in_units_of_neighbors(points, rows, mask)
             if torch.finfo(dtype).bits < 32:
                 # Places are large beside their differences, so these are mapped instead, which takes longer.

@@ -35,7 +35,7 @@ KINDS = {
         "num_channels": 2,
         "stem_type": "neighbors",
         "stem_channels": 5,
-        "num_neighbors": [4, 6],
+        "num_neighbors": 4,
     },
     "bytes": {"input_type": "bytes", "vocab_size": 20, "max_position_embeddings": 11, "d_model": 9},
     "array": {"input_type": "array", "num_channels": 7},
@@ -162,30 +162,27 @@ def array_of(
 
 
 def _neighbors(stem, points, features, mask):
-    """`(B, M, C')`, one layer and one point after the other."""
+    """`(B, M, C')`, one point after the other."""
+    count, clouds = stem.num_neighbors, []
     shown = torch.ones(points.shape[:2], dtype=torch.bool) if mask is None else mask
-    for layer, count in zip(stem.layers, stem.num_neighbors, strict=True):
-        clouds = zip(points, features, shown, strict=True)
-        features = torch.stack([_neighbor_layer(layer, count, *cloud) for cloud in clouds])
-    return features
-
-
-def _neighbor_layer(layer, count, places, numbers, there):
-    """`(M, C')`"""
-    nearest = []
-    for index, place in enumerate(places):
-        far = (places - place).square().sum(dim=-1).where(there, torch.inf)
-        found = [row for row in far.argsort().tolist() if there[row]][:count]
-        nearest.append(found or [index])
-    squares = [(places[nearest[index]] - places[index]).square().sum() / count for index in there.nonzero().flatten()]
-    unit = torch.stack(squares).mean().sqrt() if squares else torch.tensor(1.0, dtype=torch.float64)
-    rows = []
-    for index, place in enumerate(places):
-        others = nearest[index]
-        mapped = (places[others] - place) / unit @ layer.places.weight.T + numbers[others] @ layer.features.weight.T
-        rows.append(mapped.amax(dim=0) + layer.own_features.weight @ numbers[index])
-    hidden = torch.nn.functional.gelu(layer.norm(torch.stack(rows)))
-    return layer.output_norm(layer.output(hidden))
+    for places, numbers, there in zip(points, features, shown, strict=True):
+        nearest = []
+        for index, place in enumerate(places):
+            far = (places - place).square().sum(dim=-1).where(there, torch.inf)
+            found = [row for row in far.argsort().tolist() if there[row]][:count]
+            nearest.append(found or [index])
+        squares = [
+            (places[nearest[index]] - places[index]).square().sum() / count for index in there.nonzero().flatten()
+        ]
+        unit = torch.stack(squares).mean().sqrt() if squares else torch.tensor(1.0, dtype=torch.float64)
+        rows = []
+        for index, place in enumerate(places):
+            others = nearest[index]
+            mapped = (places[others] - place) / unit @ stem.places.weight.T + numbers[others] @ stem.features.weight.T
+            rows.append(mapped.amax(dim=0) + stem.own_features.weight @ numbers[index])
+        hidden = torch.nn.functional.gelu(stem.norm(torch.stack(rows)))
+        clouds.append(stem.output_norm(stem.output(hidden)))
+    return torch.stack(clouds)
 
 
 def _waves(config: PerceiverStudyConfig, places: torch.Tensor) -> torch.Tensor:
