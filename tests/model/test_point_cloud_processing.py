@@ -260,7 +260,7 @@ def test_colours_of_the_pcl(tmp_path):
 
 
 def test_a_field_that_holds_nothing_is_no_feature():
-    assert open_points(PCD.replace(b"intensity", b"_")).shape == (2, 3)
+    assert open_points(PCD.replace(b"intensity", b"_filling")).shape == (2, 3)
 
 
 def test_filling_of_the_pcl():
