@@ -339,12 +339,18 @@ def test_settings_say_what_was_done():
     assert report.describe(looked_into) == "Nothing is trained: the checkpoint org/name, on digits."
 
 
-def test_the_report_is_what_the_measurements_say():
-    folder = study.DEFAULT_OUTPUT
+@pytest.mark.parametrize("folder", [study.DEFAULT_OUTPUT, study.DEFAULT_OUTPUT / "cifar10"], ids=lambda path: path.name)
+def test_the_report_is_what_the_measurements_say(folder):
     experiments = study.load_experiments()
-    assert (folder / report.REPORT).read_text() == report.report(folder, experiments), "run: python scripts/study.py"
-    for name in experiments:
-        assert (folder / f"{name}.json").exists() and (folder / f"{name}.png").exists(), name
+    text = (folder / report.REPORT).read_text()
+    assert text == report.report(folder, experiments), "run: python scripts/study.py"
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (folder / link).exists(), link
+
+
+def test_each_experiment_is_kept():
+    for name in study.load_experiments():
+        assert all((study.DEFAULT_OUTPUT / f"{name}.{ending}").exists() for ending in ("json", "png")), name
 
 
 def test_names_of_the_registry():

@@ -1,23 +1,25 @@
 """The report of a study, made from nothing but the JSON files of its experiments."""
 
 import json
+import os
 from pathlib import Path
 from types import ModuleType
 
+from lab.recipe import CONFIGURATION_FOLDER
 from lab.study.comparison import RULE, conclude
 from modeling_perceiver_study import PerceiverStudyConfig
 
 REPORT = "README.md"
-_INTRODUCTION = f"""\
+_INTRODUCTION = """\
 # The study
 
 Claims about the Perceiver, tested at a scale that a laptop can run. `python scripts/study.py` makes this page, its
 figures and the JSON files beside it; `python scripts/study.py NAME` makes one section, and `--config` takes another
-recipe, such as [`cifar10-study.yaml`](../../configuration/cifar10-study.yaml). Models here have no local start,
+recipe, such as [`cifar10-study.yaml`]({root}/configuration/cifar10-study.yaml). Models here have no local start,
 whatever a recipe says. What is true of large models may not be true of small ones, so each verdict is on the claim
 *here*. A claim is a list of statements, and the verdict on each is computed from the measurements. Accuracies are
 means and standard deviations over seeds, on validation images after the last epoch; test images are not read.
-{RULE}
+{rule}
 
 """
 
@@ -29,16 +31,18 @@ def report(folder: Path, experiments: dict[str, ModuleType]) -> str:
         for name, module in experiments.items()
         if (folder / f"{name}.json").exists()
     }
+    root = Path(os.path.relpath(CONFIGURATION_FOLDER.parent, folder)).as_posix()  # from the page
     rows, sections = ["| experiment | claim | verdict here |", "|---|---|---|"], []
     for name, (module, measured) in found.items():
         number = list(experiments).index(name) + 1
         verdict, reason = conclude(module.judge(measured["result"]))
         rows.append(f"| [{number}. {module.TITLE}](#{name}) | {module.CLAIM} | **{verdict}** |")
-        sections.append(_section(number, name, module, measured, verdict, reason))
-    return "\n".join([_INTRODUCTION + "\n".join(rows) + "\n", *sections])
+        sections.append(_section(number, name, module, measured, verdict, reason, root))
+    introduction = _INTRODUCTION.format(root=root, rule=RULE)
+    return "\n".join([introduction + "\n".join(rows) + "\n", *sections])
 
 
-def _section(number: int, name: str, module: ModuleType, measured: dict, verdict: str, reason: str) -> str:
+def _section(number: int, name: str, module: ModuleType, measured: dict, verdict: str, reason: str, root: str) -> str:
     versions = ", ".join(f"{library} {version}" for library, version in measured["versions"].items())
     return f"""\
 <a id="{name}"></a>
@@ -61,7 +65,7 @@ def _section(number: int, name: str, module: ModuleType, measured: dict, verdict
 ```
 
 {measured["hardware"]}, {duration(measured)}; {versions}; commit {measured["git_commit"]}. Measurements:
-[{name}.json]({name}.json), code: [{name}.py](../../scripts/lab/study/{name}.py).
+[{name}.json]({name}.json), code: [{name}.py]({root}/scripts/lab/study/{name}.py).
 """
 
 
