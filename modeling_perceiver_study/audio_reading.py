@@ -75,8 +75,7 @@ def read_audio(
         source, name = fetched(source), source
     if hasattr(source, "seek"):  # what has it is read block by block
         require_bytes(source.read(0))
-        if not hasattr(source, "seekable") or source.seekable():
-            source.seek(0)
+        source = _from_start(source)
     else:
         source, name = file_in(source), name or getattr(source, "name", None)
     source = _saved_array(source, name, num_channels)
@@ -109,9 +108,8 @@ def _saved_array(source: Any, name: str | None, num_channels: int) -> Any:
     elif isinstance(source, bytes):
         opened, start = BytesIO(source), source[: len(_NPY)]
     elif hasattr(source, "read") and hasattr(source, "seek"):
-        place = source.tell()
         start, name = source.read(len(_NPY)), getattr(source, "name", None)
-        source.seek(place)
+        source.seek(0)
     else:
         return source
     try:

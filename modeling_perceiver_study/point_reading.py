@@ -4,6 +4,7 @@ The kind is told by how the content begins, not by the name of the file.
 """
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from .fetching import fetched, file_in, is_url
 
+_COMMENTS = re.compile(rb"\s*(?:#[^\n]*\n?\s*)*")
 _FILLING = ("_", "#$%&~~")  # how fields begin that hold nothing, the latter as pypcd4 calls them
 
 
@@ -44,7 +46,8 @@ def open_points(
     elif not isinstance(source, bytes):
         name, content = str(source), Path(source).expanduser().read_bytes()
     content = content.removeprefix(b"\xef\xbb\xbf")  # which some editors write before a text
-    start = _without_comments(content)[:1000]
+    begin = _begin(content)
+    start = content[begin : begin + 1000]
     if start.startswith(b"\x93NUMPY"):
         reader, needs = _numpy, "numpy"
     elif start.startswith(b"ply"):
@@ -64,11 +67,9 @@ def open_points(
         raise ValueError(f"{name} cannot be read as a cloud of points: {reason}") from None
 
 
-def _without_comments(start: bytes) -> bytes:
-    start = start.lstrip()
-    while start.startswith(b"#"):
-        start = start.partition(b"\n")[2].lstrip()
-    return start
+def _begin(content: bytes) -> int:
+    """Where something follows that is neither white space nor a comment; looked for without a copy of the file."""
+    return _COMMENTS.match(content).end()
 
 
 def _numpy(content: bytes, num_axes: int, feature_names: Sequence[str] | None, num_points: int | None) -> np.ndarray:
@@ -76,7 +77,7 @@ def _numpy(content: bytes, num_axes: int, feature_names: Sequence[str] | None, n
 
 
 def _off(content: bytes, num_axes: int, feature_names: Sequence[str] | None, num_points: int | None) -> np.ndarray:
-    mesh = _mesh(_without_comments(content), "off")
+    mesh = _mesh(content[_begin(content) :], "off")
     if feature_names:
         raise ValueError(f"it has no fields {', '.join(feature_names)}; .off files hold coordinates alone")
     return _vertices_or_surface(mesh, num_points)[:, :num_axes]

@@ -232,11 +232,11 @@ def _call(name: str, processor: Any, samples: list[Any], settings: dict[str, Any
         raise ValueError(f"{name}: return_tensors is said once, beside the samples, and not for one modality.")
     if settings.get("padding", True) in (False, "do_not_pad"):
         raise ValueError(f"{name}: padding={settings['padding']!r}: expected another, as a batch is one array.")
+    if isinstance(processor, (PerceiverStudyFeatureExtractor, PerceiverStudyTokenizer)):
+        settings = {**settings, "return_attention_mask": True}
     if isinstance(processor, PerceiverStudyTokenizer):
         return _tokens(name, processor, samples, settings)
     plain = {switch: False for argument, switch in _LEFT_OUT.items() if argument in processor.model_input_names}
-    if isinstance(processor, PerceiverStudyFeatureExtractor):
-        settings = {**settings, "return_attention_mask": True}
     if isinstance(processor, PerceiverStudyVideoProcessor):
         # In a list an array of three axes would be a frame, and not a clip.
         samples = [clip[..., None] if getattr(clip, "ndim", 0) == 3 else clip for clip in samples]
@@ -261,8 +261,7 @@ def _tokens(
     for text in texts:
         if not isinstance(text, str) or not text:
             raise ValueError(f"{name} is {text!r}: expected a text of at least one character.")
-    settings = {"padding": True, "truncation": True, **settings, "return_attention_mask": True}
-    made = tokenizer(texts, return_tensors="np", **settings)
+    made = tokenizer(texts, return_tensors="np", **{"padding": True, "truncation": True, **settings})
     return {argument: made[argument] for argument in tokenizer.model_input_names}
 
 

@@ -39,9 +39,10 @@ def main(arguments: list[str] | None = None):
             raise UserError(f"--line {label}: give at least one file")
         if label in found:
             raise UserError(f"--line {label} is there twice: give each line a label of its own")
-        if len({place(file).resolve() for file in files}) < len(files):
+        paths = [place(file) for file in files]
+        if len({path.resolve() for path in paths}) < len(paths):
             raise UserError(f"--line {label} has a file twice: give each once, as twice the same says nothing")
-        splits, scores = zip(*(score_in(place(file), options.score) for file in files), strict=True)
+        splits, scores = zip(*(score_in(path, options.score) for path in paths), strict=True)
         if len(set(splits)) > 1:
             named = ", ".join(f"{file} of {split}" for file, split in zip(files, splits, strict=True))
             raise UserError(f"--line {label} has scores of several splits ({named}): give files of one split")

@@ -95,7 +95,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--flip", action="store_true", help="also score the mean over samples and their mirror images")
     parser.add_argument("--dtype", choices=_DTYPES, default="auto", help="of the model (default: as it is stored)")
-    parser.add_argument("--batch_size", type=at_least_one, default=64, help="samples a process has at a time")
+    parser.add_argument(
+        "--batch_size", type=at_least_one, default=64, help="samples per process at a time (default: 64)"
+    )
     parser.add_argument("--match_by_number", action="store_true", help="match classes by number, whatever their names")
     parser.add_argument(
         "--output", type=place, metavar="FOLDER", help="where to write (default: CHECKPOINT/evaluation/SPLIT)"

@@ -103,7 +103,9 @@ def parse(arguments: list[str] | None) -> tuple[list[str], Setting, Path]:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="default: 0 to 4")
     parser.add_argument("--output", type=place, metavar="FOLDER", help="default: docs/study, or output/study/RECIPE")
-    parser.add_argument("--processes", type=at_least_one, help="trainings side by side (default: as many as cores)")
+    parser.add_argument(
+        "--processes", type=at_least_one, help="trainings side by side on a CPU (default: as many as cores)"
+    )
     parser.add_argument("--again", action="store_true", help="measure again what is finished")
     options = parse_with_changes(parser, arguments, "words")
     names = [word for word in options.words if "=" not in word]
