@@ -107,9 +107,3 @@ def test_answers_that_are_no_numbers(trained, tmp_path):
     model.save_pretrained(folder)
     with pytest.raises(UserError, match=r"answers to .* images are not finite numbers"):
         robustness.main([str(folder)])
-
-
-@pytest.mark.slow
-def test_no_images(trained):
-    with pytest.raises(UserError, match="--samples 0"):
-        robustness.main([str(trained), "--samples", "0"])
