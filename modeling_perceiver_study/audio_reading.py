@@ -11,6 +11,7 @@ import contextlib
 import csv
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -28,8 +29,6 @@ _BLOCK = 2**18  # samples of each channel that are read at a time
 _LARGEST_SAMPLE = 4  # bytes of a whole number
 _NPY = b"\x93NUMPY"  # what such files begin with
 _MOST_CHANNELS = 8  # of sound; more are taken for samples, in an array that is the wrong way round
-# What a whole number of a file is in units of the largest, as soundfile gives it, and what lies in the middle.
-_UNITS = {"PCM_S8": (2**7, 0), "PCM_U8": (2**7, 2**7), "PCM_16": (2**15, 0), "PCM_24": (2**23, 0), "PCM_32": (2**31, 0)}
 
 
 def read_audio(
@@ -244,7 +243,7 @@ def _read_file(
         made = _read_container(_from_start(opened), name, *wanted) if is_mp3 else None
         if made is None:
             with soundfile.SoundFile(_from_start(opened)) as file:
-                unit, middle = (1, 0) if do_rescale else _UNITS.get(file.subtype, (1, 0))
+                unit, middle = _unit_of(file.subtype, do_rescale)
                 parts = (part * unit + middle for part in _parts(file, seconds))
                 blocks = (_with_channels(part, num_channels, do_rescale) for part in parts)
                 made = _at_rate(blocks, file.samplerate, sampling_rate, num_channels)
@@ -255,6 +254,19 @@ def _read_file(
         if made is None:
             raise ValueError(f"{name} is not a recording that can be read: {error}") from None
     return np.concatenate(made, axis=1) if made else np.zeros((num_channels, 0), np.float32)
+
+
+def _unit_of(encoding: str, do_rescale: bool) -> tuple[int, int]:
+    """What the largest whole number of a file is, which its readers give as 1, and what lies in the middle, as 0.
+
+    Args:
+        encoding: as soundfile or FFmpeg call it, such as `PCM_16` or `pcm_u8`.
+    """
+    whole = re.match(r"pcm_([su]?)(\d+)", encoding.lower())
+    if do_rescale or whole is None:
+        return 1, 0
+    unit = 2 ** (int(whole[2]) - 1)
+    return unit, unit if whole[1] == "u" else 0
 
 
 def _parts(file: Any, seconds: float | None):
@@ -291,20 +303,21 @@ def _read_container(
         if not container.streams.audio:
             raise MissingStream(f"{name} has no sound in it.")
         rate = container.streams.audio[0].rate
-        blocks = _from_first_frame(container, _blocks(container))
+        blocks = _from_first_frame(container, _blocks(container, do_rescale))
         blocks = (_with_channels(block, num_channels, do_rescale) for block in _cut(blocks, rate, seconds))
         return _at_rate(blocks, rate, sampling_rate, num_channels) or None
 
 
-def _blocks(container: Any) -> Iterator[np.ndarray]:
+def _blocks(container: Any, do_rescale: bool) -> Iterator[np.ndarray]:
     """`(channels, l)` float32, one after the other, of the first stream of sound, without what is damaged."""
     import av  # there, since the container is
 
     stream = container.streams.audio[0]
+    unit, middle = _unit_of(stream.codec_context.codec.name, do_rescale)
     floats = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
     for frame in _decoded(container, stream):
         for part in floats.resample(frame):
-            yield part.to_ndarray()
+            yield part.to_ndarray() * unit + middle
 
 
 def _from_first_frame(container: Any, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

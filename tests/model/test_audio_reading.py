@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -305,6 +306,24 @@ def test_files_of_sensors_keep_their_units(subtype, unit, middle):
     samples = np.array([0.5, -0.25, 0.0])
     found = read_audio(encoded(samples, subtype=subtype), RATE, 1, do_rescale=False)[0]
     np.testing.assert_array_equal(found, samples * unit + middle)
+
+
+@pytest.mark.parametrize(
+    ("codec", "unit", "middle"),
+    [("pcm_s16le", 2**15, 0), ("pcm_s24le", 2**23, 0), ("pcm_u8", 128, 128), ("pcm_f32le", 1, 0)],
+)
+def test_containers_of_sensors_keep_their_units(codec, unit, middle):
+    """A file that soundfile cannot read."""
+    samples, content = np.tile(np.array([0.5, -0.25, 0.0], np.float32), 400), io.BytesIO()
+    with av.open(content, "w", format="matroska") as container:
+        stream = container.add_stream(codec, rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        frame.sample_rate = RATE
+        for part in av.AudioResampler(format=stream.format.name, layout="mono", rate=RATE).resample(frame):
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    for do_rescale, expected in ((False, samples * unit + middle), (True, samples)):
+        np.testing.assert_array_equal(read_audio(content.getvalue(), RATE, 1, do_rescale)[0], expected)
 
 
 @pytest.mark.parametrize("count", [1, 2])
