@@ -5,6 +5,11 @@ AUTO_MAP = {
     "AutoModel": "modeling_perceiver_study.PerceiverStudyModel",
 }
 VIDEO = "pixel_values of frames"  # three axes, the channels behind the first
+# Of a folder that holds this model, and of any that takes bytes alone.
+AUTO_MAP_OF_MODELS = {
+    f"PerceiverStudyFor{head}": {f"AutoModelFor{head}": f"modeling_perceiver_study.PerceiverStudyFor{head}"}
+    for head in ("SequenceClassification", "TokenClassification", "MaskedLM")
+}
 # Of a folder whose model takes this argument alone.
 AUTO_MAP_OF_INPUTS = {
     "pixel_values": {
@@ -16,11 +21,7 @@ AUTO_MAP_OF_INPUTS = {
     VIDEO: {
         "AutoModelForVideoClassification": "modeling_perceiver_study.PerceiverStudyForVideoClassification",
     },
-}
-# Of a folder that holds this model: of those that take bytes each has a head of its own.
-AUTO_MAP_OF_MODELS = {
-    f"PerceiverStudyFor{head}": {f"AutoModelFor{head}": f"modeling_perceiver_study.PerceiverStudyFor{head}"}
-    for head in ("SequenceClassification", "TokenClassification", "MaskedLM")
+    "input_ids": {name: code for names in AUTO_MAP_OF_MODELS.values() for name, code in names.items()},
 }
 # By the model: tasks, file and class of each pipeline, the Auto class that loads its model, and the type of its input.
 PIPELINES = {

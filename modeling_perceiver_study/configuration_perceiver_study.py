@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from .auto_classes import AUTO_MAP, AUTO_MAP_OF_INPUTS, AUTO_MAP_OF_MODELS, PIPELINES, VIDEO
-from .grid import CONV_STEM_STEP
+from .grid import CONV_STEM_STEP, is_clip
 from .input_fields import (
     INPUT_FIELDS,
     check_input,
@@ -98,7 +98,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
         concat_positions: give the coordinates themselves beside sines and cosines.
         absolute_positions: count the points of a grid from its start in the units of `image_size`, so that padding at
             the end changes nothing, and learned positions are cut rather than resampled; None is True for inputs of
-            the name `input_values`. Otherwise every grid spans the same coordinates.
+            the name `input_values` and for video. Otherwise every grid spans the same coordinates.
         position_encoding_type: `"fourier"`; `"learned"`, a table with a row per point (resampled for other grids); or
             `"none"`.
         learned_position_channels: width of that table; None is as many channels as the Fourier features have.
@@ -195,6 +195,11 @@ class PerceiverStudyConfig(PreTrainedConfig):
     cross_attend_path: str = "auto"
 
     def __post_init__(self, **kwargs):
+        if (layers := kwargs.pop("num_hidden_layers", None)) not in (None, self.num_hidden_layers):
+            raise ValueError(
+                f"num_hidden_layers={layers!r}: num_cross_attends, num_blocks and num_self_attends_per_block make it, "
+                f"now {self.num_hidden_layers}: give these."
+            )
         for name in PerceiverStudyConfig.__annotations__:
             setattr(self, name, plain(getattr(self, name)))
         if self.tasks is not None:
@@ -232,11 +237,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
         self._validate_heads()
         self._validate_start()
         # Saved from any of the models, a folder loads as all that take its input; the code is always saved beside.
-        self.auto_map = dict(AUTO_MAP)
-        if self.modalities is None:
-            argument = adapter_class(self.input_type).arguments_of(self)[0]
-            is_video = (argument, self.num_axes, self.channel_axis) == ("pixel_values", 3, 2)
-            self.auto_map |= AUTO_MAP_OF_INPUTS.get(VIDEO if is_video else argument, {})
+        self.auto_map = AUTO_MAP | self._heads_of_input
         for architecture in self.architectures or ():
             self.auto_map |= AUTO_MAP_OF_MODELS.get(architecture, {})
 
@@ -258,7 +259,8 @@ class PerceiverStudyConfig(PreTrainedConfig):
             unknown = sorted(fields.keys() - known)
             if unknown:
                 raise ValueError(f"{unknown[0]!r} describes no input: expected some of {', '.join(sorted(known))}.")
-            return type(self)(initializer_range=self.initializer_range, **fields)
+            shared = {name: getattr(self, name) for name in ("initializer_range", "layer_norm_eps")}
+            return type(self)(**shared, **fields)
         except ValueError as error:
             raise ValueError(f"modalities[{name!r}]: {error}") from error
 
@@ -318,12 +320,22 @@ class PerceiverStudyConfig(PreTrainedConfig):
         """
         fields = super().to_dict()
         others = {name for model, names in AUTO_MAP_OF_MODELS.items() for name in names if not self._holds(model)}
+        others -= self._heads_of_input.keys()
         names = {
             name: code
             for name, code in fields.get("auto_map", {}).items()  # none yet in a message of what does not fit
             if hasattr(transformers, name) and name not in others
         }
         return fields | {"auto_map": names}
+
+    @property
+    def _heads_of_input(self) -> dict[str, str]:
+        """Auto classes that any folder with this only input loads as."""
+        if self.modalities is not None:
+            return {}
+        argument = adapter_class(self.input_type).arguments_of(self)[0]
+        is_video = argument == "pixel_values" and is_clip(self)
+        return AUTO_MAP_OF_INPUTS.get(VIDEO if is_video else argument, {})
 
     def _holds(self, model: str) -> bool:
         return model in (self.architectures or ())

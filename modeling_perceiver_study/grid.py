@@ -29,6 +29,11 @@ _LAYERS_OF_CONV_STEM = {
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
+def is_clip(config: "PerceiverStudyConfig") -> bool:
+    """Whether a grid is one of video: three axes, and the channels behind that of the frames."""
+    return (config.num_axes, config.channel_axis) == (3, 2)
+
+
 def space_to_depth(pixels: torch.Tensor, patch: list[int]) -> torch.Tensor:
     """`(B, C, S_1, .., S_A) -> (B, p_1 * .. * p_A * C, ceil(S_1 / p_1), .., ceil(S_A / p_A))`
 
@@ -211,7 +216,8 @@ class GridAdapter(InputAdapter):
             return shown_array(inputs.to(dtype), check_mask(attention_mask, inputs.shape[:2]))
         pixels = self._channels_first(pixel_values)
         self._check_pixels(pixel_values, pixels)
-        pixels, attention_mask = self._patches(pixels, _mask_of_points(attention_mask, pixels))
+        attention_mask = _mask_of_points(attention_mask, pixels, self.config)
+        pixels, attention_mask = self._patches(pixels, attention_mask)
         if self.config.stem_type == "conv":
             pixels, attention_mask = _before_conv_stem(pixels, attention_mask)
         if self.stem is not None:
@@ -381,11 +387,22 @@ def _before_conv_stem(pixels: torch.Tensor, mask: torch.Tensor | None) -> tuple[
     return (nn.functional.pad(pixels, missing[::-1]) if any(missing) else pixels), mask
 
 
-def _mask_of_points(mask: torch.Tensor | None, pixels: torch.Tensor) -> torch.Tensor | None:
-    """A mask `(B, S_1)` as one of all points, `(B, M)`; any other as it is."""
+def _mask_of_points(
+    mask: torch.Tensor | None, pixels: torch.Tensor, config: "PerceiverStudyConfig"
+) -> torch.Tensor | None:
+    """A mask `(B, S_1)` as one of all points, `(B, M)`; any other as it is.
+
+    Raises:
+        ValueError: it may as well be meant for the patches of an image.
+    """
     sizes = pixels.shape[2:]
     if mask is None or len(sizes) == 1 or tuple(mask.shape) != (pixels.shape[0], sizes[0]):
         return mask
+    if len(sizes) == 2 and max(config.patch) > 1 and math.prod(config.attended_sizes(sizes)) == sizes[0]:
+        raise ValueError(
+            f"attention_mask has shape {tuple(mask.shape)}, and an image {sizes[0]} rows and as many patches: expected "
+            f"({pixels.shape[0]}, {math.prod(sizes)}), one entry per point."
+        )
     return mask[:, :, None].expand(-1, -1, math.prod(sizes[1:])).flatten(1)
 
 

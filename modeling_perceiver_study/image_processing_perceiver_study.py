@@ -264,6 +264,7 @@ class PerceiverStudyImageProcessor(PilBackend):
                 max_size=size.longest_edge,
                 input_data_format=ChannelDimension.FIRST,
             )
+            height, width = max(1, height), max(1, width)  # of a line the short edge may be rounded to 0
         else:
             height, width = size.height, size.width
         image = image if image.dtype == np.uint8 else image.astype(np.float32)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from torch.nn import ModuleDict
 
 from .bytes import BytesAdapter
-from .grid import SMALLEST_CONV_STEM_SIZE, GridAdapter
+from .grid import SMALLEST_CONV_STEM_SIZE, GridAdapter, is_clip
 from .inputs import ArrayAdapter, adapter_class
 from .points import PointsAdapter
 from .scalars import is_count, is_number
@@ -114,7 +114,7 @@ def check_input(config: "PerceiverStudyConfig"):
     if fourier and config.max_frequencies is None:
         config.max_frequencies = config.axis_max_frequencies
     if "absolute_positions" in adapter.config_fields and config.absolute_positions is None:
-        config.absolute_positions = config.input_name == "input_values"
+        config.absolute_positions = config.input_name == "input_values" or is_clip(config)
 
 
 def _check_grid(config: "PerceiverStudyConfig"):

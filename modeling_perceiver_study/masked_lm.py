@@ -85,6 +85,8 @@ class MaskedLMDecoder(nn.Module):
 
     def resize(self, count: int):
         """Answer with `count` ids; of new ones nothing is known."""
+        if count == len(self.bias):  # an optimiser has it perhaps
+            return
         old = self.bias.detach()
         bias = old.new_zeros(count)
         bias[: len(old)] = old[:count]
@@ -92,11 +94,11 @@ class MaskedLMDecoder(nn.Module):
 
 
 def labelled_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(B, M) -> (B, O), (B, O)`: positions that have a label, and their labels.
+    """`(B, M) -> (B, O), (B, O)`: positions that have a label, in order, and their labels.
 
     `O` is how many the sample with most of them has, at least 1; others are filled up with positions without a label.
     """
     shown = labels.long() != NO_LABEL  # as torch takes 156 in uint8 for -100
     most = max(1, int(shown.sum(dim=1).max()))
-    positions = shown.long().argsort(dim=1, descending=True, stable=True)[:, :most]
+    positions = shown.long().argsort(dim=1, descending=True, stable=True)[:, :most].sort(dim=1).values
     return positions, labels.gather(1, positions)

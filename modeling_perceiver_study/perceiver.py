@@ -179,8 +179,19 @@ class Perceiver(PerceiverStudyPreTrainedModel):
         Args:
             cross_attentions: what `forward` returned with `output_attentions=True`.
             given: what `forward` was called with.
+
+        Raises:
+            ValueError: there are no maps, or they are of other inputs.
         """
+        if cross_attentions is None:
+            raise ValueError("cross_attentions are None: call the model with output_attentions=True.")
         lengths = self.inputs.lengths({name: value for name, value in given.items() if value is not None})
+        found = sorted({weights.shape[-1] for weights in cross_attentions})
+        if found != [sum(lengths.values())]:
+            raise ValueError(
+                f"cross_attentions are of {found} elements, and the inputs given have {lengths}: expected all inputs "
+                "that the model was called with, under the same names."
+            )
         pieces = [weights.split(list(lengths.values()), dim=-1) for weights in cross_attentions]
         return {name: tuple(piece[index] for piece in pieces) for index, name in enumerate(lengths)}
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -83,6 +83,11 @@ def _kept(lengths: Sequence[int], room: int, strategy: TruncationStrategy) -> li
         both = surplus - more
         losses = [more + both // 2, both - both // 2] if first > second else [both // 2, more + both - both // 2]
     return [max(0, length - loss) for length, loss in zip(lengths, losses, strict=False)]
+
+
+def _of_one(found: Mapping[str, list]) -> dict[str, list]:
+    """Without the list around a single text."""
+    return {name: values[0] if isinstance(values[0], list) else values for name, values in found.items()}
 
 
 def _widen(row: np.ndarray, width: int, fill: int, before: bool) -> np.ndarray:
@@ -259,8 +264,6 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
             raise ValueError(
                 f"stride={stride}: expected 0 to {most - special - 1}, less than max_length={most} leaves of a text."
             )
-        if windows and alone and text_pair == "":  # for the library a list with an empty pair has one, and this has not
-            text, text_pair = [text], [text_pair]
         self._use_template()
         if not alone and not text and not text_pair and not of_library:
             names = self.model_input_names if return_attention_mask is not False else ["input_ids"]
@@ -268,7 +271,10 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         of_pairs = pairs is not None and flags and not of_library
         plain = not flags and not of_library and (pairs is not None or not alone) and self._split_by_pattern()
         if not plain and not of_pairs:
-            return super()._encode_plus(
+            wrapped = alone and text_pair == ""  # for the library a list with an empty pair has one, and this has not
+            if wrapped:
+                text, text_pair = [text], [text_pair]
+            found = super()._encode_plus(
                 text,
                 text_pair,
                 add_special_tokens=add_special_tokens,
@@ -282,6 +288,9 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
                 verbose=verbose,
                 **kwargs,
             )
+            if wrapped and return_tensors is None and not windows:
+                found = BatchEncoding(_of_one(found), found.encodings)
+            return found
         split = kwargs.get("split_special_tokens")
         split = self.split_special_tokens if split is None else split
         make = self._encoding if of_pairs else self._row
@@ -305,7 +314,7 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
             converted = [self._convert_encoding(encoding=encoding, **asked)[0] for encoding in rows]
             found = {name: [row[name][0] for row in converted] for name in converted[0]}
             if alone and return_tensors is None:
-                found = {name: values[0] if isinstance(values[0], list) else values for name, values in found.items()}
+                found = _of_one(found)
             return BatchEncoding(found, rows, tensor_type=return_tensors)
         before = side == "left"
         found = {
@@ -320,7 +329,7 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
             found = {name: [row.tolist() for row in values] for name, values in found.items()}
         else:
             found = {name: np.stack(values) for name, values in found.items()}
-        found = {name: values[0] for name, values in found.items()} if alone and return_tensors is None else found
+        found = _of_one(found) if alone and return_tensors is None else found
         return BatchEncoding(found, tensor_type=return_tensors)
 
     def _row(

@@ -215,6 +215,17 @@ def test_wrong_positions(shape, dtype):
         model_of(PerceiverStudyForMaskedLM)(input_ids=ids_of(), output_positions=asked)
 
 
+def test_answers_in_training_are_in_the_order_of_bytes():
+    """Where one text has all labels, they are those of all bytes, as in evaluation."""
+    model, ids = model_of(PerceiverStudyForMaskedLM), ids_of(2, 8)
+    labels = torch.full_like(ids, -100)
+    labels[0], labels[1, 5] = ids[0], ids[1, 5]
+    expected = model(input_ids=ids, labels=labels)
+    found = model.train()(input_ids=ids, labels=labels)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.loss, expected.loss, rtol=0, atol=1e-12)
+
+
 def test_labels_of_one_byte_in_training():
     """torch takes 156 of uint8 for -100."""
     model, ids = model_of(PerceiverStudyForMaskedLM).train(), torch.full((2, 5), 156)

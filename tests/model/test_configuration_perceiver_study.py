@@ -138,7 +138,7 @@ def test_numbers_of_other_libraries_that_do_not_fit(value):
 
 
 def test_what_follows_from_other_fields_cannot_be_given():
-    with pytest.raises(AttributeError, match="num_hidden_layers"):
+    with pytest.raises(ValueError, match=r"num_hidden_layers=3: num_cross_attends, .* make it, now 5: give these\."):
         PerceiverStudyConfig(num_hidden_layers=3)
 
 

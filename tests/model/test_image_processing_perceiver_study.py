@@ -61,6 +61,9 @@ def test_every_step_can_be_left_out_and_parametrised():
     np.testing.assert_array_equal(*shortest)
     longest = pixel_values(image, **plain | {"do_resize": True, "size": {"shortest_edge": 30, "longest_edge": 33}})
     assert longest.shape == (3, 22, 33)
+    size = {"shortest_edge": 30, "longest_edge": 64}
+    line = np.zeros((1, 1000, 3), np.uint8)
+    assert pixel_values(line, **plain | {"do_resize": True, "size": size}).shape == (3, 1, 64)
 
 
 def test_arguments_of_a_call_win_over_those_of_the_processor():

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from torch import nn
 
 from tests import reference
 from tests.kinds import KINDS, arguments_of, configs_of, fields_of, joint_array, masks_of, model_of, prefix
@@ -80,6 +81,22 @@ def test_maps_are_split_by_modality(kinds):
         name = adapter.arguments[0]
         assert parts[kind][0].shape[-1] == adapter.length(given[name])
         assert own.num_input_channels == adapter.width
+
+
+def test_maps_of_other_inputs_are_not_split():
+    model = model_of("image", "array")
+    given = arguments_of(model.config, ("image", "array"))
+    output = model(**given, output_attentions=True)
+    with pytest.raises(ValueError, match=r"are of \[\d+\] elements, and the inputs given have {'array': \d+}"):
+        model.split_cross_attentions(output.cross_attentions, inputs=given["inputs"])
+    with pytest.raises(ValueError, match="cross_attentions are None: call the model with output_attentions=True"):
+        model.split_cross_attentions(model(**given).cross_attentions, **given)
+
+
+def test_layer_norms_of_every_input_are_the_configs():
+    for kinds in (("neighbors",), ("neighbors", "bytes")):
+        model = model_of(*kinds, layer_norm_eps=1e-3)
+        assert {module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)} == {1e-3}
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])

@@ -188,8 +188,12 @@ def test_bare_models_of_every_kind_load_without_the_package(tmp_path):
         model.save_pretrained(folder)
         torch.save(given, folder / "given.pt")
         auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
-        heads = {"AutoModelForAudioClassification"} if kinds == ("waveform",) else set()
-        assert auto_map.keys() == {"AutoConfig", "AutoModel"} | heads
+        heads = {
+            ("waveform",): ["AudioClassification"],
+            ("bytes",): ["MaskedLM", "SequenceClassification", "TokenClassification"],
+        }
+        names = {f"AutoModelFor{head}" for head in heads.get(kinds, [])}
+        assert auto_map.keys() == {"AutoConfig", "AutoModel"} | names
         folders.append(str(folder))
         expected[str(folder)] = model(**given)[0].detach()
     environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_MODULES_CACHE": str(tmp_path / "modules")}

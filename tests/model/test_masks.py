@@ -172,6 +172,18 @@ def test_a_module_of_no_model_sees_what_a_mask_shows(masked):
     torch.testing.assert_close(attention(latents, inputs, points)[0], expected, rtol=0, atol=1e-12)
 
 
+def test_a_mask_of_patches_is_no_mask_of_rows():
+    """Where an image has as many patches as rows."""
+    model = small_model(image_size=16, patch_size=4)
+    pixels, rows = torch.randn(2, 3, 16, 16), torch.arange(16).expand(2, -1) < 9
+    with pytest.raises(ValueError, match=r"16 rows and as many patches: expected \(2, 256\), one entry per point"):
+        model(pixels, attention_mask=rows)
+    points = rows.repeat_interleave(16, dim=1)
+    taller = small_model(image_size=16, patch_size=[4, 8])
+    torch.testing.assert_close(taller(pixels, attention_mask=rows), taller(pixels, attention_mask=points))
+    model(pixels, attention_mask=points)
+
+
 def test_masks_on_the_meta_device():
     model = small_model().to("meta")
     images, points = pixels(model.config).to("meta"), mask(model.config).to("meta")

@@ -187,6 +187,21 @@ def test_tokens_of_pairs():
         )
 
 
+@pytest.mark.parametrize(
+    "flags", [{}, {"return_length": True}, {"return_offsets_mapping": True}, {"return_tensors": "np"}]
+)
+@pytest.mark.parametrize("added", [AddedToken("zz"), AddedToken("zz", lstrip=True)])
+def test_an_empty_pair_beside_an_added_token(added, flags):
+    """Whichever way texts go."""
+    plain, tokenizer = PerceiverStudyTokenizer(), PerceiverStudyTokenizer()
+    tokenizer.add_tokens([added])
+    found, expected = tokenizer("a", "", **flags), plain("a", "", **flags)
+    assert {name: np.asarray(value).tolist() for name, value in found.items()} == {
+        name: np.asarray(value).tolist() for name, value in expected.items()
+    }
+    assert np.asarray(found["input_ids"]).flatten().tolist() == [4, 103, 5, 5] == tokenizer(["a"], [""])["input_ids"][0]
+
+
 def test_windows_of_an_empty_pair():
     alone = OURS("ab", "", return_overflowing_tokens=True)["input_ids"]
     assert alone == OURS(["ab"], [""], return_overflowing_tokens=True)["input_ids"] == [[4, 103, 104, 5, 5]]

@@ -40,7 +40,7 @@ def build_model(dtype=torch.float32):
     torch.manual_seed(0)
     small = {"num_latents": 6, "d_latents": 32, "num_self_attention_heads": 4, "initializer_range": 0.3}
     grid = {"num_axes": 3, "channel_axis": 2, "image_size": [8, 6, 8], "patch_size": [2, 3, 4]}
-    config = PerceiverStudyConfig(**grid, absolute_positions=True, num_frequency_bands=3, num_labels=3, **small)
+    config = PerceiverStudyConfig(**grid, num_frequency_bands=3, num_labels=3, **small)
     return PerceiverStudyForVideoClassification(config).to(dtype).eval()
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling_perceiver_study import PerceiverStudyModel
+from modeling_perceiver_study import PerceiverStudyForMaskedLM, PerceiverStudyModel
 from modeling_perceiver_study.modeling_perceiver_study import PerceiverStudyClassifier
 from tests.kinds import arguments_of, fields_of, model_of
 from tests.models import small_model
@@ -54,6 +54,15 @@ def test_without_a_number_nothing_changes(kinds):
     embedding = model.resize_token_embeddings()
     assert embedding.num_embeddings == vocab_size(model) == 20
     assert model.resize_token_embeddings(pad_to_multiple_of=16).num_embeddings == vocab_size(model) == 32
+
+
+def test_an_optimiser_keeps_what_has_the_right_size():
+    fields = {**fields_of("bytes"), "d_model": 8, "image_size": 32, "num_frequency_bands": 16}
+    model = small_model(model_class=PerceiverStudyForMaskedLM, **fields)
+    before = dict(model.named_parameters())
+    model.resize_token_embeddings()
+    model.resize_token_embeddings(20)
+    assert all(parameter is before[name] for name, parameter in model.named_parameters())
 
 
 def test_a_frozen_vocabulary_stays_frozen(kinds):
