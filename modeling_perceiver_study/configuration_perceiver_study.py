@@ -22,7 +22,7 @@ from .input_fields import (
 from .inputs import adapter_class
 from .paths import PATHS
 from .position import count_axis_features, resolve_max_frequencies
-from .scalars import is_number, plain
+from .scalars import is_count, is_number, plain
 from .several_tasks import check_rest, in_order, names_of
 
 
@@ -210,6 +210,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
             kwargs["num_labels"] = given = kwargs.get("num_labels", len(self.id2label))
             if given != sum(self.tasks.values()):
                 raise ValueError(f"num_labels={given}: expected {sum(self.tasks.values())}, the classes of all tasks.")
+        given = kwargs.get("num_labels")
+        if given is not None and not is_count(given, 0):
+            raise ValueError(f"num_labels={given!r}: expected a whole number of at least 0.")
         super().__post_init__(**kwargs)
         require_counts(self, _COUNTS)
         require_counts(self, ("num_self_attends_per_block",), minimum=0)

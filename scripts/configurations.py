@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 
 from lab.errors import UserError, run_command
+from lab.layers import CONFIGURATION_FOLDER
 from lab.looking.architecture import draw_architecture
 from lab.peers.masked_lm import masked_lm_table
 from lab.peers.results import decoding_table, draw_growth, inputs_table
 from lab.peers.results import table as benchmark_table
-from lab.recipe import CONFIGURATION_FOLDER, load_recipe
+from lab.recipe import load_recipe
 from lab.tasks import build_task
 
 README = CONFIGURATION_FOLDER / "README.md"

@@ -21,6 +21,7 @@ from lab.arguments import parse_with_changes
 from lab.data.identity import identity
 from lab.data.splits import Splits
 from lab.errors import UserError, run_command
+from lab.layers import CONFIGURATION_FOLDER
 from lab.looking.style import save
 from lab.peers.contenders import OURS, perceiver_pytorch
 from lab.peers.races import (
@@ -36,7 +37,7 @@ from lab.peers.races import (
 )
 from lab.places import place
 from lab.provenance import describe_surroundings
-from lab.recipe import CONFIGURATION_FOLDER, Recipe, chosen, effective, load_recipe
+from lab.recipe import Recipe, chosen, effective, load_recipe
 from lab.tasks import build_task
 from lab.training.loop import build_accelerator
 from lab.training.precision import settle_precision

@@ -19,10 +19,10 @@ from transformers import PreTrainedConfig
 
 from lab.changes import FREE, verdict
 from lab.errors import UserError, one_line
+from lab.layers import CONFIGURATION_FOLDER, forget, read_file, texts_in
 from lab.places import place
 from modeling_perceiver_study import PerceiverStudyConfig
 
-CONFIGURATION_FOLDER = Path(__file__).resolve().parents[2] / "configuration"
 DEFAULT_RECIPE = CONFIGURATION_FOLDER / "digits.yaml"
 
 
@@ -136,7 +136,7 @@ Range = tuple[float, float | None]
 
 # (lowest, highest) allowed value of a key; the second is None where there is no upper end.
 _RANGES: dict[str, Range] = {
-    "seed": (0, None),
+    "seed": (0, 2**32 - 1),  # as numpy has it
     "data.validation_samples": (0, None),
     "data.train_samples": (1, None),
     "data.split_seed": (0, None),
@@ -184,7 +184,7 @@ def load_recipe(path: str | Path | None, overrides: list[str] | tuple[str, ...] 
     """
     merged = OmegaConf.structured(Recipe)
     path = None if path is None else place(str(path))
-    layers = [] if path is None else [(str(path), _read_file(path))]
+    layers = [] if path is None else [(str(path), read_file(path, _SECTIONS))]
     layers += [(text, _read_override(text)) for text in overrides]
     tasks = [str(layer["task"]) for _, layer in layers if "task" in layer]
     # A task from outside (`module:Class`) may have a configuration of its own, whose fields it checks by itself.
@@ -194,10 +194,17 @@ def load_recipe(path: str | Path | None, overrides: list[str] | tuple[str, ...] 
         for key in _flat_keys(layer):
             if key not in known and not key.startswith(unchecked):
                 raise UserError(f"unknown key {key!r} in {source}; the nearest is {_nearest(key, known)!r}")
+        if any("${" in text for text in texts_in(layer)):
+            raise UserError(
+                f"{source} has ${{ in a text, which stands for something else in recipes: write it otherwise"
+            )
         try:
+            if source in overrides:
+                forget(merged, source.partition("=")[0], layer)
             merged.merge_with(layer)
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0]
+            reason = "expected a list, such as [a, b]" if "is not a ListConfig" in reason else reason
             raise UserError(f"{error.full_key or 'a section'} in {source}: {reason}") from None
     try:
         recipe = OmegaConf.to_object(merged)
@@ -291,20 +298,6 @@ def architecture_keys(kind: type[PerceiverStudyConfig] = PerceiverStudyConfig) -
     """The fields of the model's configuration that are its own and not of all models."""
     inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
     return [field.name for field in dataclasses.fields(kind) if field.name not in inherited]
-
-
-def _read_file(path: str | Path) -> dict:
-    try:
-        layer = OmegaConf.to_container(OmegaConf.load(path))
-    except FileNotFoundError:
-        presets = ", ".join(sorted(preset.name for preset in CONFIGURATION_FOLDER.glob("*.yaml")))
-        raise UserError(f"no recipe at {path}; there are {presets} in {CONFIGURATION_FOLDER.name}/") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} cannot be read as YAML: {one_line(error)}") from None
-    if not isinstance(layer, dict):
-        raise UserError(f"{path} is not a recipe: expected `key: value` lines, got a list")
-    # A section with nothing but comments in it reads as None.
-    return {key: {} if value is None and key in _SECTIONS else value for key, value in layer.items()}
 
 
 def _read_override(text: str) -> dict:

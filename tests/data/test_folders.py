@@ -61,6 +61,21 @@ def test_class_folders_may_have_any_name(tmp_path, odd):
     assert splits_of(folder) == [expected(*train), expected(*test)]
 
 
+@pytest.mark.parametrize("splits", [("",), ("train/", "test/")])
+def test_folders_in_class_folders_are_refused(tmp_path, splits):
+    """`datasets` would take their names for those of classes."""
+    names = [f"{split}{name}/{day}/0.png" for split in splits for name in ("cat", "dog") for day in ("one", "two")]
+    folder = make_pictures(tmp_path / "data", *names)
+    with pytest.raises(UserError, match=r"data/(test/)?cat.one holds files, and the folders of .* are classes"):
+        splits_of(folder, test_split=None)
+
+
+def test_classes_in_the_only_folder_of_a_split(tmp_path):
+    train = in_classes("train/images", "cat", "dog")
+    folder = make_pictures(tmp_path / "data", *train)
+    assert splits_of(folder, test_split=None) == [expected(*train)]
+
+
 @pytest.mark.parametrize("top", ["", "unpacked/", "set [1] #2: ü/"])
 def test_other_places(tmp_path, top):
     train, test = in_classes("Training", "a", "b"), in_classes("holdout", "b")

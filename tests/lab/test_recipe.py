@@ -92,6 +92,10 @@ def test_an_unknown_key_in_a_file_names_the_file(minimal):
         ("epochs", "overrides look like"),
         ("=3", "overrides look like"),
         ("seed=[", "cannot understand"),
+        (f"seed={2**32}", f"seed={2**32}: expected a number from 0 to {2**32 - 1}"),
+        ("optimization.freeze=perceiver.*", r"expected a list, such as \[a, b\]"),
+        ("data.title=of ${oc.env:HOME}", r"has \$\{ in a text"),
+        ("data.columns={label: ['${oc.env:HOME}']}", r"has \$\{ in a text"),
     ],
 )
 def test_a_wrong_value_is_one_clear_line(minimal, given, message):
@@ -138,11 +142,53 @@ def test_command_line(minimal):
     assert (loaded, options.resume, options.push_to_hub) == (load_recipe(DEFAULT_RECIPE), False, None)
 
 
-@pytest.mark.parametrize("given", ["model.num_latents=0", "model.d_latents=abc", "model.num_axes=1"])
+def test_a_file_reads_no_variables(tmp_path):
+    """A checkpoint of somebody else's has one."""
+    (tmp_path / "recipe.yaml").write_text("data:\n  name: digits\n  title: ${oc.env:HOME}\n")
+    with pytest.raises(UserError, match=r"recipe.yaml has \$\{ in a text"):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], {"speaker": "a", "take": 1}),
+        (["data.hold_out={}"], {}),
+        (["data.hold_out={place: b}"], {"place": "b"}),
+        (["data.hold_out.speaker=b"], {"speaker": "b", "take": 1}),
+        (["data.hold_out={}", "data.hold_out={take: 2}"], {"take": 2}),
+    ],
+)
+def test_conditions_on_rows_are_replaced(tmp_path, given, expected):
+    """Rows would otherwise have to fit those of the recipe as well."""
+    (tmp_path / "recipe.yaml").write_text("data: {name: digits, hold_out: {speaker: a, take: 1}}\n")
+    assert load_recipe(tmp_path / "recipe.yaml", given).data.hold_out == expected
+
+
+def test_what_is_to_be_empty_is_empty(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(
+        "data: {name: digits, columns: {label: x}}\nmodel: {tasks: {a: 2}}\naugmentation: {crop_padding: 1}\n"
+    )
+    given = ["data.columns={}", "model.tasks={}", "augmentation={}", "optimization={}"]
+    recipe = load_recipe(tmp_path / "recipe.yaml", given)
+    assert (recipe.data.columns, recipe.model, recipe.augmentation) == ({}, {"tasks": {}}, {})
+    assert recipe.optimization.epochs == 10 and load_recipe(None, ["data.name=digits", "model={}"]).model == {}
+
+
+@pytest.mark.parametrize(
+    "given", ["model.num_latents=0", "model.d_latents=abc", "model.num_axes=1", "model.num_labels=three"]
+)
 def test_a_model_that_cannot_be_names_the_field(given):
     with pytest.raises(UserError, match=re.escape(given.partition("=")[0].rpartition(".")[2])) as caught:
         build_task(load_recipe(DEFAULT_RECIPE, [given]))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["image_mean", "image_std"])
+def test_a_number_for_each_channel(name):
+    loaded = load_recipe(DEFAULT_RECIPE, [f"image_processor.{name}=[0.4, 0.5, 0.6]"])
+    with pytest.raises(UserError, match=rf"image_processor.{name} has 3 numbers, and model.num_channels=1: give one"):
+        build_task(loaded)
 
 
 def test_an_image_processor_that_cannot_be():

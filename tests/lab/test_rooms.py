@@ -20,6 +20,7 @@ ROOMS = [
     "places",
     "checkpoint_names",
     "changes",
+    "layers",
     "recipe",
     "arguments",
     "augment",

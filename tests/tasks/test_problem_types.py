@@ -213,6 +213,7 @@ def test_predict_writes_numbers_as_they_are(trained, digits, tmp_path, capsys):
         ),
         (["data.columns.label=tags", "model.problem_type=regression"], r"tags .* holds strings; expected numbers"),
         (["model.problem_type=other"], r"model.problem_type=other: expected one of single_label"),
+        (["model.problem_type=several_tasks"], r"problem_type=several_tasks: expected one of .*, regression, or null"),
     ],
 )
 def test_mistakes_are_named_before_training(digits, tmp_path, overrides, message):

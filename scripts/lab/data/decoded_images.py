@@ -19,6 +19,7 @@ from lab.data.decoding import SampleDecoder
 from lab.data.images import UNUSABLE, seen_pixels
 from lab.data.sources import Source
 from lab.data.splits import Rows
+from lab.places import folder_to_write
 from lab.recipe import Data
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyImageProcessor
 from modeling_perceiver_study.image_reading import upright
@@ -103,7 +104,7 @@ class Decoder(SampleDecoder):
         path = self._cache_path(source, rows)
         broken_path = path.with_suffix(".broken.npy")
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            folder_to_write(path.parent, "data.cache_dir")
             unfinished = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # machines may share the folder
             try:
                 pixels = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)

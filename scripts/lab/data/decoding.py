@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from PIL import UnidentifiedImageError
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from lab.data.images import NO_FORMAT
 from lab.data.sources import Source
 from lab.data.splits import Rows
 from lab.errors import UserError
@@ -106,6 +108,8 @@ class SampleDecoder(ABC):
         """Say that a sample is not usable; a `UserError` unless the recipe says to skip such."""
         path = encoded["path"] if isinstance(encoded, dict) else None
         where = f"row {source.rows[sample]} of {source.name}" + (f" ({path})" if path else "")
+        if isinstance(error, UnidentifiedImageError):  # which would call it an object at some place in memory
+            error = NO_FORMAT
         reason = f"{where} is not a usable {self.sample}: {error}"
         if self.settings.on_error == "raise":
             raise UserError(f"{reason}; data.on_error=skip leaves such out") from None

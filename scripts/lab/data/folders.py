@@ -70,6 +70,10 @@ def find_splits(folder: Path, wanted: Collection[str], has_paths: bool = False) 
         return tables
     if (found := _find_media(folder)) is not None:
         loader, media = found
+        splits = _media_splits(media, wanted)
+        for paths in splits.values():
+            if _holds_classes(paths, media):
+                _require_flat_classes(folder, paths, media)
         return {
             split: {
                 "path": loader,
@@ -77,7 +81,7 @@ def find_splits(folder: Path, wanted: Collection[str], has_paths: bool = False) 
                 **(_class_options(loader, paths, media) if _holds_classes(paths, media) else {}),
                 **(_named_recordings(folder, split, paths) if loader == "audiofolder" else {}),
             }
-            for split, paths in _media_splits(media, wanted).items()
+            for split, paths in splits.items()
         }
     escaped = glob.escape(str(folder.resolve()))
     patterns = {str(split): found for split, found in get_data_patterns(escaped).items()}
@@ -195,6 +199,17 @@ def _holds_classes(paths: list[Path], media: dict[Path, _Folder]) -> bool:
     """Whether folders in these are classes: unless files lie outside of them, or a table says what files are."""
     within = [found for place, found in media.items() if any(path in (place, *place.parents) for path in paths)]
     return not any(media[path].here for path in paths) and not any(found.metadata for found in within)
+
+
+def _require_flat_classes(folder: Path, paths: list[Path], media: dict[Path, _Folder]):
+    """Raise a `UserError` where folders of several classes have folders in them: `datasets` takes these for classes."""
+    for path in paths:
+        deep = sorted(place for place in media if media[place].here and path in place.parent.parents)
+        if deep and len(_children(media, path)) > 1:
+            raise UserError(
+                f"{folder / deep[0]} holds files, and the folders of {folder / path} are classes: put the files of a "
+                "class into one folder, or say what they are in a table (metadata.csv)"
+            )
 
 
 def _class_options(loader: str, paths: list[Path], media: dict[Path, _Folder]) -> dict[str, Any]:

@@ -25,6 +25,9 @@ UNUSABLE = (
 )
 
 
+NO_FORMAT = "cannot identify its format, such as PNG or JPEG"
+
+
 def open_image(path: Path) -> Image.Image:
     """The image in a file, decoded; a missing or unreadable one is a `UserError`."""
     require_file(path)
@@ -32,7 +35,7 @@ def open_image(path: Path) -> Image.Image:
         image = Image.open(io.BytesIO(path.read_bytes()))
         image.load()
     except UnidentifiedImageError:  # which would call it an object at some place in memory
-        raise UserError(f"{path} is not a readable image: cannot identify its format, such as PNG or JPEG") from None
+        raise UserError(f"{path} is not a readable image: {NO_FORMAT}") from None
     except UNUSABLE as error:
         raise UserError(f"{path} is not a readable image: {error}") from None
     return image

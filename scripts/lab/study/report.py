@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from types import ModuleType
 
-from lab.recipe import CONFIGURATION_FOLDER
+from lab.layers import CONFIGURATION_FOLDER
 from lab.study.comparison import RULE, conclude
 from modeling_perceiver_study import PerceiverStudyConfig
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.errors import UserError
-from lab.recipe import CONFIGURATION_FOLDER, Recipe, architecture_keys, effective, load_recipe
+from lab.layers import CONFIGURATION_FOLDER
+from lab.recipe import Recipe, architecture_keys, effective, load_recipe
 from lab.training.precision import settle_precision
 
 DEFAULT_CONFIG = CONFIGURATION_FOLDER / "study-digits.yaml"

@@ -60,8 +60,9 @@ class LabelledTask(Task):
         if self.config.tasks is not None:
             return SEVERAL_TASKS
         problem_type = self.config.problem_type or SINGLE_LABEL
-        if problem_type not in TARGETS:
-            raise UserError(f"model.problem_type={problem_type}: expected one of {', '.join(TARGETS)}, or null")
+        known = [name for name in TARGETS if name != SEVERAL_TASKS]  # which model.tasks asks for
+        if problem_type not in known:
+            raise UserError(f"model.problem_type={problem_type}: expected one of {', '.join(known)}, or null")
         return problem_type
 
     @property
