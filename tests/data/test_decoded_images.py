@@ -96,6 +96,12 @@ def test_colours_become_what_the_model_wants(tmp_path):
     assert np.array_equal(splits.test.pixels[0, 0], np.asarray(first.convert("L")))
 
 
+def test_a_cache_that_cannot_be_written_is_named(parquet, tmp_path):
+    (tmp_path / "decoded").write_text("a file")
+    with pytest.raises(UserError, match=r"^data.cache_dir .*decoded cannot be made a folder"):
+        load(parquet, "data.max_memory_gb=1e-9", f"data.cache_dir={tmp_path / 'decoded'}")
+
+
 def test_too_large_for_memory_is_mapped_from_disk(parquet, tmp_path, monkeypatch):
     in_memory = load(parquet)
     small = ["data.max_memory_gb=1e-9", f"data.cache_dir={tmp_path / 'decoded'}"]
