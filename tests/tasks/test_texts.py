@@ -68,7 +68,7 @@ def test_columns(tmp_path):
         assert splits.test.lengths.max() == 1
     with pytest.raises(UserError, match=r"data\.text_column=first and data\.columns\.text=second: keep one of them"):
         build("text", tmp_path, "data.text_column=first", "data.columns={text: second}").load_splits()
-    with pytest.raises(UserError, match="holds int64; expected text"):
+    with pytest.raises(UserError, match=r"data\.text_column=label: that column holds int64; expected text"):
         build("text", tmp_path, "model.num_labels=2", "data.text_column=label").load_splits()
 
 

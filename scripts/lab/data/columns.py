@@ -59,17 +59,17 @@ def is_file(feature: Any) -> bool:
     return isinstance(feature, datasets.Value) and feature.dtype in _FILES
 
 
-def find_column(column: Column, features: datasets.Features, chosen: dict[str, Any], split: str) -> str:
+def find_column(column: Column, features: datasets.Features, chosen: dict[str, Any], split: str, key: str) -> str:
     """Return the name of the column that holds an input.
 
     Args:
         chosen: the recipe's `data.columns`.
         split: what messages call the data.
+        key: what they call the choice.
 
     Raises:
         UserError: the chosen one is not there or holds something else; or none was chosen and it is not clear which.
     """
-    key = f"data.columns.{column.role}"
     if (name := chosen.get(column.role)) is not None:
         if name not in features:
             raise UserError(f"{key}={name}: {split} has columns {', '.join(features)}")

@@ -148,6 +148,11 @@ class Reading:
         text = self.settings.text_column
         return self.settings.columns if text is None else {"text": text} | self.settings.columns
 
+    def key_of(self, role: str) -> str:
+        """The key of the recipe that names the column of an input."""
+        by_text = role == "text" and self.settings.text_column is not None
+        return "data.text_column" if by_text else f"data.columns.{role}"
+
     @property
     def chosen_labels(self) -> tuple[str, list[str]] | None:
         """The columns of labels that the recipe names, and the key that names them."""
@@ -250,7 +255,10 @@ def _with_columns(dataset: datasets.Dataset | datasets.IterableDataset, split: s
     features = dataset.features
     taken = reading.chosen_labels[1] if reading.label_key else []
     free = {column: feature for column, feature in features.items() if column not in taken}
-    roles = {column.role: find_column(column, free, reading.chosen_inputs, name) for column in reading.inputs}
+    roles = {
+        column.role: find_column(column, free, reading.chosen_inputs, name, reading.key_of(column.role))
+        for column in reading.inputs
+    }
     if reading.problem_type == UNLABELLED:
         labels, reader = [], NoLabels(name)
     else:
