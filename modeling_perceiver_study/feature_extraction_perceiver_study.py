@@ -29,8 +29,8 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
     """Recordings `-> input_values, attention_mask`: waveforms, or log-mel spectrograms.
 
     Waveforms are `(B, L)`, or `(B, C, L)` of several channels; spectrograms are `(B, T, F)`, or `(B, C, T, F)`, with
-    `T = L // hop_length + 1` frames. The mask is `(B, L)` or `(B, T)`, 1 where there is sound. Padding changes nothing
-    of a recording.
+    `T = L // hop_length + 1` frames. The mask is `(B, L)` or `(B, T)`, 1 where there is sound. Padding at the end
+    (`padding_side="right"`, the default) changes nothing of a recording; at its beginning it moves what is heard.
 
     Args:
         feature_size: `C`, channels.
