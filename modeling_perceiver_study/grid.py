@@ -398,7 +398,9 @@ def _mask_of_points(
     sizes = pixels.shape[2:]
     if mask is None or len(sizes) == 1 or tuple(mask.shape) != (pixels.shape[0], sizes[0]):
         return mask
-    if len(sizes) == 2 and max(config.patch) > 1 and math.prod(config.attended_sizes(sizes)) == sizes[0]:
+    # Where positions are absolute, as of spectrograms, rows may be padding.
+    is_image = len(sizes) == 2 and max(config.patch) > 1 and not config.absolute_positions
+    if is_image and math.prod(config.attended_sizes(sizes)) == sizes[0]:
         raise ValueError(
             f"attention_mask has shape {tuple(mask.shape)}, and an image {sizes[0]} rows and as many patches: expected "
             f"({pixels.shape[0]}, {math.prod(sizes)}), one entry per point."
