@@ -46,9 +46,10 @@ sys.modules["modeling_perceiver_study"] = None  # what counts is the code in the
 import transformers
 folder = sys.argv[1]
 with open(folder + "/config.json", encoding="utf-8") as file:
-    names = json.load(file)["auto_map"]
-for name in names:
-    if name != "AutoConfig":
+    config = json.load(file)
+for name, code in config["auto_map"].items():
+    # Texts load as each head of text, with a new one where the folder has another.
+    if name == "AutoModel" or code.rpartition(".")[2] in config["architectures"]:
         model, report = getattr(transformers, name).from_pretrained(
             folder, trust_remote_code=True, output_loading_info=True
         )
