@@ -70,18 +70,14 @@ def find_splits(folder: Path, wanted: Collection[str], has_paths: bool = False) 
         return tables
     if (found := _find_media(folder)) is not None:
         loader, media = found
-        splits = _media_splits(media, wanted)
-        for paths in splits.values():
-            if _holds_classes(paths, media):
-                _require_flat_classes(folder, paths, media)
         return {
             split: {
                 "path": loader,
                 "data_files": {split: [f"{glob.escape(str((folder / path).resolve()))}/**" for path in paths]},
-                **(_class_options(loader, paths, media) if _holds_classes(paths, media) else {}),
+                **(_class_options(folder, loader, paths, media) if _holds_classes(paths, media) else {}),
                 **(_named_recordings(folder, split, paths) if loader == "audiofolder" else {}),
             }
-            for split, paths in splits.items()
+            for split, paths in _media_splits(media, wanted).items()
         }
     escaped = glob.escape(str(folder.resolve()))
     patterns = {str(split): found for split, found in get_data_patterns(escaped).items()}
@@ -212,11 +208,12 @@ def _require_flat_classes(folder: Path, paths: list[Path], media: dict[Path, _Fo
             )
 
 
-def _class_options(loader: str, paths: list[Path], media: dict[Path, _Folder]) -> dict[str, Any]:
+def _class_options(folder: Path, loader: str, paths: list[Path], media: dict[Path, _Folder]) -> dict[str, Any]:
     """For folders that are classes, also where there is only one.
 
     Of recordings `datasets` reads paths: it would ask for torchcodec before it takes even an encoded one.
     """
+    _require_flat_classes(folder, paths, media)
     if loader != "audiofolder":
         return {"drop_labels": False}
     names = sorted(
