@@ -30,6 +30,7 @@ logger = logging.get_logger(__name__)
 # What Pillow's conversion from RGB to L weighs the colours with, in units of 2 ** -16.
 LUMA = (19595, 38470, 7471)
 
+_STATISTICS = ("image_mean", "image_std")
 _WHITE = 255  # of the numbers that images have unless `rescale_factor` says otherwise
 
 
@@ -83,7 +84,7 @@ class PerceiverStudyImageProcessor(PilBackend):
     Args:
         size: as a number it is the length of the shortest edge, and the aspect ratio is kept.
         crop_size: None, or a `size` given without it, is as large as `size`: a square for a shortest edge.
-        image_mean: one number stands for all channels; so does `image_std`.
+        image_mean: one number for each channel, or one for all; so is `image_std`.
         kwargs: all others are described in `PerceiverStudyImageProcessorKwargs` and transformers' `ImagesKwargs`;
             `device`, `data_format` and `disable_grouping` do nothing here.
 
@@ -119,10 +120,12 @@ class PerceiverStudyImageProcessor(PilBackend):
     def __init__(self, **kwargs: Unpack[PerceiverStudyImageProcessorKwargs]):
         super().__init__(**plain(kwargs))
         self._check_settings()
-        for name in ("image_mean", "image_std"):
-            value = getattr(self, name)
+        for name in _STATISTICS:
+            value = _alone(getattr(self, name))
             if isinstance(value, (int, float)):  # others read these as one number per channel
                 setattr(self, name, (float(value),) * self.num_channels)
+            elif self.do_normalize and self.do_convert_rgb:  # otherwise pixels keep the channels that they come with
+                require_for_channels(self.num_channels, **{name: value})
         grid = self._produced_grid()
         if self.max_frequencies is None and grid is not None:
             self.max_frequencies = tuple(resolve_max_frequencies(None, grid))
@@ -152,6 +155,7 @@ class PerceiverStudyImageProcessor(PilBackend):
         if isinstance(max_frequencies, list):  # as JSON has it
             max_frequencies = tuple(max_frequencies)
         kwargs = super()._standardize_kwargs(**kwargs) | {"max_frequencies": max_frequencies}
+        kwargs |= {name: _alone(kwargs[name]) for name in _STATISTICS}
         size = kwargs["size"]
         if kwargs["crop_size"] is None and size:
             height, width = size.height or size.shortest_edge, size.width or size.shortest_edge
@@ -275,6 +279,11 @@ class PerceiverStudyImageProcessor(PilBackend):
         resized = np.stack([np.asarray(channel) for channel in resized])
         return resized if image.dtype == np.uint8 else resized.clip(min(image.min(), 0), max(image.max(), 255))
 
+    def normalize(self, image: np.ndarray, mean: float | Sequence[float], std: float | Sequence[float]) -> np.ndarray:
+        """`(C, H, W)` less a mean and divided by a deviation, each a number, or one for each channel."""
+        require_for_channels(len(image), image_mean=mean, image_std=std)
+        return super().normalize(image, mean, std)
+
     def _preprocess(
         self,
         images: list[np.ndarray],
@@ -385,6 +394,18 @@ def _warn_if_rescaled(pixels: np.ndarray, rescale_factor: float):
             "An image has numbers far above 255, which will be rescaled as if they were 0 to 255. Pass "
             "rescale_factor=1 / 65535 for images of 16 bits."
         )
+
+
+def require_for_channels(num_channels: int, **settings: float | Sequence[float]):
+    """Raise a ValueError for a setting that is neither one number nor one for each channel."""
+    for name, value in settings.items():
+        if np.shape(value) not in ((), (1,), (num_channels,)):
+            raise ValueError(f"{name}={value!r}: expected a number, or one for each of the {num_channels} channels.")
+
+
+def _alone(value: Any) -> Any:
+    """The number of a tuple or list of one; anything else as it is."""
+    return value[0] if isinstance(value, (tuple, list)) and len(value) == 1 else value
 
 
 def _white(dtype: np.dtype, rescale_factor: float | None) -> float:

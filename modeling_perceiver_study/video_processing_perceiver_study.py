@@ -8,7 +8,11 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import Unpack
 
 from .fetching import is_file
-from .image_processing_perceiver_study import PerceiverStudyImageProcessor, PerceiverStudyImageProcessorKwargs
+from .image_processing_perceiver_study import (
+    PerceiverStudyImageProcessor,
+    PerceiverStudyImageProcessorKwargs,
+    require_for_channels,
+)
 from .scalars import is_count, is_number
 from .video_reading import Rate, choose_frames, is_frame, is_several_clips, read_frames
 
@@ -212,17 +216,9 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
         if settings["do_normalize"] and settings["normalize"] != "training":
             values = _normalize_each(values, shown, over_time=settings["normalize"] == "pixel")
         elif settings["do_normalize"]:
-            channels = values.shape[2]
-            for name in ("image_mean", "image_std"):
-                if np.shape(settings[name]) not in ((), (1,), (channels,)):
-                    raise ValueError(
-                        f"{name}={settings[name]!r}: expected a number, or one for each of the {channels} channels of "
-                        "a clip."
-                    )
-            mean, std = (
-                values.new_tensor(settings[name]).expand(channels)[:, None, None]
-                for name in ("image_mean", "image_std")
-            )
+            statistics, channels = {name: settings[name] for name in ("image_mean", "image_std")}, values.shape[2]
+            require_for_channels(channels, **statistics)
+            mean, std = (values.new_tensor(value).expand(channels)[:, None, None] for value in statistics.values())
             values = (values - mean) / std
         return values.masked_fill(~shown, 0.0), mask.long()
 

@@ -184,11 +184,13 @@ def test_a_model_that_cannot_be_names_the_field(given):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("colours", [True, False])
 @pytest.mark.parametrize("name", ["image_mean", "image_std"])
-def test_a_number_for_each_channel(name):
-    loaded = load_recipe(DEFAULT_RECIPE, [f"image_processor.{name}=[0.4, 0.5, 0.6]"])
-    with pytest.raises(UserError, match=rf"image_processor.{name} has 3 numbers, and model.num_channels=1: give one"):
-        build_task(loaded)
+def test_a_number_for_each_channel(name, colours):
+    changes = [f"image_processor.{name}=[0.4, 0.5, 0.6]", f"image_processor.do_convert_rgb={colours}"]
+    message = rf"section image_processor: {name}=\(0.4, 0.5, 0.6\): expected a number, or one for each of the 1 "
+    with pytest.raises(UserError, match=message):
+        build_task(load_recipe(DEFAULT_RECIPE, changes))
 
 
 def test_an_image_processor_that_cannot_be():

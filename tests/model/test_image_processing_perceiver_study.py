@@ -137,7 +137,7 @@ def test_images_of_different_sizes():
         ),
         (noise(32, 32, 3), {"num_channels": 5, "input_data_format": "channels_last"}, "3 channels, but num_channels=5"),
         (Image.fromarray(noise(32, 32, 3)), {"num_channels": 4}, "3 channels, but num_channels=4"),
-        (noise(32, 32, 3), {"num_channels": 1}, "mean must have 1 elements .* got 3"),
+        (noise(32, 32, 3), {"num_channels": 1}, r"image_mean=\(0.5, 0.5, 0.5\): expected .* each of the 1 channels"),
         (noise(32, 32, 3), {"input_data_format": "sideways"}, "sideways"),
         (noise(32), {}, r"\(32,\)"),
         (noise(1, 1, 1, 32, 32), {}, r"\(1, 1, 1, 32, 32\)"),

@@ -70,6 +70,28 @@ def test_a_deviation_of_nothing(kind, std):
     kind(image_std=std, do_normalize=False)
 
 
+@pytest.mark.parametrize("kind", [PerceiverStudyImageProcessor, PerceiverStudyVideoProcessor])
+@pytest.mark.parametrize("name", ["image_mean", "image_std"])
+def test_a_number_for_each_channel_or_one_for_all(kind, name):
+    frames, message = [IMAGE], rf"{name}=[([]0\.5, 0\.5[])]: expected a number, or one for each of the 3 channels"
+    with pytest.raises(ValueError, match=message):
+        kind(**{name: [0.5, 0.5]})
+    with pytest.raises(ValueError, match=message):
+        kind()(frames, **{name: [0.5, 0.5]})
+    kind(do_normalize=False, **{name: [0.5, 0.5]})
+    expected = kind(**{name: 0.25})(frames)["pixel_values"]
+    for one in ([0.25], (0.25,), np.array([0.25])):
+        assert getattr(kind(**{name: one}), name) == (0.25, 0.25, 0.25)
+        assert kind(**{name: one})(frames)["pixel_values"].equal(expected)
+        assert kind()(frames, **{name: one})["pixel_values"].equal(expected)
+
+
+def test_numbers_for_pictures_that_keep_their_channels():
+    picture = np.zeros((40, 40, 2), np.uint8)
+    processor = PerceiverStudyImageProcessor(do_convert_rgb=False, image_mean=[0.5, 0.5], image_std=[0.5, 0.5])
+    assert processor(picture, input_data_format="channels_last")["pixel_values"].shape == (1, 2, 32, 32)
+
+
 # Frequencies
 
 

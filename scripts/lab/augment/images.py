@@ -11,6 +11,7 @@ from lab.augment.mixing import draw_erased, draw_mixed, erase, mix
 from lab.augment.seeds import fold_seed
 from lab.errors import UserError
 from modeling_perceiver_study import PerceiverStudyImageProcessor
+from modeling_perceiver_study.image_processing_perceiver_study import require_for_channels
 
 
 @dataclass
@@ -188,12 +189,20 @@ class TrainingInputs:
 
 
 class Normalization:
-    """`(n, C, H, W)` uint8 -> float32: rescale and normalise as the image processor does, in one multiply and add."""
+    """`(n, C, H, W)` uint8 -> float32: rescale and normalise as the image processor does, in one multiply and add.
+
+    Raises:
+        UserError: `image_mean` or `image_std` has another number of values than `num_channels`.
+    """
 
     def __init__(self, processor: PerceiverStudyImageProcessor):
         rescale = processor.rescale_factor if processor.do_rescale else 1.0
         mean = processor.image_mean if processor.do_normalize else [0.0] * processor.num_channels
         std = processor.image_std if processor.do_normalize else [1.0] * processor.num_channels
+        try:
+            require_for_channels(processor.num_channels, image_mean=mean, image_std=std)
+        except ValueError as error:  # of a processor that takes pictures of any number of channels
+            raise UserError(f"section image_processor: {error}") from None
         std = torch.tensor(std, dtype=torch.float64).view(-1, 1, 1)
         mean = torch.tensor(mean, dtype=torch.float64).view(-1, 1, 1)
         self.scale = (rescale / std).float()

@@ -104,13 +104,6 @@ class ImageClassification(DecodedTask):
             "max_frequencies": config.axis_max_frequencies,
             "concat_positions": config.concat_positions,
         }
-        for name in ("image_mean", "image_std"):
-            values = self.recipe.image_processor.get(name)
-            if isinstance(values, list) and len(values) not in (1, config.num_channels):
-                raise UserError(
-                    f"{section}.{name} has {len(values)} numbers, and model.num_channels={config.num_channels}: give "
-                    "one number, or one for each channel"
-                )
         return build(section, self.processor_class, settings | self.recipe.image_processor)
 
     def decoder(self) -> Decoder:
