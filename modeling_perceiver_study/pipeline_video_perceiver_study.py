@@ -12,7 +12,7 @@ from transformers import BatchFeature, Pipeline, VideoClassificationPipeline
 
 from .pipeline_point_cloud_perceiver_study import Answers, listed, only_one, require_one
 from .scalars import is_count
-from .video_reading import is_frame, is_several_clips
+from .video_reading import is_several_clips
 
 
 class PerceiverStudyVideoClassificationPipeline(Answers, VideoClassificationPipeline):
@@ -31,7 +31,7 @@ class PerceiverStudyVideoClassificationPipeline(Answers, VideoClassificationPipe
 
     def __call__(self, inputs: Any, **kwargs):
         inputs = listed(inputs)
-        if isinstance(inputs, list) and is_frame(inputs[0]):
+        if isinstance(inputs, list) and not is_several_clips(inputs):
             inputs = [inputs]
             return super().__call__(inputs, **kwargs)[0]
         if getattr(inputs, "ndim", 0) == 5:

@@ -1,5 +1,6 @@
 """Clips to normalised frames, padded with a mask, for the Perceiver study models."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from .image_processing_perceiver_study import (
     require_for_channels,
 )
 from .scalars import is_count, is_number
-from .video_reading import Rate, choose_frames, is_frame, is_several_clips, read_frames
+from .video_reading import Rate, choose_frames, is_several_clips, read_frames
 
 _LONG_CLIPS = ("spread", "cut")
 _NORMALIZATIONS = ("training", "clip", "pixel")
@@ -100,7 +101,7 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
             raise ValueError(f"long_clips={long_clips!r}: expected one of {', '.join(map(repr, _LONG_CLIPS))}.")
         if do_sample_frames and long_clips == "cut":
             raise ValueError("long_clips='cut' takes the first frames, and do_sample_frames=True some from all over.")
-        if fps is not None and not (is_number(fps) and fps > 0):
+        if fps is not None and not (is_number(fps) and 0 < fps < math.inf):
             raise ValueError(f"fps={fps!r}: expected None or a number above 0.")
         if normalize not in _NORMALIZATIONS:
             raise ValueError(f"normalize={normalize!r}: expected one of {', '.join(map(repr, _NORMALIZATIONS))}.")
@@ -244,7 +245,7 @@ def _is_clip(videos: Any) -> bool:
     if isinstance(videos, dict) or is_file(videos):
         return True
     if isinstance(videos, (list, tuple)):
-        return len(videos) > 0 and is_frame(videos[0])
+        return len(videos) > 0 and not is_several_clips(videos)
     return getattr(videos, "ndim", 0) <= 4
 
 

@@ -136,7 +136,7 @@ def is_several_clips(value: Any) -> bool:
     while isinstance(leaf, (list, tuple)) and len(leaf) > 0:
         leaf = leaf[0]
     if leaf is not first:
-        if not isinstance(leaf, Number) and getattr(leaf, "ndim", 2) > 1:
+        if isinstance(leaf, memoryview) or (not isinstance(leaf, Number) and getattr(leaf, "ndim", 2) > 1):
             return True
         first = np.asarray(first)
     return not is_frame(first)
@@ -186,7 +186,7 @@ def _read_file(source: Any, choice: Choice) -> list[np.ndarray]:
             count = stream.frames
         own = _uneven(times, stream.time_base)
     frames, found = _decode(source, _checked(choice(max(count, 1), rate if own is None else own), max(count, 1)))
-    if found < count and frames is None:  # packets that are broken, or hold no frame
+    if frames is None:  # there are fewer than packets, which are broken, or hold no frame
         if found == 0:
             raise ValueError(f"{name} has no frames that can be decoded.")
         frames, _ = _decode(source, _checked(choice(found, rate), found))

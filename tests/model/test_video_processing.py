@@ -284,6 +284,26 @@ def test_a_file_without_video_is_refused(tmp_path):
         build_processor()(encoded_sound(np.zeros(100, np.float32)))
 
 
+@pytest.mark.parametrize("num_frames", [None, 1, 4])
+def test_a_file_of_a_header_alone(num_frames):
+    content = encoded_clip(random_clip(20, 32, 32))
+    with av.open(io.BytesIO(content)) as container:
+        first = next(packet for packet in container.demux() if packet.size).pos
+    with pytest.raises(ValueError, match="has no frames that can be decoded"):
+        build_processor(num_frames=num_frames)(content[:first])
+
+
+@pytest.mark.parametrize("channels", [(), (1,), (3,)])
+def test_a_clip_as_nested_lists_is_one_clip(channels):
+    clip = np.random.default_rng(0).integers(0, 256, (5, 10, 12, *channels), np.uint8)
+    processor = build_processor(num_frames=4)
+    expected = processor(clip.astype(np.int64))
+    for given in (clip.tolist(), [frame.tolist() for frame in clip], [clip.tolist()]):
+        assert processor(given)["pixel_values"].equal(expected["pixel_values"])
+    two = processor([clip.tolist(), clip[:2].tolist()])
+    assert two["attention_mask"].sum(dim=1).tolist() == [4, 2]
+
+
 def test_a_cut_file_gives_the_frames_that_are_there():
     content = encoded_clip(random_clip(20, 32, 32))
     batch = build_processor(num_frames=None)(content[: len(content) * 2 // 3])
@@ -296,6 +316,7 @@ def test_a_cut_file_gives_the_frames_that_are_there():
         ({"num_frames": 0}, "num_frames=0"),
         ({"num_frames": None, "do_sample_frames": True}, "do_sample_frames=True needs num_frames"),
         ({"fps": -1}, "fps=-1"),
+        ({"fps": float("inf")}, "fps=inf: expected None or a number above 0"),
         ({"normalize": "frame"}, "normalize='frame': expected one of 'training', 'clip', 'pixel'"),
         ({"do_fourier_encode": True}, "do_fourier_encode=True: expected False"),
     ],
@@ -428,6 +449,7 @@ def test_the_pipeline_spreads_frames_that_it_is_asked_for(tmp_path):
     clip = random_clip(12)
     assert classify(clip, num_frames=4) == classify(clip[[0, 4, 7, 11]])
     assert classify(clip) == classify(clip[:8])
+    assert classify(clip.tolist()) == classify(clip.astype(np.int64))  # one answer, not one for each frame
 
 
 @pytest.mark.parametrize("rotation", [0, 90, -90, 180, -180])
