@@ -12,6 +12,7 @@ from lab.data.folders import find_splits
 from lab.data.points import POINTS
 from lab.data.sources import Reading, load_named_sources
 from lab.data.splits import choose_split, choose_splits
+from lab.data.video import VIDEO
 from lab.errors import UserError
 from lab.recipe import Data
 from tests.small_data import CLASSES, coloured_images, make_parquet
@@ -59,6 +60,17 @@ def test_class_folders_may_have_any_name(tmp_path, odd):
     train, test = in_classes("train", "urine", odd), in_classes("test", "urine", odd)
     folder = make_pictures(tmp_path / "data", *train, *test)
     assert splits_of(folder) == [expected(*train), expected(*test)]
+
+
+@pytest.mark.parametrize("place", ["cat/new.WebM", "train/cat/new.WebM"])
+def test_clips_that_would_be_left_out_of_classes_are_named(tmp_path, place):
+    path = tmp_path / "data" / place
+    path.parent.mkdir(parents=True)
+    path.touch()
+    path.with_name("old.mkv").touch()
+    reading = Reading(Data(path=str(tmp_path / "data"), test_split=None), (VIDEO,))
+    with pytest.raises(UserError, match=rf"{place} is one of 1 clips that folders .* read with \.avi, \.mkv, \.mov"):
+        load_named_sources(reading, {"data.train_split": "train"})
 
 
 @pytest.mark.parametrize("splits", [("",), ("train/", "test/")])

@@ -9,10 +9,14 @@ from pathlib import Path
 import datasets
 from datasets.packaged_modules import _EXTENSION_TO_MODULE as MODULES  # as in folders.py
 
+from lab.errors import UserError
+
 POINTS, SOUND = "points", "audio"  # the roles of such files
 POINT_ENDINGS, SERIES_ENDINGS = (".npy", ".ply", ".off", ".pcd"), (".npy", ".csv")
 _RECORDINGS = ("audiofolder", "videofolder")  # the loaders of these
 ENDINGS = {POINTS: POINT_ENDINGS, SOUND: SERIES_ENDINGS}
+# Of clips that PyAV reads, and that `datasets` leaves out of folders of classes without a word.
+_UNREAD_CLIPS = (".webm", ".gif", ".m4v", ".ts", ".mpg", ".wmv", ".flv", ".ogv", ".3gp")
 
 
 def is_hidden(path: Path) -> bool:
@@ -47,6 +51,22 @@ def find_files(folder: Path, wanted: Collection[str], role: str) -> dict[str, di
 
 def _count_recordings(folder: Path) -> int:
     return sum(MODULES.get(path.suffix.lower(), ("",))[0] in _RECORDINGS for path in folder.rglob("*"))
+
+
+def require_readable_clips(folder: Path):
+    """Raises a `UserError` for clips in folders of classes that `datasets` would leave out."""
+    unread = sorted(
+        path
+        for path in folder.glob("*/**/*")
+        if path.suffix.lower() in _UNREAD_CLIPS and not is_hidden(path.relative_to(folder))
+    )
+    if unread:
+        kinds = sorted(kind for kind, (loader, _) in MODULES.items() if loader == "videofolder" and kind.islower())
+        raise UserError(
+            f"data.path={folder}: {unread[0].relative_to(folder)} is one of {len(unread)} clips that folders of "
+            f"classes cannot have, which are read with {', '.join(kinds)}: change the container, such as by "
+            "ffmpeg -i IN -c copy OUT.mkv, or name the files in a table (docs/data.md)"
+        )
 
 
 def read_files(splits: dict[str, dict[Path, str]], role: str) -> dict[str, datasets.Dataset]:
