@@ -25,7 +25,7 @@ _TRAIN = Path(__file__).with_name("train.py")
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description="Train a recipe several times.")
     parser.add_argument("--config", default=str(DEFAULT_RECIPE), metavar="PATH", help="recipe (default: digits)")
-    parser.add_argument("--seeds", nargs="+", default=[], metavar="SEED", help="one run for each")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], metavar="SEED", help="one run for each")
     parser.add_argument(
         "--leave_out", nargs="+", default=[], metavar=("COLUMN", "VALUE"), help="one run for each value"
     )

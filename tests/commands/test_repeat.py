@@ -36,7 +36,7 @@ def test_seeds(arguments, tmp_path, capsys):
     assert result["standard_deviation"]["accuracy"] == pytest.approx(abs(each[0] - each[1]) / 2**0.5)
     assert "| mean | " in capsys.readouterr().out
     before = (tmp_path / "seed-0" / "model.safetensors").stat().st_mtime
-    repeat.main([*arguments, f"output_dir={tmp_path}", "--seeds", "0", "1"])  # nothing is trained again
+    repeat.main([*arguments, f"output_dir={tmp_path}", "--seeds", "0", "01", "00"])  # nothing is trained again
     assert (tmp_path / "seed-0" / "model.safetensors").stat().st_mtime == before
 
 
