@@ -121,7 +121,7 @@ class PerceiverStudyImageProcessor(PilBackend):
         super().__init__(**plain(kwargs))
         self._check_settings()
         for name in _STATISTICS:
-            value = _alone(getattr(self, name))
+            value = getattr(self, name)
             if isinstance(value, (int, float)):  # others read these as one number per channel
                 setattr(self, name, (float(value),) * self.num_channels)
             elif self.do_normalize and self.do_convert_rgb:  # otherwise pixels keep the channels that they come with

@@ -217,9 +217,9 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
         if settings["do_normalize"] and settings["normalize"] != "training":
             values = _normalize_each(values, shown, over_time=settings["normalize"] == "pixel")
         elif settings["do_normalize"]:
-            statistics, channels = {name: settings[name] for name in ("image_mean", "image_std")}, values.shape[2]
-            require_for_channels(channels, **statistics)
-            mean, std = (values.new_tensor(value).expand(channels)[:, None, None] for value in statistics.values())
+            mean, std, channels = settings["image_mean"], settings["image_std"], values.shape[2]
+            require_for_channels(channels, image_mean=mean, image_std=std)
+            mean, std = (values.new_tensor(value).expand(channels)[:, None, None] for value in (mean, std))
             values = (values - mean) / std
         return values.masked_fill(~shown, 0.0), mask.long()
 
