@@ -12,8 +12,6 @@ import json
 import re
 import statistics
 import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
@@ -25,11 +23,11 @@ from lab.errors import UserError, one_line, run_command
 from lab.places import place
 from lab.provenance import facts_of
 from lab.recipe import load_recipe
+from lab.runs import Runs
 from lab.scoring.measures import Measure, is_score, measure_of
 from lab.tasks import build_task
 from lab.training.run_folder import RESULTS, write_atomically
 
-TRAIN = Path(__file__).with_name("train.py")
 _SPLITS = ("validation", "test")
 _KEPT = ("train_seconds", "parameters", "steps", "hardware", "git_commit", "versions", "data")
 
@@ -38,14 +36,13 @@ def main(arguments: list[str] | None = None):
     options = parse(arguments)
     ladder = load_ladder(options.ladder, options.overrides)
     all_runs = [(name, seed) for name in ladder["rungs"] for seed in ladder.get("seeds", [None])]
-    with ThreadPoolExecutor(options.jobs) as pool, tqdm(total=len(all_runs), unit="run") as bar:
-        runs = [
-            pool.submit(climb, ladder, name, seed, options.overrides, options.output, options.jobs)
-            for name, seed in all_runs
-        ]
-        for run in runs:
+    threads = ["optimization.cpu_threads=1"] if options.jobs > 1 else []
+    overrides = [*options.overrides, *threads]
+    with Runs(options.jobs) as runs, tqdm(total=len(all_runs), unit="run") as bar:
+        climbed = [runs.submit(climb, runs, ladder, name, seed, overrides, options.output) for name, seed in all_runs]
+        for run in climbed:
             run.add_done_callback(lambda _: bar.update())
-        rungs = [run.result() for run in runs]
+        rungs = [run.result() for run in climbed]
     results = {"config": ladder["config"], "common": ladder["common"], "score": ladder["score"], "rungs": rungs}
     write_atomically(options.ladder.with_suffix(".json"), json.dumps(results, indent=2) + "\n")
     write_atomically(options.ladder.with_suffix(".md"), table(results))
@@ -103,7 +100,7 @@ def load_ladder(path: Path, overrides: list[str]) -> dict:
     return ladder | {"score": next(iter(scores))}
 
 
-def climb(ladder: dict, name: str, seed: int | None, overrides: list[str], output: Path, jobs: int) -> dict:
+def climb(runs: Runs, ladder: dict, name: str, seed: int | None, overrides: list[str], output: Path) -> dict:
     """Train a rung, if that is not done; returns what the table needs.
 
     Args:
@@ -114,12 +111,10 @@ def climb(ladder: dict, name: str, seed: int | None, overrides: list[str], outpu
     """
     folder = output / _folder(name if seed is None else f"{name} seed {seed}")
     own = [*ladder["common"], *ladder["rungs"][name]["overrides"]]
-    threads = ["optimization.cpu_threads=1"] if jobs > 1 else []
-    command = ["accelerate.commands.launch", "--num_processes", "1", str(TRAIN), "--config", ladder["config"]]
-    command += [*own, *overrides, *threads, f"output_dir={folder}", "--resume"]
-    command += [] if seed is None else [f"seed={seed}"]
-    command += [] if ladder.get("test") else ["data.test_split=null"]
-    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, encoding="utf-8", errors="replace")
+    arguments = ["--config", ladder["config"], *own, *overrides, f"output_dir={folder}", "--resume"]
+    arguments += [] if seed is None else [f"seed={seed}"]
+    arguments += [] if ladder.get("test") else ["data.test_split=null"]
+    done = runs.train(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace")
     if done.returncode:
         reason = next((line for line in done.stderr.splitlines() if line.startswith("error:")), done.stderr[-300:])
         raise UserError(f"rung {name!r} failed: {reason.strip()}; repeat the command to go on with the others")

@@ -10,16 +10,13 @@ each. What was interrupted goes on, and what is finished is not trained again.
 import argparse
 import json
 import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lab.arguments import at_least_one, parse_with_changes
 from lab.errors import UserError, listed, run_command
 from lab.recipe import DEFAULT_RECIPE, load_recipe
+from lab.runs import Runs
 from lab.scoring.repeated import summarize, write_repeated
-
-_TRAIN = Path(__file__).with_name("train.py")
 
 
 def main(arguments: list[str] | None = None):
@@ -45,8 +42,8 @@ def main(arguments: list[str] | None = None):
     if not jobs:
         raise UserError("nothing to do: give --seeds, or --leave_out with a column and its values")
     output = Path(recipe.output_dir)
-    with ThreadPoolExecutor(options.processes) as pool:
-        done = pool.map(lambda name: _train(options, output / name, jobs[name]), jobs)
+    with Runs(options.processes) as runs:
+        done = runs.map(lambda name: _train(runs, options, output / name, jobs[name]), jobs)
         failed = [name for name, code in zip(jobs, done, strict=True) if code]
     if failed:
         raise UserError(f"{', '.join(failed)} did not end well: see {output}/NAME.log")
@@ -60,14 +57,13 @@ def _hold_out(column: str, value: str) -> str:
     return f"data.hold_out={json.dumps({column: value}, ensure_ascii=False)}"
 
 
-def _train(options: argparse.Namespace, folder: Path, overrides: list[str]) -> int:
+def _train(runs: Runs, options: argparse.Namespace, folder: Path, overrides: list[str]) -> int:
     """The exit code of a run."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     resume = ["--resume"] if (folder / "recipe.yaml").exists() else []
-    command = [sys.executable, str(_TRAIN), "--config", options.config, *resume, *options.overrides, *overrides]
+    arguments = ["--config", options.config, *resume, *options.overrides, *overrides, f"output_dir={folder}"]
     with folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8") as log:
-        command.append(f"output_dir={folder}")
-        return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+        return runs.train(arguments, stdout=log, stderr=subprocess.STDOUT).returncode
 
 
 if __name__ == "__main__":

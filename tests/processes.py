@@ -12,6 +12,8 @@ from typing import TextIO
 
 import torch
 
+from lab.runs import Runs
+from tests.paths import SCRIPTS
 from tests.small_data import TINY_RUN
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -31,18 +33,20 @@ def train_tiny(*arguments: str):
     train.main([*TINY_RUN, *arguments])
 
 
-def run_script(command: list[str], stdout: TextIO | None = None, **_) -> subprocess.CompletedProcess:
-    """As `subprocess.run` of Python with a script, launched or not, without the seconds that imports take.
+def train_quickly(
+    runs: Runs, arguments: list[str], stdout: TextIO | int | None = None, **_
+) -> subprocess.CompletedProcess:
+    """As `Runs.train`, without the seconds that imports take.
 
     Args:
-        stdout: where all that is printed goes; None returns it as `stdout` and `stderr` alike.
+        stdout: a file for all that is printed; anything else returns it as `stdout` and `stderr` alike.
     """
+    command = [str(SCRIPTS / "train.py"), *arguments]
     with tempfile.TemporaryDirectory() as folder:
-        printed = Path(folder) / "printed" if stdout is None else Path(stdout.name)
-        script = next(index for index, word in enumerate(command) if word.endswith(".py"))
-        process = start(_as_script, str(printed), command[script:])
+        printed = Path(getattr(stdout, "name", f"{folder}/printed"))
+        process = start(_as_script, str(printed), command)
         process.join(timeout=240)
-        text = printed.read_text(encoding="utf-8") if stdout is None else ""
+        text = printed.read_text(encoding="utf-8")
     return subprocess.CompletedProcess(command, process.exitcode, text, text)
 
 

@@ -1,14 +1,14 @@
 import json
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 import ladder
 from lab.errors import UserError
+from lab.runs import Runs
 from lab.scoring.measures import measure_of
-from tests.processes import run_script
+from tests.processes import train_quickly
 from tests.small_data import TINY_RUN, make_parquet
 from tests.task_kinds import KINDS
 
@@ -27,7 +27,7 @@ rungs:
 
 @pytest.fixture(autouse=True)
 def quick_processes(monkeypatch):
-    monkeypatch.setattr(ladder, "subprocess", SimpleNamespace(run=run_script))
+    monkeypatch.setattr(Runs, "train", train_quickly)
 
 
 def write(folder, text):
@@ -77,8 +77,8 @@ def test_several_seeds_and_the_test_images(tmp_path, monkeypatch):
     path = write(tmp_path, SEEDS.format(config=recipe))
     started = []
 
-    def train(command, **_):
-        options = dict(text.split("=") for text in command if "=" in text)
+    def train(runs, arguments, **_):
+        options = dict(text.split("=") for text in arguments if "=" in text)
         started.append(options)
         folder, better = Path(options["output_dir"]), "optimization.epochs" in options
         folder.mkdir(parents=True)
@@ -87,9 +87,9 @@ def test_several_seeds_and_the_test_images(tmp_path, monkeypatch):
         facts = {"parameters": 10, "steps": 6, "hardware": "a CPU", "git_commit": "c0ffee", "data": "digits"}
         metrics = {"validation_accuracy": score + 0.1, "test_accuracy": score, "train_seconds": 2, **facts}
         (folder / "metrics.json").write_text(json.dumps({**metrics, "versions": {"torch": "2"}}))
-        return subprocess.CompletedProcess(command, 0, "", "")
+        return subprocess.CompletedProcess(arguments, 0, "", "")
 
-    monkeypatch.setattr(ladder.subprocess, "run", train)
+    monkeypatch.setattr(Runs, "train", train)
     ladder.main([str(path), "--output", str(tmp_path / "runs")])
     assert sorted(options["seed"] for options in started) == ["3", "3", "5", "5"]
     assert len({options["output_dir"] for options in started}) == 4
@@ -114,16 +114,16 @@ def test_rungs_are_compared_by_the_score_of_their_task(tmp_path, monkeypatch, ki
     path = write(tmp_path, LADDER.format(config=tmp_path / "plain.yaml"))
     found = iter([0.25, 0.375])
 
-    def train(command, **_):
-        (folder,) = (Path(word.removeprefix("output_dir=")) for word in command if word.startswith("output_dir="))
+    def train(runs, arguments, **_):
+        (folder,) = (Path(word.removeprefix("output_dir=")) for word in arguments if word.startswith("output_dir="))
         folder.mkdir(parents=True)
         (folder / "recipe.yaml").write_text("data: {name: digits}\n")
         facts = {"parameters": 10, "steps": 6, "hardware": "a CPU", "git_commit": "c0ffee", "data": "digits"}
         metrics = {f"validation_{score}": next(found), "validation_loss": 1.0, "validation_samples": 5} | facts
         (folder / "metrics.json").write_text(json.dumps({**metrics, "train_seconds": 2, "versions": {"torch": "2"}}))
-        return subprocess.CompletedProcess(command, 0, "", "")
+        return subprocess.CompletedProcess(arguments, 0, "", "")
 
-    monkeypatch.setattr(ladder.subprocess, "run", train)
+    monkeypatch.setattr(Runs, "train", train)
     ladder.main([str(path), "--output", str(tmp_path / "runs"), *RECIPES[kind], f"data.path={tmp_path}"])
     measure, text = measure_of(score), path.with_suffix(".md").read_text()
     change = "+12.5" if measure.percent else "+0.125"

@@ -1,13 +1,13 @@
 import json
 import subprocess
-from types import SimpleNamespace
 
 import pytest
 
 import repeat
 from lab.errors import UserError
 from lab.recipe import load_recipe
-from tests.processes import run_script
+from lab.runs import Runs
+from tests.processes import train_quickly
 from tests.task_kinds import KINDS, make_sound
 
 pytestmark = pytest.mark.slow
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def quick_processes(monkeypatch):
-    monkeypatch.setattr(repeat, "subprocess", SimpleNamespace(run=run_script, STDOUT=subprocess.STDOUT))
+    monkeypatch.setattr(Runs, "train", train_quickly)
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +53,12 @@ TEXTS = ["no", "null", "07", "1e3", "3", "a, b", "a: b", "#1", 'say "a"', "[a]",
 def test_what_is_left_out_is_the_text_that_was_typed(arguments, tmp_path, monkeypatch, column):
     asked = []
 
-    def run(command, **_):
-        recipe = load_recipe(None, [text for text in command if text.startswith("data.")])
+    def train(runs, arguments, **_):
+        recipe = load_recipe(None, [text for text in arguments if text.startswith("data.")])
         asked.append(recipe.data.hold_out)
-        return subprocess.CompletedProcess(command, 1)
+        return subprocess.CompletedProcess(arguments, 1)
 
-    monkeypatch.setattr(repeat.subprocess, "run", run)
+    monkeypatch.setattr(Runs, "train", train)
     with pytest.raises(UserError, match="did not end well"):
         repeat.main([*arguments, f"output_dir={tmp_path}", "--leave_out", column, *TEXTS])
     assert asked == [{column: text} for text in TEXTS]
@@ -66,7 +66,7 @@ def test_what_is_left_out_is_the_text_that_was_typed(arguments, tmp_path, monkey
 
 def test_a_recipe_that_holds_out_itself(arguments, tmp_path, monkeypatch):
     """Another column would be asked for besides; the same one is replaced."""
-    monkeypatch.setattr(repeat.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1))
+    monkeypatch.setattr(Runs, "train", lambda runs, arguments, **_: subprocess.CompletedProcess(arguments, 1))
     given = [*arguments, f"output_dir={tmp_path}", "--leave_out", "speaker", "b"]
     with pytest.raises(UserError, match=r"--leave_out speaker: the recipe's data.hold_out names session, and"):
         repeat.main([*given, "data.hold_out={session: 3}"])

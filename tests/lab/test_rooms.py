@@ -18,6 +18,7 @@ ROOMS = [
     "machine",
     "provenance",
     "places",
+    "runs",
     "checkpoint_names",
     "changes",
     "layers",
