@@ -7,7 +7,6 @@ insists on a fixed number of frames, and rounds what the processor returns to th
 
 from typing import Any
 
-from torch import nn
 from transformers import BatchFeature, Pipeline, VideoClassificationPipeline
 
 from .pipeline_point_cloud_perceiver_study import Answers, listed, only_one, require_one
@@ -57,12 +56,11 @@ class PerceiverStudyVideoClassificationPipeline(Answers, VideoClassificationPipe
         # Of an array the processor knows by itself that it is one clip, and not the only frame of one.
         made = self.image_processor(video if hasattr(video, "ndim") else [video], return_tensors="pt", **settings)
         only_one(made)
-        # transformers joins only clips of one length into a batch; what padding is at the end of all is not computed.
-        missing = (num_frames or self.image_processor.num_frames or 0) - made["attention_mask"].shape[1]
-        if missing > 0:
-            made["pixel_values"] = nn.functional.pad(made["pixel_values"], (0, 0, 0, 0, 0, 0, 0, missing))
-            made["attention_mask"] = nn.functional.pad(made["attention_mask"], (0, missing))
-        return made
+        # By the name of pixels transformers would join them into a batch as pictures, which are not padded.
+        return BatchFeature({"frames": made["pixel_values"], "attention_mask": made["attention_mask"]})
+
+    def _forward(self, model_inputs: BatchFeature):
+        return self.model(pixel_values=model_inputs["frames"], attention_mask=model_inputs["attention_mask"])
 
 
 __all__ = ["PerceiverStudyVideoClassificationPipeline"]

@@ -43,6 +43,8 @@ def main(arguments: list[str] | None = None):
     transformers.utils.logging.disable_progress_bar()
     if options.output is not None:
         file_to_write(options.output)
+    if "mean" in options.checkpoints:
+        raise UserError("mean is what the answers of all together are called: give that checkpoint as ./mean")
     for number, checkpoint in enumerate(options.checkpoints):
         if place(checkpoint).resolve() in [place(other).resolve() for other in options.checkpoints[:number]]:
             raise UserError(f"{checkpoint} is named twice: its answers would count twice; give each checkpoint once")

@@ -8,6 +8,7 @@ accuracy, the processor, the code, and beside them recipe.yaml, metrics.json, me
 `--push_to_hub OWNER/NAME` publishes it, as scripts/publish.py does.
 """
 
+import argparse
 import json
 import shlex
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import lab.waiting  # noqa: F401, before torch
 
 import transformers
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from lab.data.identity import identity
@@ -27,6 +29,7 @@ from lab.release.hub import require_repo_id, require_token
 from lab.release.staging import publish
 from lab.tasks import build_task
 from lab.tasks.pretrained import PRETRAINED
+from lab.tasks.task import Task
 from lab.training.checkpoint import set_weights
 from lab.training.loop import build_accelerator, judging_loader, train
 from lab.training.memory import explain_out_of_memory
@@ -54,20 +57,28 @@ def main(arguments: list[str] | None = None):
         if recipe.data.test_split is None:
             raise UserError("--push_to_hub: data.test_split=null leaves no figure to publish; name a test split")
         require_token()
-    open_output(accelerator, output_dir)
+    with open_output(accelerator, output_dir):
+        run(accelerator, task, output_dir, options)
+    if options.push_to_hub and accelerator.is_main_process:
+        publish(output_dir, options.push_to_hub, options.private)
+
+
+def run(accelerator: Accelerator, task: Task, output_dir: Path, options: argparse.Namespace):
+    """Train, test and save, or go on with what the folder holds."""
+    recipe = task.recipe
     start, finished = find_start(output_dir, recipe, options.resume, options.accept_changes, accelerator.print)
+    if start is not None or not finished:
+        if recipe.data.path and recipe.data.title:  # it stands in the card, whatever the path leads to
+            title = recipe.data.title
+            accelerator.print(f"data.path={recipe.data.path} is called {title!r}: if it is not, set data.title")
+        with accelerator.local_main_process_first():  # it fills the caches that the others of its machine read
+            splits = task.load_splits()
+        if start is not None:
+            require_same_data(start, identity(splits))
     if finished:
         accelerator.print(f"{output_dir} holds the finished run of this recipe; nothing to do")
         finish(accelerator)
-        if options.push_to_hub and accelerator.is_main_process:
-            publish(output_dir, options.push_to_hub, options.private)
         return
-    if recipe.data.path and recipe.data.title:  # the recipe's title stands in the card, whatever the path leads to
-        accelerator.print(f"data.path={recipe.data.path} is called {recipe.data.title!r}: if it is not, set data.title")
-    with accelerator.local_main_process_first():  # it fills the caches that the others of its machine read
-        splits = task.load_splits()
-    if start is not None:
-        require_same_data(start, identity(splits))
     accelerator.wait_for_everyone()  # every process has looked at output_dir before one changes it
     if accelerator.is_main_process:
         claim_output(output_dir, recipe, start)
@@ -122,8 +133,6 @@ def main(arguments: list[str] | None = None):
             f'  {type(best_model).__name__}.from_pretrained("{output_dir}")'
         )
     finish(accelerator)
-    if options.push_to_hub and accelerator.is_main_process:
-        publish(output_dir, options.push_to_hub, options.private)
 
 
 if __name__ == "__main__":

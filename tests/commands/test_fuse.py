@@ -68,6 +68,7 @@ def test_answers_that_are_no_labels_are_refused_before_any_is_judged(runs, tmp_p
     ("options", "message"),
     [
         (["{folder}/one", "{folder}/one/"], "one/ is named twice"),
+        (["{folder}/one", "mean"], r"mean is what .* are called: give that checkpoint as \./mean"),
         (["{folder}/one", "-o", "{folder}"], "cannot be written: it is a folder"),
         (["{folder}/one", "-o", "{folder}/nowhere/fused.json"], "cannot be written: there is no folder"),
     ],

@@ -429,12 +429,15 @@ def test_the_pipeline_is_quiet_for_a_stranger(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_pipeline_answers_as_the_model(dtype, tmp_path):
+@pytest.mark.parametrize("num_frames", [6, None])
+def test_the_pipeline_answers_as_the_model(dtype, num_frames, tmp_path):
+    """In a batch of clips of two lengths, also where all frames are looked at."""
     build_model(dtype).save_pretrained(tmp_path)
-    build_processor().save_pretrained(tmp_path)
+    processor = build_processor(num_frames=num_frames)
+    processor.save_pretrained(tmp_path)
     classify = pipeline("video-classification", model=str(tmp_path), trust_remote_code=True)
     clips = [random_clip(3), random_clip(12, seed=1)]
-    logits = build_model(dtype)(**build_processor()(clips)).logits.float()
+    logits = build_model(dtype)(**processor(clips)).logits.float()
     for answers, own in zip(classify(clips, batch_size=2), logits.softmax(dim=-1), strict=True):
         found = torch.tensor([answer["score"] for answer in answers])
         atol = 1e-2 if dtype == torch.bfloat16 else 1e-6

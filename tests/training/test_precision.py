@@ -60,9 +60,12 @@ def test_what_a_recipe_says_is_done_without_a_measurement(monkeypatch, value):
 
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("begun", ["no", "bf16"])
-def test_a_run_keeps_the_precision_with_which_it_began(machine, tmp_path, begun, fast):
+@pytest.mark.parametrize("file", ["checkpoints/step-00000001/progress.json", "metrics.json"])
+def test_a_run_keeps_the_precision_with_which_it_began(machine, tmp_path, begun, fast, file):
+    """Also one that is finished and has no checkpoints any more."""
     machine(fast)
-    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).touch()
     (tmp_path / "recipe.yaml").write_text(recipe_to_yaml(recipe(begun)))
     lines = []
     assert settled("auto", tmp_path, lines.append) == begun

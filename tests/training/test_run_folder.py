@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import time
 
 import pytest
 from accelerate import Accelerator
@@ -8,8 +9,19 @@ from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.tasks import build_task
 from lab.training.checkpoint import Progress, read_progress, save_checkpoint
-from lab.training.run_folder import LOG, RESULTS, TrainingLog, claim_output, find_start, keep_log_until, logged_changes
+from lab.training.run_folder import (
+    LOG,
+    RESULTS,
+    TrainingLog,
+    claim_output,
+    find_start,
+    keep_log_until,
+    logged_changes,
+    open_output,
+    require_same_data,
+)
 from lab.training.utilization import Utilization
+from tests.processes import start
 from tests.small_data import fresh_accelerate
 
 
@@ -29,9 +41,9 @@ def folder(tmp_path, recipe):
     return tmp_path / "run"
 
 
-def add_checkpoint(folder, step=20):
+def add_checkpoint(folder, step=20, **progress):
     fresh_accelerate()
-    save_checkpoint(Accelerator(cpu=True), folder, Progress(step=step), {}, keep_last=9)
+    save_checkpoint(Accelerator(cpu=True), folder, Progress(step=step, **progress), {}, keep_last=9)
     return folder / "checkpoints" / f"step-{step:08d}"
 
 
@@ -97,6 +109,81 @@ def test_a_finished_run_without_checkpoints_is_not_thrown_away(folder):
     other = load_recipe(DEFAULT_RECIPE, ["optimization.epochs=70"])
     with pytest.raises(UserError, match="without checkpoints to go on from: choose another output_dir"):
         find_start(folder, other, True, accept_changes=True)
+
+
+def test_a_finished_run_that_was_changed_is_not_thrown_away(folder, recipe):
+    """The same command would not give it again."""
+    newest = add_checkpoint(folder)
+    (folder / RESULTS).write_text("{}")
+    other = load_recipe(DEFAULT_RECIPE, ["optimization.epochs=70"])
+    claim_output(folder, other, newest)
+    (folder / RESULTS).write_text("{}")
+    with pytest.raises(UserError, match=r"whose recipe was changed on the way, .*: add --resume to keep it"):
+        find_start(folder, other, resume=False)
+    assert find_start(folder, other, resume=True) == (None, True)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_data_that_lie_elsewhere(folder, finished):
+    """They may, where the checkpoint tells what they are; the caller compares."""
+    moved = load_recipe(DEFAULT_RECIPE, ["data.path=/elsewhere", "data.name=other"])
+    older = add_checkpoint(folder, 20)
+    if finished:
+        (folder / RESULTS).write_text("{}")
+    with pytest.raises(UserError, match=r"another recipe \(data.name: .*data.path: .*--accept_changes"):
+        find_start(folder, moved, resume=True)
+    newest = add_checkpoint(folder, 40, data="a checksum")
+    assert find_start(folder, moved, resume=True) == (newest, finished)
+    require_same_data(newest, "a checksum")
+    with pytest.raises(UserError, match="was made with other data"):
+        require_same_data(newest, "another")
+    with pytest.raises(UserError, match="another recipe"):
+        find_start(folder, moved, resume=False)
+    longer = dataclasses.replace(moved, optimization=dataclasses.replace(moved.optimization, epochs=70))
+    with pytest.raises(UserError, match=r"another recipe \(optimization.epochs: 60 -> 70\): "):
+        find_start(folder, longer, resume=True)
+    assert find_start(folder, longer, True, accept_changes=True) == (newest, False) and older.exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"seed: [", b"sede: 3\n"])
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_run_whose_recipe_is_damaged(folder, recipe, finished, content):
+    (folder / RESULTS).write_text("{}") if finished else add_checkpoint(folder)
+    path = folder / "recipe.yaml"
+    path.unlink() if content is None else path.write_bytes(content)
+    for resume in (False, True):
+        with pytest.raises(UserError, match=r"recipe.yaml does not say which recipe the run in that folder has \(.+\)"):
+            find_start(folder, recipe, resume)
+
+
+def test_one_run_at_a_time_writes(tmp_path):
+    fresh_accelerate()
+    accelerator = Accelerator(cpu=True)
+    for _ in range(2):
+        with open_output(accelerator, tmp_path / "run"):
+            message = "is being written to by another run: wait for its end, stop it, or choose another output_dir"
+            with pytest.raises(UserError, match=message), open_output(accelerator, tmp_path / "run"):
+                pass
+            with open_output(accelerator, tmp_path / "other"):
+                pass
+        with pytest.raises(ZeroDivisionError), open_output(accelerator, tmp_path / "run"):
+            raise ZeroDivisionError
+    # Nor does a process that was killed keep the folder.
+    process = start(hold, tmp_path / "run")
+    while not (tmp_path / "run" / "held").exists():
+        time.sleep(0.01)
+    with pytest.raises(UserError, match="another run"), open_output(accelerator, tmp_path / "run"):
+        pass
+    process.kill()
+    process.join()
+    with open_output(accelerator, tmp_path / "run"):
+        pass
+
+
+def hold(folder):
+    with open_output(Accelerator(cpu=True), folder):
+        (folder / "held").touch()
+        time.sleep(60)
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(folder, recipe):

@@ -1,6 +1,8 @@
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import datasets
 import pytest
@@ -47,6 +49,7 @@ def run(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        run.folder = folder
         yield run
 
 
@@ -130,6 +133,24 @@ def test_resuming_a_finished_run_does_nothing(run, whole, capsys):
     run("whole", *RESUMABLE, "--resume")
     assert "nothing to do" in capsys.readouterr().out
     assert (whole / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_data_may_move(run, tmp_path, capsys):
+    """A copy of the data at another place is no other data, for a finished run and for one that goes on."""
+    run("moved", "checkpoint.every_steps=5")
+    parquet = Path(load_recipe(run.folder / "moved" / "recipe.yaml").data.path)
+    elsewhere = f"data.path={shutil.copytree(parquet, tmp_path / 'copy')}"
+    other = f"data.path={make_parquet(tmp_path / 'other', train=61)}"
+    run("moved", "checkpoint.every_steps=5", "--resume", elsewhere)
+    assert "holds the finished run of this recipe; nothing to do" in capsys.readouterr().out
+    with pytest.raises(UserError, match="was made with other data"):
+        run("moved", "--resume", other)
+    (run.folder / "moved" / "metrics.json").unlink()
+    with pytest.raises(UserError, match="was made with other data"):
+        run("moved", "--resume", other)
+    folder = run("moved", "--resume", elsewhere)
+    assert (folder / "metrics.json").exists()
+    assert load_recipe(folder / "recipe.yaml").data.path == elsewhere.removeprefix("data.path=")
 
 
 def test_seed_decides(run):

@@ -129,7 +129,7 @@ def save_checkpoint(
     if final.exists():
         _delete(final)
     unfinished.rename(final)
-    _flush(folder)
+    flush(folder)
     for old in checkpoints(output_dir)[keep_last:]:
         _delete(old)
 
@@ -179,8 +179,8 @@ def _write(folder: Path, progress: Progress, tensors: dict[str, dict[str, torch.
     (folder / _CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n", encoding="utf-8")
     # Without these the name can reach the disk before the contents do.
     for path in folder.rglob("*"):
-        _flush(path)
-    _flush(folder)
+        flush(path)
+    flush(folder)
 
 
 def _checksum(path: Path) -> str:
@@ -200,7 +200,8 @@ def _delete_leftovers(folder: Path):
         shutil.rmtree(path)
 
 
-def _flush(path: Path):
+def flush(path: Path):
+    """Have what was written to a file, or the names in a folder, on the disk."""
     folder = path.is_dir()
     if folder and sys.platform == "win32":
         return  # Windows opens no folder

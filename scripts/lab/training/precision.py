@@ -11,8 +11,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from lab.machine import without_gpu
-from lab.recipe import Recipe, load_recipe
-from lab.training.checkpoint import checkpoints
+from lab.recipe import Recipe
+from lab.training.run_folder import begun_recipe
 
 # Autocast adds casts, and much of a step is not a product: a smaller gain in products is none in training.
 _WORTHWHILE = 1.5
@@ -24,7 +24,7 @@ def settle_precision(recipe: Recipe, run: Path | None = None, report: Callable[[
     The main process chooses for all. fp16 is never chosen.
 
     Args:
-        run: folder of a run; one that has checkpoints keeps the precision with which it began.
+        run: folder of a run; one that holds a run keeps the precision with which it began.
         report: hears what was chosen for `auto`, and why.
     """
     if recipe.optimization.mixed_precision != "auto":
@@ -34,8 +34,9 @@ def settle_precision(recipe: Recipe, run: Path | None = None, report: Callable[[
     if state.is_main_process:
         fast = bfloat16_is_fast(state.device)
         choice, reason = ["bf16" if fast else "no"], f"bfloat16 is {'fast' if fast else 'slow'} on this machine"
-        if run is not None and checkpoints(run):
-            choice = [load_recipe(run / "recipe.yaml").optimization.mixed_precision]
+        begun = None if run is None else begun_recipe(run)
+        if begun is not None:
+            choice = [begun.optimization.mixed_precision]
             reason = f"as the run in {run} began; {reason}"
         if report is not None:
             report(f"optimization.mixed_precision=auto is {choice[0]} ({reason})")

@@ -6,57 +6,73 @@ import platform
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
+from filelock import FileLock, Timeout
 
 from lab.changes import refusals
-from lab.errors import UserError
+from lab.errors import UserError, one_line
 from lab.provenance import describe_hardware
 from lab.recipe import Recipe, differences, load_recipe, recipe_to_yaml
 from lab.scoring.measures import measure_of
 from lab.tasks.pretrained import PRETRAINED
 from lab.tasks.task import Task
-from lab.training.checkpoint import Progress, checkpoints, delete_newer, last_good_checkpoint, read_progress
+from lab.training.checkpoint import Progress, checkpoints, delete_newer, flush, last_good_checkpoint, read_progress
 from lab.training.curves import draw_curves
 from lab.training.utilization import Utilization
 
 RESULTS = "metrics.json"  # written last, so a folder that has it is finished
 LOG = "metrics.jsonl"
 EPOCHS = "train.log"  # a line for each epoch, for people
+_LOCK = ".lock"  # held while a run writes; it stays, as an empty file
+_PLACES = ("data.name", "data.path")  # where data lie
 _SECONDS_BETWEEN_PICTURES = 60.0  # one takes as long as an epoch of a small model
 _ATTEMPTS, _SECONDS_BETWEEN = 20, 0.5  # to see a file that another machine has written
 
 
-def open_output(accelerator: Accelerator, output_dir: Path):
-    """Make the folder of a run, and see that all processes have the same one. All of them call it together.
+@contextmanager
+def open_output(accelerator: Accelerator, output_dir: Path) -> Iterator[None]:
+    """Make the folder of a run, see that all processes have the same one, and keep other runs out of it meanwhile.
+
+    All processes call it together.
 
     Raises:
-        UserError: it cannot be written to, or the processes of some machine do not see it.
+        UserError: it cannot be written to, another run writes to it, or the processes of some machine do not see it.
     """
     marker = [f"tmp-{uuid.uuid4().hex}", None]
+    lock = FileLock(output_dir / _LOCK, timeout=0)
     if accelerator.is_main_process:
         try:
             output_dir.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
             (output_dir / marker[0]).touch()
+        except Timeout:
+            marker[1] = "is being written to by another run: wait for its end, stop it, or choose another output_dir"
         except OSError as error:
-            marker[1] = str(error)
-    broadcast_object_list(marker)
-    name, problem = marker
-    if problem is not None:
-        raise UserError(f"output_dir={output_dir} cannot be written to: {problem}")
-    blind = [] if _appears(output_dir / name) else [f"process {accelerator.process_index} on {platform.node()}"]
-    blind = gather_object(blind)
-    if accelerator.is_main_process:
-        (output_dir / name).unlink()
-    if blind:
-        raise UserError(
-            f"output_dir={output_dir} is not one folder for all processes: what the first one writes there is not seen "
-            f"by {', '.join(blind)}. Checkpoints need a folder that all machines share, by the same absolute path"
-        )
+            marker[1] = f"cannot be written to: {error}"
+    try:
+        broadcast_object_list(marker)
+        name, problem = marker
+        if problem is not None:
+            raise UserError(f"output_dir={output_dir} {problem}")
+        blind = [] if _appears(output_dir / name) else [f"process {accelerator.process_index} on {platform.node()}"]
+        blind = gather_object(blind)
+        if accelerator.is_main_process:
+            (output_dir / name).unlink()
+        if blind:
+            raise UserError(
+                f"output_dir={output_dir} is not one folder for all processes: what the first one writes there is not "
+                f"seen by {', '.join(blind)}. Checkpoints need a folder that all machines share, by the same absolute "
+                "path"
+            )
+        yield
+    finally:
+        lock.release()
 
 
 def _appears(path: Path) -> bool:
@@ -68,6 +84,26 @@ def _appears(path: Path) -> bool:
     return False
 
 
+def begun_recipe(output_dir: Path) -> Recipe | None:
+    """The recipe of the run that a folder holds, finished or not; None where it holds none.
+
+    Raises:
+        UserError: recipe.yaml is gone or cannot be read.
+    """
+    if not checkpoints(output_dir) and not (output_dir / RESULTS).exists():
+        return None
+    path = output_dir / "recipe.yaml"
+    try:
+        if not path.exists() or not path.read_text(encoding="utf-8").strip():
+            raise UserError("it is missing or empty")
+        return load_recipe(path)
+    except (UserError, OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} does not say which recipe the run in that folder has ({one_line(error)}): put the file back, "
+            "choose another output_dir, or delete that folder"
+        ) from None
+
+
 def find_start(
     output_dir: Path,
     recipe: Recipe,
@@ -77,38 +113,50 @@ def find_start(
 ) -> tuple[Path | None, bool]:
     """The checkpoint to continue from, if any, and whether the run is finished already.
 
+    Data that lie elsewhere are no change of the recipe where the checkpoint tells what data it was made with: it is to
+    be given to `require_same_data`, also that of a finished run, which is returned only then.
+
     Args:
         accept_changes: resume although the recipe is another; `report` hears what differs.
 
     Raises:
         UserError: going on would mix two runs or throw one away.
     """
-    found = checkpoints(output_dir)
-    finished = (output_dir / RESULTS).exists()
+    begun, finished = begun_recipe(output_dir), (output_dir / RESULTS).exists()
+    if begun is None:
+        return None, False
+    differing, start = differences(begun, recipe), None
     way_out = "choose another output_dir, or delete that folder"
-    if found or finished:
-        differing = differences(load_recipe(output_dir / "recipe.yaml"), recipe)
-        changed, refused = "; ".join(differing.values()), ", ".join(refusals(differing, recipe.task))
-        if refused or (changed and not (resume and accept_changes)):
-            more = ""
-            if resume and refused:
-                more = f". A run cannot go on with another value of {refused}"
-            elif resume:
-                more = ", or resume nevertheless with --accept_changes"
-            raise UserError(f"{output_dir} holds a run of another recipe ({changed}): {way_out}{more}")
-        if changed:
-            if not found:
-                raise UserError(f"{output_dir} holds a finished run without checkpoints to go on from: {way_out}")
-            report(f"the recipe has changed: {changed}")
-            finished = False
-    if resume:
-        start = None if finished else last_good_checkpoint(output_dir, report)
-        if start is not None:
-            _require_epochs(recipe, start)
-        return start, finished
-    if found and not finished:
-        raise UserError(f"{output_dir} holds an unfinished run ({found[0].name}): add --resume to continue, {way_out}")
-    return None, False
+    if resume and (differing or not finished):
+        start = last_good_checkpoint(output_dir, report)
+        if start is not None and read_progress(start).data is not None:
+            differing = {key: line for key, line in differing.items() if key not in _PLACES}
+    changed, refused = "; ".join(differing.values()), ", ".join(refusals(differing, recipe.task))
+    if refused or (changed and not (resume and accept_changes)):
+        more = ""
+        if resume and refused:
+            more = f". A run cannot go on with another value of {refused}"
+        elif resume:
+            more = ", or resume nevertheless with --accept_changes"
+        raise UserError(f"{output_dir} holds a run of another recipe ({changed}): {way_out}{more}")
+    if not resume:
+        if not finished:
+            newest = checkpoints(output_dir)[0].name
+            raise UserError(f"{output_dir} holds an unfinished run ({newest}): add --resume to continue, {way_out}")
+        if logged_changes(output_dir):
+            raise UserError(
+                f"{output_dir} holds a finished run whose recipe was changed on the way, so another would not be the "
+                f"same: add --resume to keep it, {way_out}"
+            )
+        return None, False
+    if changed:
+        if start is None:
+            raise UserError(f"{output_dir} holds a finished run without checkpoints to go on from: {way_out}")
+        report(f"the recipe has changed: {changed}")
+        finished = False
+    if start is not None and not finished:
+        _require_epochs(recipe, start)
+    return start, finished
 
 
 def _require_epochs(recipe: Recipe, start: Path):
@@ -158,7 +206,7 @@ def claim_output(output_dir: Path, recipe: Recipe, start: Path | None):
 def _log_changes(output_dir: Path, recipe: Recipe, start: Path):
     changed = differences(load_recipe(output_dir / "recipe.yaml"), recipe)
     # Where data lie is nobody's business, and that they are the same is checked.
-    lines = [line for key, line in changed.items() if key not in ("data.name", "data.path")]
+    lines = [line for key, line in changed.items() if key not in _PLACES]
     if lines:
         entry = {"kind": "changed", "step": read_progress(start).step, "changes": lines}
         entry["after_the_end"] = (output_dir / RESULTS).exists()
@@ -186,7 +234,8 @@ def keep_log_until(path: Path, progress: Progress):
 
 def logged_changes(output_dir: Path) -> list[dict]:
     """What was changed of the recipe on the way: `step`, `changes`, and whether that was `after_the_end` of a run."""
-    entries = [json.loads(line) for line in (output_dir / LOG).read_text(encoding="utf-8").splitlines()]
+    log = output_dir / LOG
+    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     names = ("step", "changes", "after_the_end")
     return [{name: entry[name] for name in names} for entry in entries if entry["kind"] == "changed"]
 
@@ -195,6 +244,7 @@ def write_atomically(path: Path, text: str):
     """Write a file that is the old one or the new one at any moment, never a part."""
     unfinished = path.with_name(f"tmp-{path.name}")
     unfinished.write_text(text, encoding="utf-8")
+    flush(unfinished)
     unfinished.replace(path)
 
 
