@@ -10,6 +10,7 @@ import pytest
 from lab.data.decoded_images import IMAGE
 from lab.data.folders import find_splits
 from lab.data.points import POINTS
+from lab.data.sound import AUDIO
 from lab.data.sources import Reading, load_named_sources
 from lab.data.splits import choose_split, choose_splits
 from lab.data.video import VIDEO
@@ -62,14 +63,22 @@ def test_class_folders_may_have_any_name(tmp_path, odd):
     assert splits_of(folder) == [expected(*train), expected(*test)]
 
 
-@pytest.mark.parametrize("place", ["cat/new.WebM", "train/cat/new.WebM"])
-def test_clips_that_would_be_left_out_of_classes_are_named(tmp_path, place):
-    path = tmp_path / "data" / place
+UNREAD = {
+    "clips": (VIDEO, ".WebM", ".mkv", r"video .* read with \.avi, \.mkv, \.mov"),
+    "recordings": (AUDIO, ".m4a", ".wav", r"audio .* \.flac, .* such as by ffmpeg -i IN OUT.flac"),
+    "pictures": (IMAGE, ".avif", ".png", r"image .* \.png, .* or name the files in a table"),
+}
+
+
+@pytest.mark.parametrize("place", ["cat/new", "train/cat/new"])
+@pytest.mark.parametrize(("data_input", "ending", "known", "message"), UNREAD.values(), ids=UNREAD)
+def test_files_that_would_be_left_out_of_classes_are_named(tmp_path, place, data_input, ending, known, message):
+    path = tmp_path / "data" / f"{place}{ending}"
     path.parent.mkdir(parents=True)
     path.touch()
-    path.with_name("old.mkv").touch()
-    reading = Reading(Data(path=str(tmp_path / "data"), test_split=None), (VIDEO,))
-    with pytest.raises(UserError, match=rf"{place} is one of 1 clips that folders .* read with \.avi, \.mkv, \.mov"):
+    path.with_name(f"old{known}").touch()
+    reading = Reading(Data(path=str(tmp_path / "data"), test_split=None), (data_input,))
+    with pytest.raises(UserError, match=rf"{place}\{ending} is one of 1 files of {message}"):
         load_named_sources(reading, {"data.train_split": "train"})
 
 

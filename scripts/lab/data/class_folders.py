@@ -15,8 +15,18 @@ POINTS, SOUND = "points", "audio"  # the roles of such files
 POINT_ENDINGS, SERIES_ENDINGS = (".npy", ".ply", ".off", ".pcd"), (".npy", ".csv")
 _RECORDINGS = ("audiofolder", "videofolder")  # the loaders of these
 ENDINGS = {POINTS: POINT_ENDINGS, SOUND: SERIES_ENDINGS}
-# Of clips that PyAV reads, and that `datasets` leaves out of folders of classes without a word.
-_UNREAD_CLIPS = (".webm", ".gif", ".m4v", ".ts", ".mpg", ".wmv", ".flv", ".ogv", ".3gp")
+# What can be read, but is left out of folders of classes by `datasets` without a word: of each role its loader, the
+# endings, and what makes other files of such.
+_UNREAD = {
+    "image": ("imagefolder", (".avif", ".avifs", ".qoi", ".heic", ".heif", ".jxl"), "saving them as .png"),
+    SOUND: ("audiofolder", (".m4a", ".aac", ".aif", ".aifc", ".amr", ".mka", ".oga", ".weba"), "ffmpeg -i IN OUT.flac"),
+    "video": (
+        "videofolder",
+        (".webm", ".gif", ".m4v", ".ts", ".mpg", ".wmv", ".flv", ".ogv", ".3gp"),
+        "ffmpeg -i IN -c copy OUT.mkv",
+    ),
+}
+TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # what `datasets` takes for a table of the files
 
 
 def is_hidden(path: Path) -> bool:
@@ -53,19 +63,17 @@ def _count_recordings(folder: Path) -> int:
     return sum(MODULES.get(path.suffix.lower(), ("",))[0] in _RECORDINGS for path in folder.rglob("*"))
 
 
-def require_readable_clips(folder: Path):
-    """Raises a `UserError` for clips in folders of classes that `datasets` would leave out."""
-    unread = sorted(
-        path
-        for path in folder.glob("*/**/*")
-        if path.suffix.lower() in _UNREAD_CLIPS and not is_hidden(path.relative_to(folder))
-    )
-    if unread:
-        kinds = sorted(kind for kind, (loader, _) in MODULES.items() if loader == "videofolder" and kind.islower())
+def require_known_endings(folder: Path, role: str):
+    """Raises a `UserError` for files in folders of classes that `datasets` would leave out."""
+    loader, endings, change = _UNREAD.get(role, ("", (), ""))
+    files = [path for path in folder.glob("*/**/*") if not is_hidden(path.relative_to(folder))]
+    unread = sorted(path for path in files if path.suffix.lower() in endings)
+    if unread and not any(path.name in TABLES for path in files):
+        known = [kind for kind, (module, _) in MODULES.items() if module == loader and kind.islower()]
         raise UserError(
-            f"data.path={folder}: {unread[0].relative_to(folder)} is one of {len(unread)} clips that folders of "
-            f"classes cannot have, which are read with {', '.join(kinds)}: change the container, such as by "
-            "ffmpeg -i IN -c copy OUT.mkv, or name the files in a table (docs/data.md)"
+            f"data.path={folder}: {unread[0].relative_to(folder)} is one of {len(unread)} files of {role} that folders "
+            f"of classes cannot have, which are read with {', '.join(sorted(known))}: change them, such as by "
+            f"{change}, or name the files in a table (docs/data.md)"
         )
 
 

@@ -19,6 +19,7 @@ from datasets.data_files import get_data_patterns, resolve_pattern
 from datasets.packaged_modules import _EXTENSION_TO_MODULE as MODULES  # which of its loaders reads files of an ending
 from huggingface_hub import DatasetCard
 
+from lab.data.class_folders import TABLES
 from lab.errors import UserError
 
 # Folders with these names are splits, whatever the recipe calls its own.
@@ -31,7 +32,6 @@ _BESIDE = ("json", "xml", "text", "harbor")  # loaders of what often lies beside
 SOUND = "audio"  # the column of paths of recordings
 SOUND_KEYS = {"features", "names_in"}  # keys of arguments of which one is there where that column is read
 FILE_NAME = "file_name"  # the column of a table of files that names them
-_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # what `datasets` takes for a table of the files
 
 
 @dataclass
@@ -94,7 +94,7 @@ def _splits_of_tables(folder: Path, wanted: Collection[str]) -> dict[str, dict[s
     files, loaders = {}, {}
     for path in sorted(folder.resolve().iterdir()):
         loader, options = MODULES.get(path.suffix.lower(), ("", {}))
-        if path.name.startswith(".") or path.name in _METADATA or loader not in ("csv", "json", "parquet", "arrow"):
+        if path.name.startswith(".") or path.name in TABLES or loader not in ("csv", "json", "parquet", "arrow"):
             continue
         loaders[loader] = options
         words = re.split(r"[-._ 0-9]+", path.stem)
@@ -150,7 +150,7 @@ def _find_media(folder: Path) -> tuple[str, dict[Path, _Folder]] | None:
             if name.startswith("."):  # as `datasets` leaves them out
                 continue
             loader = MODULES.get(Path(name).suffix.lower(), ("",))[0]
-            if name in _METADATA:
+            if name in TABLES:
                 found[here].metadata = True
             elif loader.endswith("folder"):
                 loaders[loader] += 1
@@ -229,7 +229,7 @@ def _named_recordings(folder: Path, split: str, paths: list[Path]) -> dict[str, 
     Raises:
         UserError: there is more than one for a split.
     """
-    tables = [folder / path / name for path in paths for name in _METADATA if (folder / path / name).is_file()]
+    tables = [folder / path / name for path in paths for name in TABLES if (folder / path / name).is_file()]
     if not tables:
         return {}
     if len(tables) > 1:

@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from lab.data.class_folders import ENDINGS, find_files, read_files, require_readable_clips
+from lab.data.class_folders import ENDINGS, find_files, read_files, require_known_endings
 from lab.data.folders import FILE_NAME, SOUND, SOUND_KEYS, find_splits
 from lab.data.stratified import stratified_order
 from lab.data.ts_files import find_ts, read_ts
@@ -123,8 +123,8 @@ def _open_folder(folder: Path, settings: Data, roles: Collection[str], asked: As
                 raise UserError(f"data.streaming=true: {folder} holds {what}, which are read whole; set it to false")
             return read(files)
     has_paths = settings.text_column is not None or bool(settings.columns.keys() & {*roles})
-    if "video" in roles and not has_paths:
-        require_readable_clips(folder)
+    for role in () if has_paths else roles:
+        require_known_endings(folder, role)
     arguments = find_splits(folder, asked.names, has_paths)
     if arguments is None:
         return asked.check(datasets.load_dataset(str(folder), streaming=streaming))
