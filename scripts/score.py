@@ -6,7 +6,8 @@
     accelerate launch scripts/score.py FOLDER --data org/dataset data.label_column=fine_label
 
 writes evaluation.json and evaluation.md (accuracy, top-5, cross-entropy, calibration error, precision, recall and F1 of
-every class), confusion_matrix.csv and .png, and reliability.png, into CHECKPOINT/evaluation/SPLIT or --output.
+every class), confusion_matrix.csv and .png, reliability.png, and mistakes.png, the 24 samples whose answers are worst,
+into CHECKPOINT/evaluation/SPLIT or --output.
 """
 
 import argparse
@@ -74,6 +75,7 @@ def main(arguments: list[str] | None = None):
             **describe_run(accelerator),
         }
         task.write_report(folder, results, plain, mirrored[0] if mirrored else None)
+        task.draw_mistakes(folder, dataset, plain)
         text = (folder / "evaluation.md").read_text(encoding="utf-8")
         print("\n\n".join(text.split("\n\n")[:3]))  # the title, what was scored, and the scores
         print(f"\nmore in {folder}")

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import load_file
 
@@ -190,6 +191,29 @@ def test_padding_changes_nothing(task, kind):
         return task.judge([model(**_doubled(arguments))], targets)[kind.judged]
 
     torch.testing.assert_close(torch.cat([answers([row]) for row in range(6)]), answers(list(range(6))))
+
+
+def test_mistakes_are_drawn(task, kind, tmp_path, monkeypatch):
+    """The worst first; none where all is right."""
+    task, splits = task
+    samples = splits.validation
+    if not kind.classifies:
+        task.draw_mistakes(tmp_path, samples, {})
+        assert not list(tmp_path.iterdir())  # bytes of masked texts are no samples
+        return
+    seen = []
+    monkeypatch.setattr(task, "look_at", lambda *given: seen.append(given[1]) or type(task).look_at(task, *given))
+    labels = samples.labels
+    right = np.eye(task.config.num_labels)[labels] if labels.ndim == 1 else labels
+    right = (20 * right).astype(np.float32)
+    wrong = right.copy()
+    wrong[[4, 2]] = -right[[4, 2]] * [[1], [2]]
+    task.draw_mistakes(tmp_path, samples, {"logits": wrong, "labels": labels})
+    assert seen == [2, 4]
+    with Image.open(tmp_path / "mistakes.png") as picture:
+        assert picture.width == 400  # two samples side by side
+    task.draw_mistakes(tmp_path, samples, {"logits": right, "labels": labels})
+    assert not (tmp_path / "mistakes.png").exists()
 
 
 def test_the_pipeline_answers_as_evaluation_does(run, folder, tmp_path, kind):

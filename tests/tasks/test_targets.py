@@ -94,6 +94,17 @@ def test_scores_of_numbers():
     }
 
 
+@pytest.mark.parametrize("problem_type", LABELS)
+def test_distances_are_losses_of_each_sample(problem_type):
+    made, labels = target(problem_type), LABELS[problem_type]
+    found = made.distances(LOGITS, labels)
+    assert found.shape == (50,)
+    loss = made.scores(LOGITS, labels)["loss"]
+    if problem_type == "regression":  # each number in its own units
+        loss = (((LOGITS - labels) / labels.std(axis=0)) ** 2).mean()
+    assert found.mean() == pytest.approx(loss, rel=1e-5)
+
+
 def test_balanced_weights():
     labels = LABELS["single_label_classification"]
     each = F.cross_entropy(torch.from_numpy(LOGITS), torch.from_numpy(labels), reduction="none").numpy()

@@ -1,37 +1,15 @@
-"""Pictures of images with answers, and of attention maps on them, for model cards."""
+"""Pictures of attention maps on images, for model cards."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from transformers import PreTrainedModel
 
 from lab.looking.image_view import ImageView
 from lab.looking.maps import cross_attention_maps, draw_map_lines, evenly_chosen, mean_and_single
-from lab.looking.style import BLUE, ORANGE, save
-
-_RIGHT, _WRONG = BLUE, ORANGE
-_COLUMNS = 8
-
-
-def draw_predictions(pixels: np.ndarray, answers: Sequence[tuple[str, bool]], picture: Path):
-    """Draw a grid of images, each below its answer.
-
-    Args:
-        pixels: `(n, C, H, W)` uint8.
-        answers: the text above each image, and whether the answer is right.
-    """
-    rows = -(-len(pixels) // _COLUMNS)
-    figure = Figure(figsize=(1.5 * _COLUMNS, 1.75 * rows), layout="constrained")
-    grid = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
-    for axes in grid:
-        axes.set_axis_off()
-    for axes, image, (text, right) in zip(grid, pixels, answers, strict=False):
-        ImageView(image).draw(axes)
-        axes.set_title(text, color=_RIGHT if right else _WRONG, fontsize=9, parse_math=False)
-    save(figure, picture, dpi=100)
+from lab.looking.style import save
 
 
 def draw_attention(

@@ -14,8 +14,9 @@ from lab.data.decoded_images import IMAGE, Decoder, ImageDataset
 from lab.data.encoded_images import EncodedImages
 from lab.data.splits import Rows
 from lab.errors import UserError
-from lab.looking.image_pictures import draw_attention, draw_predictions
-from lab.looking.image_view import displayed
+from lab.looking.image_pictures import draw_attention
+from lab.looking.image_view import ImageView, displayed
+from lab.looking.samples import draw_samples
 from lab.recipe import Recipe, build, require_keys
 from lab.tasks.decoded import DecodedTask
 from lab.tasks.task import Arguments, Batch, Judged, drawn
@@ -132,16 +133,21 @@ class ImageClassification(DecodedTask):
         pixels = torch.zeros(size, self.config.num_channels, *self.config.grid, device=device)
         return {"pixel_values": pixels}, self.target.example(size, self.config.num_labels, device)
 
+    def look_at(self, dataset: ImageDataset, row: int) -> ImageView:
+        return ImageView(_pixels(dataset, [row])[0])
+
     def illustrate(
         self, folder: Path, model, dataset: ImageDataset, judged: Judged, show_samples: bool
     ) -> list[tuple[str, str]]:
         figures = super().illustrate(folder, model, dataset, judged, show_samples)
         if show_samples:
             chosen = drawn(len(dataset), 32)
-            draw_predictions(
-                _pixels(dataset, chosen),
+            draw_samples(
+                [ImageView(image) for image in _pixels(dataset, chosen)],
                 self.target.describe(judged["logits"], judged["labels"], chosen, self.label_names),
                 folder / "predictions.png",
+                columns=8,
+                width=1.5,
             )
             chosen = drawn(len(dataset), 4)
             draw_attention(model, self.normalize, _pixels(dataset, chosen), folder / "attention.png")

@@ -29,6 +29,9 @@ class RaggedTask(DecodedTask):
     def write_example(self, folder: Path, name: str, sample: np.ndarray) -> str:
         """Write a sample into a file of this name and an ending of its kind; returns both."""
 
+    def look_at(self, dataset: RaggedDataset, row: int) -> View:
+        return self.view.of(self.processor, self.config, self.as_read(dataset.sample(row)))
+
     def illustrate(
         self, folder: Path, model: Any, dataset: RaggedDataset, judged: Judged, show_samples: bool
     ) -> list[tuple[str, str]]:

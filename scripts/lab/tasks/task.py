@@ -247,6 +247,9 @@ class Task(ABC):
     def write_report(self, folder: Path, results: dict, judged: Judged, mirrored: Judged | None):
         """Write what `score.py` says of a split into a folder that is there, `evaluation.json` last."""
 
+    def draw_mistakes(self, folder: Path, dataset: Dataset, judged: Judged):  # noqa: B027, as some draw none
+        """Draw into `mistakes.png` the samples whose answers are wrong and farthest from right, if there are any."""
+
     @abstractmethod
     def illustrate(
         self,

@@ -56,6 +56,10 @@ class MultiLabel(Target):
         draw_precision_recall(labels, logits, names, folder / "precision_recall.png")
         return [("Precision against recall on the test samples", "precision_recall.png")]
 
+    def distances(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        answers, truth = torch.from_numpy(logits).double(), torch.from_numpy(labels).double()
+        return F.binary_cross_entropy_with_logits(answers, truth, reduction="none").mean(dim=1).numpy()
+
     def describe(
         self, logits: np.ndarray, labels: np.ndarray, chosen: np.ndarray, names: list[str]
     ) -> list[tuple[str, bool]]:

@@ -88,6 +88,10 @@ class Regression(Target):
         draw_answers(labels, logits, names, folder / "answers.png")
         return [("Answers against labels of the test samples", "answers.png")]
 
+    def distances(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """In standard deviations of the labels, squared, so that each number counts alike."""
+        return (((logits - labels) / np.maximum(labels.std(axis=0), 1e-12)) ** 2).mean(axis=1)
+
     def describe(
         self, logits: np.ndarray, labels: np.ndarray, chosen: np.ndarray, names: list[str]
     ) -> list[tuple[str, bool]]:

@@ -91,6 +91,13 @@ class SeveralTasks(Target):
             pictures += [(f"{caption}: {task}", f"{task}/{file}") for caption, file in drawn]
         return pictures
 
+    def distances(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The sum over the tasks that a sample has labels of."""
+        found = np.zeros(len(labels))
+        for _, _, there, answers, truth in self._all_parts(logits, labels, None):
+            found[there] += self.one.distances(answers, truth)
+        return found
+
     def describe(
         self, logits: np.ndarray, labels: np.ndarray, chosen: np.ndarray, names: list[str]
     ) -> list[tuple[str, bool]]:

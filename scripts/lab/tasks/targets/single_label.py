@@ -68,6 +68,9 @@ class SingleLabel(Target):
         draw_confusions(confusions(labels, logits.argmax(axis=1), len(names)), names, folder / "confusions.png")
         return [("Confusion matrix of the test samples", "confusions.png")]
 
+    def distances(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), reduction="none").numpy()
+
     def describe(
         self, logits: np.ndarray, labels: np.ndarray, chosen: np.ndarray, names: list[str]
     ) -> list[tuple[str, bool]]:

@@ -100,6 +100,10 @@ class Target(ABC):
         """Draw into `folder` what a model card shows of answers; returns caption and file of each picture."""
 
     @abstractmethod
+    def distances(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """`(n,)`: how far each answer is from its label, in the terms of the loss."""
+
+    @abstractmethod
     def describe(
         self, logits: np.ndarray, labels: np.ndarray, chosen: np.ndarray, names: list[str]
     ) -> list[tuple[str, bool]]:
