@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .fetching import fetched, file_in, is_url, require_bytes
+from .fetching import content_or_path, fetched, file_in, is_url, require_bytes
 from .scalars import is_number, unmasked
 from .video_reading import MissingStream, film_in, open_video
 
@@ -172,7 +172,7 @@ def _of_dict(source: dict, rate: float) -> tuple[Any, float]:
         rate = _rate_of(source["sampling_rate"])
     if array is not None:
         return array, rate
-    found = source.get("bytes") or source.get("path")
+    found = content_or_path(source)
     if found is None:
         raise ValueError(
             f"A recording is given as a dict with {sorted(source)}: expected `array` and `sampling_rate`, or `bytes`, "
@@ -235,6 +235,8 @@ def _read_file(
     if isinstance(source, (str, os.PathLike)):
         name, source = str(source), str(Path(source).expanduser())
     name = name or "bytes of a recording"
+    if isinstance(source, bytes) and not source:
+        raise ValueError(f"{name} is not a recording: it is empty.")
     opened = BytesIO(source) if isinstance(source, bytes) else source
     wanted = sampling_rate, num_channels, do_rescale, seconds
     try:

@@ -39,6 +39,12 @@ def require_bytes(content: Any):
         raise ValueError("A file is opened as text: expected one that is opened as bytes, as by open(path, 'rb').")
 
 
+def content_or_path(source: Mapping) -> Any:
+    """What an undecoded dict of `datasets` holds: `bytes`, also empty ones, else `path`; None where it has neither."""
+    content = source.get("bytes")
+    return source.get("path") if content is None else content
+
+
 def file_in(source: Any) -> Any:
     """What a file is given by, as its path, its URL or its content in bytes; anything else as it is.
 
@@ -50,7 +56,7 @@ def file_in(source: Any) -> Any:
         ValueError: a dict has neither, or a file is opened as text.
     """
     if isinstance(source, Mapping):
-        found = source.get("bytes") or source.get("path")
+        found = content_or_path(source)
         if found is None:
             raise ValueError(f"A file is given as a dict with {sorted(source)}: expected `bytes` or `path`.")
         source = found

@@ -359,6 +359,8 @@ def _layout(
         return None
     if input_data_format is not None:
         return ChannelDimension(input_data_format)
+    if pixels.shape == (1, 1, 1):
+        return ChannelDimension.FIRST  # which is the same as the other
     axes = {ChannelDimension.FIRST: pixels.shape[0], ChannelDimension.LAST: pixels.shape[-1]}
     possible = [layout for layout, length in axes.items() if length in (1, 3, 4, num_channels)]
     if len(possible) == 2:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers.image_utils import is_pil_image
 
-from .fetching import fetched, file_in, is_file, is_url
+from .fetching import content_or_path, fetched, file_in, is_file, is_url
 from .image_reading import open_image
 
 # From how many frames a clip has, and how many it shows a second if that is known, to the numbers of those wanted. Of
@@ -116,7 +116,7 @@ def is_frame(value: Any) -> bool:
     the end.
     """
     if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
+        value = content_or_path(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         value = bytes(value[:12])
         return value.startswith(_PICTURE_STARTS) or (value.startswith(b"RIFF") and value[8:12] == b"WEBP")

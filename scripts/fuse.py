@@ -82,7 +82,7 @@ def _choice(task: Task, split: str) -> list:
     data = task.recipe.data
     if split not in ("train", "validation"):
         return [data.test_split if split == "test" else split, data.hold_out]
-    carved = [data.validation_samples, data.train_samples, data.split_seed]
+    carved = [data.validation_samples, data.train_samples, data.split_seed, data.streaming]
     return [data.train_split, data.hold_out, data.validate_on, *carved]
 
 

@@ -69,7 +69,7 @@ def score_in(path: Path, name: str) -> tuple[str, float]:
         raise UserError(f"{path} cannot be read: {error}") from None
     for split, scores, key in _places(content, name):
         if key in scores:
-            if not (isinstance(scores[key], (int, float)) and math.isfinite(scores[key])):
+            if not (type(scores[key]) in (int, float) and math.isfinite(scores[key])):  # True is no score
                 raise UserError(f"{path} has {key}={scores[key]}: expected a finite number")
             return split, scores[key]
     raise UserError(f"{path} has no {name}: expected a file of train.py, score.py or fuse.py")
@@ -79,8 +79,10 @@ def _places(content: Any, name: str) -> list[tuple[str, dict, str]]:
     """Where a score may be: the name of its split, and what has it by which key."""
     if not isinstance(content, dict):
         return []
-    if "split" in content:  # of score.py, or of fuse.py with those of several checkpoints
-        return [(content["split"], content.get("scores", {}).get("mean", content), name)]
+    if isinstance(content.get("split"), str):  # of score.py, or of fuse.py with those of several checkpoints
+        several = content.get("scores")
+        scores = several.get("mean") if isinstance(several, dict) else content
+        return [(content["split"], scores, name)] if isinstance(scores, dict) else []
     return [(split, content, f"{split}_{name}") for split in ("test", "validation")]
 
 

@@ -29,6 +29,7 @@ from lab.tasks import build_task
 from lab.training.run_folder import RESULTS, write_atomically
 
 _SPLITS = ("validation", "test")
+_PLACES = ("data.path", "data.name", "data.cache_dir")
 _KEPT = ("train_seconds", "parameters", "steps", "hardware", "git_commit", "versions", "data")
 
 
@@ -43,7 +44,8 @@ def main(arguments: list[str] | None = None):
         for run in climbed:
             run.add_done_callback(lambda _: bar.update())
         rungs = [run.result() for run in climbed]
-    results = {"config": ladder["config"], "common": ladder["common"], "score": ladder["score"], "rungs": rungs}
+    common = common_of(ladder, options.overrides)
+    results = {"config": ladder["config"], "common": common, "score": ladder["score"], "rungs": rungs}
     write_atomically(options.ladder.with_suffix(".json"), json.dumps(results, indent=2) + "\n")
     write_atomically(options.ladder.with_suffix(".md"), table(results))
     print(table(results))
@@ -88,6 +90,11 @@ def load_ladder(path: Path, overrides: list[str]) -> dict:
         beside = rung.get("beside", name)
         if beside not in ladder["rungs"]:
             raise UserError(f"{path}: rung {name!r} is to be compared with {beside!r}, which is none of the rungs")
+        if taken := {*map(_key, overrides)} & {*map(_key, rung["overrides"])}:
+            raise UserError(
+                f"{', '.join(sorted(taken))}: rung {name!r} of {path} has a value of its own, which one on the command "
+                "line would undo: leave it out"
+            )
         recipe = load_recipe(ladder["config"], [*ladder["common"], *rung["overrides"], *overrides])
         scores.setdefault(build_task(recipe).best, name)
         tests = bool(ladder.get("test")) and recipe.data.test_split is not None
@@ -98,6 +105,12 @@ def load_ladder(path: Path, overrides: list[str]) -> dict:
     if not set.intersection(*judged):
         raise UserError(f"{path} has rungs that no split judges all: let all validate, or all test with test: true")
     return ladder | {"score": next(iter(scores))}
+
+
+def common_of(ladder: dict, overrides: list[str]) -> list[str]:
+    """What all rungs have in common: of the ladder's file, and of the command line, but for where the data lie."""
+    given = [text for text in overrides if _key(text) not in _PLACES]
+    return [text for text in ladder["common"] if _key(text) not in map(_key, given)] + given
 
 
 def climb(runs: Runs, ladder: dict, name: str, seed: int | None, overrides: list[str], output: Path) -> dict:
@@ -191,6 +204,10 @@ def _change(difference: float, measure: Measure) -> str:
     """Such as `+0.5`, of shares in percent."""
     scale, decimals = (100, 1) if measure.percent else (1, 3)
     return f"{round(scale * difference, decimals) + 0.0:+.{decimals}f}"
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0]
 
 
 def _folder(name: str) -> str:

@@ -132,6 +132,11 @@ def of_points(
 
 
 def of_texts(task: TextClassification, model: PreTrainedModel, options: argparse.Namespace, folder: Path, about: dict):
+    if task.recipe.data.streaming:
+        raise UserError(
+            "n-grams, which the model is compared with, learn from the training texts, and a stream does not keep "
+            "these: add data.streaming=false, by which other texts are the training and the validation split"
+        )
     baseline = ngram_classifier(*texts_of(task, "train"))  # as the model, which does not learn the validation texts
     texts, labels = texts_of(task, options.split)
     classifiers = {"this model": classifier_of(task, model, options.batch_size), "n-grams, SVM": baseline.predict}
@@ -140,7 +145,7 @@ def of_texts(task: TextClassification, model: PreTrainedModel, options: argparse
     results = {**about, "texts": len(texts), "cases": cases}
     results |= {"curves": {name: [asdict(curve) for curve in found] for name, found in curves.items()}}
     (folder / "robustness.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    table = texts_table(curves, cases)
+    table = texts_table(curves, cases, options.split)
     (folder / "robustness.md").write_text(table, encoding="utf-8")
     save(draw_texts(curves), folder / "robustness.png", dpi=120)
     print(table)

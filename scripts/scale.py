@@ -9,7 +9,7 @@ Everything else is arithmetic. No speed is assumed unless the table says so; --s
 
 import argparse
 
-from lab.arguments import at_least_one
+from lab.arguments import at_least_one, positive
 from lab.errors import UserError, run_command
 from lab.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from lab.tasks import build_task
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--config", default=DEFAULT_RECIPE, metavar="PATH", help="recipe (default: digits)")
     parser.add_argument("--processes", type=at_least_one, default=8, help="GPUs (default: 8)")
     parser.add_argument("--train_samples", type=at_least_one, help="an epoch has (default: that of the recipe)")
-    parser.add_argument("--samples_per_second", type=float, help="measured, over all GPUs")
+    parser.add_argument("--samples_per_second", type=positive, help="measured, over all GPUs")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optimization.epochs=5")
     options = parser.parse_intermixed_args(arguments)
     recipe = load_recipe(options.config, options.overrides)

@@ -46,7 +46,11 @@ def test_scores_of_several_splits_are_not_averaged(tmp_path, other):
     assert gathered(tmp_path, {"other": other})["one"] == {"split": "validation", "scores": [0.5]}
 
 
-@pytest.mark.parametrize("content", [{}, [], {"split": "test"}, {"split": "test", "scores": {"mean": {"loss": 1.0}}}])
+ODD = [{}, [], {"split": "test"}, {"split": "test", "scores": {"mean": {"loss": 1.0}}}]
+ODD += [{"split": "test", "scores": {"mean": 3}}, {"split": ["a"], "accuracy": 0.5}]
+
+
+@pytest.mark.parametrize("content", ODD)
 def test_files_without_a_score_are_refused(tmp_path, content):
     with pytest.raises(UserError, match=r"other.json has no accuracy: expected a file of train.py"):
         gathered(tmp_path, {"other": content})
@@ -54,7 +58,7 @@ def test_files_without_a_score_are_refused(tmp_path, content):
         gather.main(["--line", "x", str(tmp_path / "none.json"), "--output", str(tmp_path / "table.md")])
 
 
-@pytest.mark.parametrize("score", [None, float("nan"), "high"])
+@pytest.mark.parametrize("score", [None, float("nan"), "high", True, [1]])
 def test_scores_that_are_no_numbers_are_refused(tmp_path, score):
     with pytest.raises(UserError, match=r"odd.json has test_accuracy=.*: expected a finite number"):
         gathered(tmp_path, {"odd": {"test_accuracy": score}})

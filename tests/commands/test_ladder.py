@@ -124,7 +124,8 @@ def test_rungs_are_compared_by_the_score_of_their_task(tmp_path, monkeypatch, ki
         return subprocess.CompletedProcess(arguments, 0, "", "")
 
     monkeypatch.setattr(Runs, "train", train)
-    ladder.main([str(path), "--output", str(tmp_path / "runs"), *RECIPES[kind], f"data.path={tmp_path}"])
+    recipe = [text for text in RECIPES[kind] if not text.startswith("model.d_latents")]
+    ladder.main([str(path), "--output", str(tmp_path / "runs"), *recipe, f"data.path={tmp_path}"])
     measure, text = measure_of(score), path.with_suffix(".md").read_text()
     change = "+12.5" if measure.percent else "+0.125"
     assert f"| | validation {measure.title} | change |" in text
@@ -160,6 +161,23 @@ def test_rungs_are_compared_by_the_score_of_their_task(tmp_path, monkeypatch, ki
 def test_mistakes_are_named(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         ladder.load_ladder(write(tmp_path, text), ["data.name=digits"])
+
+
+def test_what_the_command_line_says_is_written_down(tmp_path, monkeypatch):
+    """It holds for all rungs, but for where their data lie; what a rung is about is not to be undone."""
+    (tmp_path / "plain.yaml").write_text("seed: 0\n")
+    path = write(tmp_path, LADDER.format(config=tmp_path / "plain.yaml"))
+    written = {"validation_accuracy": 0.5, "train_seconds": 1, "seed": 0, "name": "first", "parameters": 1}
+    facts = {"steps": 1, "hardware": "a CPU", "git_commit": "c0ffee", "data": "digits", "versions": {"torch": "2"}}
+    monkeypatch.setattr(ladder, "climb", lambda *_: {**written, **facts, "overrides": []})
+    given = ["optimization.epochs=3", "seed=2", f"data.path={tmp_path}", *RECIPES["images"]]
+    given = [text for text in given if not text.startswith("model.d_latents")]
+    ladder.main([str(path), "--output", str(tmp_path / "runs"), *given])
+    common = json.loads(path.with_suffix(".json").read_text())["common"]
+    assert common[:2] == ["optimization.epochs=3", "seed=2"] and not any("data.path" in text for text in common)
+    assert f"with `{' '.join(common)}`" in path.with_suffix(".md").read_text()
+    with pytest.raises(UserError, match=r"model.d_latents: rung 'a wider one' of .* has a value of its own"):
+        ladder.main([str(path), "--output", str(tmp_path / "runs"), *given, "model.d_latents=16"])
 
 
 def test_a_rung_that_fails_is_named(tmp_path):

@@ -72,6 +72,13 @@ def test_the_command(tmp_path, capsys):
     assert "2 epochs of 48 samples" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("speed", ["0", "-5", "nan", "inf", "fast"])
+def test_a_speed_that_is_none(speed, capsys):
+    with pytest.raises(SystemExit):
+        scale.main(["--samples_per_second", speed, *TINY_RUN])
+    assert f"{speed}: expected a number above 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [([], "how long is an epoch"), (["--train_samples", "9", "--processes", "3"], "--processes 3 does not cut")],

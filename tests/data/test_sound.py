@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lab.data.sound import AUDIO, SoundDecoder
-from lab.data.sources import Reading
+from lab.data.sources import Reading, open_splits
 from lab.data.splits import choose_splits
 from lab.errors import UserError
 from lab.recipe import Data
@@ -93,6 +93,14 @@ def test_a_folder_of_files_by_class(tmp_path):
     assert sorted(train.labels.tolist() + validation.labels.tolist()) == [0] * 4 + [1] * 4
 
 
+def streamed(folder, **settings):
+    """Lengths of what a stream without labels to learn shows of recordings."""
+    data = Data(path=str(folder), streaming=True, test_split=None, **settings)
+    (split,) = open_splits(Reading(data, (AUDIO,)), {"data.train_split": "train"})
+    decoder = SoundDecoder(data, PerceiverStudyFeatureExtractor(1, sampling_rate=RATE))
+    return sorted(len(decoder.decode_row(split.inputs_of(row))) for row in split.rows)
+
+
 @pytest.mark.parametrize("inner", ["", "train"])
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_a_table_says_what_recordings_are(tmp_path, inner, form):
@@ -105,7 +113,7 @@ def test_a_table_says_what_recordings_are(tmp_path, inner, form):
     lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
     text = {"csv": "\n".join(lines), "jsonl": "\n".join(map(json.dumps, rows))}[form]
     (folder / f"metadata.{form}").write_text(text + "\n")
-    assert lengths(*decode(tmp_path)) == EXPECTED
+    assert lengths(*decode(tmp_path)) == streamed(tmp_path) == EXPECTED
     train, validation = decode(tmp_path, validate_on={"speaker": "s1"})
     assert lengths(validation) == sorted(len(one) for one in RECORDINGS[4:]) and len(train) == 4
 
@@ -115,7 +123,8 @@ def test_a_csv_that_names_recordings(tmp_path):
         (tmp_path / f"{number}.wav").write_bytes(encoded_sound(one))
     lines = ["audio,label", *(f"{number}.wav,{'ab'[number % 2]}" for number in range(8))]
     (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
-    assert lengths(*decode(tmp_path, columns={"audio": "audio"})) == EXPECTED
+    chosen = {"columns": {"audio": "audio"}}
+    assert lengths(*decode(tmp_path, **chosen)) == streamed(tmp_path, **chosen) == EXPECTED
 
 
 @pytest.mark.parametrize("ending", ["npy", "csv"])

@@ -1,19 +1,25 @@
 import json
+import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
+from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 from safetensors.torch import load_file
 
 import score
 import train
 from lab.augment.crops import random_box
+from lab.data.identity import identity
 from lab.data.loaders import Place
 from lab.data.streams import StreamLoader
 from lab.errors import UserError
@@ -21,6 +27,7 @@ from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.tasks import build_task
 from lab.training import loop
 from tests.paths import SCRIPTS
+from tests.processes import start
 from tests.small_data import TINY_RUN, coloured_images, fresh_accelerate, make_shards, write_tar
 
 pytestmark = pytest.mark.slow
@@ -172,6 +179,79 @@ def test_fewer_shards_than_processes(tmp_path, kind):
         next(loader(splits.train, 8, 0, 2).batches(0, 0))
 
 
+def test_what_tells_streams_apart(tmp_path, kind):
+    """Not where they lie, but how many shards there are, and what is in them."""
+
+    def of(name, sizes, change=None):
+        folder = make_shards(tmp_path / name, kind, sizes)
+        if change is not None:
+            change(folder)
+        return identity(load(folder, "data.train_samples=16"))
+
+    first = of("first", [6, 8, 8])
+    assert of("copy", [6, 8, 8]) == first
+    others = [
+        of("recut", [6, 4, 4, 8]),
+        of("other", [6, 8, 8], lambda folder: make_other_shard(folder, kind, "train-00002")),
+        of("fewer", [6, 8]),
+    ]
+    assert len({first, *others}) == 4
+
+
+def make_other_shard(folder, kind, name):
+    """The same pictures with other labels."""
+    rows = make_shards(folder / "other", kind, [8]) / f"train-00000.{kind}"
+    rows.replace(folder / f"{name}.{kind}")
+    shutil.rmtree(folder / "other")
+
+
+@pytest.mark.parametrize("place", ["train-00000", "train-00001", "train-00002"])
+@pytest.mark.parametrize("content", ["junk", "no rows"])
+def test_a_shard_that_cannot_be_read(tmp_path, place, content):
+    """To validate on or to train on, found at the start or later."""
+    folder = make_shards(tmp_path / "data", "parquet", [6, 8, 8, 8])
+    path = folder / f"{place}.parquet"
+    if content == "junk":
+        path.write_bytes(b"junk!")
+    else:
+        parquet.write_table(parquet.read_table(path).slice(0, 0), path)
+    message = r"a shard of split train of .* cannot be read \(.*the file is damaged or has no rows"
+    if place == "train-00000" and content == "junk":  # which says what columns there are
+        message = r"data.path=.* cannot be loaded \(Parquet file size is 5 bytes"
+    with pytest.raises(UserError, match=message):
+        list(loader(load(folder, "data.train_samples=24").train, 8).batches(0, 0))
+
+
+def test_decoding_processes_end_with_the_one_that_was_killed(tmp_path):
+    folder = make_shards(tmp_path / "data", "parquet", [6, 8, 8])
+    process = start(decode_until_killed, folder, tmp_path / "workers")
+    while not ((tmp_path / "workers").exists() and (tmp_path / "workers").read_text().endswith(".")):
+        time.sleep(0.01)
+    workers = [int(number) for number in (tmp_path / "workers").read_text()[:-1].split()]
+    assert len(workers) == 2 and all(map(is_running, workers))
+    process.kill()
+    process.join()
+    until = time.monotonic() + 30
+    while any(map(is_running, workers)):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def decode_until_killed(folder, file):
+    batches = loader(load(folder, "data.train_samples=16").train, 8, workers=2).batches(0, 0)
+    next(batches)
+    file.write_text(" ".join(str(process.pid) for process in multiprocessing.active_children()) + ".")
+    time.sleep(60)
+
+
+def is_running(process: int) -> bool:
+    """Whether it is there, and not only what is left of one that has ended."""
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+
+
 def test_a_wrong_number_of_images(tmp_path, kind):
     splits = load(make_shards(tmp_path / "data", kind, [6, 8, 8]), "data.train_samples=32")
     with pytest.raises(UserError, match=r"data.train_samples=32 asks for 32 samples .* its 2 shards hold 16"):
@@ -321,7 +401,7 @@ def test_a_resumed_training_run_ends_with_the_same_weights(tmp_path, kind, monke
     score.main([str(tmp_path / "whole"), "--split", "validation"])
     scores = json.loads((tmp_path / "whole" / "evaluation" / "validation" / "evaluation.json").read_text())
     assert scores["accuracy"] == metrics["validation_accuracy"]
-    with pytest.raises(UserError, match=r"--split train: with data.streaming=true"):
+    with pytest.raises(UserError, match=r"--split train: training samples of a stream"):
         score.main([str(tmp_path / "whole"), "--split", "train"])
 
 

@@ -78,6 +78,12 @@ def test_a_long_file_is_read_in_blocks():
     np.testing.assert_allclose(in_blocks[:, :length], at_once[:, :length], atol=1e-4)
 
 
+def test_a_file_without_content_is_empty_and_not_absent():
+    for given in (b"", {"bytes": b"", "path": "absent.wav"}, {"bytes": b"", "path": None}):
+        with pytest.raises(ValueError, match="is not a recording: it is empty"):
+            read_audio(given, RATE, 1)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "float16", "float32", "float64"])
 def test_arrays_of_every_dtype(dtype):
     levels = np.array([-1.0, -0.5, 0.0, 0.5])

@@ -66,6 +66,13 @@ def test_every_step_can_be_left_out_and_parametrised():
     assert pixel_values(line, **plain | {"do_resize": True, "size": size}).shape == (3, 1, 64)
 
 
+def test_an_image_of_a_single_grey_pixel():
+    """Whose channels are first and last."""
+    processor = PerceiverStudyImageProcessor(size=1, crop_size=1, num_channels=1, do_normalize=False)
+    for image in (np.full((1, 1, 1), 51, np.uint8), np.full((1, 1), 51, np.uint8)):
+        assert processor(image)["pixel_values"].tolist() == [[[[pytest.approx(0.2)]]]]
+
+
 def test_arguments_of_a_call_win_over_those_of_the_processor():
     processor, image = PerceiverStudyImageProcessor(), Image.fromarray(noise(40, 60, 3))
     # None is the Nyquist frequency of what is produced here; without it that of the processor's own size stays.

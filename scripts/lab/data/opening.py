@@ -142,6 +142,17 @@ def _load(split: str, names_in: str | None = None, **arguments: Any) -> Any:
     rows = datasets.load_dataset(**arguments)[split]
     if names_in is None:
         return rows
+    if not isinstance(rows, datasets.IterableDataset):
+        return rows.map(
+            lambda row: {SOUND: str(Path(names_in) / row[FILE_NAME])},
+            remove_columns=FILE_NAME,
+            load_from_cache_file=False,
+        )
+    # Of a stream nobody would see what columns it has then, and strings would stay strings.
+    rows = rows if rows.features is not None else rows._resolve_features()
+    features = {name: feature for name, feature in rows.features.items() if name != FILE_NAME}
     return rows.map(
-        lambda row: {SOUND: str(Path(names_in) / row[FILE_NAME])}, remove_columns=FILE_NAME, load_from_cache_file=False
+        lambda row: {SOUND: {"bytes": None, "path": str(Path(names_in) / row[FILE_NAME])}},
+        remove_columns=FILE_NAME,
+        features=datasets.Features({**features, SOUND: datasets.Audio(decode=False)}),
     )

@@ -268,13 +268,19 @@ def _with_columns(dataset: datasets.Dataset | datasets.IterableDataset, split: s
     for column in reading.inputs:
         stored_as = column.stored_as(features[roles[column.role]])
         if stored_as is not None:
-            rows = _as_files(rows, roles[column.role]).cast_column(roles[column.role], stored_as)
+            rows = _as_files(rows, roles[column.role], stored_as)
     return OpenSplit(name, rows, roles, reader, settings.path)
 
 
-def _as_files(rows: Any, column: str) -> Any:
-    """Rows with paths or bytes of files as `datasets` can cast them: those of CSV files are of a larger type."""
+def _as_files(rows: Any, column: str, stored_as: Any) -> Any:
+    """Rows whose paths or bytes of files are what `datasets` calls files.
+
+    It casts no strings of the larger type that those of CSV files are; of a stream it says that they are not.
+    """
     dtype = getattr(rows.features[column], "dtype", None)
-    if dtype not in ("large_string", "large_binary"):
-        return rows
-    return rows.cast_column(column, datasets.Value(dtype.removeprefix("large_")))
+    if isinstance(rows, datasets.IterableDataset) and dtype in ("string", "large_string"):
+        features = datasets.Features({**rows.features, column: stored_as})
+        return rows.map(lambda row: {column: {"bytes": None, "path": row[column]}}, features=features)
+    if dtype in ("large_string", "large_binary"):
+        rows = rows.cast_column(column, datasets.Value(dtype.removeprefix("large_")))
+    return rows.cast_column(column, stored_as)

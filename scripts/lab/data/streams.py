@@ -11,17 +11,22 @@ otherwise. Where all get equally many images, an epoch has every image once.
 
 import copy
 import dataclasses
+import multiprocessing
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import cycle, islice
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
 from datasets.distributed import split_dataset_by_node
+from datasets.exceptions import DatasetGenerationError
 from tqdm.auto import tqdm
 
 from lab.data.decoded_images import Decoder
@@ -29,9 +34,10 @@ from lab.data.labels import BadLabel
 from lab.data.loaders import Place
 from lab.data.sources import OpenSplit, Reading, load_named_sources, open_splits
 from lab.data.splits import Rows, all_rows, choose_split, name_alike
-from lab.errors import UserError
+from lab.errors import UserError, one_line
 from lab.recipe import Data
 
+_FIRST_ROWS = 4  # of a shard each, to tell streams apart by
 _AHEAD = 3  # batches that threads decode while the model is at work
 
 
@@ -65,6 +71,16 @@ class Stream:
         share = split_dataset_by_node(shuffled, process, processes, strategy="shards")
         share.set_epoch(epoch)  # of the share: it does not take over that of the whole
         return share
+
+    def first_rows(self) -> Iterator[bytes]:
+        """What tells these shards from others: how many there are, and how some of them begin, wherever they lie."""
+        count = self.shards.num_shards
+        yield str(count).encode()
+        for number in np.unique(np.linspace(0, count - 1, _FIRST_ROWS, dtype=int)).tolist():
+            for row in islice(readable(self.shards.shard(count, number), self.split.name), 1):
+                for name, value in sorted(row.items()):
+                    yield name.encode()
+                    yield _content(value)
 
     def decode(self, row: dict, *place: int) -> tuple[Any, Any] | str:
         """The decoded sample and the label of a row, or why it is to be skipped.
@@ -171,7 +187,7 @@ class StreamLoader:
         while True:
             rows = self.stream.read(self.seed, epoch, process, processes)
             count = 0
-            for row in rows:
+            for row in readable(rows, self.stream.split.name):
                 count += 1
                 yield row
             # Shards differ a little. More than one shard too few is a wrong number in the recipe.
@@ -188,10 +204,32 @@ _OF_WORKER: list[Stream] = []  # what a process that decodes was given
 
 def _take(stream: Stream):
     _OF_WORKER[:] = [stream]
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    """A process that was killed cannot end its workers, and they would wait for work forever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _decode(row: dict, *place: int) -> tuple[Any, Any] | str:
     return _OF_WORKER[0].decode(row, *place)
+
+
+def readable(rows: Iterable[dict], split: str) -> Iterator[dict]:
+    """Rows of shards.
+
+    Raises:
+        UserError: a shard cannot be read.
+    """
+    try:
+        yield from rows
+    except (OSError, ValueError, DatasetGenerationError) as error:  # those of Arrow are ValueErrors
+        raise UserError(
+            f"a shard of {split} cannot be read ({one_line(error.__cause__ or error)}): the file is damaged or has no "
+            "rows; what `datasets` prints above names it. Mend it, or take it away"
+        ) from error
 
 
 def choose_stream_splits(
@@ -217,11 +255,18 @@ def choose_stream_splits(
     return Stream(shards, split, decoder, settings), validation, test, names
 
 
-def choose_stream_split(reading: Reading, split: str, num_labels: int) -> Rows:
-    """As `choose_split`, with the validation samples of `choose_stream_splits`."""
+def choose_any_split(reading: Reading, split: str, num_labels: int) -> Rows:
+    """One set of rows as `choose_split` gives it, and of a stream with the validation samples of its training.
+
+    Raises:
+        UserError: as `choose_split`; also for the training samples of a stream.
+    """
+    if not reading.settings.streaming:
+        return choose_split(reading, split)
     if split == "train":
         raise UserError(
-            "--split train: with data.streaming=true training samples are not kept; add data.streaming=false"
+            "--split train: training samples of a stream (data.streaming=true) are not kept, and without a stream "
+            "others would be chosen to train on; score validation or test"
         )
     if split != "validation":
         return choose_split(reading, split)
@@ -237,15 +282,23 @@ def _read_validation(split: OpenSplit, num_labels: int, settings: Data) -> tuple
     dataset, rows = split.rows, []
     for used in range(1, dataset.num_shards):
         missing = settings.validation_samples - len(rows)
-        rows += islice(dataset.shard(dataset.num_shards, used - 1), missing)
+        rows += islice(readable(dataset.shard(dataset.num_shards, used - 1), split.name), missing)
         if len(rows) == settings.validation_samples:
             split.labels.fit([split.labels.of_row(row) for row in rows])
             split.labels.number_names(num_labels)
             return all_rows(split.source_of(rows, settings.on_error)), used
     raise UserError(
         f"data.validation_samples={settings.validation_samples} leaves none of the {dataset.num_shards} shards of "
-        f"{split.name} to train on: lower it, or cut the data into more files"
+        f"{split.name} to train on: lower it, or cut the data into more files (parquet or tar; a folder of classes is "
+        "one shard, however many files it has), or set data.streaming=false"
     )
+
+
+def _content(value: Any) -> bytes:
+    """What a row has in a column; of a file that it names the name alone, since data may lie elsewhere."""
+    if not isinstance(value, dict) or {*value} != {"bytes", "path"}:
+        return repr(value).encode()
+    return value["bytes"] or Path(value["path"] or "").name.encode()
 
 
 def _path(value: Any) -> str | None:

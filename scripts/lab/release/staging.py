@@ -188,7 +188,7 @@ def read_other_seed(other: Path, checkpoint: Path) -> dict:
     metrics = read_metrics(other)
     changed = differences(load_recipe(checkpoint / "recipe.yaml"), load_recipe(other / "recipe.yaml"))
     if list(changed) != ["seed"]:
-        found = "; ".join(changed.values()) or "nothing"
+        found = "; ".join(changed.values()) or "nothing, as the same run does"
         raise UserError(f"--seeds {other}: expected a run that differs in its seed alone, not in {found}")
     return metrics
 

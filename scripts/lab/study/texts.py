@@ -145,10 +145,10 @@ def draw_texts(curves: dict[str, list[Curve]]) -> Figure:
     return figure
 
 
-def texts_table(curves: dict[str, list[Curve]], cases: dict[str, dict[str, float]]) -> str:
+def texts_table(curves: dict[str, list[Curve]], cases: dict[str, dict[str, float]], split: str = "test") -> str:
     """Markdown: a row for each change, a column for each classifier."""
     names = list(curves)
-    lines = [f"| test lines | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    lines = [f"| {split} lines | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
     for case in cases[names[0]]:
         lines.append(_row(case, [cases[name][case] for name in names]))
     for number, first in enumerate(curves[names[0]]):

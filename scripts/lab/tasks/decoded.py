@@ -7,8 +7,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from lab.data.decoding import SampleDecoder
-from lab.data.splits import Rows, Splits, choose_split, choose_splits
-from lab.data.streams import choose_stream_split, choose_stream_splits
+from lab.data.splits import Rows, Splits, choose_splits
+from lab.data.streams import choose_any_split, choose_stream_splits
 from lab.errors import UserError
 from lab.tasks.labelled import LabelledTask
 from lab.tasks.task import Arguments, Batch
@@ -67,8 +67,5 @@ class DecodedTask(LabelledTask):
         return splits
 
     def read_split(self, split: str) -> tuple[Dataset, list[str]]:
-        if self.recipe.data.streaming:
-            rows = choose_stream_split(self.reading, split, self.config.num_labels)
-        else:
-            rows = choose_split(self.reading, split)
+        rows = choose_any_split(self.reading, split, self.config.num_labels)
         return self.decoder().decode(rows), rows.source.label_names

@@ -14,8 +14,8 @@ from lab.augment.masking import MASKING_RANGES, NO_LABEL, UNITS, Masking, mask
 from lab.augment.padding import padded, shown
 from lab.augment.seeds import fold_seed
 from lab.data.sources import Reading
-from lab.data.splits import Splits, choose_split, choose_splits, require_validation
-from lab.data.streams import choose_stream_split, choose_stream_splits
+from lab.data.splits import Splits, choose_splits, require_validation
+from lab.data.streams import choose_any_split, choose_stream_splits
 from lab.data.text import TEXT, TextDataset, TextDecoder, choose_pieces, pieces_of
 from lab.data.unlabelled import UNLABELLED
 from lab.errors import UserError
@@ -126,8 +126,7 @@ class MaskedLM(Task):
         if self._joins and split in ("train", "validation"):
             train, validation, _ = choose_pieces(reading, decoder, self._newline, self._room)
             return train if split == "train" else require_validation(validation)
-        streaming = self.recipe.data.streaming
-        dataset = decoder.decode(choose_stream_split(reading, split, 1) if streaming else choose_split(reading, split))
+        dataset = decoder.decode(choose_any_split(reading, split, 1))
         if not self._joins:
             return dataset
         return pieces_of([dataset.sample(row) for row in range(len(dataset))], self._newline, self._room)
