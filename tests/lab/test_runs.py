@@ -49,9 +49,13 @@ def process_of(path) -> int:
 def test_no_run_outlives_the_command(tmp_path, number):
     (tmp_path / "run.py").write_text(RUN)
     command = [sys.executable, "-c", COMMAND, str(tmp_path)]
-    # A group of its own, as nobody else is to hear the signal.
+    # A group of its own, as nobody else is to hear the signal, which may be ignored where these tests run.
     with subprocess.Popen(
-        command, env=os.environ | {"PYTHONPATH": str(SCRIPTS)}, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        env=os.environ | {"PYTHONPATH": str(SCRIPTS)},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     ) as process:
         begun = [process_of(tmp_path / f"{name}.pid") for name in "ab"]
         assert all(map(running, begun))
