@@ -178,8 +178,8 @@ class LabelledTask(Task):
         worst = [row for row in np.argsort(-distances, kind="stable") if not answers[row][1]][:_MOST_MISTAKES]
         picture = folder / "mistakes.png"
         picture.unlink(missing_ok=True)  # of another evaluation
-        views = [view for row in worst if (view := self.look_at(dataset, row)) is not None]
-        if views:
+        views = [self.look_at(dataset, row) for row in worst]
+        if views and None not in views:
             draw_samples(views, [answers[row] for row in worst], picture)
 
     def look_at(self, dataset: Dataset, row: int) -> View | None:
