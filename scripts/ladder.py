@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from tqdm.auto import tqdm
 
 from lab.arguments import at_least_one
+from lab.changes import FREE, verdict
 from lab.errors import UserError, one_line, run_command
 from lab.places import place
 from lab.provenance import facts_of
@@ -29,7 +30,6 @@ from lab.tasks import build_task
 from lab.training.run_folder import RESULTS, write_atomically
 
 _SPLITS = ("validation", "test")
-_PLACES = ("data.path", "data.name", "data.cache_dir")
 _KEPT = ("train_seconds", "parameters", "steps", "hardware", "git_commit", "versions", "data")
 
 
@@ -84,13 +84,18 @@ def load_ladder(path: Path, overrides: list[str]) -> dict:
     seeds = ladder.get("seeds") or []
     if len({*seeds}) < len(seeds):
         raise UserError(f"{path} has seeds {seeds}: give each once, as twice the same says nothing")
+    given = {*map(_key, overrides)}
+    if seeds and "seed" in given:
+        raise UserError(f"seed: {path} has seeds {seeds}, and trains each rung with all of them: leave it out")
+    if "output_dir" in given:
+        raise UserError("output_dir: each run has a folder of its own; --output says where these lie")
     ladder["rungs"] = {name: {"overrides": [], **(rung or {})} for name, rung in ladder["rungs"].items()}
     scores, judged = {}, []
     for name, rung in ladder["rungs"].items():
         beside = rung.get("beside", name)
         if beside not in ladder["rungs"]:
             raise UserError(f"{path}: rung {name!r} is to be compared with {beside!r}, which is none of the rungs")
-        if taken := {*map(_key, overrides)} & {*map(_key, rung["overrides"])}:
+        if taken := given & {*map(_key, rung["overrides"])}:
             raise UserError(
                 f"{', '.join(sorted(taken))}: rung {name!r} of {path} has a value of its own, which one on the command "
                 "line would undo: leave it out"
@@ -108,8 +113,9 @@ def load_ladder(path: Path, overrides: list[str]) -> dict:
 
 
 def common_of(ladder: dict, overrides: list[str]) -> list[str]:
-    """What all rungs have in common: of the ladder's file, and of the command line, but for where the data lie."""
-    given = [text for text in overrides if _key(text) not in _PLACES]
+    """What all rungs have in common: of the ladder's file, and of the command line what changes what is trained."""
+    idle = ("data.path", "data.name") if ladder.get("test") else ("data.path", "data.name", "data.test_split")
+    given = [text for text in overrides if _key(text) not in idle and verdict(_key(text)) != FREE]
     return [text for text in ladder["common"] if _key(text) not in map(_key, given)] + given
 
 

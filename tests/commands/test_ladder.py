@@ -170,14 +170,20 @@ def test_what_the_command_line_says_is_written_down(tmp_path, monkeypatch):
     written = {"validation_accuracy": 0.5, "train_seconds": 1, "seed": 0, "name": "first", "parameters": 1}
     facts = {"steps": 1, "hardware": "a CPU", "git_commit": "c0ffee", "data": "digits", "versions": {"torch": "2"}}
     monkeypatch.setattr(ladder, "climb", lambda *_: {**written, **facts, "overrides": []})
-    given = ["optimization.epochs=3", "seed=2", f"data.path={tmp_path}", *RECIPES["images"]]
+    given = ["optimization.epochs=3", "seed=2", f"data.path={tmp_path}", "data.workers=1", *RECIPES["images"]]
     given = [text for text in given if not text.startswith("model.d_latents")]
     ladder.main([str(path), "--output", str(tmp_path / "runs"), *given])
     common = json.loads(path.with_suffix(".json").read_text())["common"]
-    assert common[:2] == ["optimization.epochs=3", "seed=2"] and not any("data.path" in text for text in common)
+    assert common[:2] == ["optimization.epochs=3", "seed=2"]
+    assert not {"data.path", "data.workers", "optimization.cpu_threads"} & {text.partition("=")[0] for text in common}
     assert f"with `{' '.join(common)}`" in path.with_suffix(".md").read_text()
     with pytest.raises(UserError, match=r"model.d_latents: rung 'a wider one' of .* has a value of its own"):
         ladder.main([str(path), "--output", str(tmp_path / "runs"), *given, "model.d_latents=16"])
+    with pytest.raises(UserError, match=r"output_dir: each run has a folder of its own"):
+        ladder.main([str(path), *given, "output_dir=elsewhere"])
+    path.write_text(path.read_text() + "seeds: [0, 1]\n")
+    with pytest.raises(UserError, match=r"seed: .* has seeds \[0, 1\], and trains each rung with all of them"):
+        ladder.main([str(path), *given])
 
 
 def test_a_rung_that_fails_is_named(tmp_path):

@@ -23,7 +23,8 @@ from tests.small_data import CLASSES, TINY_RUN, coloured_images, fresh_accelerat
 pytestmark = pytest.mark.slow
 
 COMMAND = SCRIPTS / "score.py"
-FILES = {"confusion_matrix.csv", "confusion_matrix.png", "evaluation.json", "evaluation.md", "reliability.png"}
+FILES = {"confusion_matrix.csv", "confusion_matrix.png", "evaluation.json", "evaluation.md", "mistakes.png"}
+FILES |= {"reliability.png"}
 
 
 @pytest.fixture(autouse=True)

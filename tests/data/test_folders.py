@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import datasets
 import numpy as np
@@ -80,6 +81,28 @@ def test_files_that_would_be_left_out_of_classes_are_named(tmp_path, place, data
     reading = Reading(Data(path=str(tmp_path / "data"), test_split=None), (data_input,))
     with pytest.raises(UserError, match=rf"{place}\{ending} is one of 1 files of {message}"):
         load_named_sources(reading, {"data.train_split": "train"})
+
+
+@pytest.mark.parametrize("form", ["metadata", "parquet"])
+def test_files_that_a_table_names_may_have_any_ending(tmp_path, form):
+    """The folder that they are in is no class."""
+    names = [f"pictures/{number}.{kind}" for number, kind in enumerate(["png", "png", "avif"])]
+    folder = make_pictures(tmp_path / "data", *names[:2])
+    shutil.copy(folder / names[0], folder / names[2])  # a name, whatever it holds
+    if form == "metadata":
+        rows = [{"file_name": name, "label": "ab"[number % 2]} for number, name in enumerate(names)]
+        (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+        reading = Reading(Data(path=str(folder), test_split=None), (IMAGE,))
+    else:
+        rows = {"image": [str(folder / name) for name in names], "label": list("aba")}
+        features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.Value("string")})
+        table = datasets.Dataset.from_dict(rows, features=features)
+        for number in range(3):  # more tables than pictures
+            table.to_parquet(folder / f"train-{number}.parquet")
+        (folder / names[1]).unlink()
+        reading = Reading(Data(path=str(folder), test_split=None), (IMAGE,))
+    (source,) = load_named_sources(reading, {"data.train_split": "train"})
+    assert len(source.labels) == {"metadata": 3, "parquet": 9}[form]
 
 
 @pytest.mark.parametrize("splits", [("",), ("train/", "test/")])

@@ -21,7 +21,8 @@ import train
 from lab.augment.crops import random_box
 from lab.data.identity import identity
 from lab.data.loaders import Place
-from lab.data.streams import StreamLoader
+from lab.data.opening import readable
+from lab.data.streams import StreamLoader, _content
 from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.tasks import build_task
@@ -220,6 +221,44 @@ def test_a_shard_that_cannot_be_read(tmp_path, place, content):
         message = r"data.path=.* cannot be loaded \(Parquet file size is 5 bytes"
     with pytest.raises(UserError, match=message):
         list(loader(load(folder, "data.train_samples=24").train, 8).batches(0, 0))
+
+
+@pytest.mark.parametrize("content", ["junk", "no rows"])
+def test_a_test_shard_that_cannot_be_read(tmp_path, content):
+    folder = make_shards(tmp_path / "data", "parquet", [6, 8])
+    path, more = folder / "test-00000.parquet", folder / "test-00001.parquet"
+    if content == "junk":
+        more.write_bytes(b"junk!")
+    else:
+        parquet.write_table(parquet.read_table(path).slice(0, 0), path)
+    with pytest.raises(UserError, match=r"a shard of split test of .* cannot be read"):
+        load(folder, "data.train_samples=8")
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (ConnectionResetError("reset by peer"), r"\(reset by peer\): if that is a connection, --resume"),
+        (OSError("Couldn't deserialize thrift"), r"thrift\): the file is damaged"),
+        (ImportError("install 'torchcodec'"), r"torchcodec'\): install it, or give the files by their paths"),
+    ],
+)
+def test_why_a_shard_cannot_be_read(error, hint):
+    def rows():
+        yield {"a": 1}
+        raise error
+
+    found = readable(rows(), "split train of data")
+    assert next(found) == {"a": 1}
+    with pytest.raises(UserError, match=f"a shard of split train of data cannot be read .*{hint}"):
+        next(found)
+
+
+def test_a_first_row_is_what_it_holds_and_not_where_it_lies():
+    frames = [{"bytes": None, "path": f"/one/{number}.png"} for number in range(2)]
+    moved = [{"bytes": None, "path": f"/two/{number}.png"} for number in range(2)]
+    assert _content(frames) == _content(moved) != _content(frames[:1])
+    assert _content({"bytes": b"a", "path": "/one/a"}) != _content({"bytes": b"b", "path": "/one/a"})
 
 
 def test_decoding_processes_end_with_the_one_that_was_killed(tmp_path):

@@ -105,6 +105,13 @@ def test_distances_are_losses_of_each_sample(problem_type):
     assert found.mean() == pytest.approx(loss, rel=1e-5)
 
 
+def test_numbers_that_are_all_equal():
+    """Have no deviation to measure answers by."""
+    made, labels = target("regression"), np.full((4, 3), 3.0, np.float32)
+    assert [right for _, right in made.describe(labels + 0.01, labels, np.arange(4), NAMES)] == [True] * 4
+    assert made.distances(labels + 0.5, labels).tolist() == [0.25] * 4
+
+
 def test_balanced_weights():
     labels = LABELS["single_label_classification"]
     each = F.cross_entropy(torch.from_numpy(LOGITS), torch.from_numpy(labels), reduction="none").numpy()

@@ -3,7 +3,7 @@
 They are `SPLIT/CLASS/FILE`, or `CLASS/SPLIT/FILE` as ModelNet has them.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import datasets
@@ -26,7 +26,6 @@ _UNREAD = {
         "ffmpeg -i IN -c copy OUT.mkv",
     ),
 }
-TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # what `datasets` takes for a table of the files
 
 
 def is_hidden(path: Path) -> bool:
@@ -63,15 +62,22 @@ def _count_recordings(folder: Path) -> int:
     return sum(MODULES.get(path.suffix.lower(), ("",))[0] in _RECORDINGS for path in folder.rglob("*"))
 
 
-def require_known_endings(folder: Path, role: str):
-    """Raises a `UserError` for files in folders of classes that `datasets` would leave out."""
-    loader, endings, change = _UNREAD.get(role, ("", (), ""))
-    files = [path for path in folder.glob("*/**/*") if not is_hidden(path.relative_to(folder))]
-    unread = sorted(path for path in files if path.suffix.lower() in endings)
-    if unread and not any(path.name in TABLES for path in files):
+def require_known_endings(folder: Path, within: Iterable[Path], role: str):
+    """Raises a `UserError` for files that `datasets` would leave out of folders whose folders are classes.
+
+    Args:
+        within: those folders, relative.
+        role: of an input that is read of such files.
+    """
+    if role not in _UNREAD:
+        return
+    loader, endings, change = _UNREAD[role]
+    files = [path.relative_to(folder) for part in within for path in (folder / part).glob("*/**/*")]
+    unread = sorted(path for path in files if path.suffix.lower() in endings and not is_hidden(path))
+    if unread:
         known = [kind for kind, (module, _) in MODULES.items() if module == loader and kind.islower()]
         raise UserError(
-            f"data.path={folder}: {unread[0].relative_to(folder)} is one of {len(unread)} files of {role} that folders "
+            f"data.path={folder}: {unread[0]} is one of {len(unread)} files of {role} that folders "
             f"of classes cannot have, which are read with {', '.join(sorted(known))}: change them, such as by "
             f"{change}, or name the files in a table (docs/data.md)"
         )

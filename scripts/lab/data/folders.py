@@ -19,7 +19,7 @@ from datasets.data_files import get_data_patterns, resolve_pattern
 from datasets.packaged_modules import _EXTENSION_TO_MODULE as MODULES  # which of its loaders reads files of an ending
 from huggingface_hub import DatasetCard
 
-from lab.data.class_folders import TABLES
+from lab.data.class_folders import require_known_endings
 from lab.errors import UserError
 
 # Folders with these names are splits, whatever the recipe calls its own.
@@ -32,6 +32,7 @@ _BESIDE = ("json", "xml", "text", "harbor")  # loaders of what often lies beside
 SOUND = "audio"  # the column of paths of recordings
 SOUND_KEYS = {"features", "names_in"}  # keys of arguments of which one is there where that column is read
 FILE_NAME = "file_name"  # the column of a table of files that names them
+TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # what `datasets` takes for a table of the files
 
 
 @dataclass
@@ -49,19 +50,22 @@ class _Folder:
     metadata: bool = False
 
 
-def find_splits(folder: Path, wanted: Collection[str], has_paths: bool = False) -> dict[str, dict[str, Any]] | None:
+def find_splits(
+    folder: Path, wanted: Collection[str], has_paths: bool = False, roles: Collection[str] = ()
+) -> dict[str, dict[str, Any]] | None:
     """Return the arguments of `datasets.load_dataset` that read each split of a folder, whatever its path contains.
 
     Args:
         wanted: splits that the recipe names, which may be folders as well.
         has_paths: the recipe names a column of an input, so that tables beside pictures are what to read.
+        roles: of the inputs that a task reads.
 
     Returns:
         None where a `README.md` says which files are which split.
 
     Raises:
         FileNotFoundError: there are no data.
-        UserError: a file is in several of the wanted splits.
+        UserError: a file is in several of the wanted splits, or in a folder of a class and would be left out.
     """
     readme = folder / "README.md"
     if readme.is_file() and any("data_files" in config for config in _configs(readme)):
@@ -74,7 +78,7 @@ def find_splits(folder: Path, wanted: Collection[str], has_paths: bool = False) 
             split: {
                 "path": loader,
                 "data_files": {split: [f"{glob.escape(str((folder / path).resolve()))}/**" for path in paths]},
-                **(_class_options(folder, loader, paths, media) if _holds_classes(paths, media) else {}),
+                **(_class_options(folder, loader, paths, media, roles) if _holds_classes(paths, media) else {}),
                 **(_named_recordings(folder, split, paths) if loader == "audiofolder" else {}),
             }
             for split, paths in _media_splits(media, wanted).items()
@@ -208,12 +212,16 @@ def _require_flat_classes(folder: Path, paths: list[Path], media: dict[Path, _Fo
             )
 
 
-def _class_options(folder: Path, loader: str, paths: list[Path], media: dict[Path, _Folder]) -> dict[str, Any]:
+def _class_options(
+    folder: Path, loader: str, paths: list[Path], media: dict[Path, _Folder], roles: Collection[str]
+) -> dict[str, Any]:
     """For folders that are classes, also where there is only one.
 
     Of recordings `datasets` reads paths: it would ask for torchcodec before it takes even an encoded one.
     """
     _require_flat_classes(folder, paths, media)
+    for role in roles:
+        require_known_endings(folder, paths, role)
     if loader != "audiofolder":
         return {"drop_labels": False}
     names = sorted(

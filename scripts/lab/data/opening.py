@@ -1,6 +1,7 @@
 """Opening data as they are: scikit-learn's digits, a dataset on the Hub, or a local folder of any form."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any
 
 import datasets
 import numpy as np
+from datasets.exceptions import DatasetGenerationError
 from PIL import Image
 
-from lab.data.class_folders import ENDINGS, find_files, read_files, require_known_endings
+from lab.data.class_folders import ENDINGS, find_files, read_files
 from lab.data.folders import FILE_NAME, SOUND, SOUND_KEYS, find_splits
 from lab.data.stratified import stratified_order
 from lab.data.ts_files import find_ts, read_ts
@@ -101,6 +103,27 @@ def open_data(settings: Data, roles: Collection[str], asked: Asked) -> dict[str,
         ) from error
 
 
+@contextmanager
+def reading_shards(split: str) -> Iterator[None]:
+    """What `datasets` cannot read of shards is a `UserError`."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, DatasetGenerationError) as error:  # those of Arrow are ValueErrors
+        cause = error.__cause__ or error
+        hint = "the file is damaged or has no rows. Mend it, or take it away"
+        if isinstance(cause, ImportError):
+            hint = "install it, or give the files by their paths in a table"
+        elif isinstance(cause, OSError) and type(cause) is not OSError:  # Arrow's are plain
+            hint = "if that is a connection, --resume once it is there again"
+        raise UserError(f"a shard of {split} cannot be read ({one_line(cause)}): {hint}") from error
+
+
+def readable(rows: Iterable[dict], split: str) -> Iterator[dict]:
+    """Rows of shards; errors as those of `reading_shards`."""
+    with reading_shards(split):
+        yield from rows
+
+
 def _open_folder(folder: Path, settings: Data, roles: Collection[str], asked: Asked) -> dict[str, Any]:
     streaming = settings.streaming
     if (folder / "dataset_dict.json").exists():  # what `save_to_disk` of `datasets` wrote
@@ -123,9 +146,7 @@ def _open_folder(folder: Path, settings: Data, roles: Collection[str], asked: As
                 raise UserError(f"data.streaming=true: {folder} holds {what}, which are read whole; set it to false")
             return read(files)
     has_paths = settings.text_column is not None or bool(settings.columns.keys() & {*roles})
-    for role in () if has_paths else roles:
-        require_known_endings(folder, role)
-    arguments = find_splits(folder, asked.names, has_paths)
+    arguments = find_splits(folder, asked.names, has_paths, roles)
     if arguments is None:
         return asked.check(datasets.load_dataset(str(folder), streaming=streaming))
     asked.check(arguments)

@@ -14,7 +14,7 @@ from lab.data.columns import LABEL, Column, file_of, find_column, located
 from lab.data.held_out import made_of_others, regroup, underlying
 from lab.data.label_columns import SINGLE_LABEL, find_labels
 from lab.data.labels import LabelReader, label_reader, read_labels
-from lab.data.opening import Asked, open_data
+from lab.data.opening import Asked, open_data, readable, reading_shards
 from lab.data.unlabelled import UNLABELLED, NoLabels
 from lab.errors import UserError
 from lab.recipe import Data
@@ -196,7 +196,7 @@ class OpenSplit:
     def source(self, on_error: str) -> Source:
         """The whole split, with its labels read. Errors as those of `LabelReader.fit` and `read_labels`."""
         if isinstance(self.rows, datasets.IterableDataset):
-            rows = list(self.rows)
+            rows = list(readable(self.rows, self.name))
             self.labels.fit([self.labels.of_row(row) for row in rows])
             return self.source_of(rows, on_error)
         columns = self.rows.with_format("arrow")[:]
@@ -251,7 +251,8 @@ def open_splits(reading: Reading, wanted: dict[str, str], may_lack: Collection[s
 def _with_columns(dataset: datasets.Dataset | datasets.IterableDataset, split: str, reading: Reading) -> OpenSplit:
     name, settings = reading.describe(split), reading.settings
     if dataset.features is None:  # a stream of files that do not say what they hold
-        dataset = dataset._resolve_features()
+        with reading_shards(name):
+            dataset = dataset._resolve_features()
     features = dataset.features
     taken = reading.chosen_labels[1] if reading.label_key else []
     free = {column: feature for column, feature in features.items() if column not in taken}

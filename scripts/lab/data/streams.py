@@ -26,15 +26,15 @@ import datasets
 import numpy as np
 import torch
 from datasets.distributed import split_dataset_by_node
-from datasets.exceptions import DatasetGenerationError
 from tqdm.auto import tqdm
 
 from lab.data.decoded_images import Decoder
 from lab.data.labels import BadLabel
 from lab.data.loaders import Place
+from lab.data.opening import readable
 from lab.data.sources import OpenSplit, Reading, load_named_sources, open_splits
 from lab.data.splits import Rows, all_rows, choose_split, name_alike
-from lab.errors import UserError, one_line
+from lab.errors import UserError
 from lab.recipe import Data
 
 _FIRST_ROWS = 4  # of a shard each, to tell streams apart by
@@ -217,21 +217,6 @@ def _decode(row: dict, *place: int) -> tuple[Any, Any] | str:
     return _OF_WORKER[0].decode(row, *place)
 
 
-def readable(rows: Iterable[dict], split: str) -> Iterator[dict]:
-    """Rows of shards.
-
-    Raises:
-        UserError: a shard cannot be read.
-    """
-    try:
-        yield from rows
-    except (OSError, ValueError, DatasetGenerationError) as error:  # those of Arrow are ValueErrors
-        raise UserError(
-            f"a shard of {split} cannot be read ({one_line(error.__cause__ or error)}): the file is damaged or has no "
-            "rows; what `datasets` prints above names it. Mend it, or take it away"
-        ) from error
-
-
 def choose_stream_splits(
     reading: Reading, decoder: Decoder, num_labels: int
 ) -> tuple[Stream, Rows, Rows | None, list[str]]:
@@ -296,6 +281,8 @@ def _read_validation(split: OpenSplit, num_labels: int, settings: Data) -> tuple
 
 def _content(value: Any) -> bytes:
     """What a row has in a column; of a file that it names the name alone, since data may lie elsewhere."""
+    if isinstance(value, list):
+        return b"".join(map(_content, value))
     if not isinstance(value, dict) or {*value} != {"bytes", "path"}:
         return repr(value).encode()
     return value["bytes"] or Path(value["path"] or "").name.encode()

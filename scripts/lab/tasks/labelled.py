@@ -172,6 +172,8 @@ class LabelledTask(Task):
         write_evaluation(folder, results, self.samples, details, self.all_scores(mirrored) if mirrored else None)
 
     def draw_mistakes(self, folder: Path, dataset: Dataset, judged: Judged):
+        if type(self).look_at is LabelledTask.look_at or not {"logits", "labels"} <= judged.keys():
+            return
         logits, labels = _both(judged)
         answers = self.target.describe(logits, labels, np.arange(len(labels)), self.label_names)
         distances = self.target.distances(logits, labels)
@@ -179,12 +181,12 @@ class LabelledTask(Task):
         picture = folder / "mistakes.png"
         picture.unlink(missing_ok=True)  # of another evaluation
         views = [self.look_at(dataset, row) for row in worst]
-        if views and None not in views:
+        if views:
             draw_samples(views, [answers[row] for row in worst], picture)
 
-    def look_at(self, dataset: Dataset, row: int) -> View | None:
-        """How a sample is drawn; None where nothing draws it."""
-        return None
+    def look_at(self, dataset: Dataset, row: int) -> View:
+        """How a sample is drawn. A task without this draws no mistakes."""
+        raise NotImplementedError
 
     def illustrate(
         self, folder: Path, model: Any, dataset: Dataset, judged: Judged, show_samples: bool

@@ -174,7 +174,8 @@ def require_same_data(start: Path, data: str):
     Raises:
         UserError: they are not those of the checkpoint.
     """
-    if read_progress(start).data not in (None, data):
+    known = read_progress(start).data
+    if known is not None and not f"{data} ".startswith(f"{known} "):  # of streams once only a part was kept
         raise UserError(
             f"{start} was made with other data: the samples that data.path or data.name give now, their labels or "
             "their order are not those that the run began with. Give it that data, or choose another output_dir"

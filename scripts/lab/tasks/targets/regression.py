@@ -42,9 +42,8 @@ class Regression(Target):
                 f"optimization.label_smoothing={self.label_smoothing}: a regression has no classes to smooth; "
                 "set it to 0"
             )
-        mean, deviation = labels.mean(axis=0), labels.std(axis=0)
-        self.label_mean = torch.from_numpy(mean).float()
-        self.label_deviation = torch.from_numpy(np.where(deviation > 0, deviation, 1.0)).float()
+        self.label_mean = torch.from_numpy(labels.mean(axis=0)).float()
+        self.label_deviation = torch.from_numpy(_deviation(labels)).float()
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         errors = (logits - (labels.to(logits) - self.label_mean.to(logits)) / self.label_deviation.to(logits)).square()
@@ -90,13 +89,13 @@ class Regression(Target):
 
     def distances(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """In standard deviations of the labels, squared, so that each number counts alike."""
-        return (((logits - labels) / np.maximum(labels.std(axis=0), 1e-12)) ** 2).mean(axis=1)
+        return (((logits - labels) / _deviation(labels)) ** 2).mean(axis=1)
 
     def describe(
         self, logits: np.ndarray, labels: np.ndarray, chosen: np.ndarray, names: list[str]
     ) -> list[tuple[str, bool]]:
         """An answer is right if each number is nearer to its label than one standard deviation of the labels."""
-        near = (np.abs(logits - labels) <= labels.std(axis=0)).all(axis=1)
+        near = (np.abs(logits - labels) <= _deviation(labels)).all(axis=1)
         texts = [f"{self.title(logits[row], names)}\nis {self.title(labels[row], names)}" for row in chosen]
         return list(zip(texts, near[chosen].tolist(), strict=True))
 
@@ -119,3 +118,9 @@ class Regression(Target):
 
     def balance(self, labels: np.ndarray, num_labels: int) -> np.ndarray:
         raise UserError("optimization.class_weights=balanced: a regression has no classes; give numbers or null")
+
+
+def _deviation(labels: np.ndarray) -> np.ndarray:
+    """`(n, L) -> (L,)`: the standard deviation of each number, or 1 where all are equal."""
+    deviation = labels.std(axis=0)
+    return np.where(deviation > 0, deviation, 1.0)
