@@ -192,8 +192,8 @@ def test_windows_opens_no_folder_and_flushes_only_what_may_be_written(tmp_path, 
 
     monkeypatch.setattr(checkpoint.os, "open", windows)
     monkeypatch.setattr(checkpoint.sys, "platform", "win32")
-    checkpoint._flush(tmp_path / "file")
-    checkpoint._flush(tmp_path)
+    checkpoint.flush(tmp_path / "file")
+    checkpoint.flush(tmp_path)
     monkeypatch.undo()
     assert opened == ["file"]
 
