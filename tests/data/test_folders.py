@@ -71,13 +71,15 @@ UNREAD = {
 }
 
 
+@pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("place", ["cat/new", "train/cat/new"])
 @pytest.mark.parametrize(("data_input", "ending", "known", "message"), UNREAD.values(), ids=UNREAD)
-def test_files_that_would_be_left_out_of_classes_are_named(tmp_path, place, data_input, ending, known, message):
+def test_files_that_would_be_left_out_of_classes_are_named(tmp_path, place, data_input, ending, known, message, alone):
     path = tmp_path / "data" / f"{place}{ending}"
     path.parent.mkdir(parents=True)
     path.touch()
-    path.with_name(f"old{known}").touch()
+    if not alone:
+        path.with_name(f"old{known}").touch()
     reading = Reading(Data(path=str(tmp_path / "data"), test_split=None), (data_input,))
     with pytest.raises(UserError, match=rf"{place}\{ending} is one of 1 files of {message}"):
         load_named_sources(reading, {"data.train_split": "train"})

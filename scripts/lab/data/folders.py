@@ -83,6 +83,9 @@ def find_splits(
             }
             for split, paths in _media_splits(media, wanted).items()
         }
+    if not any(path.suffix.lower() in MODULES for path in folder.rglob("*")):
+        for role in roles:
+            require_known_endings(folder, [Path()], role)
     escaped = glob.escape(str(folder.resolve()))
     patterns = {str(split): found for split, found in get_data_patterns(escaped).items()}
     _require_own_files(patterns, escaped, wanted)
