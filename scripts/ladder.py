@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from tqdm.auto import tqdm
 
 from lab.arguments import at_least_one
-from lab.changes import FREE, verdict
+from lab.changes import FREE, PLACES, verdict
 from lab.errors import UserError, one_line, run_command
 from lab.places import place
 from lab.provenance import facts_of
@@ -114,7 +114,7 @@ def load_ladder(path: Path, overrides: list[str]) -> dict:
 
 def common_of(ladder: dict, overrides: list[str]) -> list[str]:
     """What all rungs have in common: of the ladder's file, and of the command line what changes what is trained."""
-    idle = ("data.path", "data.name") if ladder.get("test") else ("data.path", "data.name", "data.test_split")
+    idle = PLACES if ladder.get("test") else (*PLACES, "data.test_split")
     given = [text for text in overrides if _key(text) not in idle and verdict(_key(text)) != FREE]
     return [text for text in ladder["common"] if _key(text) not in map(_key, given)] + given
 

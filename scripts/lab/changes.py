@@ -8,6 +8,7 @@ any other not at all, for the reason that stands there.
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
+PLACES = ("data.name", "data.path")  # where data lie; the samples themselves are compared
 FREE = "free"
 ACCEPTED = "accepted"
 

@@ -26,6 +26,7 @@ _UNREAD = {
         "ffmpeg -i IN -c copy OUT.mkv",
     ),
 }
+UNREAD_ENDINGS = frozenset(ending for _, endings, _ in _UNREAD.values() for ending in endings)
 
 
 def is_hidden(path: Path) -> bool:
@@ -62,25 +63,24 @@ def _count_recordings(folder: Path) -> int:
     return sum(MODULES.get(path.suffix.lower(), ("",))[0] in _RECORDINGS for path in folder.rglob("*"))
 
 
-def require_known_endings(folder: Path, within: Iterable[Path], role: str):
-    """Raises a `UserError` for files that `datasets` would leave out of folders whose folders are classes.
+def require_known_endings(folder: Path, files: Iterable[Path], roles: Collection[str]):
+    """Raises a `UserError` for files in folders of classes that `datasets` would leave out.
 
     Args:
-        within: those folders, relative.
-        role: of an input that is read of such files.
+        files: those with one of `UNREAD_ENDINGS`, relative to the folder.
+        roles: of the inputs that are read.
     """
-    if role not in _UNREAD:
-        return
-    loader, endings, change = _UNREAD[role]
-    files = [path.relative_to(folder) for part in within for path in (folder / part).glob("*/**/*")]
-    unread = sorted(path for path in files if path.suffix.lower() in endings and not is_hidden(path))
-    if unread:
-        known = [kind for kind, (module, _) in MODULES.items() if module == loader and kind.islower()]
-        raise UserError(
-            f"data.path={folder}: {unread[0]} is one of {len(unread)} files of {role} that folders "
-            f"of classes cannot have, which are read with {', '.join(sorted(known))}: change them, such as by "
-            f"{change}, or name the files in a table (docs/data.md)"
-        )
+    files = sorted(files)
+    for role in filter(_UNREAD.__contains__, roles):
+        loader, endings, change = _UNREAD[role]
+        unread = [path for path in files if path.suffix.lower() in endings]
+        if unread:
+            known = [kind for kind, (module, _) in MODULES.items() if module == loader and kind.islower()]
+            raise UserError(
+                f"data.path={folder}: {unread[0]} is one of {len(unread)} files of {role} that folders "
+                f"of classes cannot have, which are read with {', '.join(sorted(known))}: change them, such as by "
+                f"{change}, or name the files in a table (docs/data.md)"
+            )
 
 
 def read_files(splits: dict[str, dict[Path, str]], role: str) -> dict[str, datasets.Dataset]:

@@ -19,7 +19,7 @@ from datasets.data_files import get_data_patterns, resolve_pattern
 from datasets.packaged_modules import _EXTENSION_TO_MODULE as MODULES  # which of its loaders reads files of an ending
 from huggingface_hub import DatasetCard
 
-from lab.data.class_folders import require_known_endings
+from lab.data.class_folders import UNREAD_ENDINGS, require_known_endings
 from lab.errors import UserError
 
 # Folders with these names are splits, whatever the recipe calls its own.
@@ -32,7 +32,7 @@ _BESIDE = ("json", "xml", "text", "harbor")  # loaders of what often lies beside
 SOUND = "audio"  # the column of paths of recordings
 SOUND_KEYS = {"features", "names_in"}  # keys of arguments of which one is there where that column is read
 FILE_NAME = "file_name"  # the column of a table of files that names them
-TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # what `datasets` takes for a table of the files
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # what `datasets` takes for a table of the files
 
 
 @dataclass
@@ -72,20 +72,18 @@ def find_splits(
         return None
     if has_paths and (tables := _splits_of_tables(folder, wanted)):
         return tables
-    if (found := _find_media(folder)) is not None:
-        loader, media = found
+    loader, media, files = _find_media(folder)
+    if media is not None:
         return {
             split: {
                 "path": loader,
                 "data_files": {split: [f"{glob.escape(str((folder / path).resolve()))}/**" for path in paths]},
-                **(_class_options(folder, loader, paths, media, roles) if _holds_classes(paths, media) else {}),
+                **(_class_options(folder, loader, paths, media, files, roles) if _holds_classes(paths, media) else {}),
                 **(_named_recordings(folder, split, paths) if loader == "audiofolder" else {}),
             }
             for split, paths in _media_splits(media, wanted).items()
         }
-    if not any(path.suffix.lower() in MODULES for path in folder.rglob("*")):
-        for role in roles:
-            require_known_endings(folder, [Path()], role)
+    require_known_endings(folder, files, roles)
     escaped = glob.escape(str(folder.resolve()))
     patterns = {str(split): found for split, found in get_data_patterns(escaped).items()}
     _require_own_files(patterns, escaped, wanted)
@@ -101,7 +99,7 @@ def _splits_of_tables(folder: Path, wanted: Collection[str]) -> dict[str, dict[s
     files, loaders = {}, {}
     for path in sorted(folder.resolve().iterdir()):
         loader, options = MODULES.get(path.suffix.lower(), ("", {}))
-        if path.name.startswith(".") or path.name in TABLES or loader not in ("csv", "json", "parquet", "arrow"):
+        if path.name.startswith(".") or path.name in _METADATA or loader not in ("csv", "json", "parquet", "arrow"):
             continue
         loaders[loader] = options
         words = re.split(r"[-._ 0-9]+", path.stem)
@@ -143,33 +141,41 @@ def _resolve(pattern: str, folder: str) -> list[str]:
         return []
 
 
-def _find_media(folder: Path) -> tuple[str, dict[Path, _Folder]] | None:
-    """The loader of the pictures or the like in a folder, and every folder below that has some, by relative path.
+def _find_media(folder: Path) -> tuple[str | None, dict[Path, _Folder] | None, list[Path]]:
+    """What lies in a folder and below, by relative paths.
 
     Returns:
-        None where there are more tables and archives than such files.
+        The loader of the pictures or the like, and every folder that has some: both None where there are more tables
+        and archives than such files. And files that may be left out, unless they lie beside what is read instead.
     """
-    found, loaders, others = defaultdict(_Folder), Counter(), 0
+    found, loaders, others, beside, unread = defaultdict(_Folder), Counter(), 0, 0, []
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         here = Path(place).relative_to(folder)
         for name in files:
             if name.startswith("."):  # as `datasets` leaves them out
                 continue
-            loader = MODULES.get(Path(name).suffix.lower(), ("",))[0]
-            if name in TABLES:
+            ending = Path(name).suffix.lower()
+            loader = MODULES.get(ending, ("",))[0]
+            if ending in UNREAD_ENDINGS:
+                unread.append(here / name)
+            if name in _METADATA:
                 found[here].metadata = True
+                beside += 1
             elif loader.endswith("folder"):
                 loaders[loader] += 1
                 found[here].here = True
             elif name.endswith(".zip") or loader not in ("", *_BESIDE):
                 others += 1
+            else:
+                beside += loader != ""
         if found[here].here:
             for above in here.parents:
                 found[above].below = True
     if loaders.total() <= others:
-        return None
-    return loaders.most_common(1)[0][0], {place: found[place] for place in found if found[place] != _Folder()}
+        return None, None, [] if others or beside else unread
+    media = {place: found[place] for place in found if found[place] != _Folder()}
+    return loaders.most_common(1)[0][0], media, unread
 
 
 def _media_splits(media: dict[Path, _Folder], wanted: Collection[str]) -> dict[str, list[Path]]:
@@ -216,15 +222,20 @@ def _require_flat_classes(folder: Path, paths: list[Path], media: dict[Path, _Fo
 
 
 def _class_options(
-    folder: Path, loader: str, paths: list[Path], media: dict[Path, _Folder], roles: Collection[str]
+    folder: Path,
+    loader: str,
+    paths: list[Path],
+    media: dict[Path, _Folder],
+    files: list[Path],
+    roles: Collection[str],
 ) -> dict[str, Any]:
-    """For folders that are classes, also where there is only one.
+    """For folders that are classes, also where there is only one; `files` are those that may be left out of them.
 
     Of recordings `datasets` reads paths: it would ask for torchcodec before it takes even an encoded one.
     """
     _require_flat_classes(folder, paths, media)
-    for role in roles:
-        require_known_endings(folder, paths, role)
+    of_classes = (file for file in files if any(path in file.parent.parents for path in paths))
+    require_known_endings(folder, of_classes, roles)
     if loader != "audiofolder":
         return {"drop_labels": False}
     names = sorted(
@@ -240,7 +251,7 @@ def _named_recordings(folder: Path, split: str, paths: list[Path]) -> dict[str, 
     Raises:
         UserError: there is more than one for a split.
     """
-    tables = [folder / path / name for path in paths for name in TABLES if (folder / path / name).is_file()]
+    tables = [folder / path / name for path in paths for name in _METADATA if (folder / path / name).is_file()]
     if not tables:
         return {}
     if len(tables) > 1:

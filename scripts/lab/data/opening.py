@@ -153,7 +153,7 @@ def _open_folder(folder: Path, settings: Data, roles: Collection[str], asked: As
     # One by one, so that the classes of each are those that its own files declare.
     found = {split: _load(split, streaming=streaming, **arguments[split]) for split in asked.names & arguments.keys()}
     return {
-        split: rows.cast_column(SOUND, datasets.Audio(decode=False)) if SOUND_KEYS & arguments[split].keys() else rows
+        split: as_files(rows, SOUND, datasets.Audio(decode=False)) if SOUND_KEYS & arguments[split].keys() else rows
         for split, rows in found.items()
     }
 
@@ -163,17 +163,27 @@ def _load(split: str, names_in: str | None = None, **arguments: Any) -> Any:
     rows = datasets.load_dataset(**arguments)[split]
     if names_in is None:
         return rows
-    if not isinstance(rows, datasets.IterableDataset):
-        return rows.map(
-            lambda row: {SOUND: str(Path(names_in) / row[FILE_NAME])},
-            remove_columns=FILE_NAME,
-            load_from_cache_file=False,
-        )
-    # Of a stream nobody would see what columns it has then, and strings would stay strings.
-    rows = rows if rows.features is not None else rows._resolve_features()
+    if rows.features is None:
+        rows = rows._resolve_features()
     features = {name: feature for name, feature in rows.features.items() if name != FILE_NAME}
+    cached = {} if isinstance(rows, datasets.IterableDataset) else {"load_from_cache_file": False}
     return rows.map(
-        lambda row: {SOUND: {"bytes": None, "path": str(Path(names_in) / row[FILE_NAME])}},
+        lambda row: {SOUND: str(Path(names_in) / row[FILE_NAME])},
         remove_columns=FILE_NAME,
-        features=datasets.Features({**features, SOUND: datasets.Audio(decode=False)}),
+        features=datasets.Features({**features, SOUND: datasets.Value("string")}),
+        **cached,
     )
+
+
+def as_files(rows: Any, column: str, stored_as: Any) -> Any:
+    """Rows whose paths or bytes of files are what `datasets` calls files.
+
+    It casts no strings of the larger type that those of CSV files are; of a stream it says that they are not.
+    """
+    dtype = getattr(rows.features[column], "dtype", None)
+    if isinstance(rows, datasets.IterableDataset) and dtype in ("string", "large_string"):
+        features = datasets.Features({**rows.features, column: stored_as})
+        return rows.map(lambda row: {column: {"bytes": None, "path": row[column]}}, features=features)
+    if dtype in ("large_string", "large_binary"):
+        rows = rows.cast_column(column, datasets.Value(dtype.removeprefix("large_")))
+    return rows.cast_column(column, stored_as)

@@ -14,7 +14,7 @@ from lab.data.columns import LABEL, Column, file_of, find_column, located
 from lab.data.held_out import made_of_others, regroup, underlying
 from lab.data.label_columns import SINGLE_LABEL, find_labels
 from lab.data.labels import LabelReader, label_reader, read_labels
-from lab.data.opening import Asked, open_data, readable, reading_shards
+from lab.data.opening import Asked, as_files, open_data, readable, reading_shards
 from lab.data.unlabelled import UNLABELLED, NoLabels
 from lab.errors import UserError
 from lab.recipe import Data
@@ -269,19 +269,5 @@ def _with_columns(dataset: datasets.Dataset | datasets.IterableDataset, split: s
     for column in reading.inputs:
         stored_as = column.stored_as(features[roles[column.role]])
         if stored_as is not None:
-            rows = _as_files(rows, roles[column.role], stored_as)
+            rows = as_files(rows, roles[column.role], stored_as)
     return OpenSplit(name, rows, roles, reader, settings.path)
-
-
-def _as_files(rows: Any, column: str, stored_as: Any) -> Any:
-    """Rows whose paths or bytes of files are what `datasets` calls files.
-
-    It casts no strings of the larger type that those of CSV files are; of a stream it says that they are not.
-    """
-    dtype = getattr(rows.features[column], "dtype", None)
-    if isinstance(rows, datasets.IterableDataset) and dtype in ("string", "large_string"):
-        features = datasets.Features({**rows.features, column: stored_as})
-        return rows.map(lambda row: {column: {"bytes": None, "path": row[column]}}, features=features)
-    if dtype in ("large_string", "large_binary"):
-        rows = rows.cast_column(column, datasets.Value(dtype.removeprefix("large_")))
-    return rows.cast_column(column, stored_as)

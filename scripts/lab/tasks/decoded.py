@@ -1,6 +1,7 @@
 """What tasks share whose samples are decoded from rows of a dataset: images, recordings, clouds of points."""
 
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,8 +11,12 @@ from lab.data.decoding import SampleDecoder
 from lab.data.splits import Rows, Splits, choose_splits
 from lab.data.streams import choose_any_split, choose_stream_splits
 from lab.errors import UserError
+from lab.looking.samples import draw_samples
+from lab.looking.view import View
 from lab.tasks.labelled import LabelledTask
-from lab.tasks.task import Arguments, Batch
+from lab.tasks.task import Arguments, Batch, Judged
+
+_MOST_MISTAKES = 24
 
 
 class DecodedTask(LabelledTask):
@@ -69,3 +74,19 @@ class DecodedTask(LabelledTask):
     def read_split(self, split: str) -> tuple[Dataset, list[str]]:
         rows = choose_any_split(self.reading, split, self.config.num_labels)
         return self.decoder().decode(rows), rows.source.label_names
+
+    @abstractmethod
+    def look_at(self, dataset: Dataset, row: int) -> View:
+        """How a sample is drawn."""
+
+    def draw_mistakes(self, folder: Path, dataset: Dataset, judged: Judged):
+        if not {"logits", "labels"} <= judged.keys():  # answers of another kind
+            return
+        logits, labels = judged["logits"], judged["labels"]
+        answers = self.target.describe(logits, labels, np.arange(len(labels)), self.label_names)
+        distances = self.target.distances(logits, labels)
+        worst = [row for row in np.argsort(-distances, kind="stable") if not answers[row][1]][:_MOST_MISTAKES]
+        picture = folder / "mistakes.png"
+        picture.unlink(missing_ok=True)  # of another evaluation
+        if worst:
+            draw_samples([self.look_at(dataset, row) for row in worst], [answers[row] for row in worst], picture)

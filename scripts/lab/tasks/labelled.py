@@ -17,8 +17,6 @@ from lab.data.matching import match_names, renumber, used_labels
 from lab.data.sources import Reading
 from lab.data.splits import Splits
 from lab.errors import UserError, listed
-from lab.looking.samples import draw_samples
-from lab.looking.view import View
 from lab.recipe import Recipe
 from lab.scoring.measures import measure_of
 from lab.scoring.report import write_evaluation
@@ -171,23 +169,6 @@ class LabelledTask(Task):
         details = self.target.details(folder, *_both(judged), self.label_names, self.samples)
         write_evaluation(folder, results, self.samples, details, self.all_scores(mirrored) if mirrored else None)
 
-    def draw_mistakes(self, folder: Path, dataset: Dataset, judged: Judged):
-        if type(self).look_at is LabelledTask.look_at or not {"logits", "labels"} <= judged.keys():
-            return
-        logits, labels = _both(judged)
-        answers = self.target.describe(logits, labels, np.arange(len(labels)), self.label_names)
-        distances = self.target.distances(logits, labels)
-        worst = [row for row in np.argsort(-distances, kind="stable") if not answers[row][1]][:_MOST_MISTAKES]
-        picture = folder / "mistakes.png"
-        picture.unlink(missing_ok=True)  # of another evaluation
-        views = [self.look_at(dataset, row) for row in worst]
-        if views:
-            draw_samples(views, [answers[row] for row in worst], picture)
-
-    def look_at(self, dataset: Dataset, row: int) -> View:
-        """How a sample is drawn. A task without this draws no mistakes."""
-        raise NotImplementedError
-
     def illustrate(
         self, folder: Path, model: Any, dataset: Dataset, judged: Judged, show_samples: bool
     ) -> list[tuple[str, str]]:
@@ -246,7 +227,7 @@ def match_labels_of_tasks(
     return numbers
 
 
-_MOST_NAMES, _MOST_MISTAKES = 100, 24
+_MOST_NAMES = 100
 
 
 def _both(judged: Judged) -> tuple[np.ndarray, np.ndarray]:

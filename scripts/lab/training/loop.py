@@ -44,8 +44,9 @@ def train(
     learner = Learner(accelerator, task, model)
     train_loader = training_loader(accelerator, recipe, splits.train)
     validation_loader = splits.validation and judging_loader(accelerator, recipe, splits.validation)
-    progress, best_weights = Progress(data=identity(splits)), None
-    if start is not None:
+    if start is None:
+        progress, best_weights = Progress(data=identity(splits)), None
+    else:
         progress, tensors = load_checkpoint(accelerator, start)
         best_weights = tensors.get("best")
         learner.restore(tensors.get("average"))

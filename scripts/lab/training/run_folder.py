@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from filelock import FileLock, Timeout
 
-from lab.changes import refusals
+from lab.changes import PLACES, refusals
 from lab.errors import UserError, one_line
 from lab.provenance import describe_hardware
 from lab.recipe import Recipe, differences, load_recipe, recipe_to_yaml
@@ -30,7 +30,6 @@ RESULTS = "metrics.json"  # written last, so a folder that has it is finished
 LOG = "metrics.jsonl"
 EPOCHS = "train.log"  # a line for each epoch, for people
 _LOCK = ".lock"  # held while a run writes; it stays, as an empty file
-_PLACES = ("data.name", "data.path")  # where data lie
 _SECONDS_BETWEEN_PICTURES = 60.0  # one takes as long as an epoch of a small model
 _ATTEMPTS, _SECONDS_BETWEEN = 20, 0.5  # to see a file that another machine has written
 
@@ -130,7 +129,7 @@ def find_start(
     if resume and (differing or not finished):
         start = last_good_checkpoint(output_dir, report)
         if start is not None and read_progress(start).data is not None:
-            differing = {key: line for key, line in differing.items() if key not in _PLACES}
+            differing = {key: line for key, line in differing.items() if key not in PLACES}
     changed, refused = "; ".join(differing.values()), ", ".join(refusals(differing, recipe.task))
     if refused or (changed and not (resume and accept_changes)):
         more = ""
@@ -207,7 +206,7 @@ def claim_output(output_dir: Path, recipe: Recipe, start: Path | None):
 def _log_changes(output_dir: Path, recipe: Recipe, start: Path):
     changed = differences(load_recipe(output_dir / "recipe.yaml"), recipe)
     # Where data lie is nobody's business, and that they are the same is checked.
-    lines = [line for key, line in changed.items() if key not in _PLACES]
+    lines = [line for key, line in changed.items() if key not in PLACES]
     if lines:
         entry = {"kind": "changed", "step": read_progress(start).step, "changes": lines}
         entry["after_the_end"] = (output_dir / RESULTS).exists()
