@@ -28,7 +28,7 @@ _CLOCK = 1_000_000  # units of a second in which PyAV says how long a file lasts
 _BLOCK = 2**18  # samples of each channel that are read at a time
 _LARGEST_SAMPLE = 4  # bytes of a whole number
 _NPY = b"\x93NUMPY"  # what such files begin with
-_MOST_CHANNELS = 8  # of sound; more are taken for samples, in an array that is the wrong way round
+MOST_CHANNELS = 8  # of sound; more are taken for samples, in an array that is the wrong way round
 
 
 def read_audio(
@@ -199,7 +199,7 @@ def _of_array(source: Any, num_channels: int, do_rescale: bool) -> np.ndarray:
         raise ValueError(f"A recording has dtype {array.dtype}: expected whole or real numbers.")
     if array.ndim == 1:
         array = array[None]
-    if array.ndim != 2 or (len(array) != num_channels and len(array) > max(_MOST_CHANNELS, array.shape[1]) > 0):
+    if array.ndim != 2 or (len(array) != num_channels and len(array) > max(MOST_CHANNELS, array.shape[1]) > 0):
         raise ValueError(f"A recording has shape {array.shape}: expected (samples,) or (channels, samples).")
     if do_rescale and array.dtype.kind in "iu":
         if array.dtype.itemsize > _LARGEST_SAMPLE:
@@ -220,7 +220,7 @@ def _with_channels(samples: np.ndarray, num_channels: int, is_sound: bool) -> np
         return samples
     if num_channels == 1 and is_sound:
         return samples.mean(axis=0, keepdims=True)
-    takes_one = is_sound and num_channels <= _MOST_CHANNELS
+    takes_one = is_sound and num_channels <= MOST_CHANNELS
     if len(samples) == 1 and takes_one:
         return np.repeat(samples, num_channels, axis=0)
     expected = f"{num_channels} or 1" if takes_one else num_channels

@@ -14,7 +14,7 @@ from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 from transformers.utils import PaddingStrategy
 
-from .audio_reading import read_audio
+from .audio_reading import MOST_CHANNELS, read_audio
 from .fetching import is_file
 from .scalars import is_count, plain
 
@@ -171,7 +171,8 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         Args:
             raw_speech: an array or tensor `(L,)`, or `(C, L)` where there are several channels; a list of numbers, a
                 path, a URL, the bytes of a file, a dict of `datasets`; or a list of these, or an array of one axis
-                more.
+                more. So an array `(2, L)` holds two recordings where the model has one channel, as everywhere in
+                transformers, and `[array]` is one with two channels, of which the mean is taken.
             sampling_rate: of arrays; None is the extractor's.
             padding: True pads to the longest of the batch, `"max_length"` to `max_length`; False returns lists of
                 arrays that are as long as each recording.
@@ -182,8 +183,8 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
             pad_to_multiple_of: what is padded gets a multiple of so many samples, or frames of spectrograms.
 
         Raises:
-            ValueError: a recording cannot be read, see `read_audio`; `padding="max_length"` without a length; or
-                another argument is given.
+            ValueError: a recording cannot be read, see `read_audio`; an array has its channels last;
+                `padding="max_length"` without a length; or another argument is given.
         """
         if kwargs:
             known = [name for name in inspect.signature(self.__call__).parameters if name != "kwargs"]
@@ -199,6 +200,11 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         if padding == "max_length" and most is None:
             raise ValueError("padding='max_length' needs max_length, of the call or of the feature extractor.")
         recordings = list(raw_speech) if _is_batch(raw_speech, 1 if self.feature_size == 1 else 2) else [raw_speech]
+        if self.feature_size == 1 and self.do_rescale and _is_turned(raw_speech):
+            raise ValueError(
+                f"raw_speech has shape {tuple(raw_speech.shape)}, as if its rows were recordings of so few samples: "
+                "expected (recordings, samples). Of one recording with several channels give [raw_speech.T]."
+            )
         if not recordings:
             raise ValueError("There are no recordings: expected at least one.")
         seconds = most / self.sampling_rate if truncation and most is not None else None
@@ -299,6 +305,28 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
             padded[mask] = np.pad(processed_features.get(mask, np.ones(length, np.int64)), place)
         return padded
 
+    def windows(self, samples: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """`(C, L) -> [(C, l), ..], (w,)`: parts of `max_length` samples that cover a recording, and the share of each.
+
+        They are evenly spaced, and each begins in the first half of the one before, so that what is no longer than half
+        of one is whole in one of them. Shares say what each counts in an answer to all, and sum to 1. Those of sound
+        are shares of the power of what varies, as a pause says nothing of the rest; windows of silence alone, and those
+        of series that are not sound (`do_rescale=False`), count alike.
+        """
+        size, length = samples.shape[-1], self.max_length
+        if length is None or size <= length:
+            windows = [samples]
+        else:
+            steps = -(-(size - length) // max(1, length // 2))
+            starts = [round(number * (size - length) / steps) for number in range(steps + 1)]
+            windows = [samples[:, start : start + length] for start in starts]
+        power = torch.ones(len(windows), dtype=torch.float64)
+        if self.do_rescale and len(windows) > 1:
+            # Not all devices have numbers with 64 bits, and squares may be too large for others.
+            power = torch.stack([one.cpu().double().var(dim=1, correction=0).sum() for one in windows])
+            power = power if power.sum() > 0 else torch.ones_like(power)
+        return windows, power / power.sum()
+
     def features(self, samples: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`(B, C, L)` and how many samples of each are not padding `-> input_values, attention_mask`
 
@@ -379,6 +407,15 @@ def between_samples(samples: np.ndarray, place: np.ndarray) -> np.ndarray:
     above = np.minimum(below + 1, samples.shape[1] - 1)
     share = (place - below).astype(samples.dtype)
     return samples[:, below] * (1 - share) + samples[:, above] * share
+
+
+def _is_turned(recordings: Any) -> bool:
+    """Whether an array has its channels last, as soundfile reads them."""
+    return (
+        not is_file(recordings)
+        and getattr(recordings, "ndim", 0) == 2
+        and (recordings.shape[1] <= MOST_CHANNELS < recordings.shape[0])
+    )
 
 
 def _is_batch(recordings: Any, num_axes: int) -> bool:

@@ -21,8 +21,8 @@ from .pipeline_point_cloud_perceiver_study import Answers, listed, require_one
 class PerceiverStudyAudioClassificationPipeline(Answers, ChunkPipeline, AudioClassificationPipeline):
     """Classes of recordings: paths, URLs, bytes of files, arrays, and dicts of `datasets` at any rate.
 
-    A recording that is longer than the feature extractor's `max_length` is cut into as many windows of that length as
-    cover it, evenly spaced, and its answer is the mean of theirs.
+    A recording that is longer than the feature extractor's `max_length` is cut into windows, and its answer is the mean
+    of theirs, in which each counts as `PerceiverStudyFeatureExtractor.windows` says: pauses hardly, loud parts most.
 
     An array or a tensor with an axis more than `(channels, L)` holds several recordings. With two axes it is one with
     several channels for a model of several; for a model of one it may be either, and is refused: give recordings as a
@@ -46,30 +46,20 @@ class PerceiverStudyAudioClassificationPipeline(Answers, ChunkPipeline, AudioCla
         extractor = self.feature_extractor
         if extractor.is_several(recording):
             require_one(len(recording))
-        windows = windows_of(extractor.read(recording), extractor.max_length)
+        windows, shares = extractor.windows(torch.from_numpy(extractor.read(recording)))
         # transformers joins only recordings of one channel into a batch if they are of different lengths.
         several = extractor.feature_size > 1 and extractor.max_length is not None
-        for number, window in enumerate(windows, start=1):
+        for number, (window, share) in enumerate(zip(windows, shares.tolist(), strict=True), start=1):
             features = extractor(window[None], padding="max_length" if several else True, return_tensors="pt")
-            yield {"is_last": number == len(windows), **features}
+            yield {"is_last": number == len(windows), "share": share, **features}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
-        is_last = model_inputs.pop("is_last")
-        return {"is_last": is_last, "logits": self.model(**model_inputs).logits}
+        kept = {name: model_inputs.pop(name) for name in ("is_last", "share")}
+        return {**kept, "logits": self.model(**model_inputs).logits}
 
     def postprocess(self, model_outputs: list[dict[str, Any]], **settings) -> list[dict[str, Any]]:
-        logits = torch.stack([output["logits"] for output in model_outputs]).float().mean(dim=0)
+        logits = sum(output["share"] * output["logits"].float() for output in model_outputs)
         return super().postprocess(SequenceClassifierOutput(logits=logits), **settings)
-
-
-def windows_of(samples: Any, length: int | None) -> list[Any]:
-    """`(C, L) -> [(C, length), ..]`: windows that cover a recording; itself if it is no longer than one."""
-    size = samples.shape[-1]
-    if length is None or size <= length:
-        return [samples]
-    count = -(-size // length)
-    starts = [round(number * (size - length) / (count - 1)) for number in range(count)]
-    return [samples[..., start : start + length] for start in starts]
 
 
 __all__ = ["PerceiverStudyAudioClassificationPipeline"]

@@ -27,7 +27,8 @@ def open_points(
 
     Args:
         source: a path, a URL, the bytes of a file, a file object, or a dict of `datasets` with `bytes` or `path`.
-        num_axes: how many of `x`, `y` and `z` are read of .ply, .off and .pcd files.
+        num_axes: how many of `x`, `y` and `z` are read of .ply, .off and .pcd files. Of more than three the others are
+            the first fields of .ply and .pcd files that are neither these nor in `feature_names`.
         feature_names: which other fields of .ply and .pcd files are read; None reads all, in the order of the file.
             Whole numbers of 8 and 16 bits, which colours are, become shares of the largest; the colours that the PCL
             packs into a field `rgb` or `rgba` become the fields `red`, `green` and `blue`.
@@ -77,6 +78,8 @@ def _numpy(content: bytes, num_axes: int, feature_names: Sequence[str] | None, n
 
 
 def _off(content: bytes, num_axes: int, feature_names: Sequence[str] | None, num_points: int | None) -> np.ndarray:
+    if num_axes > 3:
+        raise ValueError(f"it holds points in three dimensions: give those of num_axes={num_axes} as .npy")
     mesh = _mesh(content[_begin(content) :], "off")
     if feature_names:
         raise ValueError(f"it has no fields {', '.join(feature_names)}; .off files hold coordinates alone")
@@ -84,6 +87,9 @@ def _off(content: bytes, num_axes: int, feature_names: Sequence[str] | None, num
 
 
 def _ply(content: bytes, num_axes: int, feature_names: Sequence[str] | None, num_points: int | None) -> np.ndarray:
+    head = content[: content.find(b"end_header")]
+    if missing := [axis for axis in "xyz" if not re.search(rb"\sproperty\s+\w+\s+%c\s" % axis.encode(), head)]:
+        raise ValueError(f"it has no {', '.join(missing)}, without which trimesh reads no .ply file: give it as .npy")
     mesh = _mesh(content, "ply")
     if num_points is not None and len(getattr(mesh, "faces", ())):
         if feature_names:
@@ -139,9 +145,16 @@ def _vertices_or_surface(mesh, num_points: int | None) -> np.ndarray:
 
 
 def _columns(data: dict[str, np.ndarray], num_axes: int, feature_names: Sequence[str] | None) -> np.ndarray:
-    axes = ["x", "y", "z"][:num_axes]
+    others = [field for field in data if field not in ("x", "y", "z")]
+    if num_axes > 3:
+        free = [field for field in others if field not in (feature_names or ())]
+        axes = ["x", "y", "z", *free[: num_axes - 3]]
+        if len(axes) < num_axes:
+            raise ValueError(f"it has fields {', '.join(data)}: expected num_axes={num_axes} coordinates among them")
+    else:
+        axes = ["x", "y", "z"][:num_axes]
     if feature_names is None:
-        feature_names = [field for field in data if field not in ("x", "y", "z")]
+        feature_names = [field for field in others if field not in axes]
     wanted = [*axes, *feature_names]
     if missing := [field for field in wanted if field not in data]:
         raise ValueError(f"it has no field {', '.join(missing)}; there are {', '.join(data)}")

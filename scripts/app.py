@@ -29,6 +29,8 @@ from lab.looking.view import View
 
 _MEAN = "mean of all"
 _ANSWERS = 5  # for each question
+_LAST_PORT = 2**16 - 1
+_KEPT = 3600  # seconds that Gradio keeps what visitors give, and what is drawn for them; at the end all goes
 # Images of a few pixels are shown large.
 _STYLE = "#image img { width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated }"
 
@@ -48,7 +50,13 @@ def main(arguments: list[str] | None = None):
     options = parser.parse_args(arguments)
     if not options.checkpoint:
         raise UserError("no checkpoint: give a folder that train.py wrote or a name on the Hub, or set CHECKPOINT")
-    page(load_classifier(options.checkpoint), options.checkpoint).launch(server_port=options.port, css=_STYLE)
+    if options.port is not None and not 1 <= options.port <= _LAST_PORT:
+        raise UserError(f"--port {options.port}: expected a number from 1 to {_LAST_PORT}")
+    blocks = page(load_classifier(options.checkpoint), options.checkpoint)
+    try:
+        blocks.launch(server_port=options.port, css=_STYLE)
+    except OSError as error:  # the port is taken
+        raise UserError(f"the page cannot be served: {one_line(error)}") from None
 
 
 def page(classifier: Classifier, checkpoint: str) -> gr.Blocks:
@@ -56,7 +64,7 @@ def page(classifier: Classifier, checkpoint: str) -> gr.Blocks:
     config, view = classifier.model.config, classifier.view
     parts = view.parts(classifier.processor)
     name = Path(checkpoint).resolve().name
-    with gr.Blocks(title=name, analytics_enabled=False) as blocks:
+    with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(_KEPT, _KEPT)) as blocks:
         gr.Markdown(f"# {_plain(name)}\n{view.purpose(config)}")
         with gr.Row():
             with gr.Column():
@@ -70,16 +78,21 @@ def page(classifier: Classifier, checkpoint: str) -> gr.Blocks:
                 legends = "; ".join(dict.fromkeys(part.legend for part in parts.values()))
                 gr.Markdown(f"Where the latents look: {legends}.")
                 shown = gr.Image(show_label=False, interactive=False, format="png", buttons=[], elem_id="map")
-                cross_attend = gr.Dropdown(
-                    list(range(1, config.num_cross_attends + 1)), value=config.num_cross_attends, label="cross-attend"
-                )
-                head = gr.Dropdown([_MEAN, *range(1, config.num_cross_attention_heads + 1)], value=_MEAN, label="head")
-                latent = gr.Dropdown(
-                    [_MEAN, *range(1, config.num_latents + 1)], value=_MEAN, label="latent", elem_id="latent"
-                )
+                looks = _numbers(config.num_cross_attends)
+                cross_attend = gr.Dropdown(looks, value=looks[-1], label="cross-attend")
+                heads, latents = ([_MEAN, *_numbers(n)] for n in (config.num_cross_attention_heads, config.num_latents))
+                head = gr.Dropdown(heads, value=_MEAN, label="head")
+                latent = gr.Dropdown(latents, value=_MEAN, label="latent", elem_id="latent")
         choices, changes = [cross_attend, head, latent], [one.change for one in given]
         # Of what is typed the last state is answered, not every one.
-        gr.on(changes, lambda *values: answer(classifier, values), given, [told, labels], trigger_mode="always_last")
+        gr.on(
+            changes,
+            lambda *values: answer(classifier, values),
+            given,
+            [told, labels],
+            trigger_mode="always_last",
+            api_name="answer",
+        )
         gr.on(
             [*changes, *(choice.change for choice in choices)],
             lambda *values: show_map(classifier, values[: len(given)], *values[len(given) :]),
@@ -87,8 +100,14 @@ def page(classifier: Classifier, checkpoint: str) -> gr.Blocks:
             shown,
             show_progress="minimal",
             trigger_mode="always_last",
+            api_name="map",
         )
     return blocks
+
+
+def _numbers(count: int) -> list[str]:
+    """From 1, as texts, since Gradio's API says that choices are."""
+    return [str(number) for number in range(1, count + 1)]
 
 
 def _image(name: str) -> gr.components.Component:
@@ -129,20 +148,21 @@ def answer(classifier: Classifier, values: tuple[str | None, ...]) -> tuple[str,
 
 
 def show_map(
-    classifier: Classifier, values: tuple[str | None, ...], cross_attend: int, head: int | str, latent: int | str
+    classifier: Classifier, values: tuple[str | None, ...], cross_attend: str, head: str, latent: str
 ) -> Image.Image | None:
-    """The attention weights of one cross-attend, head and latent over the sample as the model sees it."""
+    """The attention weights of one cross-attend, head and latent, as in the menus, over what the model sees."""
     model = classifier.model
     try:
         sample = _take(classifier, values)
         if sample is None:
             return None
+        sample = classifier.view.part(classifier.processor, sample)
         arguments = arguments_of(classifier.processor, sample, model.device)
-        weights = attention_maps(model, **arguments)[cross_attend - 1][0]
+        weights = attention_maps(model, **arguments)[int(cross_attend) - 1][0]
     except (UserError, ValueError, OSError):  # `answer` says what is wrong
         return None
-    weights = weights.mean(dim=0) if head == _MEAN else weights[head - 1]
-    weights = weights.mean(dim=0) if latent == _MEAN else weights[latent - 1]
+    weights = weights.mean(dim=0) if head == _MEAN else weights[int(head) - 1]
+    weights = weights.mean(dim=0) if latent == _MEAN else weights[int(latent) - 1]
     return classifier.view.of(classifier.processor, model.config, sample).overlay(weights.numpy())
 
 

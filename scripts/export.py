@@ -21,12 +21,12 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from lab.arguments import at_least_one
-from lab.checkpoint_names import checkpoint_name
+from lab.checkpoint_names import check_checkpoint, checkpoint_name
 from lab.errors import UserError, run_command
 from lab.judging.checkpoints import load_classifier
 from lab.looking.view import View
 from lab.looking.views import VIEWS
-from lab.places import folder_to_write, place
+from lab.places import file_to_write, folder_to_write, place
 
 FORMATS = ("torch", "onnx", "compile")
 TOLERANCE = 1e-4
@@ -74,6 +74,7 @@ def main(arguments: list[str] | None = None):
         help="bytes of a text (default: the most that the model takes) or points (default: 1024)",
     )
     options = parser.parse_args(arguments)
+    check_checkpoint(options.checkpoint)
     if options.output is None and not Path(options.checkpoint).is_dir():
         raise UserError(f"{options.checkpoint} is not a folder: say with --output where to write")
     classifier = load_classifier(options.checkpoint)
@@ -100,7 +101,7 @@ def require_length(config: PreTrainedConfig, length: int):
 @torch.no_grad()
 def export_torch(logits: Logits, output: Path) -> str:
     """Write `model.pt2`, read it back and check it."""
-    path = output / "model.pt2"
+    path = file_to_write(output / "model.pt2")
     torch.export.save(_program(logits), path)
     return f"{path}: {check(torch.export.load(path).module(), logits)}"
 
@@ -115,7 +116,7 @@ def export_onnx(logits: Logits, output: Path) -> str:
         raise UserError(f'{error.name} is not installed: pip install -e ".[export]", or leave onnx out') from None
     for name in ("onnxscript", "torch.onnx"):  # what they do not fold or register changes no result
         logging.getLogger(name).setLevel(logging.ERROR)
-    path = output / "model.onnx"
+    path = file_to_write(output / "model.onnx")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own internals
         torch.onnx.export(

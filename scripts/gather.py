@@ -7,7 +7,7 @@
 
 Files are those of train.py (`metrics.json`), of score.py (`evaluation.json`) and of fuse.py. Of a run that read test
 samples the score is that of these, otherwise that of validation; those of a line must be of one split. Beside the table
-a JSON file of the same name keeps each number.
+a JSON file of the same name keeps each number; another file of that name is not replaced.
 """
 
 import argparse
@@ -33,6 +33,12 @@ def main(arguments: list[str] | None = None):
         raise UserError(f"--score {options.score}: expected the name of a score as files have it, such as accuracy")
     if options.output.suffix == ".json":
         raise UserError(f"--output {options.output}: expected a name such as table.md; table.json then has the numbers")
+    folder_to_write(options.output.parent)
+    numbers = options.output.with_suffix(".json")
+    for path in (options.output, numbers):
+        file_to_write(path)
+    if numbers.exists() and not _is_gathered(numbers):
+        raise UserError(f"--output {options.output} would replace {numbers}, which is not of a table: name another")
     measure, lines, found = measure_of(options.score), [], {}
     for label, *files in options.line:
         if not files:
@@ -50,10 +56,8 @@ def main(arguments: list[str] | None = None):
         text = measure.write_spread(mean(scores), stdev(scores)) if len(scores) > 1 else measure.write(scores[0])
         lines.append(f"| {escaped(label)} | {splits[0]} | {text} | {len(scores)} |")
     table = "\n".join([f"| | split | {measure.title} | seeds |", "|---|---|---:|---:|", *lines]) + "\n"
-    folder_to_write(options.output.parent)
-    file_to_write(options.output)
     options.output.write_text(table, encoding="utf-8")
-    options.output.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    numbers.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(table)
 
 
@@ -73,6 +77,16 @@ def score_in(path: Path, name: str) -> tuple[str, float]:
                 raise UserError(f"{path} has {key}={scores[key]}: expected a finite number")
             return split, scores[key]
     raise UserError(f"{path} has no {name}: expected a file of train.py, score.py or fuse.py")
+
+
+def _is_gathered(path: Path) -> bool:
+    """Whether a file is what this command wrote beside a table."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    lines = content.values() if isinstance(content, dict) else [None]
+    return all(isinstance(line, dict) and line.keys() == {"split", "scores"} for line in lines)
 
 
 def _places(content: Any, name: str) -> list[tuple[str, dict, str]]:

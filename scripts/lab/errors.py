@@ -39,7 +39,7 @@ def about_file(path: Path) -> Iterator[None]:
     """What a processor or a model refuses of what was read of a file becomes a `UserError` that names the file."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{path}: {one_line(error)}") from None
 
 

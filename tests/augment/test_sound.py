@@ -1,5 +1,7 @@
 """Random changes of recordings."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -94,6 +96,27 @@ def test_shift_and_window():
     for place, first in ((0.0, 1), (0.999, 61)):
         window = change(samples, SoundAugmentation(), {**SINGLE, "window": place}, RATE, 40)
         assert len(window) == 40 and window[0] == first
+
+
+@pytest.mark.parametrize("from_silence", [True, False])
+@pytest.mark.parametrize(
+    ("before", "after", "most", "expected"),
+    [(0.5, 0.2, None, (0, 0)), (1.0, 0.75, None, (20, 10)), (1.0, 1.0, 106, (3, 3)), (0.9, 0.0, 100, (0, 0))],
+)
+def test_silence_goes_where_there_is_room(before, after, most, expected, from_silence):
+    """Of a draw the lower half is none, so that half of the recordings begin, and end, as they are."""
+    samples = np.arange(1, 101, dtype=np.float32)[:, None]
+    draws = {**SINGLE, "before": before, "after": after}
+    changed = change(samples, SoundAugmentation(silence=0.02), draws, RATE, most, from_silence)
+    ends = (0, 0) if from_silence else (1, 100)
+    assert np.array_equal(changed[:, 0], np.pad(samples[:, 0], expected, constant_values=ends))
+
+
+def test_silence_leaves_the_other_choices_as_they_are():
+    with_it = draw(dataclasses.replace(ALL, silence=0.5, mixup_alpha=0.0), 8, torch.Generator().manual_seed(0))
+    without = draw(dataclasses.replace(ALL, silence=0.0, mixup_alpha=0.0), 8, torch.Generator().manual_seed(0))
+    assert with_it.keys() - without.keys() == {"before", "after"}
+    assert all(torch.equal(numbers, with_it[name]) for name, numbers in without.items())
 
 
 def test_noise_is_as_far_below_as_it_says():

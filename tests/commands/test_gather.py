@@ -89,6 +89,7 @@ def test_bars_in_labels_are_no_columns(tmp_path):
         (["--output", "{folder}/one.json/table.md"], "one.json cannot be made a folder"),
         (["--output", "{folder}"], "cannot be written: it is a folder"),
         (["--line", "x", "{folder}/one.json", "--output", "{folder}/table.md"], "--line x is there twice"),
+        (["--output", "{folder}/one.md"], r"one.md would replace .*one.json, which is not of a table"),
     ],
 )
 def test_what_would_overwrite_something_is_refused(tmp_path, options, message):
@@ -96,3 +97,18 @@ def test_what_would_overwrite_something_is_refused(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         gather.main(["--line", "x", str(tmp_path / "one.json"), *(text.format(folder=tmp_path) for text in options)])
     assert [path.name for path in tmp_path.iterdir()] == ["one.json"]
+
+
+def test_a_table_is_made_anew(tmp_path):
+    (tmp_path / "one.json").write_text('{"test_accuracy": 0.5}')
+    for label in ("a", "b"):
+        gather.main(["--line", label, str(tmp_path / "one.json"), "--output", str(tmp_path / "table.md")])
+    assert list(json.loads((tmp_path / "table.json").read_text())) == ["b"]
+
+
+def test_a_folder_in_place_of_the_numbers_is_refused_before_anything_is_written(tmp_path):
+    (tmp_path / "one.json").write_text('{"test_accuracy": 0.5}')
+    (tmp_path / "table.json").mkdir()
+    with pytest.raises(UserError, match=r"table.json cannot be written: it is a folder"):
+        gather.main(["--line", "a", str(tmp_path / "one.json"), "--output", str(tmp_path / "table.md")])
+    assert not (tmp_path / "table.md").exists()

@@ -16,7 +16,6 @@ from modeling_perceiver_study import (
     PerceiverStudyFeatureExtractor,
     PerceiverStudyForAudioClassification,
 )
-from modeling_perceiver_study.pipeline_audio_perceiver_study import windows_of
 from tests.model.test_loading import ASSERT_NOT_IMPORTABLE
 
 pytestmark = pytest.mark.slow
@@ -72,10 +71,12 @@ def encoded(samples, rate=RATE, format="WAV"):
 
 
 def expected(model, extractor, samples):
-    """Probabilities by name: the mean of the logits of windows that cover the recording."""
-    windows = [extractor(window, return_tensors="pt") for window in windows_of(samples, LENGTH)]
+    """Probabilities by name: the mean of the logits of windows that cover the recording, with their shares."""
+    channels = torch.as_tensor(samples, dtype=torch.float32).reshape(extractor.feature_size, -1)
+    windows, shares = extractor.windows(channels)
     with torch.no_grad():
-        logits = torch.cat([model(**window).logits for window in windows]).mean(dim=0)
+        logits = torch.cat([model(**extractor(window[None], return_tensors="pt")).logits for window in windows])
+    logits = (shares[:, None].float() * logits).sum(dim=0)
     return {f"LABEL_{number}": score for number, score in enumerate(logits.softmax(dim=-1).tolist())}
 
 
@@ -191,10 +192,3 @@ def test_a_device_map(saved):
     loaded = AutoModelForAudioClassification.from_pretrained(folder, trust_remote_code=True, device_map="auto")
     features = extractor(noise(700), return_tensors="pt").to(loaded.device)
     torch.testing.assert_close(loaded(**features).logits.cpu(), model(**features.to("cpu")).logits)
-
-
-@pytest.mark.parametrize(("size", "starts"), [(5, [0]), (10, [0]), (11, [0, 1]), (25, [0, 8, 15]), (30, [0, 10, 20])])
-def test_windows_cover_a_recording_evenly(size, starts):
-    windows = windows_of(np.arange(2 * size).reshape(2, size), 10)
-    assert [int(one[0, 0]) for one in windows] == starts
-    assert all(one.shape == (2, min(size, 10)) for one in windows) and windows[-1][0, -1] == size - 1

@@ -260,6 +260,42 @@ def test_recordings_are_stretched_to_one_length(length, channels):
     np.testing.assert_array_equal(first[:, [0, -1]], samples[:, [0, -1]])
 
 
+@pytest.mark.parametrize(
+    ("size", "starts"),
+    [(5, [0]), (10, [0]), (11, [0, 1]), (15, [0, 5]), (25, [0, 5, 10, 15]), (31, [0, 4, 8, 13, 17, 21])],
+)
+def test_windows_cover_a_recording_evenly(size, starts):
+    samples = torch.arange(2.0 * size).reshape(2, size)
+    windows, shares = extractor(feature_size=2, max_length=10).windows(samples)
+    assert [int(one[0, 0]) for one in windows] == starts
+    assert all(one.shape == (2, min(size, 10)) for one in windows) and windows[-1][0, -1] == size - 1
+    assert len(shares) == len(windows) and shares.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("level", [0.0, 0.5])
+def test_pauses_count_nothing_among_windows(level, scale):
+    """Whatever a microphone has for a level of nothing; of series that are not sound all windows count alike."""
+    samples = torch.full((1, 40), level)
+    samples[0, 20:] += torch.tensor([1.0, -1.0]).repeat(10)
+    _, shares = extractor(max_length=10).windows(scale * samples)
+    torch.testing.assert_close(shares, torch.tensor([0, 0, 0, 1, 2, 2, 2], dtype=torch.float64) / 7, atol=0.05, rtol=0)
+    for is_sound, given in ((False, samples), (True, torch.full_like(samples, level))):
+        _, shares = extractor(max_length=10, do_rescale=is_sound).windows(given)
+        torch.testing.assert_close(shares, torch.full((7,), 1 / 7, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("as_what", [np.asarray, torch.from_numpy])
+def test_an_array_with_its_channels_last_is_not_many_recordings(as_what):
+    stereo = np.stack([noise(900), noise(900, seed=1)], axis=1)
+    with pytest.raises(ValueError, match=r"raw_speech has shape \(900, 2\), as if its rows were recordings"):
+        extractor()(as_what(stereo))
+    mean = extractor()([as_what(stereo.T.copy())])["input_values"]
+    np.testing.assert_allclose(mean, extractor()(stereo.mean(axis=1))["input_values"], atol=1e-6)
+    assert extractor()(as_what(stereo.T.copy()))["input_values"].shape == (2, 900)
+    assert extractor(do_rescale=False)(as_what(stereo))["input_values"].shape == (900, 2)
+
+
 def test_another_rate_is_resampled():
     samples = noise(2000)
     ours = extractor(normalize=None)

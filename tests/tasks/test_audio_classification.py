@@ -63,17 +63,20 @@ def test_what_is_refused(overrides, message):
 
 
 def test_windows_of_long_recordings():
-    """Of 3 recordings of which one makes three windows: the mean of their answers."""
+    """Of 3 recordings of which one makes four windows: the mean of their answers, by their shares of the power."""
     task = task_of()
     lengths = torch.tensor([100, 400, 160])
     values = torch.randn(3, 400, 1) * (torch.arange(400)[:, None] < lengths[:, None, None])
+    values[1, 250:] *= 0.3
     arguments, targets = task.inputs({"values": values, "lengths": lengths, "labels": torch.tensor([0, 1, 2])})
-    assert isinstance(targets, Windows) and targets.owners.tolist() == [0, 1, 1, 1, 2]
-    assert arguments["attention_mask"].sum(dim=1).tolist() == [100, 160, 160, 160, 160]
+    assert isinstance(targets, Windows) and targets.owners.tolist() == [0, 1, 1, 1, 1, 2]
+    assert arguments["attention_mask"].sum(dim=1).tolist() == [100, 160, 160, 160, 160, 160]
+    power = torch.stack([values[1, start : start + 160, 0].var(correction=0) for start in (0, 80, 160, 240)])
+    torch.testing.assert_close(targets.shares, torch.tensor([1, *power / power.sum(), 1]))
     model = task.build_model().eval()
     logits = model(**arguments).logits
     judged = task.judge([model(**arguments)], targets)
-    expected = torch.stack([logits[0], logits[1:4].mean(dim=0), logits[4]])
+    expected = torch.stack([logits[0], targets.shares[1:5] @ logits[1:5], logits[5]])
     torch.testing.assert_close(judged["logits"], task.target.mean([expected]))
     assert judged["labels"].tolist() == [0, 1, 2]
     loss = torch.nn.functional.cross_entropy(expected, judged["labels"], label_smoothing=0.0)
@@ -88,11 +91,11 @@ def test_windows_of_long_recordings_come_to_the_model_a_batch_at_a_time():
     arguments, targets = task.inputs(next(iter(loader)))
     with torch.no_grad():
         expected = task.judge([model(**arguments)], targets)
-    assert len(arguments["input_values"]) == 15
+    assert len(arguments["input_values"]) == 24
     model.register_forward_pre_hook(lambda module, _, given: seen.append(len(given["input_values"])), with_kwargs=True)
     fresh_accelerate()
     (found,) = predictions.predict(Accelerator(cpu=True), task, model, loader)
-    assert seen == [3] * 5
+    assert seen == [3] * 8
     for name, tensor in expected.items():
         np.testing.assert_allclose(found[name], tensor, rtol=1e-5, atol=1e-6)
 

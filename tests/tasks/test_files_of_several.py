@@ -1,6 +1,7 @@
 """Files of several modalities, as a video with sound: of one time, some without one of them, and folders of them."""
 
 import io
+from pathlib import Path
 
 import av
 import datasets
@@ -226,3 +227,14 @@ def test_commands_read_one_text_a_sample(tmp_path):
         np.savez(tmp_path / "cat.npz", text=wrong)
         with pytest.raises(UserError, match=r"cat.npz has text of shape .*: expected a single text"):
             MultimodalView.read(tmp_path / "cat.npz", processor)
+
+
+@pytest.mark.parametrize("wrong", ["secret.npy", b"secret.npy", ["secret.npy"], "http://127.0.0.1:9/secret.png"])
+@pytest.mark.parametrize("name", ["video", "sound"])
+def test_an_archive_cannot_name_other_files(tmp_path, name, wrong, monkeypatch):
+    """A visitor of a page gives archives, and must not see what lies on its machine, nor what that can reach."""
+    monkeypatch.chdir(tmp_path)
+    np.save("secret.npy", np.zeros((2, 4, 4, 3), np.uint8))
+    np.savez("sample.npz", **{name: wrong})
+    with pytest.raises(UserError, match=rf"sample.npz has {name} of shape .*: expected numbers"):
+        MultimodalView.read(Path("sample.npz"), processor_of())

@@ -28,6 +28,7 @@ class SoundAugmentation:
     speed: list[float] | None = None  # plays it so many times as fast, evenly from [lowest, highest], pitch included
     linear_speed: bool = False  # by straight lines between samples, which is fast, and right for series of features
     shift: float = 0.0  # seconds: up to so much silence (of a series its first numbers) before it, or cut off
+    silence: float = 0.0  # seconds: up to so much before half of them, and after half, as max_length has room
     gain: float = 0.0  # decibels: up to so much louder or softer
     noise: list[float] | None = (
         None  # white noise, so many decibels below what varies of it, evenly from [lowest, highest]
@@ -44,6 +45,7 @@ class SoundAugmentation:
 
 RANGES = {
     "shift": (0, None),
+    "silence": (0, None),
     "gain": (0, None),
     "equalizer": (0, None),
     "noise_share": (0, 1),
@@ -55,6 +57,7 @@ RANGES = {
 }
 _MASKS = 10  # the most of each kind
 _KNOBS = 6  # of the equalizer
+_OF_SAMPLES = ("speed", "shift", "window", "before", "after")
 _SINGLE = ("speed", "shift", "window", "gain", "noise", "has_noise", "noise_seed", "vocal_tract")
 
 
@@ -68,6 +71,9 @@ def draw(settings: SoundAugmentation, count: int, generator: torch.Generator) ->
     draws = {name: numbers.squeeze(1) for name, numbers in zip(_SINGLE, single, strict=True)}
     draws["equalizer"] = knobs
     draws["time_masks"], draws["band_masks"] = masks.unflatten(1, (2, _MASKS, 2)).unbind(dim=1)
+    if settings.silence:  # drawn after all others, whose numbers are then the same without it
+        before_and_after = torch.rand(count, 2, generator=generator, dtype=torch.float64)
+        draws["before"], draws["after"] = before_and_after.unbind(dim=1)
     if settings.mixup_alpha:
         # torch cannot draw from a Beta distribution with a generator.
         rng = np.random.default_rng(torch.randint(2**62, (), generator=generator).item())
@@ -92,8 +98,9 @@ def change(
     """`(L, C) -> (l, C)`: one recording at another speed, shifted, and no longer than `most`, by a random window.
 
     Args:
-        from_silence: what is before it is 0; otherwise its first numbers.
+        from_silence: what is before and after it is 0; otherwise its first and its last numbers.
     """
+    padding = "constant" if from_silence else "edge"
     if settings.speed:
         factor = between(settings.speed, draws["speed"])
         # Low quality is a third of the time; what it gets wrong is far below the other changes.
@@ -104,9 +111,14 @@ def change(
         samples = changed if len(changed) else samples  # a single sample is too short for some
     shift = round((2 * draws["shift"] - 1) * settings.shift * rate)
     if shift > 0:
-        samples = np.pad(samples, ((shift, 0), (0, 0)), mode="constant" if from_silence else "edge")
+        samples = np.pad(samples, ((shift, 0), (0, 0)), mode=padding)
     elif shift < 0:
         samples = samples[min(-shift, len(samples) - 1) :]
+    if settings.silence:
+        wanted = settings.silence * rate * np.clip([2 * draws["before"] - 1, 2 * draws["after"] - 1], 0, None)
+        room = wanted.sum() if most is None else max(0, most - len(samples))
+        before, after = (wanted * min(1, room / max(wanted.sum(), 1))).astype(int)
+        samples = np.pad(samples, ((before, after), (0, 0)), mode=padding)
     if most is not None and len(samples) > most:
         first = int(draws["window"] * (len(samples) - most + 1))
         samples = samples[first : first + most]
@@ -268,7 +280,7 @@ class TrainingSound:
         extractor = self.extractor
         changed = []
         for row, (sample, length) in enumerate(zip(values.cpu().numpy(), lengths.tolist(), strict=True)):
-            own = {name: float(draws[name][row]) for name in ("speed", "shift", "window")}
+            own = {name: float(draws[name][row]) for name in _OF_SAMPLES if name in draws}
             limits = extractor.sampling_rate, extractor.max_length
             changed.append(change(sample[:length], self.settings, own, *limits, extractor.do_rescale))
         batch = padded(changed)
@@ -294,6 +306,7 @@ def describe_augmentation(settings: SoundAugmentation) -> str:
     kinds = {
         f"speed {span(settings.speed)}": settings.speed,
         f"shifts by up to {settings.shift:g} s": settings.shift,
+        f"up to {settings.silence:g} s of silence around it": settings.silence,
         f"gain of up to {settings.gain:g} dB": settings.gain,
         f"noise {span(settings.noise)} dB below": settings.noise,
         f"vocal tract {span(settings.vocal_tract)}": settings.vocal_tract,

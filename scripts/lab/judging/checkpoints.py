@@ -49,6 +49,8 @@ class Classifier:
     def answer(self, sample: Any, top_k: int) -> tuple[list[tuple[str, float]], str]:
         """Names and scores of the likeliest answers, of each task if there are several, and what is told in words.
 
+        Numbers come in the order of the model's own.
+
         Args:
             top_k: how many of classes; of numbers all are given.
 
@@ -63,6 +65,8 @@ class Classifier:
             prefix = "" if task is None else f"{task}: "
             named += [(f"{prefix}{name}", score) for name, score in self.view.named(predictions)]
             told.append(self.view.told(self.processor, sample, predictions))
+        if self.answers_numbers:  # in the order of the model, not from the largest down
+            named.sort(key=lambda answer: list(self.model.config.id2label.values()).index(answer[0]))
         if not all(math.isfinite(score) for _, score in named):
             raise ValueError("answers are not finite numbers: the sample has huge ones, or the checkpoint is broken")
         return named, "\n\n".join(filter(None, told))

@@ -76,19 +76,20 @@ def draw_attention_maps(
         UserError: the model has no such cross-attend, head or latent.
     """
     view = view or VIEWS[type(model).__name__]
-    maps = attention_maps(model, **arguments_of(processor, sample, model.device))
+    part = view.part(processor, sample)
+    maps = attention_maps(model, **arguments_of(processor, part, model.device))
     num_heads, num_latents = maps[0].shape[1:3]
     chosen = _choose("cross-attend", cross_attends or [1, min(2, len(maps)), len(maps)], len(maps))
     heads = _choose("head", heads or range(1, num_heads + 1), num_heads)
     latents = _choose("latent", latents or evenly_chosen(num_latents), num_latents)
-    seen = view.of(processor, model.config, sample)
+    seen = view.of(processor, model.config, part)
     lines = []
     for number in chosen:
         of_sample = _logits(maps[number - 1][0]) if logits else maps[number - 1][0]
         for head in heads:
             label = f"cross-attend {number}" + (f"\nhead {head}" if num_heads > 1 else "")
             lines.append((label, seen, mean_and_single(of_sample[head - 1].numpy(), latents)))
-    return draw_map_lines(lines, latents, logits)
+    return draw_map_lines(lines, latents, logits, title=view.sample if part is sample else view.part_title)
 
 
 def draw_maps_on(
@@ -97,6 +98,7 @@ def draw_maps_on(
     """Draw maps of one cross-attend, numbered from 1: the mean over latents, then some of them, heads averaged."""
     lines = []
     for sample in samples:
+        sample = view.part(processor, sample)
         maps = attention_maps(model, **arguments_of(processor, sample, model.device))
         latents = evenly_chosen(maps[-1].shape[2])
         shown = mean_and_single(maps[cross_attend - 1][0].mean(dim=0).numpy(), latents)
@@ -117,6 +119,7 @@ def draw_map_lines(
     latents: Sequence[int],
     logits: bool = False,
     into: FigureBase | None = None,
+    title: str | None = None,
 ) -> FigureBase:
     """Draw a grid of pictures; each line is a sample, the mean of its maps over all latents, and the maps of some.
 
@@ -125,6 +128,7 @@ def draw_map_lines(
         latents: `k` numbers from 1.
         logits: the maps have both signs; otherwise the darkest colour is 0.
         into: a figure or a part of one to draw into; None makes a figure.
+        title: of the samples; None is what their view calls them.
     """
     size = (1.5 * (2 + len(latents)), 1.5 * len(lines) + 0.4)
     figure = Figure(figsize=size, layout="constrained") if into is None else into
@@ -138,7 +142,7 @@ def draw_map_lines(
             panel.set(xticks=[], yticks=[])
             panel.spines[:].set_visible(False)
         axes[0].set_ylabel(label, fontsize=9)
-    titles = [lines[0][1].sample, "all latents", *(f"latent {latent}" for latent in latents)]
+    titles = [title or lines[0][1].sample, "all latents", *(f"latent {latent}" for latent in latents)]
     for panel, title in zip(grid[0], titles, strict=True):
         panel.set_title(title, fontsize=9)
     return figure

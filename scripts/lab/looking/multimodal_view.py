@@ -47,17 +47,20 @@ class MultimodalView(View):
         try:
             with np.load(path) as arrays:
                 found = {name: arrays[name] for name in arrays.files}
-            is_text = {name: value.dtype.kind == "U" and value.ndim == 0 for name, value in found.items()}
-            found = {name: str(value) if is_text[name] else value for name, value in found.items()}
         except Exception as error:  # readers of archives let out nearly anything that Python raises
             raise UserError(f"{path} is not a readable sample: {one_line(error)}") from None
         unknown = sorted(found.keys() - names.keys())
         if unknown or not found:
             raise UserError(f"{path} has arrays {', '.join(found) or '(none)'}: expected some of {', '.join(names)}")
+        texts = [name for name in found if cls.view_of(names[name]) is TextView]
         for name, value in found.items():
-            if cls.view_of(names[name]) is TextView and not is_text[name]:
-                raise UserError(f"{path} has {name} of shape {value.shape} and {value.dtype}: expected a single text")
-        return found
+            if name in texts:
+                fits, expected = value.dtype.kind == "U" and value.ndim == 0, "a single text"
+            else:  # processors take a text for a path or an address, which a visitor of a page must not name
+                fits, expected = value.dtype.kind in "biuf", "numbers"
+            if not fits:
+                raise UserError(f"{path} has {name} of shape {value.shape} and {value.dtype}: expected {expected}")
+        return {name: str(value) if name in texts else value for name, value in found.items()}
 
     @classmethod
     def _of_file(cls, path: Path, parts: dict[str, Any]) -> dict[str, Any]:

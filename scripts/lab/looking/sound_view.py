@@ -24,6 +24,7 @@ class SoundView(View):
 
     task, sample, examples = "audio-classification", "recording", "*.wav"
     models, processors = ("PerceiverStudyForAudioClassification",), ("PerceiverStudyFeatureExtractor",)
+    part_title = "loudest part"
     given_as = "recording"
 
     def __init__(self, values: np.ndarray, grid: list[int], seconds: float, is_spectrogram: bool):
@@ -35,10 +36,20 @@ class SoundView(View):
         return read_with(processor, path, "recording")
 
     @classmethod
+    def purpose(cls, config: PreTrainedConfig) -> str:
+        return f"{super().purpose(config)} Of a long one the picture is of the part that counts most."
+
+    @classmethod
     def parts(cls, processor: Any) -> dict[str, type[View]]:
         """A series of numbers with units of their own is a file, as a page cannot record it."""
         view = cls if processor.do_rescale else SeriesView
         return {view.sample: view}
+
+    @classmethod
+    def part(cls, processor: Any, sample: np.ndarray) -> np.ndarray:
+        """Of what is longer than `max_length` the window that counts most in the answer, or the first of equals."""
+        windows, shares = processor.windows(torch.from_numpy(sample))
+        return sample if len(windows) == 1 else windows[int(shares.argmax())].numpy()
 
     @classmethod
     def of(cls, processor: Any, config: PreTrainedConfig, sample: np.ndarray) -> "SoundView":
@@ -108,3 +119,4 @@ class SeriesView(SoundView):
     """What the model is told by sensors, of a file that a visitor of the page gives."""
 
     sample, given_as = "series", "file"
+    part_title = "first part"

@@ -56,6 +56,7 @@ class View(ABC):
         examples: endings of the files that publish.py puts beside the weights.
         settings: further arguments of the pipeline.
         legend: what the colours of `overlay` mean.
+        part_title: what `part` is called where it is not all.
         given_as: what a visitor of the page gives: an `image`, a `recording`, a `text`, or any other `file`.
     """
 
@@ -67,6 +68,7 @@ class View(ABC):
     examples: ClassVar[str]
     settings: ClassVar[dict[str, Any]] = {}
     legend: ClassVar[str] = "dark is nowhere, yellow most of all"
+    part_title: ClassVar[str] = ""
     given_as: ClassVar[str] = "file"
 
     @classmethod
@@ -78,6 +80,11 @@ class View(ABC):
     @abstractmethod
     def of(cls, processor: Any, config: PreTrainedConfig, sample: Any) -> "View":
         """The view of what `read` returned."""
+
+    @classmethod
+    def part(cls, processor: Any, sample: Any) -> Any:
+        """What of a sample attention is drawn on: all of it, unless the model looks at parts one after the other."""
+        return sample
 
     @classmethod
     @abstractmethod

@@ -23,7 +23,6 @@ from modeling_perceiver_study import (
     PerceiverStudyFeatureExtractor,
     PerceiverStudyForAudioClassification,
 )
-from modeling_perceiver_study.pipeline_audio_perceiver_study import windows_of
 
 _EXTRACTOR_KEYS = (
     "feature_size",
@@ -51,10 +50,12 @@ class Windows:
     Attributes:
         labels: of the `b` recordings.
         owners: `(rows,)`, which recording each row is of.
+        shares: `(rows,)`, what each counts in the answer of its recording.
     """
 
     labels: torch.Tensor
     owners: torch.Tensor
+    shares: torch.Tensor
 
 
 class AudioClassification(RaggedTask):
@@ -136,18 +137,20 @@ class AudioClassification(RaggedTask):
         return self._changed(batch["values"], batch["lengths"], batch["labels"], step, first)
 
     def inputs(self, batch: Batch) -> tuple[Arguments, torch.Tensor | Windows]:
-        """As the pipeline: a recording longer than `max_length` is cut into windows, whose answers are averaged."""
+        """As the pipeline: a recording longer than `max_length` is cut into windows, whose answers make one."""
         values, lengths, most = batch["values"].transpose(1, 2), batch["lengths"], self.processor.max_length
         if values.shape[-1] <= most:
             return self._arguments(values, lengths), batch["labels"]
-        parts = [windows_of(value[:, :length], most) for value, length in zip(values, lengths.tolist(), strict=True)]
+        recordings = [value[:, :length] for value, length in zip(values, lengths.tolist(), strict=True)]
+        parts, shares = zip(*map(self.processor.windows, recordings), strict=True)
         owners = [owner for owner, windows in enumerate(parts) for _ in windows]
         windows = [window for windows in parts for window in windows]
         padded = values.new_zeros(len(windows), values.shape[1], most)
         for row, window in zip(padded, windows, strict=True):
             row[:, : window.shape[-1]] = window
         sizes = torch.tensor([window.shape[-1] for window in windows], device=values.device)
-        return self._arguments(padded, sizes), Windows(batch["labels"], torch.tensor(owners, device=values.device))
+        targets = Windows(batch["labels"], torch.tensor(owners, device=values.device), torch.cat(shares).to(values))
+        return self._arguments(padded, sizes), targets
 
     def alone(self, batch: Batch) -> Arguments:
         """Without windows: what is longer than `max_length` is cut, as the feature extractor does."""
@@ -225,8 +228,7 @@ assert pipeline("audio-classification", model=folder, trust_remote_code=True)(no
 
 
 def _of_recordings(output: Any, windows: Windows) -> SequenceClassifierOutput:
-    """The mean of the answers to the windows of each recording."""
+    """The answers to recordings, of those to their windows."""
     logits = output.logits.float()
-    total = logits.new_zeros(len(windows.labels), logits.shape[1]).index_add_(0, windows.owners, logits)
-    counts = torch.bincount(windows.owners, minlength=len(total))
-    return SequenceClassifierOutput(logits=total / counts[:, None])
+    total = logits.new_zeros(len(windows.labels), logits.shape[1])
+    return SequenceClassifierOutput(logits=total.index_add_(0, windows.owners, windows.shares[:, None] * logits))
