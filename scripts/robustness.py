@@ -1,12 +1,14 @@
-"""Measure what a classifier of images, of clouds of points, or of texts, withstands.
+"""Measure what a classifier of images, of recordings, of clouds of points, or of texts, withstands.
 
     python scripts/robustness.py model_cards/perceiver-cifar10 data.path=/data/cifar10 --samples 1000
     python scripts/robustness.py output/modelnet10 --output docs/modalities/points
+    python scripts/robustness.py model_cards/perceiver-fsdd data.path=FOLDER
     python scripts/robustness.py output/udhr --output docs/modalities/text
 
 writes robustness.json and robustness.png, of the test samples of the checkpoint's recipe. Images are compressed,
 blurred, resized and permuted, and get noise; the calibration of all of them is judged before and after a temperature
-that is fitted to the validation images (robustness.md). Clouds are turned, and points left out; attention-N.png shows
+that is fitted to the validation images (robustness.md). Recordings get pauses around them, and noise (robustness.md).
+Clouds are turned, and points left out; attention-N.png shows
 where latents look on four of them, drawn by chance, for each cross-attend. Texts are mistyped, disguised with letters
 of other scripts that look the same, and brought to one case, beside a support vector machine on n-grams of characters
 that learned the same texts (robustness.md).
@@ -37,6 +39,7 @@ from lab.provenance import describe_surroundings
 from lab.recipe import load_recipe
 from lab.study.images import calibration_of, draw_images, images_table, logits_of, measure_changes
 from lab.study.robustness import draw_robustness, missing_points_curve, rotation_curves
+from lab.study.sounds import draw_sounds, sound_curves, sounds_table
 from lab.study.texts import (
     cases_of,
     classifier_of,
@@ -46,6 +49,7 @@ from lab.study.texts import (
     texts_of,
     texts_table,
 )
+from lab.tasks.audio_classification import AudioClassification
 from lab.tasks.image_classification import ImageClassification
 from lab.tasks.point_cloud_classification import PointCloudClassification
 from lab.tasks.task import drawn
@@ -78,10 +82,12 @@ def main(arguments: list[str] | None = None):
         measure = of_points
     elif one_class and isinstance(task, ImageClassification):
         measure = of_images
+    elif one_class and isinstance(task, AudioClassification) and task.processor.do_rescale:
+        measure = of_sounds
     else:
         raise UserError(
-            f"{options.checkpoint} is for {task.samples}; expected texts, images, or clouds of points with 3 "
-            "coordinates, with one class each"
+            f"{options.checkpoint} is for {task.samples}; expected texts, images, sound, or clouds of points "
+            "with 3 coordinates, with one class each"
         )
     if options.samples is not None and measure is not of_images:
         raise UserError(f"--samples is for images: leave it out for {task.samples}")
@@ -129,6 +135,20 @@ def of_points(
     for curve in [*rotations, missing]:
         pairs = zip(curve.places, curve.accuracies, strict=True)
         print(f"{curve.name}: " + ", ".join(f"{at:g} {100 * value:.1f} %" for at, value in pairs))
+
+
+def of_sounds(
+    task: AudioClassification, model: PreTrainedModel, options: argparse.Namespace, folder: Path, about: dict
+):
+    dataset = task.load_split(options.split)
+    curves = sound_curves(task, model, dataset, options.batch_size)
+    results = {**about, "recordings": len(dataset)}
+    results |= {kind: [asdict(curve) for curve in found] for kind, found in curves.items()}
+    (folder / "robustness.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    table = sounds_table(curves, options.split)
+    (folder / "robustness.md").write_text(table, encoding="utf-8")
+    save(draw_sounds(curves), folder / "robustness.png", dpi=120)
+    print(table)
 
 
 def of_texts(task: TextClassification, model: PreTrainedModel, options: argparse.Namespace, folder: Path, about: dict):

@@ -335,6 +335,7 @@ _SOUND = [
 _SOUND_CHANGES = [
     "augmentation.speed=[0.8,1.2]",
     "augmentation.shift=0.02",
+    "augmentation.silence=0.03",
     "augmentation.gain=3",
     "augmentation.noise=[10,20]",
     "augmentation.time_masks=1",
@@ -378,6 +379,9 @@ KINDS = {
             *_MODEL,
             *_RUN,
             "model.num_channels=1",
+            "model.stem_type=neighbors",
+            "model.stem_channels=8",
+            "model.num_neighbors=4",
             "model.num_axes=3",
             "model.max_frequencies=3",
         ],

@@ -178,7 +178,15 @@ def test_what_is_no_sample_gets_a_clear_message(page_of_kind, tmp_path):
 
 BAD_ARRAYS = {
     "points": ("cloud", {"empty": np.zeros((0, 4)), "columns": np.zeros((5, 3)), "nan": np.full((5, 4), np.nan)}),
-    "multimodal": ("sample", {"video": np.zeros((0, 4, 4, 3)), "sound": np.zeros((3, 0)), "other": np.zeros(3)}),
+    "multimodal": (
+        "sample",
+        {
+            "video": np.zeros((0, 4, 4, 3)),
+            "sound": np.zeros((3, 0)),
+            "other": np.zeros(3),
+            "sound of the server": np.array("/etc/hostname"),
+        },
+    ),
 }
 
 
@@ -191,7 +199,7 @@ def test_arrays_that_do_not_fit_get_a_clear_message(page_of_kind, tmp_path):
         np.save(path, array)
         if name == "sample":
             path = path.with_suffix(".npz")
-            np.savez(path, **{array_name: array})
+            np.savez(path, **{array_name.partition(" ")[0]: array})
         give(page, name, path)
         page.wait_for_selector("#told >> text=expected")
         assert str(path.parent) not in page.inner_text("#told") and "/tmp" not in page.inner_text("#told")
@@ -218,6 +226,32 @@ def test_numbers_are_not_shown_as_probabilities(tmp_path):
     classifier = app.load_classifier(str(tmp_path / "checkpoint"))
     text, probabilities = app.answer(classifier, (str(KINDS["points"].write_file(tmp_path)),))
     assert probabilities is None and re.match(r"LABEL\\_\d\\: ", text) and "ms" in text
+
+
+def test_a_program_may_ask_what_a_visitor_asks(url, tmp_path):
+    from gradio_client import Client, handle_file
+
+    coloured_images(1, seed=2, size=24)[0][0].save(tmp_path / "image.png")
+    client, image = Client(url, verbose=False), handle_file(tmp_path / "image.png")
+    told, likeliest = client.predict(image, api_name="/answer")
+    assert told.endswith("ms") and likeliest["label"] in CLASSES
+    assert Path(client.predict(image, "1", "mean of all", "3", api_name="/map")).stat().st_size > 0
+
+
+# Gradio leaves sockets open that it could not bind.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("port", "message"), [("0", "expected a number from"), ("taken", "the page cannot be served")])
+def test_a_port_that_cannot_be_had(tmp_path, port, message):
+    import app
+    from lab.errors import UserError
+
+    save_checkpoint(tmp_path / "checkpoint")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        number = str(taken.getsockname()[1]) if port == "taken" else port
+        with pytest.raises(UserError, match=message):
+            app.main([str(tmp_path / "checkpoint"), "--port", number])
 
 
 def test_an_example(browser_page):

@@ -106,7 +106,10 @@ def test_the_card_of_series_speaks_of_sensors():
     judged = {"logits": torch.randn(3, 3), "labels": torch.tensor([0, 1, 2])}
     card, heard = task.card(judged), task_of().card(judged)
     assert "series of up to 160 numbers, of 2 channels" in card["purpose"] and "Other sensors" in card["limits"]
-    assert "time-series" in card["tags"] and "series.csv" in card["usage"][0] and "single moments" in card["elements"]
+    assert "time-series" in card["tags"] and "series.csv" in card["usage"][0]
+    assert card["elements"] == "patches of moments"
+    task.config.patch_size = None
+    assert task.card(judged)["elements"] == "single moments" and task.samples == "series"
     assert "recordings of up to" in heard["purpose"] and "microphones" in heard["limits"]
 
 

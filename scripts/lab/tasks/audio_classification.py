@@ -74,6 +74,7 @@ class AudioClassification(RaggedTask):
 
     def __init__(self, recipe, config=None, processor=None, pretrained=None):
         super().__init__(recipe, config, processor, pretrained)
+        self.samples = "recordings" if self.processor.do_rescale else "series"
         self._check_augmentation()
         self.in_pairs = self.augmentation.mixup_alpha > 0
         self._changed = TrainingSound(
@@ -196,19 +197,22 @@ class AudioClassification(RaggedTask):
         extractor, parts = self.processor, super().card(judged)
         if extractor.do_rescale:
             seconds = extractor.max_length / extractor.sampling_rate
-            given, single = f"recordings of up to {seconds:g} s at {extractor.sampling_rate} Hz", "raw samples"
+            given = f"recordings of up to {seconds:g} s at {extractor.sampling_rate} Hz"
+            single, several = "raw samples", "raw samples"
             tag, file, limits = "audio", "sound.wav", "Other speakers, microphones, rooms and noise are untested."
             packages = ["soundfile", "soxr"]
         else:  # numbers of sensors, in units of their own
             channels = f", of {extractor.feature_size} channels" if extractor.feature_size > 1 else ""
-            given, single = f"series of up to {extractor.max_length} numbers{channels}", "single moments"
+            given = f"series of up to {extractor.max_length} numbers{channels}"
+            single, several = "single moments", "moments"
             tag, file, limits = "time-series", "series.csv", "Other sensors, units and rates are untested."
-            packages = []
-        kind = "log-mel spectrograms" if extractor.feature_type == "log-mel" else single
+            packages = ["soundfile"]  # for the examples
+        if extractor.feature_type == "log-mel":
+            single = several = "log-mel spectrograms"
         return parts | {
             "tags": [tag, *parts["tags"]],
             "purpose": self.target.purpose(given, self.config.num_labels),
-            "elements": elements_of(self.config, kind, kind),
+            "elements": elements_of(self.config, single, several),
             "augmentation": describe_augmentation(self.augmentation),
             "usage": [
                 with_pipeline(self.name, file, self.target),

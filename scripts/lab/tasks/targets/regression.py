@@ -100,7 +100,7 @@ class Regression(Target):
         return list(zip(texts, near[chosen].tolist(), strict=True))
 
     def purpose(self, inputs: str, num_labels: int) -> str:
-        return f"answers {inputs} with {num_labels} numbers"
+        return f"answers {inputs} with {'a number' if num_labels == 1 else f'{num_labels} numbers'}"
 
     def title(self, label: np.ndarray, names: list[str]) -> str:
         return ", ".join(f"{value:.3g}" for value in label)
