@@ -36,6 +36,13 @@ LADDERS = {
         "modalities/video.md": "modalities/video",
     }.items()
 }
+MODALITIES = MAIN_README.parent / "docs" / "modalities.md"
+# Of scripts/benchmark_arrays.py.
+_COSTS = {
+    "a second of sound": "sound/cost",
+    "a series": "sound/series-cost",
+    "a cloud of points": "points/cost",
+}
 # Of scripts/benchmark.py.
 # Those that begin with plain are of the code as it is; the others are of linear layers computed as convolutions.
 _TABLES = ("plain-float32", "plain-float32-medium", "plain-bf16")
@@ -130,8 +137,22 @@ def pages() -> dict[Path, str]:
         README: _INTRODUCTION + table(presets(), README) + _NOT_RUN + table(not_run(), README),
         MAIN_README: _between(readme, "benchmark", benchmarks[0]),
         PERFORMANCE: _between(performance, "earlier", "\n".join(earlier)),
+        MODALITIES: _between(MODALITIES.read_text(encoding="utf-8"), "costs", costs_table()),
         **{page: _with_ladders(page, folder) for page, folder in LADDERS.items()},
     }
+
+
+def costs_table() -> str:
+    """Return a Markdown row for each kind of input: what a training step costs here and in other libraries."""
+    folder = MODALITIES.parent / "modalities"
+    found = {kind: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for kind, name in _COSTS.items()}
+    contenders = list(next(iter(found.values()))["contenders"])
+    rows = [f"| training step, ms a sample | elements | {' | '.join(contenders)} |", "|---|" + "---:|" * 6]
+    for kind, cost in found.items():
+        steps = " | ".join(f"{cost['contenders'][name]['step']:.2f}" for name in contenders)
+        rows.append(f"| {kind} | {cost['elements']:,} | {steps} |")
+    hardware = sorted({cost["hardware"] for cost in found.values()})
+    return "\n".join(rows) + f"\n\n{', '.join(hardware)}; float32, batches of 16.\n"
 
 
 def _measured(name: str) -> dict:

@@ -22,7 +22,6 @@ from pathlib import Path
 import lab.waiting  # noqa: F401, before torch
 
 import numpy as np
-import torch
 import transformers
 from transformers import PreTrainedModel
 
@@ -72,8 +71,6 @@ def main(arguments: list[str] | None = None):
     require_of_data(options.overrides)
     transformers.utils.logging.disable_progress_bar()
     recipe = load_recipe(Path(options.checkpoint) / "recipe.yaml", options.overrides)
-    if recipe.optimization.cpu_threads:
-        torch.set_num_threads(recipe.optimization.cpu_threads)
     task, model = open_checkpoint(options.checkpoint, recipe)
     one_class = getattr(task, "problem_type", None) == SINGLE_LABEL
     if one_class and isinstance(task, TextClassification):
@@ -93,6 +90,7 @@ def main(arguments: list[str] | None = None):
         raise UserError(f"--samples is for images: leave it out for {task.samples}")
     folder = folder_to_write(options.output or Path(options.checkpoint))
     about = {"data": recipe.data.title or recipe.data.called, "split": options.split}
+    about |= describe_surroundings(build_accelerator(task))  # which settles the number of threads
     measure(task, model, options, folder, about)
     print(f"more in {folder}")
 
@@ -100,7 +98,6 @@ def main(arguments: list[str] | None = None):
 def of_images(
     task: ImageClassification, model: PreTrainedModel, options: argparse.Namespace, folder: Path, about: dict
 ):
-    provenance = describe_surroundings(build_accelerator(task))  # which settles the number of threads
     splits = [task.load_split(split) for split in ("validation", options.split)]
     judged = [
         (logits_of(task, model, images, np.arange(len(images)), options.batch_size), images.labels) for images in splits
@@ -110,7 +107,7 @@ def of_images(
     rows = np.sort(drawn(len(images), options.samples or len(images)))
     changes = measure_changes(task, model, images, rows, options.batch_size)
     table, picture = images_table(changes, calibration, len(rows)), draw_images(changes, calibration)
-    results = {**about, **provenance, "images": len(rows), **changes, "calibration": calibration}
+    results = {**about, "images": len(rows), **changes, "calibration": calibration}
     results["curves"] = [asdict(curve) for curve in changes["curves"]]
     (folder / "robustness.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     (folder / "robustness.md").write_text(table, encoding="utf-8")

@@ -72,6 +72,21 @@ def test_a_wrong_program_is_refused(tmp_path):
             export.check(lambda pixels: right(pixels)[:, :2], right)
 
 
+def test_a_mistyped_folder_is_said_to_be_one(tmp_path):
+    with pytest.raises(UserError, match=r"nope: no such folder, and no OWNER/NAME of a model on the Hub"):
+        export.main([str(tmp_path / "nope")])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("model.pt2", "torch"), pytest.param("model.onnx", "onnx", marks=needs_onnx)]
+)
+def test_a_folder_is_no_file_to_write(tmp_path, name, kind):
+    save_checkpoint(tmp_path / "checkpoint")
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=rf"{name} cannot be written: it is a folder"):
+        export.main([str(tmp_path / "checkpoint"), "--output", str(tmp_path), "--formats", kind])
+
+
 def test_a_name_on_the_hub_needs_an_output():
     with pytest.raises(UserError, match=r"org/name is not a folder: say with --output where to write"):
         export.main(["org/name"])

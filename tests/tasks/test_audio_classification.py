@@ -207,5 +207,6 @@ def test_numbers_of_sensors(tmp_path, capsys):
     capsys.readouterr()
     predict.main([str(tmp_path / "run"), str(tmp_path / "one.csv")])
     told = dict(line.split() for line in capsys.readouterr().out.splitlines()[1:])
+    assert list(told) == ["volts", "pascals"], "in the order of the model, whichever is larger"
     assert float(told["volts"]) == pytest.approx(1.25, abs=0.75)
     assert float(told["pascals"]) == pytest.approx(1250, abs=750)
