@@ -87,7 +87,7 @@ def draw_sounds(curves: dict[str, list[Curve]]) -> Figure:
         for curve, colour, marker in zip(found, COLOURS, MARKERS, strict=False):
             axes.plot(curve.places, 100 * np.array(curve.accuracies), color=colour, marker=marker, label=curve.name)
     left, right = panels
-    left.set(xlabel="seconds of a pause before, and after", ylabel="accuracy in %", ylim=(0, 100))
+    left.set(xlabel="seconds of a pause before, and after", ylabel="accuracy in %", ylim=(0, 102))
     left.legend(frameon=False)
     right.set_xlabel("decibels that noise lies below")
     right.invert_xaxis()
