@@ -92,6 +92,8 @@ def _ply(content: bytes, num_axes: int, feature_names: Sequence[str] | None, num
         raise ValueError(f"it has no {', '.join(missing)}, without which trimesh reads no .ply file: give it as .npy")
     mesh = _mesh(content, "ply")
     if num_points is not None and len(getattr(mesh, "faces", ())):
+        if num_axes > 3:
+            raise ValueError("points on its faces have three coordinates; num_points=None takes vertices")
         if feature_names:
             raise ValueError(f"points on its faces have no {', '.join(feature_names)}; num_points=None takes vertices")
         return _vertices_or_surface(mesh, num_points)[:, :num_axes]

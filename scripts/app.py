@@ -64,7 +64,7 @@ def page(classifier: Classifier, checkpoint: str) -> gr.Blocks:
     config, view = classifier.model.config, classifier.view
     parts = view.parts(classifier.processor)
     name = Path(checkpoint).resolve().name
-    with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(_KEPT, _KEPT)) as blocks:
+    with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(_KEPT // 2, _KEPT // 2)) as blocks:
         gr.Markdown(f"# {_plain(name)}\n{view.purpose(config)}")
         with gr.Row():
             with gr.Column():
@@ -156,7 +156,7 @@ def show_map(
         sample = _take(classifier, values)
         if sample is None:
             return None
-        sample = classifier.view.part(classifier.processor, sample)
+        sample, _ = classifier.view.part(classifier.processor, sample)
         arguments = arguments_of(classifier.processor, sample, model.device)
         weights = attention_maps(model, **arguments)[int(cross_attend) - 1][0]
     except (UserError, ValueError, OSError):  # `answer` says what is wrong

@@ -2,7 +2,7 @@
 
     python scripts/robustness.py model_cards/perceiver-cifar10 data.path=/data/cifar10 --samples 1000
     python scripts/robustness.py output/modelnet10 --output docs/modalities/points
-    python scripts/robustness.py model_cards/perceiver-fsdd data.path=FOLDER
+    python scripts/robustness.py model_cards/perceiver-fsdd data.path=FOLDER --output docs/modalities/sound
     python scripts/robustness.py output/udhr --output docs/modalities/text
 
 writes robustness.json and robustness.png, of the test samples of the checkpoint's recipe. Images are compressed,

@@ -113,8 +113,8 @@ def test_silence_goes_where_there_is_room(before, after, most, expected, from_si
 
 
 def test_silence_leaves_the_other_choices_as_they_are():
-    with_it = draw(dataclasses.replace(ALL, silence=0.5, mixup_alpha=0.0), 8, torch.Generator().manual_seed(0))
-    without = draw(dataclasses.replace(ALL, silence=0.0, mixup_alpha=0.0), 8, torch.Generator().manual_seed(0))
+    with_it = draw(dataclasses.replace(ALL, silence=0.5), 8, torch.Generator().manual_seed(0))
+    without = draw(dataclasses.replace(ALL, silence=0.0), 8, torch.Generator().manual_seed(0))
     assert with_it.keys() - without.keys() == {"before", "after"}
     assert all(torch.equal(numbers, with_it[name]) for name, numbers in without.items())
 

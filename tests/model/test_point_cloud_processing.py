@@ -305,6 +305,40 @@ def test_files_that_lack_something(content, message):
         open_points(content, num_points=8)
 
 
+def ply_of(names, rows, faces=""):
+    """Bytes of a .ply file of text, with a field for each name."""
+    fields = "".join(f"property float {name}\n" for name in names)
+    head = f"ply\nformat ascii 1.0\nelement vertex {len(rows)}\n{fields}"
+    head += f"element face {len(faces.splitlines())}\nproperty list uchar int vertex_indices\n" if faces else ""
+    lines = "".join(" ".join(map(repr, map(float, row))) + "\n" for row in rows)
+    return f"{head}end_header\n{lines}{faces}".encode()
+
+
+@pytest.mark.parametrize(
+    ("num_axes", "feature_names", "columns"),
+    [(4, [], [0, 1, 2, 3]), (4, None, [0, 1, 2, 3, 4]), (4, ["t"], [0, 1, 2, 4, 3]), (5, [], [0, 1, 2, 3, 4])],
+)
+def test_more_than_three_coordinates(num_axes, feature_names, columns):
+    """The fields that follow x, y and z, and are no features."""
+    rows = np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32)
+    found = open_points(ply_of(["x", "y", "z", "t", "u"], rows), num_axes, feature_names)
+    np.testing.assert_array_equal(found, rows[:, columns])
+
+
+@pytest.mark.parametrize(
+    ("content", "num_axes", "message"),
+    [
+        (ply_of("xyzt", np.eye(4)), 5, "it has fields x, y, z, t: expected num_axes=5 coordinates among them"),
+        (ply_of("xy", np.eye(2)), 2, "it has no z, without which trimesh reads no .ply file: give it as .npy"),
+        (b"OFF\n1 0 0\n1 2 3\n", 4, "it holds points in three dimensions: give those of num_axes=4 as .npy"),
+        (ply_of("xyzt", np.eye(4)[:3], "3 0 1 2\n"), 4, "points on its faces have three coordinates"),
+    ],
+)
+def test_files_without_so_many_coordinates(content, num_axes, message):
+    with pytest.raises(ValueError, match=message):
+        open_points(content, num_axes, [], 3)
+
+
 def test_binary_ply(cloud):
     import trimesh
 

@@ -71,13 +71,13 @@ def draw(settings: SoundAugmentation, count: int, generator: torch.Generator) ->
     draws = {name: numbers.squeeze(1) for name, numbers in zip(_SINGLE, single, strict=True)}
     draws["equalizer"] = knobs
     draws["time_masks"], draws["band_masks"] = masks.unflatten(1, (2, _MASKS, 2)).unbind(dim=1)
-    if settings.silence:  # drawn after all others, whose numbers are then the same without it
-        before_and_after = torch.rand(count, 2, generator=generator, dtype=torch.float64)
-        draws["before"], draws["after"] = before_and_after.unbind(dim=1)
     if settings.mixup_alpha:
         # torch cannot draw from a Beta distribution with a generator.
         rng = np.random.default_rng(torch.randint(2**62, (), generator=generator).item())
         draws["opacity"] = torch.from_numpy(rng.beta(settings.mixup_alpha, settings.mixup_alpha, count)).float()
+    if settings.silence:  # drawn after all others, whose numbers are then the same without it
+        before_and_after = torch.rand(count, 2, generator=generator, dtype=torch.float64)
+        draws["before"], draws["after"] = before_and_after.unbind(dim=1)
     return draws
 
 

@@ -76,7 +76,7 @@ def draw_attention_maps(
         UserError: the model has no such cross-attend, head or latent.
     """
     view = view or VIEWS[type(model).__name__]
-    part = view.part(processor, sample)
+    part, title = view.part(processor, sample)
     maps = attention_maps(model, **arguments_of(processor, part, model.device))
     num_heads, num_latents = maps[0].shape[1:3]
     chosen = _choose("cross-attend", cross_attends or [1, min(2, len(maps)), len(maps)], len(maps))
@@ -89,7 +89,7 @@ def draw_attention_maps(
         for head in heads:
             label = f"cross-attend {number}" + (f"\nhead {head}" if num_heads > 1 else "")
             lines.append((label, seen, mean_and_single(of_sample[head - 1].numpy(), latents)))
-    return draw_map_lines(lines, latents, logits, title=view.sample if part is sample else view.part_title)
+    return draw_map_lines(lines, latents, logits, title=title)
 
 
 def draw_maps_on(
@@ -98,11 +98,12 @@ def draw_maps_on(
     """Draw maps of one cross-attend, numbered from 1: the mean over latents, then some of them, heads averaged."""
     lines = []
     for sample in samples:
-        sample = view.part(processor, sample)
+        sample, title = view.part(processor, sample)
         maps = attention_maps(model, **arguments_of(processor, sample, model.device))
         latents = evenly_chosen(maps[-1].shape[2])
         shown = mean_and_single(maps[cross_attend - 1][0].mean(dim=0).numpy(), latents)
-        lines.append(("", view.of(processor, model.config, sample), shown))
+        label = "" if title == view.sample else title
+        lines.append((label, view.of(processor, model.config, sample), shown))
     figure = draw_map_lines(lines, latents)
     figure.suptitle(f"attention weights, cross-attend {cross_attend} of {len(maps)}", fontsize=10)
     return figure

@@ -24,7 +24,6 @@ class SoundView(View):
 
     task, sample, examples = "audio-classification", "recording", "*.wav"
     models, processors = ("PerceiverStudyForAudioClassification",), ("PerceiverStudyFeatureExtractor",)
-    part_title = "loudest part"
     given_as = "recording"
 
     def __init__(self, values: np.ndarray, grid: list[int], seconds: float, is_spectrogram: bool):
@@ -46,10 +45,14 @@ class SoundView(View):
         return {view.sample: view}
 
     @classmethod
-    def part(cls, processor: Any, sample: np.ndarray) -> np.ndarray:
+    def part(cls, processor: Any, sample: np.ndarray) -> tuple[np.ndarray, str]:
         """Of what is longer than `max_length` the window that counts most in the answer, or the first of equals."""
+        if not hasattr(processor, "windows"):  # of a checkpoint from before there were any, which brings its own code
+            return sample, cls.sample
         windows, shares = processor.windows(torch.from_numpy(sample))
-        return sample if len(windows) == 1 else windows[int(shares.argmax())].numpy()
+        if len(windows) == 1:
+            return sample, cls.sample
+        return windows[int(shares.argmax())].numpy(), "loudest part" if processor.do_rescale else "first part"
 
     @classmethod
     def of(cls, processor: Any, config: PreTrainedConfig, sample: np.ndarray) -> "SoundView":
@@ -119,4 +122,3 @@ class SeriesView(SoundView):
     """What the model is told by sensors, of a file that a visitor of the page gives."""
 
     sample, given_as = "series", "file"
-    part_title = "first part"

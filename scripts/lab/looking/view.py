@@ -56,7 +56,6 @@ class View(ABC):
         examples: endings of the files that publish.py puts beside the weights.
         settings: further arguments of the pipeline.
         legend: what the colours of `overlay` mean.
-        part_title: what `part` is called where it is not all.
         given_as: what a visitor of the page gives: an `image`, a `recording`, a `text`, or any other `file`.
     """
 
@@ -68,7 +67,6 @@ class View(ABC):
     examples: ClassVar[str]
     settings: ClassVar[dict[str, Any]] = {}
     legend: ClassVar[str] = "dark is nowhere, yellow most of all"
-    part_title: ClassVar[str] = ""
     given_as: ClassVar[str] = "file"
 
     @classmethod
@@ -82,9 +80,9 @@ class View(ABC):
         """The view of what `read` returned."""
 
     @classmethod
-    def part(cls, processor: Any, sample: Any) -> Any:
-        """What of a sample attention is drawn on: all of it, unless the model looks at parts one after the other."""
-        return sample
+    def part(cls, processor: Any, sample: Any) -> tuple[Any, str]:
+        """What of a sample attention is drawn on, and its name: all of it, unless the model looks at it part by part."""
+        return sample, cls.sample
 
     @classmethod
     @abstractmethod
