@@ -81,7 +81,7 @@ class View(ABC):
 
     @classmethod
     def part(cls, processor: Any, sample: Any) -> tuple[Any, str]:
-        """What of a sample attention is drawn on, and its name: all of it, unless the model looks at it part by part."""
+        """What of a sample attention is drawn on, and its name: all, unless the model looks at it part by part."""
         return sample, cls.sample
 
     @classmethod
