@@ -313,18 +313,16 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         are shares of the power of what varies, as a pause says nothing of the rest; windows of silence alone, and those
         of series that are not sound (`do_rescale=False`), count alike.
         """
-        size, length = samples.shape[-1], self.max_length
-        if length is None or size <= length:
-            windows = [samples]
-        else:
-            steps = -(-(size - length) // max(1, length // 2))
-            starts = [round(number * (size - length) / steps) for number in range(steps + 1)]
-            windows = [samples[:, start : start + length] for start in starts]
+        size = samples.shape[-1]
+        length = min(size, self.max_length or size)
+        steps = -(-(size - length) // max(1, length // 2))
+        starts = [round(number * (size - length) / max(1, steps)) for number in range(steps + 1)]
+        windows = [samples[:, start : start + length] for start in starts]
         power = torch.ones(len(windows), dtype=torch.float64)
         if self.do_rescale and len(windows) > 1:
-            # Not all devices have numbers with 64 bits, and squares may be too large for others.
-            power = torch.stack([one.cpu().double().var(dim=1, correction=0).sum() for one in windows])
-            power = power if power.sum() > 0 else torch.ones_like(power)
+            heard = samples.cpu()  # not all devices have numbers with 64 bits, and squares may be too large for others
+            varying = [heard[:, start : start + length].double().var(dim=1, correction=0).sum() for start in starts]
+            power = torch.stack(varying) if sum(varying) > 0 else power
         return windows, power / power.sum()
 
     def features(self, samples: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

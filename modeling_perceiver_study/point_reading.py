@@ -148,13 +148,9 @@ def _vertices_or_surface(mesh, num_points: int | None) -> np.ndarray:
 
 def _columns(data: dict[str, np.ndarray], num_axes: int, feature_names: Sequence[str] | None) -> np.ndarray:
     others = [field for field in data if field not in ("x", "y", "z")]
-    if num_axes > 3:
-        free = [field for field in others if field not in (feature_names or ())]
-        axes = ["x", "y", "z", *free[: num_axes - 3]]
-        if len(axes) < num_axes:
-            raise ValueError(f"it has fields {', '.join(data)}: expected num_axes={num_axes} coordinates among them")
-    else:
-        axes = ["x", "y", "z"][:num_axes]
+    axes = ["x", "y", "z", *(field for field in others if field not in (feature_names or ()))][:num_axes]
+    if len(axes) < num_axes:
+        raise ValueError(f"it has fields {', '.join(data)}: expected num_axes={num_axes} coordinates among them")
     if feature_names is None:
         feature_names = [field for field in others if field not in axes]
     wanted = [*axes, *feature_names]

@@ -30,7 +30,7 @@ from lab.looking.view import View
 _MEAN = "mean of all"
 _ANSWERS = 5  # for each question
 _LAST_PORT = 2**16 - 1
-_KEPT = 3600  # seconds that Gradio keeps what visitors give, and what is drawn for them; at the end all goes
+_OLD = 1800  # seconds: as often Gradio deletes what visitors gave so long ago, and what was drawn for them
 # Images of a few pixels are shown large.
 _STYLE = "#image img { width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated }"
 
@@ -64,7 +64,7 @@ def page(classifier: Classifier, checkpoint: str) -> gr.Blocks:
     config, view = classifier.model.config, classifier.view
     parts = view.parts(classifier.processor)
     name = Path(checkpoint).resolve().name
-    with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(_KEPT // 2, _KEPT // 2)) as blocks:
+    with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(_OLD, _OLD)) as blocks:
         gr.Markdown(f"# {_plain(name)}\n{view.purpose(config)}")
         with gr.Row():
             with gr.Column():

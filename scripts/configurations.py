@@ -145,18 +145,19 @@ def pages() -> dict[Path, str]:
 def costs_table() -> str:
     """Return a Markdown row for each kind of input: what a training step costs here and in other libraries."""
     folder = MODALITIES.parent / "modalities"
-    found = {kind: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for kind, name in _COSTS.items()}
+    found = {kind: _measured(name, folder) for kind, name in _COSTS.items()}
     contenders = list(next(iter(found.values()))["contenders"])
-    rows = [f"| training step, ms a sample | elements | {' | '.join(contenders)} |", "|---|" + "---:|" * 6]
+    rows = [f"| training step, ms a sample | elements | {' | '.join(contenders)} |"]
+    rows.append("|---|---:|" + "---:|" * len(contenders))
     for kind, cost in found.items():
         steps = " | ".join(f"{cost['contenders'][name]['step']:.2f}" for name in contenders)
         rows.append(f"| {kind} | {cost['elements']:,} | {steps} |")
-    hardware = sorted({cost["hardware"] for cost in found.values()})
-    return "\n".join(rows) + f"\n\n{', '.join(hardware)}; float32, batches of 16.\n"
+    settings = sorted({f"{cost['hardware']}; float32, batches of {cost['batch_size']}" for cost in found.values()})
+    return "\n".join(rows) + f"\n\n{', '.join(settings)}.\n"
 
 
-def _measured(name: str) -> dict:
-    return json.loads((BENCHMARK / f"{name}.json").read_text(encoding="utf-8"))
+def _measured(name: str, folder: Path = BENCHMARK) -> dict:
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _with_ladders(page: Path, folder: Path) -> str:

@@ -8,10 +8,9 @@
 writes robustness.json and robustness.png, of the test samples of the checkpoint's recipe. Images are compressed,
 blurred, resized and permuted, and get noise; the calibration of all of them is judged before and after a temperature
 that is fitted to the validation images (robustness.md). Recordings get pauses around them, and noise (robustness.md).
-Clouds are turned, and points left out; attention-N.png shows
-where latents look on four of them, drawn by chance, for each cross-attend. Texts are mistyped, disguised with letters
-of other scripts that look the same, and brought to one case, beside a support vector machine on n-grams of characters
-that learned the same texts (robustness.md).
+Clouds are turned, and points left out; attention-N.png shows where latents look on four of them, drawn by chance, for
+each cross-attend. Texts are mistyped, disguised with letters of other scripts that look the same, and brought to one
+case, beside a support vector machine on n-grams of characters that learned the same texts (robustness.md).
 """
 
 import argparse
@@ -23,6 +22,7 @@ import lab.waiting  # noqa: F401, before torch
 
 import numpy as np
 import transformers
+from matplotlib.figure import Figure
 from transformers import PreTrainedModel
 
 from lab.arguments import at_least_one, require_of_data
@@ -106,13 +106,9 @@ def of_images(
     images = splits[-1]
     rows = np.sort(drawn(len(images), options.samples or len(images)))
     changes = measure_changes(task, model, images, rows, options.batch_size)
-    table, picture = images_table(changes, calibration, len(rows)), draw_images(changes, calibration)
     results = {**about, "images": len(rows), **changes, "calibration": calibration}
     results["curves"] = [asdict(curve) for curve in changes["curves"]]
-    (folder / "robustness.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    (folder / "robustness.md").write_text(table, encoding="utf-8")
-    save(picture, folder / "robustness.png", dpi=120)
-    print(table)
+    write(folder, results, draw_images(changes, calibration), images_table(changes, calibration, len(rows)))
 
 
 def of_points(
@@ -123,8 +119,7 @@ def of_points(
     missing = missing_points_curve(task, model, dataset, options.batch_size)
     results = {**about, "clouds": len(dataset)}
     results |= {"rotations": [asdict(curve) for curve in rotations], "missing": asdict(missing)}
-    (folder / "robustness.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    save(draw_robustness(rotations, missing), folder / "robustness.png", dpi=120)
+    write(folder, results, draw_robustness(rotations, missing))
     samples = [dataset.sample(row) for row in drawn(len(dataset), _DRAWN)]
     for number in range(1, model.config.num_cross_attends + 1):
         figure = draw_maps_on(samples, model, task.processor, PointsView, number)
@@ -141,11 +136,7 @@ def of_sounds(
     curves = sound_curves(task, model, dataset, options.batch_size)
     results = {**about, "recordings": len(dataset)}
     results |= {kind: [asdict(curve) for curve in found] for kind, found in curves.items()}
-    (folder / "robustness.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    table = sounds_table(curves, options.split)
-    (folder / "robustness.md").write_text(table, encoding="utf-8")
-    save(draw_sounds(curves), folder / "robustness.png", dpi=120)
-    print(table)
+    write(folder, results, draw_sounds(curves), sounds_table(curves, options.split))
 
 
 def of_texts(task: TextClassification, model: PreTrainedModel, options: argparse.Namespace, folder: Path, about: dict):
@@ -161,11 +152,16 @@ def of_texts(task: TextClassification, model: PreTrainedModel, options: argparse
     cases = {name: cases_of(classify, texts, labels) for name, classify in classifiers.items()}
     results = {**about, "texts": len(texts), "cases": cases}
     results |= {"curves": {name: [asdict(curve) for curve in found] for name, found in curves.items()}}
+    write(folder, results, draw_texts(curves), texts_table(curves, cases, options.split))
+
+
+def write(folder: Path, results: dict, picture: Figure, table: str | None = None):
+    """Write what was measured, and print the table if there is one."""
     (folder / "robustness.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    table = texts_table(curves, cases, options.split)
-    (folder / "robustness.md").write_text(table, encoding="utf-8")
-    save(draw_texts(curves), folder / "robustness.png", dpi=120)
-    print(table)
+    save(picture, folder / "robustness.png", dpi=120)
+    if table is not None:
+        (folder / "robustness.md").write_text(table, encoding="utf-8")
+        print(table)
 
 
 if __name__ == "__main__":

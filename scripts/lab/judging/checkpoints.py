@@ -66,7 +66,8 @@ class Classifier:
             named += [(f"{prefix}{name}", score) for name, score in self.view.named(predictions)]
             told.append(self.view.told(self.processor, sample, predictions))
         if self.answers_numbers:  # in the order of the model, not from the largest down
-            named.sort(key=lambda answer: list(self.model.config.id2label.values()).index(answer[0]))
+            order = list(self.model.config.id2label.values())
+            named.sort(key=lambda answer: order.index(answer[0]))
         if not all(math.isfinite(score) for _, score in named):
             raise ValueError("answers are not finite numbers: the sample has huge ones, or the checkpoint is broken")
         return named, "\n\n".join(filter(None, told))

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from lab.augment.points import rotation_in_plane
 from lab.data.ragged import RaggedDataset
 from lab.looking.style import COLOURS, MARKERS, tidy
+from lab.tasks.labelled import LabelledTask
 from lab.tasks.point_cloud_classification import PointCloudClassification
 from lab.tasks.task import Arguments, concatenate
 
@@ -67,7 +69,6 @@ def missing_points_curve(
     return Curve("points kept", list(kept), found)
 
 
-@torch.no_grad()
 def accuracy(
     task: PointCloudClassification,
     model: PreTrainedModel,
@@ -76,12 +77,20 @@ def accuracy(
     change: Callable[[Arguments], Arguments],
 ) -> float:
     """Accuracy on clouds that were changed."""
-    parts = []
+    batches = (task.inputs(dataset.__getitems__(list(rows))) for rows in rows_of_batches(dataset, batch_size))
+    return accuracy_of(task, model, ((change(arguments), targets) for arguments, targets in batches))
+
+
+@torch.no_grad()
+def accuracy_of(task: LabelledTask, model: PreTrainedModel, batches: Iterable[tuple[Arguments, Any]]) -> float:
+    """Accuracy on batches of the model's arguments and what is right."""
+    return task.scores(concatenate([task.judge([model(**given)], targets) for given, targets in batches]))["accuracy"]
+
+
+def rows_of_batches(dataset: RaggedDataset, batch_size: int) -> Iterator[range]:
+    """All rows, a batch at a time."""
     for first in range(0, len(dataset), batch_size):
-        rows = list(range(first, min(first + batch_size, len(dataset))))
-        arguments, targets = task.inputs(dataset.__getitems__(rows))
-        parts.append(task.judge([model(**change(arguments))], targets))
-    return task.scores(concatenate(parts))["accuracy"]
+        yield range(first, min(first + batch_size, len(dataset)))
 
 
 def draw_robustness(rotations: Sequence[Curve], missing: Curve) -> Figure:

@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 from lab.augment.padding import padded
 from lab.data.ragged import RaggedDataset
 from lab.looking.style import COLOURS, MARKERS, tidy
-from lab.study.robustness import Curve
+from lab.study.robustness import Curve, accuracy_of, rows_of_batches
 from lab.tasks.audio_classification import AudioClassification
-from lab.tasks.task import concatenate
+from lab.tasks.task import Batch
 
 PAUSES = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)  # seconds
 DECIBELS = (50.0, 40.0, 30.0, 20.0, 10.0, 0.0)
@@ -66,17 +66,14 @@ def sound_curves(
     return {"pauses": pauses, "noise": [Curve("noise", list(DECIBELS), alone)]}
 
 
-@torch.no_grad()
 def _accuracy(
     task: AudioClassification, model: PreTrainedModel, dataset: RaggedDataset, batch_size: int, change: Change
 ) -> float:
-    parts = []
-    for first in range(0, len(dataset), batch_size):
-        rows = range(first, min(first + batch_size, len(dataset)))
-        batch = padded([change(dataset.sample(row)) for row in rows])
-        arguments, targets = task.inputs(batch | {"labels": torch.from_numpy(dataset.labels[rows[0] : rows[-1] + 1])})
-        parts.append(task.judge([model(**arguments)], targets))
-    return task.scores(concatenate(parts))["accuracy"]
+    def changed(rows: range) -> Batch:
+        samples = padded([change(dataset.sample(row)) for row in rows])
+        return samples | {"labels": torch.from_numpy(dataset.labels[rows.start : rows.stop])}
+
+    return accuracy_of(task, model, (task.inputs(changed(rows)) for rows in rows_of_batches(dataset, batch_size)))
 
 
 def draw_sounds(curves: dict[str, list[Curve]]) -> Figure:
