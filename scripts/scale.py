@@ -59,11 +59,15 @@ def memory_table(cost: Cost, recipe: Recipe, processes: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _gflop(flops: float) -> str:
+    return f"{flops / 1e9:,.0f}" if flops >= 1e10 else f"{flops / 1e9:.2g}"
+
+
 def time_table(cost: Cost, recipe: Recipe, samples: int, processes: int, measured: float | None = None) -> str:
     """Days of training against sustained speed, as Markdown: assumed ones, or that of a measured throughput."""
     total = recipe.optimization.epochs * samples
     lines = [
-        f"{cost.forward_flops / 1e9:,.0f} GFLOP a sample forward, {cost.step_flops / 1e9:,.0f} for a training step; "
+        f"{_gflop(cost.forward_flops)} GFLOP a sample forward, {_gflop(cost.step_flops)} for a training step; "
         f"{recipe.optimization.epochs} epochs of {samples:,} samples are {total * cost.step_flops:.2e} FLOP.",
         "",
         f"| TFLOP/s sustained by each of {processes} GPUs | samples/s over all | days |",
