@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from .fetching import content_or_path, fetched, file_in, is_url, require_bytes
-from .scalars import is_number, unmasked
+from .scalars import as_list, is_number, unmasked
 from .video_reading import MissingStream, film_in, open_video
 
 _CLOCK = 1_000_000  # units of a second in which PyAV says how long a file lasts
@@ -194,7 +194,10 @@ def _of_array(source: Any, num_channels: int, do_rescale: bool) -> np.ndarray:
     if isinstance(source, torch.Tensor):
         source = source.detach().cpu()
         source = source.float() if source.dtype == torch.bfloat16 else source  # which numpy has not
-    array = np.asarray(unmasked(source))
+    try:
+        array = np.asarray(unmasked(as_list(source)))
+    except ValueError:
+        raise ValueError("A recording has channels of different lengths: expected as many samples in each.") from None
     if array.dtype.kind not in "iuf":
         raise ValueError(f"A recording has dtype {array.dtype}: expected whole or real numbers.")
     if array.ndim == 1:
@@ -240,11 +243,11 @@ def _read_file(
     opened = BytesIO(source) if isinstance(source, bytes) else source
     wanted = sampling_rate, num_channels, do_rescale, seconds
     try:
-        with soundfile.SoundFile(opened) as file:
+        with soundfile.SoundFile(_for_soundfile(opened)) as file:
             is_mp3 = file.format == "MP3"
         made = _read_container(_from_start(opened), name, *wanted) if is_mp3 else None
         if made is None:
-            with soundfile.SoundFile(_from_start(opened)) as file:
+            with soundfile.SoundFile(_for_soundfile(opened)) as file:
                 unit, middle = _unit_of(file.subtype, do_rescale)
                 parts = (part * unit + middle for part in _parts(file, seconds))
                 blocks = (_with_channels(part, num_channels, do_rescale) for part in parts)
@@ -281,6 +284,12 @@ def _parts(file: Any, seconds: float | None):
             return
         yield block
         left -= block.shape[1]
+
+
+def _for_soundfile(opened: Any) -> Any:
+    """A file from its start; a name that is not UTF-8 by its bytes, which soundfile does not make of it."""
+    is_other = isinstance(opened, str) and not opened.isascii() and opened.encode(errors="ignore").decode() != opened
+    return os.fsencode(opened) if is_other else _from_start(opened)
 
 
 def _from_start(opened: Any) -> Any:

@@ -3,7 +3,8 @@
 import functools
 import inspect
 import math
-from numbers import Integral, Number
+from collections.abc import Mapping
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from transformers.utils import PaddingStrategy
 
 from .audio_reading import MOST_CHANNELS, read_audio
 from .fetching import is_file
-from .scalars import is_count, plain
+from .scalars import as_list, is_count, is_number, plain, require_saved_as
 
 _FEATURE_TYPES = ("waveform", "log-mel")
 _PADDINGS = {"longest": True, "do_not_pad": False, "max_length": "max_length"}  # the names of transformers
@@ -100,18 +101,31 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         vars(self).update(plain(vars(self)))
         self._validate()
 
+    @classmethod
+    def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs):
+        require_saved_as("feature_extractor_type", feature_extractor_dict)
+        return super().from_dict(feature_extractor_dict, **kwargs)
+
     def _validate(self):
         for name in ("feature_size", "sampling_rate", "num_mel_bins", "frame_length", "hop_length"):
             self._require(name, is_count(getattr(self, name)), "a whole number of at least 1")
+        self._require("do_rescale", isinstance(self.do_rescale, bool), "True or False")
+        self._require("padding_side", self.padding_side in ("left", "right"), "'left' or 'right'")
+        self._require("padding_value", _is_finite(self.padding_value), "a finite number")
         self._require("max_length", self.max_length is None or is_count(self.max_length), "None or a whole number")
         most = self.max_length or math.inf
         fits = self.stretch_to is None or (is_count(self.stretch_to) and self.stretch_to <= most)
         self._require("stretch_to", fits, f"None, or a whole number up to max_length={self.max_length}")
         self._require("feature_type", self.feature_type in _FEATURE_TYPES, f"one of {_FEATURE_TYPES}")
         dynamic_range = self.dynamic_range
-        self._require("dynamic_range", dynamic_range is None or dynamic_range > 0, "None or a number above 0")
+        fits = dynamic_range is None or (_is_finite(dynamic_range) and dynamic_range > 0)
+        self._require("dynamic_range", fits, "None or a number above 0")
+        self._require("min_frequency", _is_finite(self.min_frequency), "a number of at least 0")
+        fits = self.max_frequency is None or _is_finite(self.max_frequency)
+        self._require("max_frequency", fits, "None or a number above min_frequency")
         self._require("normalize", self.normalize in _NORMALIZATIONS, f"one of {_NORMALIZATIONS}")
         if self.feature_type == "log-mel":
+            self._require("frame_length", self.frame_length >= 2, "at least 2 with feature_type='log-mel'")
             half, highest = self.sampling_rate / 2, self.highest_frequency
             self._require("max_frequency", highest <= half, f"None or at most {half:g}, half the sampling_rate")
             fits = 0 <= self.min_frequency < highest
@@ -119,8 +133,8 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         numbers = self.num_mel_bins if self.feature_type == "log-mel" else self.feature_size
         for name in ("mean", "std"):
             value = getattr(self, name)
-            fits = np.shape(value) in ((), (numbers,))
-            self._require(name, fits, f"a number, or {numbers} of them")
+            fits = np.shape(value) in ((), (numbers,)) and all(map(_is_finite, np.ravel(np.array(value, object))))
+            self._require(name, fits, f"a finite number, or {numbers} of them")
         self._require("std", (np.asarray(self.std) > 0).all(), "above 0")
 
     @property
@@ -134,6 +148,7 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
 
     def is_several(self, value: Any) -> bool:
         """Whether it is several recordings, and not one as a list of numbers, or with a list for each channel."""
+        value = as_list(value)
         if not isinstance(value, (list, tuple)):
             return getattr(value, "ndim", 0) > 2
         if len(value) in (0, self.feature_size):
@@ -170,9 +185,9 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             raw_speech: an array or tensor `(L,)`, or `(C, L)` where there are several channels; a list of numbers, a
-                path, a URL, the bytes of a file, a dict of `datasets`; or a list of these, or an array of one axis
-                more. So an array `(2, L)` holds two recordings where the model has one channel, as everywhere in
-                transformers, and `[array]` is one with two channels, of which the mean is taken.
+                path, a URL, the bytes of a file, a dict of `datasets`; or a list of these, a column of a table, or an
+                array of one axis more. So an array `(2, L)` holds two recordings where the model has one channel, as
+                everywhere in transformers, and `[array]` is one with two channels, of which the mean is taken.
             sampling_rate: of arrays; None is the extractor's.
             padding: True pads to the longest of the batch, `"max_length"` to `max_length`; False returns lists of
                 arrays that are as long as each recording.
@@ -189,7 +204,7 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         if kwargs:
             known = [name for name in inspect.signature(self.__call__).parameters if name != "kwargs"]
             raise ValueError(f"{next(iter(kwargs))}: expected no arguments but {', '.join(known)}.")
-        if max_length is not None and not (isinstance(max_length, Integral) and max_length >= 1):
+        if max_length is not None and not is_count(max_length):
             raise ValueError(f"max_length={max_length!r}: expected None or a whole number of at least 1.")
         if padding not in (True, False, *_PADDINGS):
             raise ValueError(f"padding={padding!r}: expected True, False or one of {', '.join(map(repr, _PADDINGS))}.")
@@ -199,6 +214,7 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         most = self.max_length if max_length is None else max_length
         if padding == "max_length" and most is None:
             raise ValueError("padding='max_length' needs max_length, of the call or of the feature extractor.")
+        raw_speech = as_list(raw_speech)
         recordings = list(raw_speech) if _is_batch(raw_speech, 1 if self.feature_size == 1 else 2) else [raw_speech]
         if self.feature_size == 1 and self.do_rescale and _is_turned(raw_speech):
             raise ValueError(
@@ -250,6 +266,7 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         Args:
             processed_features: a list of dicts, or a dict of lists: `input_values` `(L,)`, `(C, L)`, `(T, F)` or
                 `(C, T, F)`, perhaps an `attention_mask` `(L,)` or `(T,)`, and what else is to be stacked, as labels.
+            padding: as of `__call__`; False gives lists of arrays, unless `return_tensors` says otherwise.
             max_length: samples of waveforms, or frames of spectrograms; None is the extractor's, as many as it makes.
             kwargs: see transformers' `SequenceFeatureExtractor.pad`: `pad_to_multiple_of`, `return_attention_mask` and
                 `return_tensors`.
@@ -261,7 +278,16 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         if max_length is None and self.max_length is not None and (truncation or padding == "max_length"):
             spectrogram = self.feature_type == "log-mel"
             max_length = self.max_length // self.hop_length + 1 if spectrogram else self.max_length
-        return super().pad(processed_features, padding, max_length, truncation, **kwargs)
+        kept = padding is False or padding in ("do_not_pad", PaddingStrategy.DO_NOT_PAD)
+        if not kept or kwargs.get("return_tensors") is not None:
+            return super().pad(processed_features, padding, max_length, truncation, **kwargs)
+        # transformers makes one array of them, which they are not if they differ in length.
+        samples = processed_features
+        if isinstance(samples, Mapping):
+            samples = [dict(zip(samples, one, strict=True)) for one in zip(*samples.values(), strict=True)]
+        pad = super().pad
+        made = [pad([one], padding, max_length, truncation, **kwargs) for one in samples]
+        return BatchFeature({name: [one[name][0] for one in made] for name in (made[0] if made else ())})
 
     def _truncate(self, processed_features: dict[str, np.ndarray], *args, **kwargs) -> dict[str, np.ndarray]:
         # transformers passes each recording through here, then measures its first axis, and hands it to `_pad`.
@@ -405,6 +431,10 @@ def between_samples(samples: np.ndarray, place: np.ndarray) -> np.ndarray:
     above = np.minimum(below + 1, samples.shape[1] - 1)
     share = (place - below).astype(samples.dtype)
     return samples[:, below] * (1 - share) + samples[:, above] * share
+
+
+def _is_finite(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value)
 
 
 def _is_turned(recordings: Any) -> bool:

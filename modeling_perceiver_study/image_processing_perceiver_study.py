@@ -20,7 +20,7 @@ from transformers.utils import is_vision_available, logging
 
 from .image_reading import image_pixels, open_image, upright
 from .position import fourier_axis_features, resolve_max_frequencies
-from .scalars import is_count, is_number, plain, unmasked
+from .scalars import as_list, is_count, is_number, plain, require_saved_as, unmasked
 
 if is_vision_available():
     from PIL import Image
@@ -133,6 +133,7 @@ class PerceiverStudyImageProcessor(PilBackend):
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs):
         """As in transformers, but a new `size` without a `crop_size` does not keep that of the dictionary."""
+        require_saved_as("image_processor_type", image_processor_dict)
         return super().from_dict(image_processor_dict, **_follow_size(kwargs))
 
     def preprocess(self, images: ImageInput, *args, **kwargs: Unpack[PerceiverStudyImageProcessorKwargs]):
@@ -195,11 +196,12 @@ class PerceiverStudyImageProcessor(PilBackend):
 
     def is_several(self, value: Any) -> bool:
         """Whether it is several pictures, and not one."""
+        value = as_list(value)
         return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 3
 
     def fetch_images(self, image_url_or_urls):
         """As in transformers, but in the mode of the file, and of all that `open_image` takes."""
-        return super().fetch_images(open_image(image_url_or_urls))
+        return super().fetch_images(open_image(as_list(image_url_or_urls)))
 
     def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> list:
         images = list(_flatten(self.fetch_images(images)))

@@ -6,7 +6,7 @@ from transformers.utils.generic import maybe_autocast
 
 from .paths import keeps_nothing
 
-# Distances in memory at once, of a part of the points at a time: on CPUs those that caches hold, elsewhere 34 MB.
+# Distances in memory at once, of a part of the points at a time: on CPUs those that caches hold, elsewhere 67 MB.
 _MOST_DISTANCES, _MOST_DISTANCES_ON_CPU = 2**23, 2**20
 _TIE = 1e-4  # share of a distance by which the direction decides
 _MAX = 2  # what torch.embedding_bag calls it
@@ -22,9 +22,12 @@ def nearest_points(points: torch.Tensor, count: int, mask: torch.Tensor | None =
         mask: `(B, M)`, True for points that are there.
     """
     points, count, wanted = points.detach(), min(count, points.shape[1]), count
-    direction = torch.arange(2, points.shape[2] + 2, dtype=points.dtype, device=points.device).sqrt()
-    # On a regular grid many are equally far: of these, the first along a direction that no two of them share.
-    first = _TIE * (points @ (direction / direction.norm()))
+    # On a regular grid many are equally far: of these, the first along a direction that no two of them share. Of more
+    # than three axes some would share it in float32.
+    precise = torch.float32 if points.device.type == "mps" else torch.float64
+    direction = torch.arange(2, points.shape[2] + 2, dtype=precise, device=points.device).sqrt()
+    along = points.to(precise) * (direction / direction.norm())
+    first = _TIE * sum(along.unbind(dim=-1))  # a product of matrices rounds rows differently
     if keeps_nothing():
         rows = _nearest(points, points, first, count, mask)
     else:
@@ -40,7 +43,7 @@ def _nearest(
     some: torch.Tensor, points: torch.Tensor, first: torch.Tensor, count: int, mask: torch.Tensor | None
 ) -> torch.Tensor:
     """`(B, R, A), (B, M, A), (B, M) -> (B, R, count)`"""
-    distances = _distances(some, points) + first[:, None]
+    distances = _distances(some, points).to(first.dtype) + first[:, None]
     if mask is not None:
         distances = distances.masked_fill(~mask[:, None], torch.inf)
     nearest, rows = distances.topk(count, largest=False)

@@ -5,7 +5,7 @@ trust_remote_code=True)` takes it in place of transformers' own. That one needs 
 takes one channel only, and rounds what the feature extractor returns to the model's dtype.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from numbers import Number
 from typing import Any
 
@@ -47,15 +47,19 @@ class PerceiverStudyAudioClassificationPipeline(Answers, ChunkPipeline, AudioCla
         if extractor.is_several(recording):
             require_one(len(recording))
         windows, shares = extractor.windows(torch.from_numpy(extractor.read(recording)))
-        # transformers joins only recordings of one channel into a batch if they are of different lengths.
-        several = extractor.feature_size > 1 and extractor.max_length is not None
         for number, (window, share) in enumerate(zip(windows, shares.tolist(), strict=True), start=1):
-            features = extractor(window[None], padding="max_length" if several else True, return_tensors="pt")
+            features = self._turned(extractor(window[None], return_tensors="pt"))
             yield {"is_last": number == len(windows), "share": share, **features}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         kept = {name: model_inputs.pop(name) for name in ("is_last", "share")}
-        return {**kept, "logits": self.model(**model_inputs).logits}
+        return {**kept, "logits": self.model(**self._turned(model_inputs)).logits}
+
+    def _turned(self, features: Mapping[str, Any]) -> dict[str, Any]:
+        """Several channels behind time, or back: transformers pads the axis behind that of the batch."""
+        if self.feature_extractor.feature_size == 1:
+            return {**features}
+        return {**features, "input_values": features["input_values"].transpose(1, 2)}
 
     def postprocess(self, model_outputs: list[dict[str, Any]], **settings) -> list[dict[str, Any]]:
         logits = sum(output["share"] * output["logits"].float() for output in model_outputs)

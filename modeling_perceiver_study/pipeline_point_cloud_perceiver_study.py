@@ -4,19 +4,20 @@
 trust_remote_code=True)` takes it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
 from transformers import Pipeline
 
 from .point_cloud_processing_perceiver_study import is_row
+from .scalars import as_list
 
 _ACTIVATIONS = ("softmax", "sigmoid", "none")
 
 
 def listed(inputs: Any = None, axes: int | None = None) -> Any:
-    """What a pipeline is given, with a column of `datasets` or an array of several samples as the list that it is.
+    """What a pipeline is given, with a column of a table or an array of several samples as the list that it is.
 
     transformers takes one for a single sample, such as two recordings for one with two channels.
 
@@ -28,10 +29,9 @@ def listed(inputs: Any = None, axes: int | None = None) -> Any:
     """
     if axes is not None and getattr(inputs, "ndim", 0) == axes + 1:
         inputs = list(inputs)
-    if isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes, bytearray, memoryview)):
-        inputs = list(inputs)
-        if not inputs:
-            raise ValueError(f"inputs={inputs!r}: expected at least one sample.")
+    inputs = list(inputs) if isinstance(inputs, tuple) else as_list(inputs)
+    if isinstance(inputs, list) and not inputs:
+        raise ValueError(f"inputs={inputs!r}: expected at least one sample.")
     return inputs
 
 

@@ -10,7 +10,7 @@ from transformers import BatchFeature, FeatureExtractionMixin
 
 from .fetching import is_file
 from .point_reading import open_points
-from .scalars import is_count, plain, unmasked
+from .scalars import as_list, is_count, plain, unmasked
 
 _CANDIDATES = 64  # times the points wanted, from which the farthest are taken
 
@@ -60,6 +60,9 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
     ):
         super().__init__(**kwargs)
         self.num_axes, self.num_features = num_axes, num_features
+        fits = feature_names is None or isinstance(feature_names, (list, tuple))
+        if not fits or not all(isinstance(name, str) for name in feature_names or ()):
+            raise ValueError(f"feature_names={feature_names!r}: expected None or a list of names.")
         self.feature_names = None if feature_names is None else list(feature_names)
         self.center, self.scale = center, scale
         self.num_points, self.sampling, self.on_nan = num_points, sampling, on_nan
@@ -79,9 +82,9 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
         """Clouds of any size `->` a batch, padded with zeros to the largest.
 
         Args:
-            points: a cloud `(m, A + C)`, a batch of such `(B, m, A + C)`, or a list of clouds of different sizes.
-                Each is an array, a tensor, nested lists, or a .npy, .ply, .off or .pcd file, by its path, its URL or
-                its bytes, opened, or as an undecoded dict of `datasets`.
+            points: a cloud `(m, A + C)`, a batch of such `(B, m, A + C)`, or a list of clouds of different sizes, also
+                as a column of a table. Each is an array, a tensor, nested lists, or a .npy, .ply, .off or .pcd file, by
+                its path, its URL or its bytes, opened, or as an undecoded dict of `datasets`.
             return_tensors: `"pt"` or `"np"`.
 
         Returns:
@@ -113,6 +116,7 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
 
     def is_several(self, value: Any) -> bool:
         """Whether it is several clouds, and not one as a list of points."""
+        value = as_list(value)
         if isinstance(value, (list, tuple)):
             return len(value) > 0 and not is_row(value[0])
         return getattr(value, "ndim", 0) > 2
@@ -161,6 +165,7 @@ class PerceiverStudyPointCloudProcessor(FeatureExtractionMixin):
     def _clouds(self, points) -> list:
         if _is_file(points):
             return [points]
+        points = as_list(points)
         if isinstance(points, (list, tuple)):
             return [points] if points and is_row(points[0]) else list(points)
         array = _array(points)
@@ -211,7 +216,8 @@ def is_row(value) -> bool:
     """Whether it is the numbers of one point."""
     if isinstance(value, (list, tuple)):
         return len(value) > 0 and isinstance(value[0], numbers.Number)
-    return getattr(value, "ndim", 0) == 1 and not _is_file(value)
+    is_column = isinstance(value, np.ndarray) and value.dtype.kind == "O"
+    return getattr(value, "ndim", 0) == 1 and not is_column and not _is_file(value)
 
 
 def _array(values) -> np.ndarray:
@@ -220,7 +226,7 @@ def _array(values) -> np.ndarray:
         values = values.detach().float() if values.dtype in (torch.bfloat16, torch.float16) else values.detach()
         values = values.cpu().numpy()
     try:
-        array = np.asarray(unmasked(values))
+        array = np.asarray(unmasked(as_list(values)))
     except ValueError:
         raise ValueError("a cloud has rows of different lengths: expected as many numbers for each point.") from None
     if array.dtype.kind not in "biuf":
@@ -252,8 +258,8 @@ def _lowest_checksums(cloud: np.ndarray, count: int) -> np.ndarray:
     # Beyond what float32 holds, all numbers would be infinite or 0, and have the same checksums.
     given = np.ldexp(cloud, -exponent) if abs(exponent) > 100 else cloud
     for column in given.T:
-        # Of float32, so that a cloud has the same ones in either precision.
-        words = np.ascontiguousarray(column, np.float32).view(np.uint32).astype(np.uint64)
+        # Of float32, so that a cloud has the same ones in either precision; and -0 is 0.
+        words = (np.ascontiguousarray(column, np.float32) + np.float32(0)).view(np.uint32).astype(np.uint64)
         checksums = _mixed(checksums ^ words)
     order = np.argsort(checksums)
     checksums = checksums[order]

@@ -11,6 +11,8 @@ from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, pr
 from transformers import AddedToken, BatchEncoding, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 
+from .scalars import as_list, is_count
+
 _SPECIAL_TOKENS = ("pad_token", "bos_token", "eos_token", "mask_token", "cls_token", "sep_token")  # ids 0 to 5
 FIRST_BYTE = len(_SPECIAL_TOKENS)  # id of the byte 0
 
@@ -161,8 +163,7 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
             name: AddedToken(token, lstrip=False, rstrip=False) if isinstance(token, str) else token
             for name, token in special.items()
         }
-        is_count = isinstance(model_max_length, Integral) and not isinstance(model_max_length, bool)
-        if model_max_length is not None and not (is_count and model_max_length >= 1):
+        if model_max_length is not None and not is_count(model_max_length):
             raise ValueError(f"model_max_length={model_max_length!r}: expected None or a whole number of at least 1.")
         model_max_length = None if model_max_length is None else int(model_max_length)
         names = [str(token) for token in special.values()] if base_tokens is None else list(base_tokens)
@@ -204,6 +205,13 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         named = [str(getattr(self, name)) for name in _SPECIAL_TOKENS]
         return None if named == self._base_tokens else self._base_tokens
 
+    @classmethod
+    def _from_pretrained(cls, resolved_vocab_files, pretrained_model_name_or_path, *arguments, **kwargs):
+        # Bytes need no vocabulary, so AutoProcessor would find a tokenizer in the folder of a model of sounds, too.
+        if not resolved_vocab_files.get("tokenizer_config_file"):
+            raise OSError(f"{pretrained_model_name_or_path} has no tokenizer: expected a tokenizer_config.json.")
+        return super()._from_pretrained(resolved_vocab_files, pretrained_model_name_or_path, *arguments, **kwargs)
+
     def save_pretrained(self, *arguments, **kwargs):
         self.init_kwargs["base_tokens"] = self.renamed_tokens
         return super().save_pretrained(*arguments, **kwargs)
@@ -234,6 +242,7 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
         verbose: bool = True,
         **kwargs,
     ) -> BatchEncoding:
+        text, text_pair = as_list(text), as_list(text_pair)
         flags = any(kwargs.get(name) for name in _FLAGS)
         of_library = any(kwargs.get(name) for name in _LIBRARY)
         if not kwargs.get("sanitize_control_tokens"):
@@ -411,6 +420,7 @@ class PerceiverStudyTokenizer(PreTrainedTokenizerFast):
 
     def is_several(self, value: Any) -> bool:
         """Whether it is several texts, and not one."""
+        value = as_list(value)
         return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0
 
     def get_vocab(self) -> dict[str, int]:

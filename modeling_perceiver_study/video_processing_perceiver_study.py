@@ -14,7 +14,7 @@ from .image_processing_perceiver_study import (
     PerceiverStudyImageProcessorKwargs,
     require_for_channels,
 )
-from .scalars import is_count, is_number
+from .scalars import as_list, is_count, is_number
 from .video_reading import Rate, choose_frames, is_several_clips, read_frames
 
 _LONG_CLIPS = ("spread", "cut")
@@ -117,6 +117,7 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
 
     def is_several(self, value: Any) -> bool:
         """Whether it is several clips, and not one as an array or a list of frames."""
+        value = as_list(value)
         return getattr(value, "ndim", 0) > 4 or is_several_clips(value)
 
     def read(self, video: Any, frame_indices: Any = None, **kwargs: Unpack[PerceiverStudyVideoProcessorKwargs]) -> list:
@@ -180,6 +181,7 @@ class PerceiverStudyVideoProcessor(PerceiverStudyImageProcessor):
                 these cannot be read.
         """
         self._check_settings(**kwargs)  # before files are read
+        videos = as_list(videos)
         clips = [videos] if _is_clip(videos) else list(videos)
         if not clips:
             raise ValueError("There are no clips: expected at least one.")

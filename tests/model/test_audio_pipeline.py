@@ -159,9 +159,13 @@ def test_what_is_refused(saved, given):
         saved[-1](given)
 
 
-def test_several_channels(tmp_path):
-    model, extractor = save(tmp_path, "waveform", channels=2)
+@pytest.mark.parametrize("is_cut", [True, False])
+@pytest.mark.parametrize("kind", ["waveform", "log-mel"])
+def test_several_channels(tmp_path, kind, is_cut):
+    model, extractor = save(tmp_path, kind, channels=2)
     classify = pipeline("audio-classification", model=str(tmp_path), trust_remote_code=True)
+    if not is_cut:  # then windows are as long as recordings
+        extractor.max_length = classify.feature_extractor.max_length = None
     recordings = [np.stack([noise(length), noise(length, 1)]) for length in (300, 900, 2 * LENGTH)]
     for answers, samples in zip(classify(recordings, batch_size=3), recordings, strict=True):
         assert_answers(answers, expected(model, extractor, samples))

@@ -1,8 +1,10 @@
 """Recordings in every form: files of all kinds, rates, channels and dtypes, or a clear error."""
 
 import io
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import av
 import numpy as np
@@ -54,6 +56,14 @@ def test_files(tmp_path, format, subtype, tolerance, form):
     samples = read_audio(given, RATE, 1)
     assert samples.dtype == np.float32 and samples.shape == (1, RATE)
     np.testing.assert_allclose(samples[0], TONE, atol=tolerance, rtol=0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others have names in Unicode alone")
+@pytest.mark.parametrize("name", [b"\xff\xfe.wav", "sieben \u4e03.wav".encode()])
+def test_names_of_files(tmp_path, name):
+    path = os.fsdecode(os.path.join(os.fsencode(tmp_path), name))
+    Path(path).write_bytes(encoded())
+    np.testing.assert_allclose(read_audio(path, RATE, 1)[0], TONE, atol=1e-4)
 
 
 @pytest.mark.parametrize("rate", [4000, 11025, 44100])

@@ -323,6 +323,17 @@ def test_another_rate_is_resampled():
         ({"stretch_to": 9, "max_length": 8}, "stretch_to=9 .* up to max_length=8"),
         ({"max_length": 0}, "max_length=0"),
         ({"hop_length": 1.5}, r"hop_length=1\.5"),
+        ({"do_rescale": "false"}, "do_rescale='false'.*True or False"),
+        ({"padding_side": "middle"}, "padding_side='middle'"),
+        ({"padding_value": "0"}, "padding_value='0'.*a finite number"),
+        ({"mean": float("nan")}, "mean=nan.*a finite number"),
+        ({"mean": "3"}, "mean='3'"),
+        ({"std": float("inf")}, "std=inf"),
+        ({"dynamic_range": "40"}, "dynamic_range='40'"),
+        ({"dynamic_range": True}, "dynamic_range=True"),
+        ({**LOG_MEL, "min_frequency": "3"}, "min_frequency='3'"),
+        ({**LOG_MEL, "max_frequency": "3"}, "max_frequency='3'"),
+        ({**LOG_MEL, "frame_length": 1}, "frame_length=1.*at least 2"),
     ],
 )
 def test_settings_that_do_not_fit(settings, message):
@@ -369,3 +380,14 @@ def test_ranges_at_the_ends_of_float32():
     nearly = np.float32(1000) + np.array([0, 6e-5, 0], np.float32)
     assert nearly[0] != nearly[1]
     assert not extractor(nearly, sampling_rate=extractor.sampling_rate)["input_values"].any()
+
+
+@pytest.mark.parametrize("as_what", [list, lambda samples: {"input_values": [one["input_values"] for one in samples]}])
+@pytest.mark.parametrize("padding", [False, "do_not_pad"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_what_is_not_padded_stays_a_list(channels, padding, as_what):
+    shapes = [(channels, length)[channels == 1 :] for length in (5, 7)]
+    samples = [{"input_values": np.ones(shape, np.float32)} for shape in shapes]
+    made = extractor(feature_size=channels, do_rescale=False).pad(as_what(samples), padding=padding)
+    assert [values.shape for values in made["input_values"]] == shapes
+    assert [mask.tolist() for mask in made["attention_mask"]] == [[1] * 5, [1] * 7]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
 
 import modeling_perceiver_study
 from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
@@ -36,6 +37,7 @@ LOAD = (
     + """
 import torch
 from PIL import Image
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
 
 folder, copy, results = sys.argv[1:]
@@ -201,3 +203,23 @@ def test_bare_models_of_every_kind_load_without_the_package(tmp_path):
     subprocess.run(arguments, check=True, cwd=tmp_path, env=environment)
     for folder, latents in torch.load(tmp_path / "results.pt").items():
         torch.testing.assert_close(latents, expected[folder], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("trust_remote_code", [True, False])
+@pytest.mark.parametrize(
+    ("name", "kind", "auto_class"),
+    [
+        ("perceiver-cifar10", PerceiverStudyImageProcessor, AutoImageProcessor),
+        ("perceiver-fsdd", modeling_perceiver_study.PerceiverStudyFeatureExtractor, AutoFeatureExtractor),
+        ("perceiver-udhr", modeling_perceiver_study.PerceiverStudyTokenizer, AutoTokenizer),
+    ],
+)
+def test_auto_classes_tell_kinds_of_input_apart(name, kind, auto_class, trust_remote_code):
+    """Also with the package imported, which registers a processor of each kind for one and the same type of model."""
+    folder = str(Path(__file__).parents[2] / "model_cards" / name)
+    for right in (AutoProcessor, auto_class):
+        found = right.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        assert type(found).__name__ == kind.__name__
+    for wrong in {AutoImageProcessor, AutoFeatureExtractor, AutoTokenizer} - {auto_class}:
+        with pytest.raises(OSError, match=r"expected|does not appear to have|Can't load"):
+            wrong.from_pretrained(folder, trust_remote_code=trust_remote_code)

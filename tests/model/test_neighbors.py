@@ -44,6 +44,19 @@ def test_size_and_place_of_a_cloud_mean_nothing(scale, shift):
     )
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("axes", [2, 3, 4, 5])
+def test_the_order_of_points_on_a_grid_means_nothing(axes):
+    """Of which a few are equally far, and near one another along the direction that then decides."""
+    for seed in range(20):
+        rng = torch.Generator().manual_seed(seed)
+        points = (torch.randn(1000, axes, generator=rng) * 3).round().unique(dim=0)[None]
+        points = points / points.norm(dim=-1).max()
+        order = torch.randperm(points.shape[1], generator=rng)
+        rows, others = nearest_points(points, 16), nearest_points(points[:, order], 16)
+        assert torch.equal(rows[0, order].sort(dim=1).values, order[others[0]].sort(dim=1).values)
+
+
 GRID = torch.cartesian_prod(*[torch.arange(5.0, dtype=torch.float64)] * 3).expand(2, -1, -1)
 
 

@@ -130,6 +130,13 @@ def test_points_are_taken_whatever_their_order(cloud, sampling):
     assert len(processor(cloud[:5])["points"][0]) == 5
 
 
+@pytest.mark.parametrize("sampling", ["random", "farthest"])
+def test_zeros_of_either_sign_are_one_number(sampling):
+    cloud = np.random.default_rng(0).integers(-2, 3, (40, 3)).astype(np.float64)
+    processor = PerceiverStudyPointCloudProcessor(num_points=12, sampling=sampling)
+    torch.testing.assert_close(processor(np.where(cloud == 0, -0.0, cloud))["points"], processor(cloud + 0.0)["points"])
+
+
 def test_random_points_are_as_good_as_chance():
     line = np.arange(10000.0)[:, None]
     taken = PerceiverStudyPointCloudProcessor(num_axes=1, num_points=1000, center=None, scale=None)(line)["points"][0]
@@ -224,6 +231,8 @@ def test_what_is_not_a_cloud(given, message):
         {"sampling": "even"},
         {"on_nan": "ignore"},
         {"feature_names": ["red"]},
+        {"feature_names": "rgb", "num_features": 3},
+        {"feature_names": [1], "num_features": 1},
     ],
 )
 def test_arguments_are_checked(settings):
