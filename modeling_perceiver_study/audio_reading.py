@@ -33,7 +33,7 @@ MOST_CHANNELS = 8  # of sound; more are taken for samples, in an array that is t
 
 def read_audio(
     source: Any,
-    sampling_rate: int,
+    sampling_rate: int | None,
     num_channels: int,
     do_rescale: bool = True,
     seconds: float | None = None,
@@ -46,7 +46,7 @@ def read_audio(
             a list, also as the path of a `.npy` file, or of a `.csv` file with a line for each moment and a column for
             each channel, and perhaps a line of names before; or a dict of `datasets` with `bytes` or `path`, or with
             `array` and `sampling_rate`.
-        sampling_rate: samples a second that are wanted.
+        sampling_rate: samples a second that are wanted; None resamples nothing, and counts `seconds` in samples.
         num_channels: `C`. Of a sound, which `do_rescale` says that it is, one channel is the mean of those of the
             recording, and up to 8 may be a single one.
         do_rescale: bring integers into [-1, 1], those of files too. Otherwise they keep their units, and arrays of
@@ -63,7 +63,7 @@ def read_audio(
         OSError: a URL cannot be fetched.
         ImportError: a library is missing; says how to install it.
     """
-    rate, end, name = _rate_of(sampling_rate if array_rate is None else array_rate), seconds, None
+    rate, end, name = _rate_of((sampling_rate or 1) if array_rate is None else array_rate), seconds, None
     if hasattr(source, "get_all_samples"):  # what `datasets` gives where torchcodec is installed
         decoded = source.get_all_samples()
         source, rate = decoded.data, decoded.sample_rate
@@ -83,8 +83,8 @@ def read_audio(
     else:
         samples = _with_channels(_of_array(source, num_channels, do_rescale), num_channels, do_rescale)
         if end is not None:
-            samples = samples[:, : _count(end * rate)]
-        if rate != sampling_rate and samples.shape[1]:
+            samples = samples[:, : _count(end * _counted(rate, sampling_rate))]
+        if sampling_rate not in (None, rate) and samples.shape[1]:
             resampled = _resampled_sound if do_rescale else _resampled_series
             samples = resampled(samples, rate, sampling_rate)
     _require_samples(samples)
@@ -181,6 +181,11 @@ def _of_dict(source: dict, rate: float) -> tuple[Any, float]:
     return found, rate
 
 
+def _counted(rate: float, sampling_rate: int | None) -> float:
+    """By which rate the time of a recording is counted: its own, where there is one that is wanted."""
+    return 1 if sampling_rate is None else rate
+
+
 def _rate_of(given: Any) -> float:
     # Formats of `datasets` make it a tensor or an array without axes.
     rate = given.item() if getattr(given, "ndim", None) == 0 else given
@@ -231,7 +236,7 @@ def _with_channels(samples: np.ndarray, num_channels: int, is_sound: bool) -> np
 
 
 def _read_file(
-    source: Any, name: str | None, sampling_rate: int, num_channels: int, do_rescale: bool, seconds: float | None
+    source: Any, name: str | None, sampling_rate: int | None, num_channels: int, do_rescale: bool, seconds: float | None
 ) -> np.ndarray:
     """A file `-> (C, L)` float32, block by block."""
     soundfile = _soundfile()
@@ -249,7 +254,9 @@ def _read_file(
         if made is None:
             with soundfile.SoundFile(_for_soundfile(opened)) as file:
                 unit, middle = _unit_of(file.subtype, do_rescale)
-                parts = (part * unit + middle for part in _parts(file, seconds))
+                parts = (
+                    part * unit + middle for part in _parts(file, _counted(file.samplerate, sampling_rate), seconds)
+                )
                 blocks = (_with_channels(part, num_channels, do_rescale) for part in parts)
                 made = _at_rate(blocks, file.samplerate, sampling_rate, num_channels)
     except soundfile.LibsndfileError as error:
@@ -274,9 +281,9 @@ def _unit_of(encoding: str, do_rescale: bool) -> tuple[int, int]:
     return unit, unit if whole[1] == "u" else 0
 
 
-def _parts(file: Any, seconds: float | None):
+def _parts(file: Any, rate: float, seconds: float | None):
     """`(channels, l)` float32, one after the other, of what soundfile has opened."""
-    left = math.inf if seconds is None else _count(seconds * file.samplerate)
+    left = math.inf if seconds is None else _count(seconds * rate)
     while left > 0:
         # Of a file that was cut off fewer come than it says that it has.
         block = file.read(min(_BLOCK, left), dtype="float32", always_2d=True).T
@@ -299,7 +306,7 @@ def _from_start(opened: Any) -> Any:
 
 
 def _read_container(
-    source: Any, name: str, sampling_rate: int, num_channels: int, do_rescale: bool, seconds: float | None
+    source: Any, name: str, sampling_rate: int | None, num_channels: int, do_rescale: bool, seconds: float | None
 ) -> list | None:
     """The sound of a video, or of another file that PyAV knows, as blocks `(C, l)`; None where it does not know it.
 
@@ -315,7 +322,10 @@ def _read_container(
             raise MissingStream(f"{name} has no sound in it.")
         rate = container.streams.audio[0].rate
         blocks = _from_first_frame(container, _blocks(container, do_rescale))
-        blocks = (_with_channels(block, num_channels, do_rescale) for block in _cut(blocks, rate, seconds))
+        blocks = (
+            _with_channels(block, num_channels, do_rescale)
+            for block in _cut(blocks, _counted(rate, sampling_rate), seconds)
+        )
         return _at_rate(blocks, rate, sampling_rate, num_channels) or None
 
 
@@ -374,12 +384,14 @@ def _decoded(container: Any, stream: Any):
             yield from packet.decode()
 
 
-def _at_rate(blocks: Iterable[np.ndarray], rate: float, sampling_rate: int, num_channels: int) -> list[np.ndarray]:
+def _at_rate(
+    blocks: Iterable[np.ndarray], rate: float, sampling_rate: int | None, num_channels: int
+) -> list[np.ndarray]:
     """Blocks `(C, l)` of one recording at another rate, block by block, so that all at once are never in memory.
 
     Of a few samples resampling leaves none: then there is the first one.
     """
-    if rate == sampling_rate:
+    if sampling_rate in (None, rate):
         return list(blocks)
     stream = _soxr().ResampleStream(rate, sampling_rate, num_channels, dtype="float32")
     made, first, place = [], np.zeros((num_channels, 0), np.float32), 0

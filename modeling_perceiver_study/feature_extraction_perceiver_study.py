@@ -35,8 +35,8 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
 
     Args:
         feature_size: `C`, channels.
-        sampling_rate: samples a second; recordings of another rate are resampled. Of series that are not sound it only
-            says what `max_length` lasts.
+        sampling_rate: samples a second; recordings of another rate are resampled. None takes series as they are,
+            whatever their rate is; it is not for sound.
         padding_value: what padding holds.
         feature_type: `"waveform"` or `"log-mel"`.
         num_mel_bins: `F`, bands of a spectrogram, evenly spaced on the mel scale.
@@ -67,7 +67,7 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
     def __init__(
         self,
         feature_size: int = 1,
-        sampling_rate: int = 16000,
+        sampling_rate: int | None = 16000,
         padding_value: float = 0.0,
         feature_type: str = "waveform",
         num_mel_bins: int = 64,
@@ -107,8 +107,11 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
         return super().from_dict(feature_extractor_dict, **kwargs)
 
     def _validate(self):
-        for name in ("feature_size", "sampling_rate", "num_mel_bins", "frame_length", "hop_length"):
+        for name in ("feature_size", "num_mel_bins", "frame_length", "hop_length"):
             self._require(name, is_count(getattr(self, name)), "a whole number of at least 1")
+        is_series = self.do_rescale is False and self.feature_type == "waveform"
+        fits = is_count(self.sampling_rate) or (self.sampling_rate is None and is_series)
+        self._require("sampling_rate", fits, "a whole number of at least 1, or None of waveforms with do_rescale=False")
         self._require("do_rescale", isinstance(self.do_rescale, bool), "True or False")
         self._require("padding_side", self.padding_side in ("left", "right"), "'left' or 'right'")
         self._require("padding_value", _is_finite(self.padding_value), "a finite number")
@@ -160,7 +163,7 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             sampling_rate: of an array, also one in a file; None is the extractor's.
-            seconds: what is wanted at most.
+            seconds: what is wanted at most; samples where the extractor has no rate.
         """
         if self.stretch_to is not None:
             seconds = None  # the end is wanted, too
@@ -223,7 +226,7 @@ class PerceiverStudyFeatureExtractor(SequenceFeatureExtractor):
             )
         if not recordings:
             raise ValueError("There are no recordings: expected at least one.")
-        seconds = most / self.sampling_rate if truncation and most is not None else None
+        seconds = most / (self.sampling_rate or 1) if truncation and most is not None else None
         samples = [torch.from_numpy(self.read(one, sampling_rate, seconds)) for one in recordings]
         if seconds is not None:
             samples = [one[:, :most] for one in samples]

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from modeling_perceiver_study import audio_reading
+from modeling_perceiver_study import PerceiverStudyFeatureExtractor, audio_reading
 from modeling_perceiver_study.audio_reading import read_audio
 from tests.clips import encoded_clip, random_clip
 
@@ -410,3 +410,31 @@ def test_two_columns_are_not_numbered(tmp_path):
     """0 and 1 are as likely to be measured as to be names."""
     (tmp_path / "two.csv").write_text("0,1\n0.5,1.5")
     np.testing.assert_array_equal(read_audio(tmp_path / "two.csv", RATE, 2, do_rescale=False), [[0, 0.5], [1, 1.5]])
+
+
+@pytest.mark.parametrize("seconds", [None, 30])
+@pytest.mark.parametrize("form", ["file", "array", "dict", "container"])
+def test_series_without_a_rate_are_taken_as_they_are(tmp_path, form, seconds):
+    """Of which `seconds` are samples."""
+    samples = np.linspace(-1, 1, 90, dtype=np.float32)
+    given = {
+        "file": encoded(samples, 50, subtype="FLOAT"),
+        "array": samples,
+        "dict": {"array": samples, "sampling_rate": 50},
+        "container": encoded(samples, 44100, format="MP3"),
+    }[form]
+    read = read_audio(given, None, 1, do_rescale=False, seconds=seconds)
+    if form == "container":
+        assert read.shape[1] == (seconds or read.shape[1])
+    else:
+        np.testing.assert_array_equal(read[0], samples[:seconds])
+    extract = PerceiverStudyFeatureExtractor(
+        sampling_rate=None, do_rescale=False, normalize=None, max_length=seconds, stretch_to=None
+    )
+    np.testing.assert_array_equal(extract(given)["input_values"], read)
+
+
+@pytest.mark.parametrize("settings", [{}, {"do_rescale": False, "feature_type": "log-mel"}])
+def test_sound_has_a_rate(settings):
+    with pytest.raises(ValueError, match="sampling_rate=None .* None of waveforms with do_rescale=False"):
+        PerceiverStudyFeatureExtractor(sampling_rate=None, **settings)

@@ -281,7 +281,7 @@ class TrainingSound:
         changed = []
         for row, (sample, length) in enumerate(zip(values.cpu().numpy(), lengths.tolist(), strict=True)):
             own = {name: float(draws[name][row]) for name in _OF_SAMPLES if name in draws}
-            limits = extractor.sampling_rate, extractor.max_length
+            limits = extractor.sampling_rate or 1, extractor.max_length
             changed.append(change(sample[:length], self.settings, own, *limits, extractor.do_rescale))
         batch = padded(changed)
         return batch["values"].transpose(1, 2).to(values.device), batch["lengths"].to(values.device)

@@ -19,15 +19,19 @@ class SoundView(View):
     Args:
         values: waveforms `(C, L)`, or a spectrogram `(T, F)`, of which only the first channel is drawn.
         grid: of what latents attend to, `[L']` or `[T', F']`.
-        seconds: how long it is.
+        seconds: how long it is, or how many moments it has where it has no rate.
+        unit: what the axis of time counts.
     """
 
     task, sample, examples = "audio-classification", "recording", "*.wav"
     models, processors = ("PerceiverStudyForAudioClassification",), ("PerceiverStudyFeatureExtractor",)
     given_as = "recording"
 
-    def __init__(self, values: np.ndarray, grid: list[int], seconds: float, is_spectrogram: bool):
+    def __init__(
+        self, values: np.ndarray, grid: list[int], seconds: float, is_spectrogram: bool, unit: str = "seconds"
+    ):
         self.values, self.grid, self.seconds, self.is_spectrogram = values, grid, seconds, is_spectrogram
+        self.unit = unit
 
     @classmethod
     def read(cls, path: Path, processor: Any) -> np.ndarray:
@@ -62,7 +66,9 @@ class SoundView(View):
         length = sample.shape[-1] if processor.max_length is None else min(sample.shape[-1], processor.max_length)
         values = values.reshape(-1, *sizes)
         values = values[0] if spectrogram else values
-        return cls(values, config.attended_sizes(sizes), length / processor.sampling_rate, spectrogram)
+        rate = processor.sampling_rate
+        unit = "moments" if rate is None else "seconds"
+        return cls(values, config.attended_sizes(sizes), length / (rate or 1), spectrogram, unit)
 
     @classmethod
     def fits(cls, config: PreTrainedConfig) -> bool:
@@ -112,7 +118,7 @@ class SoundView(View):
         upper, lower = figure.subplots(2, 1, sharex=True)
         self.draw(upper)
         self.paint(lower, weights)
-        lower.set_xlabel("seconds")
+        lower.set_xlabel(self.unit)
         for axes in (upper, lower):
             axes.set_yticks([])
         return as_image(figure)

@@ -49,7 +49,7 @@ def sound_curves(
     Raises:
         UserError: answers are not finite numbers.
     """
-    rate = task.processor.sampling_rate
+    rate = task.processor.sampling_rate or 1
     silent, noisy, alone = [], [], []
     for seconds in tqdm(PAUSES, desc="pauses", disable=None, leave=False):
         count, rng = round(seconds * rate), np.random.default_rng(0)

@@ -132,7 +132,9 @@ class AudioClassification(RaggedTask):
 
     def decoder_beside_others(self) -> SoundDecoder:
         """Of what is longer than `max_length` the beginning, not a window by chance: what goes with it begins there."""
-        return SoundDecoder(self.recipe.data, self.processor, self.processor.max_length / self.processor.sampling_rate)
+        return SoundDecoder(
+            self.recipe.data, self.processor, self.processor.max_length / (self.processor.sampling_rate or 1)
+        )
 
     def training_inputs(self, batch: Batch, step: int, first: int) -> tuple[Arguments, Any]:
         return self._changed(batch["values"], batch["lengths"], batch["labels"], step, first)
@@ -186,7 +188,7 @@ class AudioClassification(RaggedTask):
         return sample.T
 
     def write_example(self, folder: Path, name: str, sample: np.ndarray) -> str:
-        path, rate = folder / f"{name}.wav", self.processor.sampling_rate
+        path, rate = folder / f"{name}.wav", self.processor.sampling_rate or 1
         if self.processor.do_rescale:
             soundfile.write(path, sample.clip(-1, 1), rate)
         else:  # numbers in units of their own, which 16 bits would change
