@@ -99,14 +99,14 @@ class SoundView(View):
             weights = weights[:, None]
         axes.imshow(weights.T, origin="lower", aspect="auto", cmap=COLOURS, vmin=lowest, extent=self._extent())
         if not self.is_spectrogram:
-            self._draw_waveform(axes, "white")
+            self._draw_waveform(axes, "white", alpha=0.4)  # or long recordings would hide the colours
 
-    def _draw_waveform(self, axes: Any, colour: str):
+    def _draw_waveform(self, axes: Any, colour: str, alpha: float = 1.0):
         largest = max(np.abs(self.values).max(), 1e-12)
         place = np.linspace(0, self.seconds, self.values.shape[-1])
         for channel, samples in enumerate(self.values):
             height = (channel + 0.5 + samples / largest / 2) / len(self.values)
-            axes.plot(place, height, color=colour, linewidth=0.5)
+            axes.plot(place, height, color=colour, alpha=alpha, linewidth=0.5)
         axes.set(xlim=(0, self.seconds), ylim=(0, 1))
 
     def _extent(self) -> tuple[float, float, float, float]:
