@@ -36,7 +36,7 @@ def as_list(values: Any) -> Any:
     if hasattr(values, "to_numpy"):
         values = np.asarray(values)
     if isinstance(values, np.ndarray):
-        return [_dense(one) for one in values] if values.dtype.kind in "OU" and values.ndim else values
+        return [_dense(one) for one in values] if values.dtype.kind in "OU" and values.ndim == 1 else values
     kept = (list, tuple, str, bytes, bytearray, memoryview)
     return list(values) if isinstance(values, Sequence) and not isinstance(values, kept) else values
 

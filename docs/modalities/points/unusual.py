@@ -2,7 +2,8 @@
 
     python docs/modalities/points/unusual.py FOLDER UNUSUAL
 
-`UNUSUAL/train.parquet` has the rows of `FOLDER/train*.parquet`, and a column `part`: `unusual` for a fifth of each class.
+`UNUSUAL/train.parquet` has the rows of `FOLDER/train*.parquet`, and a column `part`: `unusual` for a fifth of each
+class.
 """
 
 import sys
