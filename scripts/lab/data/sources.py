@@ -264,6 +264,12 @@ def _with_columns(dataset: datasets.Dataset | datasets.IterableDataset, split: s
         labels, reader = [], NoLabels(name)
     else:
         labels = find_labels(features, reading.chosen_labels, roles.values(), reading.problem_type, name)
+        for role, column in roles.items():
+            if column in labels:  # the answer would be in the question
+                raise UserError(
+                    f"{name} has one column, {column}, for {role} and {LABEL}: name another as "
+                    f"{reading.key_of(role)}, or as {reading.chosen_labels[0]}"
+                )
         reader = label_reader({label: features[label] for label in labels}, reading.problem_type, name)
     rows = dataset.select_columns(list(dict.fromkeys([*roles.values(), *labels])))
     for column in reading.inputs:
