@@ -29,6 +29,7 @@ from datasets.distributed import split_dataset_by_node
 from tqdm.auto import tqdm
 
 from lab.data.decoded_images import Decoder
+from lab.data.decoding import file_at_fault, reason_of
 from lab.data.labels import BadLabel
 from lab.data.loaders import Place
 from lab.data.opening import readable
@@ -100,7 +101,8 @@ class Stream:
         except BadLabel as error:
             return self._refuse(f"{where} {error}")
         except self.decoder.unusable as error:
-            return self._refuse(f"{where} is not a usable {self.decoder.sample}: {error}")
+            where = f"{file} of {self.split.name}" if (file := file_at_fault(None, error)) else where
+            return self._refuse(f"{where} is not a usable {self.decoder.sample}: {reason_of(error)}")
 
     def _refuse(self, reason: str) -> str:
         if self.settings.on_error == "raise":
