@@ -14,6 +14,7 @@ from lab.data.points import POINTS
 from lab.data.sound import AUDIO
 from lab.data.sources import Reading, load_named_sources
 from lab.data.splits import choose_split, choose_splits
+from lab.data.text import TEXT
 from lab.data.video import VIDEO
 from lab.errors import UserError
 from lab.recipe import Data
@@ -186,6 +187,41 @@ def test_tables_are_splits_by_words_in_any_case(tmp_path, names):
     }
     assert list(found) in (["train", "test"], ["train", "validation"], ["test", "train"], ["validation", "train"])
     assert sorted(os.path.basename(path) for paths in found.values() for path in paths) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train.csv", "Test.CSV"), ("train.CSV", "test.csv"), ("Train.csv", "Test.csv"), ("train.csv", "my Test.csv")],
+)
+def test_tables_of_texts_are_splits_by_words_in_any_case(tmp_path, names):
+    """`datasets` would leave one out, or take both for one split."""
+    for split, name in zip("ab", names, strict=True):
+        (tmp_path / name).write_text(f"text,label\n{split},x\n", encoding="utf-8")
+    sources = load_named_sources(Reading(Data(path=str(tmp_path)), (TEXT,)), {"one": "train", "two": "test"})
+    assert [source.read(np.array([0]))["text"] for source in sources] == [["a"], ["b"]]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "train.jsonl",
+            b"",
+            r"data.path=.*: split train cannot be loaded \(a file has no rows\); expected .*JSONL or CSV",
+        ),
+        ("train.csv", b"", r"split train .*cannot be (loaded|read) \(No columns to parse"),
+        ("train.csv", b"text,label\ncaf\xe9,x\n", r"tables are read as UTF-8: save them as that, such as by iconv"),
+        ("train/x/0.txt", b"one", r"split train of .* has no labels, but texts alone: give a table, such as train.csv"),
+    ],
+)
+def test_texts_that_cannot_be_read(tmp_path, name, content, message, streaming):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    reading = Reading(Data(path=str(tmp_path), streaming=streaming), (TEXT,))
+    with pytest.raises(UserError, match=message) as caught:
+        load_named_sources(reading, {"data.train_split": "train"})
+    assert "\n" not in str(caught.value)
 
 
 def test_a_readme_says_which_files_are_which_split(tmp_path):

@@ -29,6 +29,7 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 _BESIDE = ("json", "xml", "text", "harbor")  # loaders of what often lies beside pictures, and is not what to read
+_TABLES = ("csv", "json", "parquet", "arrow")  # loaders of tables
 SOUND = "audio"  # the column of paths of recordings
 SOUND_KEYS = {"features", "names_in"}  # keys of arguments of which one is there where that column is read
 FILE_NAME = "file_name"  # the column of a table of files that names them
@@ -84,6 +85,8 @@ def find_splits(
             for split, paths in _media_splits(media, wanted).items()
         }
     require_known_endings(folder, files, roles)
+    if _has_other_case(folder, wanted):
+        return _splits_of_tables(folder, wanted)
     escaped = glob.escape(str(folder.resolve()))
     patterns = {str(split): found for split, found in get_data_patterns(escaped).items()}
     _require_own_files(patterns, escaped, wanted)
@@ -97,13 +100,10 @@ def _splits_of_tables(folder: Path, wanted: Collection[str]) -> dict[str, dict[s
     """Tables that lie in the folder itself, by the words of their names; all are one split where no name says which."""
     known = _SPLITS | {split: split for split in wanted}
     files, loaders = {}, {}
-    for path in sorted(folder.resolve().iterdir()):
-        loader, options = MODULES.get(path.suffix.lower(), ("", {}))
-        if path.name.startswith(".") or path.name in _METADATA or loader not in ("csv", "json", "parquet", "arrow"):
-            continue
+    for path in _tables_in(folder):
+        loader, options = MODULES[path.suffix.lower()]
         loaders[loader] = options
-        words = re.split(r"[-._ 0-9]+", path.stem)
-        found = {known.get(word, known.get(word.lower())) for word in words}
+        found = {known.get(word, known.get(word.lower())) for word in _words(path)}
         for split in found - {None} or {None}:
             files.setdefault(split, []).append(glob.escape(str(path)))
     if len(loaders) > 1:
@@ -116,6 +116,30 @@ def _splits_of_tables(folder: Path, wanted: Collection[str]) -> dict[str, dict[s
         for loader, options in loaders.items()
         for split, found in files.items()
     }
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    return [
+        path
+        for path in sorted(folder.resolve().iterdir())
+        if MODULES.get(path.suffix.lower(), ("",))[0] in _TABLES
+        and not path.name.startswith(".")
+        and path.name not in _METADATA
+    ]
+
+
+def _words(path: Path) -> set[str]:
+    return {*re.split(r"[-._ 0-9]+", path.stem)}
+
+
+def _has_other_case(folder: Path, wanted: Collection[str]) -> bool:
+    """Whether a table of a split is called like `Test.csv` or `test.CSV`, which `datasets` would leave out."""
+    known = {*_SPLITS, *wanted}
+    return any(
+        any(word.lower() in _SPLITS for word in _words(path) - known)
+        or (path.suffix != path.suffix.lower() and _words(path) & known)
+        for path in _tables_in(folder)
+    )
 
 
 def _configs(readme: Path) -> list[dict]:

@@ -110,9 +110,11 @@ class LabelledTask(Task):
             if found != self.config.tasks:
                 raise UserError(f"model.tasks={self.config.tasks}, but the data has classes {found}: set it to these")
         if not self.takes_labels and self.config.num_labels != len(names):
+            counted = names == [str(number) for number in range(len(names))]
+            gaps = ". Whole numbers count classes from 0, also those that no sample has: store others as strings (JSONL, parquet)"
             raise UserError(
                 f"model.num_labels={self.config.num_labels}, but the data has {len(names)} labels ({listed(names)}): "
-                f"set it to {len(names)}"
+                f"set it to {len(names)}{gaps if counted else ''}"
             )
 
     def load_split(self, split: str, by_number: bool = False) -> Dataset:
