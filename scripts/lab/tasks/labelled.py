@@ -111,7 +111,7 @@ class LabelledTask(Task):
                 raise UserError(f"model.tasks={self.config.tasks}, but the data has classes {found}: set it to these")
         if not self.takes_labels and self.config.num_labels != len(names):
             counted = names == [str(number) for number in range(len(names))]
-            gaps = ". Whole numbers count classes from 0, also those that no sample has: store others as strings (JSONL, parquet)"
+            gaps = ". Whole numbers count classes from 0, with those that no sample has: store others as strings"
             raise UserError(
                 f"model.num_labels={self.config.num_labels}, but the data has {len(names)} labels ({listed(names)}): "
                 f"set it to {len(names)}{gaps if counted else ''}"
