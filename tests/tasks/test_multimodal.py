@@ -54,6 +54,13 @@ def test_a_withheld_modality_is_not_shown(folder):
     assert not arguments["sound_attention_mask"].any()
 
 
+def test_a_withheld_modality_leaves_validation_samples_what_they_are(folder):
+    kept = build(folder).load_splits().validated
+    task = build(folder, "data.withhold=[sound]", "data.on_error=skip")
+    task.validated = kept
+    assert len(task.load_split("validation"))
+
+
 def test_samples_of_which_everything_is_withheld_are_refused(folder):
     with pytest.raises(UserError, match="not a usable sample: it has none of"):
         build(folder, "data.withhold=[sound,video]").load_splits()

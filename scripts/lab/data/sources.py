@@ -105,6 +105,8 @@ class Reading:
         inputs: what a task reads of each row beside its label.
         problem_type: what labels are for, as transformers' `config.problem_type` calls it.
         label_key: of the recipe, for messages, where it is not one of those that name columns of labels.
+        validated: `Rows.fingerprint` of the samples that the run validated on whose data these are; None where nothing
+            is known of them.
 
     Raises:
         UserError: the recipe names a column for what the task does not read, or two sets of columns for labels.
@@ -114,6 +116,7 @@ class Reading:
     inputs: Sequence[Column]
     problem_type: str = SINGLE_LABEL
     label_key: str | None = None
+    validated: str | None = None
 
     def __post_init__(self):
         roles = [column.role for column in self.inputs]

@@ -73,8 +73,8 @@ class LabelledTask(Task):
             if settings.label_column is not None or LABEL in settings.columns:
                 raise UserError("data.label_column: expected null with model.tasks, which names columns itself")
             settings = dataclasses.replace(settings, columns=settings.columns | {LABEL: list(self.config.tasks)})
-            return Reading(settings, self.columns, self.problem_type, label_key="model.tasks")
-        return Reading(settings, self.columns, self.problem_type)
+            return Reading(settings, self.columns, self.problem_type, "model.tasks", self.validated)
+        return Reading(settings, self.columns, self.problem_type, validated=self.validated)
 
     @property
     def label_names(self) -> list[str]:
