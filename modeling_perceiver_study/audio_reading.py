@@ -264,7 +264,7 @@ def _read_file(
             raise ValueError(f"{name} is not a recording: there is no such file.") from None
         made = _read_container(_from_start(opened), name, *wanted)
         if made is None:
-            raise ValueError(f"{name} is not a recording that can be read: {error}") from None
+            raise ValueError(f"{name} is not a recording that can be read: {error.error_string}") from None
     return np.concatenate(made, axis=1) if made else np.zeros((num_channels, 0), np.float32)
 
 

@@ -19,6 +19,7 @@ import transformers
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+from lab.checkpoint_names import RESULTS, VALIDATED
 from lab.data.identity import identity
 from lab.errors import UserError, run_command
 from lab.judging.predictions import evaluate
@@ -35,7 +36,6 @@ from lab.training.loop import build_accelerator, judging_loader, train
 from lab.training.memory import explain_out_of_memory
 from lab.training.precision import settle_precision
 from lab.training.run_folder import (
-    RESULTS,
     claim_output,
     find_start,
     logged_changes,
@@ -116,6 +116,7 @@ def run(accelerator: Accelerator, task: Task, output_dir: Path, options: argpars
             "parameters": best_model.num_parameters(),
             "train_samples": len(splits.train),
             "validation_samples": len(splits.validation or []),
+            **({VALIDATED: splits.validated} if splits.validated else {}),
             "train_seconds": round(progress.seconds, 1),
             "mixed_precision": accelerator.mixed_precision,
             **({"changes": changes} if (changes := logged_changes(output_dir)) else {}),

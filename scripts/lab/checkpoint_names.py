@@ -8,6 +8,9 @@ from pathlib import Path
 
 from lab.errors import UserError
 
+RESULTS = "metrics.json"  # of a run, written last, so a folder that has it is finished
+VALIDATED = "validation_fingerprint"  # in it: what the run kept of its validation samples
+
 
 def checkpoint_name(text: str) -> str:
     """What a person calls a checkpoint, with `~` as the home folder."""

@@ -11,7 +11,6 @@ from omegaconf.errors import OmegaConfBaseException
 from lab.errors import UserError, one_line
 
 CONFIGURATION_FOLDER = Path(__file__).resolve().parents[2] / "configuration"
-_CONDITIONS = ("data.hold_out", "data.validate_on")  # on rows, all of which have to hold
 
 
 def read_file(path: str | Path, sections: Collection[str]) -> dict:
@@ -34,12 +33,14 @@ def read_file(path: str | Path, sections: Collection[str]) -> dict:
 
 
 def forget(merged: DictConfig, key: str, layer: dict):
-    """Empty what an override of this key replaces as a whole: conditions, and what is to be empty.
+    """Empty what an override of this key replaces as a whole: what stands in braces in a section, and what is empty.
 
-    Otherwise it would be added to what the recipe has, and rows would have to fit both.
+    Otherwise it would be added to what the recipe has: rows would have to fit both conditions, and a task or a column
+    that the recipe names could not be taken away. Whole sections are added to, key by key.
     """
     before, given = OmegaConf.select(merged, key), OmegaConf.select(OmegaConf.create(layer), key)
-    if key in _CONDITIONS or (given == {} and before is not None and OmegaConf.get_type(before) is dict):
+    replaced = isinstance(given, DictConfig) and (not given or "." in key)
+    if replaced and isinstance(before, DictConfig) and OmegaConf.get_type(before) is dict:
         OmegaConf.update(merged, key, {}, merge=False)
 
 

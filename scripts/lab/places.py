@@ -11,8 +11,10 @@ def place(text: str) -> Path:
     """Return the path that a user means, with `~` as the home folder.
 
     Raises:
-        UserError: there is no such user, or the locale cannot name the path.
+        UserError: the text is empty, there is no such user, or the locale cannot name the path.
     """
+    if not text:  # such as a variable of the shell that is not set; it would be the present folder
+        raise UserError("a path is an empty text: name a file or a folder, or . for this one")
     try:
         text.encode("utf-8")  # what was not ASCII on the command line is no text where the locale is ASCII
         return Path(text).expanduser()

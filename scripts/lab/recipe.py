@@ -129,7 +129,7 @@ class Recipe:
 _SECTIONS = [field.name for field in dataclasses.fields(Recipe) if field.default_factory is not dataclasses.MISSING]
 
 _TEXT = (str, str | None)
-_NULL = ("", "null", "Null", "NULL", "~")  # as YAML has it
+_NULL = ("null", "Null", "NULL", "~")  # as YAML has it
 
 Section = TypeVar("Section")
 Range = tuple[float, float | None]
@@ -304,6 +304,8 @@ def _read_override(text: str) -> dict:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError(f"cannot understand {text!r}; overrides look like optimization.epochs=5")
+    if not value.strip():  # such as that of a variable of the shell that is not set
+        raise UserError(f"{key}= has no value: give one, or {key}=null for none")
     section, dot, name = key.rpartition(".")
     if key in _text_keys() and not value.startswith(('"', "'")) and value not in _NULL:
         return {section: {name: value}} if dot else {name: value}
@@ -328,8 +330,10 @@ def _expand_places(recipe: Recipe):
     for key in _PLACES:
         section, _, name = key.rpartition(".")
         owner = getattr(recipe, section) if section else recipe
-        if getattr(owner, name) is not None:
-            setattr(owner, name, str(place(getattr(owner, name))))
+        if (text := getattr(owner, name)) == "":  # which would be the folder that the command was started in
+            raise UserError(f"{key} is an empty text: expected a path, or null")
+        if text is not None:
+            setattr(owner, name, str(place(text)))
 
 
 def _known_keys() -> list[str]:

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+import fuse
+import robustness
 import score
+import train
 from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, load_recipe, recipe_to_yaml
 from lab.tasks import build_task
@@ -109,6 +113,31 @@ def test_everything_agrees_with_plain_arithmetic(checkpoint, tmp_path, capsys):
     assert f"| accuracy | {100 * results['accuracy']:.2f} % | {100 * results['flip']['accuracy']:.2f} % |" in text
     assert "| expected calibration error |" in text and "| green |" in text
     assert f"{100 * results['accuracy']:.2f} %" in capsys.readouterr().out
+
+
+def test_validation_samples_that_the_run_had_not_are_refused(tmp_path):
+    """One file more, and others are carved, of which most were trained on."""
+    data, run = make_image_folder(tmp_path / "data", train=60), tmp_path / "run"
+    fresh_accelerate()
+    train.main([*TINY_RUN, "optimization.epochs=1", "logging.log_with=null", f"data.path={data}", f"output_dir={run}"])
+    kept = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    moved = shutil.copytree(data, tmp_path / "moved")
+    same = evaluate(run, "--split", "validation", "--data", str(moved), output=tmp_path / "same")
+    assert same["loss"] == pytest.approx(kept["validation_loss"], abs=1e-5)
+    coloured_images(1, seed=5)[0][0].save(moved / "train" / "red" / "new.png")
+    message = "the validation samples of .*moved are not those of the run: .* Give the data that the run had"
+    for score_it in (
+        lambda: evaluate(run, "--split", "validation", "--data", str(moved), output=tmp_path / "other"),
+        lambda: fuse.main([str(run), "--split", "validation", "--data", str(moved)]),
+        lambda: robustness.main([str(run), f"data.path={moved}", "--output", str(tmp_path)]),
+    ):
+        fresh_accelerate()
+        with pytest.raises(UserError, match=message):
+            score_it()
+    evaluate(run, "--data", str(moved), output=tmp_path / "test")
+    del kept["validation_fingerprint"]  # as of an older run
+    (run / "metrics.json").write_text(json.dumps(kept), encoding="utf-8")
+    evaluate(run, "--split", "validation", "--data", str(moved), output=tmp_path / "older")
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 48), ("validation", 12), ("test", 21)])

@@ -12,9 +12,12 @@ from PIL import Image
 
 from lab.data.columns import Column
 from lab.data.decoded_images import IMAGE
+from lab.data.label_columns import MULTI_LABEL, SINGLE_LABEL
 from lab.data.points import POINTS
+from lab.data.sound import AUDIO
 from lab.data.sources import Reading, load_named_sources
 from lab.data.splits import all_rows
+from lab.data.text import TEXT
 from lab.data.video import VIDEO, VideoDecoder
 from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, Data, load_recipe
@@ -118,6 +121,44 @@ def test_a_choice_that_does_not_fit_is_named(tmp_path, features, columns, messag
     write(tmp_path / "data", features, values)
     with pytest.raises(UserError, match=message):
         load_named_sources(Reading(Data(path=str(tmp_path / "data"), columns=columns), (IMAGE,)), {"s": "train"})
+
+
+INPUTS = {
+    "image": ((IMAGE,), {"image": "photo", "label": "photo"}),
+    "implicit image": ((IMAGE,), {"label": "photo"}),
+    "one of several labels": ((IMAGE,), {"label": ["kind", "photo"]}),
+    "audio": ((AUDIO,), {"audio": "series", "label": "series"}),
+    "points": ((POINTS,), {"points": "cloud", "label": "cloud"}),
+    "video": ((VIDEO,), {"video": "clip", "label": "clip"}),
+    "text": ((TEXT,), {"text": "kind", "label": "kind"}),
+    "several": ((IMAGE, TEXT), {"image": "photo", "text": "kind", "label": "kind"}),
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(("inputs", "columns"), INPUTS.values(), ids=INPUTS)
+def test_an_input_is_no_label(tmp_path, inputs, columns, streaming):
+    images, _ = coloured_images(6, seed=0)
+    features = {
+        "photo": datasets.Image(),
+        "series": datasets.List(Value("float32")),
+        "cloud": datasets.List(datasets.List(Value("float32"))),
+        "clip": Value("binary"),
+        "kind": Value("string"),
+    }
+    values = {
+        "photo": images,
+        "series": [[0.0, 1.0]] * 6,
+        "cloud": [[[0.0, 1.0]]] * 6,
+        "clip": [b"x"] * 6,
+        "kind": ["a", "b"] * 3,
+    }
+    write(tmp_path / "data", features, values)
+    settings = Data(path=str(tmp_path / "data"), columns=columns, streaming=streaming)
+    shared = columns["label"] if isinstance(columns["label"], str) else columns["label"][-1]
+    problem = SINGLE_LABEL if isinstance(columns["label"], str) else MULTI_LABEL
+    with pytest.raises(UserError, match=rf"has one column, {shared}, for [a-z]+ and label: .* data.columns.label$"):
+        load_named_sources(Reading(settings, inputs, problem), {"s": "train"})
 
 
 def test_labels_are_named_once():

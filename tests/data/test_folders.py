@@ -14,6 +14,7 @@ from lab.data.points import POINTS
 from lab.data.sound import AUDIO
 from lab.data.sources import Reading, load_named_sources
 from lab.data.splits import choose_split, choose_splits
+from lab.data.text import TEXT
 from lab.data.video import VIDEO
 from lab.errors import UserError
 from lab.recipe import Data
@@ -188,6 +189,41 @@ def test_tables_are_splits_by_words_in_any_case(tmp_path, names):
     assert sorted(os.path.basename(path) for paths in found.values() for path in paths) == sorted(names)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [("train.csv", "Test.CSV"), ("train.CSV", "test.csv"), ("Train.csv", "Test.csv"), ("train.csv", "my Test.csv")],
+)
+def test_tables_of_texts_are_splits_by_words_in_any_case(tmp_path, names):
+    """`datasets` would leave one out, or take both for one split."""
+    for split, name in zip("ab", names, strict=True):
+        (tmp_path / name).write_text(f"text,label\n{split},x\n", encoding="utf-8")
+    sources = load_named_sources(Reading(Data(path=str(tmp_path)), (TEXT,)), {"one": "train", "two": "test"})
+    assert [source.read(np.array([0]))["text"] for source in sources] == [["a"], ["b"]]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "train.jsonl",
+            b"",
+            r"data.path=.*: split train cannot be loaded \(a file has no rows\); expected .*JSONL or CSV",
+        ),
+        ("train.csv", b"", r"split train .*cannot be (loaded|read) \(No columns to parse"),
+        ("train.csv", b"text,label\ncaf\xe9,x\n", r"tables are read as UTF-8: save them as that, such as by iconv"),
+        ("train/x/0.txt", b"one", r"split train of .* has no labels, but texts alone: give a table, such as train.csv"),
+    ],
+)
+def test_texts_that_cannot_be_read(tmp_path, name, content, message, streaming):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    reading = Reading(Data(path=str(tmp_path), streaming=streaming), (TEXT,))
+    with pytest.raises(UserError, match=message) as caught:
+        load_named_sources(reading, {"data.train_split": "train"})
+    assert "\n" not in str(caught.value)
+
+
 def test_a_readme_says_which_files_are_which_split(tmp_path):
     folder = make_parquet(tmp_path / "data")
     for old, new in {"train": "first", "test": "second"}.items():
@@ -217,6 +253,84 @@ def test_a_file_of_both_splits_is_named(tmp_path):
     (folder / "train.parquet").rename(folder / "train-without-test.parquet")
     with pytest.raises(UserError, match=r"train-without-test.parquet is in split train and in split test"):
         choose_splits(Reading(Data(path=str(folder), validation_samples=1), (IMAGE,)))
+
+
+LINKED = {"image": (IMAGE, "png"), "sound": (AUDIO, "wav"), "video": (VIDEO, "mp4"), "points": (POINTS, "npy")}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("links", [["b"], ["a", "b"], ["nested"]], ids=["one", "all", "nested"])
+@pytest.mark.parametrize("kind", LINKED)
+def test_linked_class_folders_are_read(tmp_path, kind, links, streaming):
+    """`datasets` does not go into links: the class would have no samples, or not be there."""
+    data_input, ending = LINKED[kind]
+    folder, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for name in ("a", "b"):
+        place = (elsewhere if name in links or "nested" in links else folder / "train") / name
+        place.mkdir(parents=True)
+        for number in range(2):
+            (place / f"{number}.{ending}").write_bytes(f"{name} {number}".encode())
+    (folder / "train").mkdir(parents=True, exist_ok=True)
+    if "nested" in links:  # the split is a link, and so is a class in it
+        (elsewhere / "b").rename(tmp_path / "b")
+        (elsewhere / "b").symlink_to(tmp_path / "b")
+        (folder / "train").rmdir()
+        (folder / "train").symlink_to(elsewhere)
+    else:
+        for name in links:
+            (folder / "train" / name).symlink_to(elsewhere / name)
+    if streaming and kind == "points":
+        pytest.skip("such files are read whole")
+    reading = Reading(Data(path=str(folder), test_split=None, streaming=streaming), (data_input,))
+    (source,) = load_named_sources(reading, {"data.train_split": "train"})
+    found = sorted((source.label_names[source.labels[sample]], path[-5:-4]) for sample, path in source.files())
+    assert found == [(name, number) for name in "ab" for number in "01"]
+
+
+def test_a_linked_class_folder_at_a_place_that_has_to_be_escaped_is_named(tmp_path):
+    folder = make_pictures(tmp_path / "set [1]", *in_classes("train", "a"))
+    make_pictures(tmp_path / "elsewhere", "0.png")
+    (folder / "train" / "b").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"set \[1\]/train/b is a link to a folder, which .* rename, or put the folder"):
+        splits_of(folder, test_split=None)
+
+
+@pytest.mark.parametrize("kind", LINKED)
+@pytest.mark.parametrize("target", ["nowhere", ".."])
+@pytest.mark.parametrize("place", ["train/c", "train/a/1.{ending}"])
+def test_links_to_nothing_and_in_circles_are_named(tmp_path, kind, place, target):
+    data_input, ending = LINKED[kind]
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "train" / "a" / f"0.{ending}").write_bytes(b"x")
+    link = tmp_path / place.format(ending=ending)
+    link.symlink_to(target)
+    reading = Reading(Data(path=str(tmp_path), test_split=None), (data_input,))
+    expected = "nothing: mend it" if target == "nowhere" else "a folder that it lies in"
+    with pytest.raises(UserError, match=rf"{link} is a link to {expected}"):
+        load_named_sources(reading, {"data.train_split": "train"})
+
+
+def test_a_table_of_files_names_some_in_a_linked_folder(tmp_path):
+    folder = make_pictures(tmp_path / "data", "train/0.png")
+    make_pictures(tmp_path / "elsewhere", "1.png", "2.png")
+    (folder / "train" / "more").symlink_to(tmp_path / "elsewhere")
+    kinds = {"0.png": "cat", "more/1.png": "dog", "more/2.png": "cat"}
+    lines = [json.dumps({"file_name": name, "kind": kind}) + "\n" for name, kind in kinds.items()]
+    (folder / "train" / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+    (found,) = splits_of(folder, test_split=None)
+    assert found == {f"train/{name}": kind for name, kind in kinds.items()}
+
+
+def test_tables_in_linked_folders_are_named(tmp_path):
+    make_parquet(tmp_path / "elsewhere")
+    folder = make_parquet(tmp_path / "data")
+    (folder / "more").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"data/more is a link to a folder, .* such as \w+.parquet would be left out"):
+        splits_of(folder)
+    (folder / "more").unlink()
+    (folder / "train-2.parquet").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"data/train-2.parquet is a link to nothing"):
+        splits_of(folder)
 
 
 @pytest.mark.parametrize("how", ["copy", "link"])

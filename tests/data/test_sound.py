@@ -37,6 +37,17 @@ def lengths(*parts):
     return sorted(int(length) for part in parts for length in part.lengths)
 
 
+@pytest.mark.parametrize("content", [b"", b"no sound"])
+def test_a_broken_recording_is_named(tmp_path, content):
+    for number in range(3):
+        path = tmp_path / "train" / "ab"[number % 2] / f"{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"[ab]/\d.wav is not a recording that can be read: Format not") as caught:
+        decode(tmp_path)
+    assert " object at " not in str(caught.value)
+
+
 EXPECTED = sorted(len(one) for one in RECORDINGS)
 
 

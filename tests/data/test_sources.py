@@ -92,7 +92,7 @@ def test_missing_folder(tmp_path):
 
 
 def test_folder_without_data(tmp_path):
-    with pytest.raises(UserError, match=r"data.path=.* cannot be loaded .*expected parquet files"):
+    with pytest.raises(UserError, match=r"data.path=.* cannot be loaded .*expected parquet, JSONL or CSV files"):
         load(Data(path=str(tmp_path)))
 
 

@@ -19,10 +19,11 @@ from safetensors.torch import load_file
 import score
 import train
 from lab.augment.crops import random_box
+from lab.data.columns import content_or_name
 from lab.data.identity import identity
 from lab.data.loaders import Place
 from lab.data.opening import readable
-from lab.data.streams import StreamLoader, _content
+from lab.data.streams import StreamLoader
 from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.tasks import build_task
@@ -257,8 +258,8 @@ def test_why_a_shard_cannot_be_read(error, hint):
 def test_a_first_row_is_what_it_holds_and_not_where_it_lies():
     frames = [{"bytes": None, "path": f"/one/{number}.png"} for number in range(2)]
     moved = [{"bytes": None, "path": f"/two/{number}.png"} for number in range(2)]
-    assert _content(frames) == _content(moved) != _content(frames[:1])
-    assert _content({"bytes": b"a", "path": "/one/a"}) != _content({"bytes": b"b", "path": "/one/a"})
+    assert content_or_name(frames) == content_or_name(moved) != content_or_name(frames[:1])
+    assert content_or_name({"bytes": b"a", "path": "/one/a"}) != content_or_name({"bytes": b"b", "path": "/one/a"})
 
 
 def test_decoding_processes_end_with_the_one_that_was_killed(tmp_path):

@@ -60,9 +60,27 @@ def test_a_path_is_taken_as_it_stands(key, name, tmp_path):
     assert load_recipe(tmp_path / "recipe.yaml") == recipe
 
 
-@pytest.mark.parametrize("text", ["null", "", "~"])
+@pytest.mark.parametrize("text", ["null", "~"])
 def test_nothing_is_still_nothing(text):
     assert load_recipe(DEFAULT_RECIPE, [f"data.cache_dir={text}"]).data.cache_dir is None
+
+
+@pytest.mark.parametrize(
+    "key", ["data.path", "data.cache_dir", "pretrained", "data.title", "output_dir", "seed", "model.num_latents"]
+)
+def test_an_override_without_a_value_is_refused(key):
+    """As that of a variable that is not set, which would otherwise be no path, and so scikit-learn's digits."""
+    for text in ("", " "):
+        with pytest.raises(UserError, match=rf"^{key}= has no value: give one, or {key}=null for none$"):
+            load_recipe(DEFAULT_RECIPE, [f"{key}={text}"])
+
+
+@pytest.mark.parametrize("key", ["data.path", "data.cache_dir", "pretrained", "output_dir"])
+def test_an_empty_text_is_no_path(key):
+    with pytest.raises(UserError, match=rf"^{key} is an empty text: expected a path, or null$"):
+        load_recipe(DEFAULT_RECIPE, [f"{key}=''"])
+    with pytest.raises(UserError, match=r"^a path is an empty text: name a file or a folder, or \. for this one$"):
+        place("")
 
 
 def test_quotes_are_those_of_yaml():

@@ -165,6 +165,41 @@ def test_conditions_on_rows_are_replaced(tmp_path, given, expected):
     assert load_recipe(tmp_path / "recipe.yaml", given).data.hold_out == expected
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("model.tasks={lang: 2, mood: 2}", {"lang": 2, "mood": 2}),
+        ("model.tasks.mood=3", {"language": 71, "mood": 3}),
+        ("model.modalities={image: {image_size: 4}}", {"image": {"image_size": 4}}),
+        ("model.modalities.image={image_size: 4}", {"image": {"image_size": 4}, "sound": {"patch_size": 2}}),
+        ("model.modalities.image.image_size=4", {"image": {"image_size": 4, "stem": "x"}, "sound": {"patch_size": 2}}),
+        ("data.columns={image: photo}", {"image": "photo"}),
+        ("data.columns.image=photo", {"image": "photo", "label": "kind"}),
+        ("image_processor.size={shortest_edge: 8}", {"shortest_edge": 8}),
+        ("augmentation.modalities={sound: {noise: 1}}", {"sound": {"noise": 1}}),
+    ],
+)
+def test_what_stands_in_braces_is_replaced(tmp_path, given, expected):
+    """A task, a modality or a column of the recipe could not be taken away otherwise."""
+    (tmp_path / "recipe.yaml").write_text(
+        "data: {name: digits, columns: {image: img, label: kind}}\n"
+        "image_processor: {size: {height: 8, width: 8}}\n"
+        "augmentation: {modalities: {image: {crop_padding: 1}}}\n"
+        "model: {tasks: {language: 71, mood: 2}, modalities: "
+        "{image: {image_size: 8, stem: x}, sound: {patch_size: 2}}}\n",
+        encoding="utf-8",
+    )
+    flat = flatten(load_recipe(tmp_path / "recipe.yaml", [given]))
+    assert flat[".".join(given.partition("=")[0].split(".")[:2])] == expected
+
+
+def test_sections_are_added_to():
+    before = load_recipe(DEFAULT_RECIPE)
+    after = load_recipe(DEFAULT_RECIPE, ["model={num_latents: 3}", "optimization={epochs: 1}"])
+    assert after.model == before.model | {"num_latents": 3}
+    assert after.optimization == dataclasses.replace(before.optimization, epochs=1)
+
+
 def test_what_is_to_be_empty_is_empty(tmp_path):
     (tmp_path / "recipe.yaml").write_text(
         "data: {name: digits, columns: {label: x}}\nmodel: {tasks: {a: 2}}\naugmentation: {crop_padding: 1}\n"

@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from PIL import Image
 
 import score
 import train
@@ -50,6 +52,13 @@ def test_a_withheld_modality_is_not_shown(folder):
     splits = task.load_splits()
     arguments, _ = task.inputs(splits.validation.__getitems__([0, 1, 2]))
     assert not arguments["sound_attention_mask"].any()
+
+
+def test_a_withheld_modality_leaves_validation_samples_what_they_are(folder):
+    kept = build(folder).load_splits().validated
+    task = build(folder, "data.withhold=[sound]", "data.on_error=skip")
+    task.validated = kept
+    assert len(task.load_split("validation"))
 
 
 def test_samples_of_which_everything_is_withheld_are_refused(folder):
@@ -221,3 +230,36 @@ def test_what_is_said_of_a_modality_changes_nothing_else(folder, tmp_path):
     assert halved["sound"]["image_size"] == 80 and halved["video"] == own["video"]
     wider = again("model.modalities={sound: {patch_size: 8}}")
     assert wider["sound"] == own["sound"] | {"patch_size": 8} and wider["video"] == own["video"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("broken", ["picture", "sound", "cloud"])
+def test_the_file_of_the_broken_input_is_named(tmp_path, broken, streaming):
+    rows = []
+    for number in range(6):
+        files = {"picture": f"{number}.png", "sound": f"{number}.wav", "cloud": f"{number}.npy"}
+        Image.new("RGB", (8, 8)).save(tmp_path / files["picture"])
+        soundfile.write(tmp_path / files["sound"], np.zeros(80), 8000)
+        np.save(tmp_path / files["cloud"], np.zeros((4, 3)))
+        rows.append({**files, "label": number % 2})
+    content = {"picture": b"nothing", "sound": b"nothing"}
+    for row in rows:
+        if broken == "cloud":
+            np.save(tmp_path / row["cloud"], np.zeros((4, 2)))
+        else:
+            (tmp_path / row[broken]).write_bytes(content[broken])
+    for split in ("train-0", "train-1"):
+        lines = [json.dumps(row) + "\n" for row in rows]
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    kinds = {"picture": "image", "sound": "audio", "cloud": "point-cloud"}
+    recipe = ["task=multimodal-classification", "model.num_labels=2", "model.modalities.picture.image_size=8"]
+    recipe += ["model.modalities.sound.patch_size=16", "feature_extractor.modalities.sound.max_length=80"]
+    recipe += [f"feature_extractor.modalities.{name}.task={kind}-classification" for name, kind in kinds.items()]
+    recipe += [f"data.path={tmp_path}", "data.columns={picture: picture, sound: sound, cloud: cloud}"]
+    recipe += ["data.test_split=null", "data.validation_samples=2", "data.train_samples=4"]
+    task = build_task(load_recipe(None, [*recipe, f"data.streaming={streaming}"]))
+    ending = {"picture": "png", "sound": "wav", "cloud": "npy"}[broken]
+    message = rf"\d\.{ending}\)? .*is not a usable sample: {broken}: "
+    with pytest.raises(UserError, match=message) as caught:
+        task.load_splits()
+    assert " object at " not in str(caught.value)

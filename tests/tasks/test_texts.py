@@ -247,3 +247,12 @@ def test_training_sees_another_part_of_a_long_text_at_each_step(data):
 
     starts = {start(task.training_inputs(batch, step, 0)) for step in range(20)}
     assert len(starts) > 10 and 50 < max(starts) <= 200 - 46 and start(task.inputs(batch)) == 0
+
+
+def test_numbers_that_leave_classes_out_are_explained(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\none,1\nfive,5\nmany,1000\n", encoding="utf-8")
+    message = (
+        "the data has 1001 labels .*: set it to 1001. Whole numbers count classes from 0, .*: store others as strings"
+    )
+    with pytest.raises(UserError, match=message):
+        build("text", tmp_path, "data.validation_samples=1", "data.test_split=null").load_splits()

@@ -3,7 +3,8 @@
 They are `SPLIT/CLASS/FILE`, or `CLASS/SPLIT/FILE` as ModelNet has them.
 """
 
-from collections.abc import Collection, Iterable
+import os
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import datasets
@@ -29,9 +30,29 @@ _UNREAD = {
 UNREAD_ENDINGS = frozenset(ending for _, endings, _ in _UNREAD.values() for ending in endings)
 
 
-def is_hidden(path: Path) -> bool:
-    """Whether a relative path is what a system or an editor keeps beside files, as `datasets` leaves it out, too."""
-    return path.name.startswith(".") or any(part.startswith((".", "__")) for part in path.parent.parts)
+def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Relative places below a folder, also where links lead, and the names of their files, without hidden ones.
+
+    Raises:
+        UserError: a link leads nowhere, or to a folder that it lies in; names it.
+    """
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+        files = [name for name in files if not name.startswith(".")]
+        for name in files:
+            require_target(Path(place, name))
+        here = Path(place).relative_to(folder)
+        for path in (Path(place, name) for name in folders):
+            above = [folder / one for one in (here, *here.parents)]
+            if path.is_symlink() and any(one.resolve().is_relative_to(path.resolve()) for one in above):
+                raise UserError(f"{path} is a link to a folder that it lies in: take it away")
+        yield here, files
+
+
+def require_target(path: Path):
+    """Raise a `UserError` where a path is a link to nothing, which others leave out without a word."""
+    if not path.exists():
+        raise UserError(f"{path} is a link to nothing: mend it, or take it away")
 
 
 def find_files(folder: Path, wanted: Collection[str], role: str) -> dict[str, dict[Path, str]]:
@@ -44,9 +65,10 @@ def find_files(folder: Path, wanted: Collection[str], role: str) -> dict[str, di
         role: of the input that the files are.
     """
     files = sorted(
-        path
-        for path in folder.glob("*/*/*")
-        if path.suffix.lower() in ENDINGS[role] and path.is_file() and not is_hidden(path.relative_to(folder))
+        folder / place / name
+        for place, names in walk(folder)
+        for name in names
+        if len(place.parts) == 2 and Path(name).suffix.lower() in ENDINGS[role]
     )
     if role == SOUND and files and _count_recordings(folder) >= len(files):
         return {}  # what lies beside recordings is made of them, or says what they are
@@ -60,7 +82,8 @@ def find_files(folder: Path, wanted: Collection[str], role: str) -> dict[str, di
 
 
 def _count_recordings(folder: Path) -> int:
-    return sum(MODULES.get(path.suffix.lower(), ("",))[0] in _RECORDINGS for path in folder.rglob("*"))
+    endings = (Path(name).suffix.lower() for _, files in walk(folder) for name in files)
+    return sum(MODULES.get(ending, ("",))[0] in _RECORDINGS for ending in endings)
 
 
 def require_known_endings(folder: Path, files: Iterable[Path], roles: Collection[str]):

@@ -131,6 +131,15 @@ def content_of(value: Any) -> Any:
     return value["bytes"] if isinstance(value, dict) else value
 
 
+def content_or_name(value: Any) -> bytes:
+    """What a row has in a column; of a file that it names the name alone, since data may lie elsewhere."""
+    if isinstance(value, list):
+        return b"".join(map(content_or_name, value))
+    if not isinstance(value, dict) or {*value} != {"bytes", "path"}:
+        return repr(value).encode()
+    return value["bytes"] or Path(value["path"] or "").name.encode()
+
+
 def located(value: Any, folder: str | None) -> Any:
     """The value with a relative path as one below the folder of the data."""
     path = file_of(value)

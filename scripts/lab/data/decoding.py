@@ -20,6 +20,32 @@ from lab.recipe import Data
 _CHUNK = 64  # samples that a thread decodes at a time
 
 
+class BadInput(ValueError):
+    """One of several inputs of a row cannot be decoded.
+
+    Args:
+        name: of the input.
+        encoded: what the row holds for it.
+        error: what its own decoder raised.
+    """
+
+    def __init__(self, name: str, encoded: Any, error: Exception):
+        super().__init__(f"{name}: {reason_of(error)}")
+        self.encoded = encoded
+
+
+def reason_of(error: Exception) -> str:
+    """Why a sample cannot be decoded."""
+    # Pillow would call it an object at some place in memory.
+    return NO_FORMAT if isinstance(error, UnidentifiedImageError) else str(error)
+
+
+def file_at_fault(encoded: Any, error: Exception) -> str | None:
+    """The path of what a row holds, if it has one; of several inputs that of the one which cannot be decoded."""
+    encoded = error.encoded if isinstance(error, BadInput) else encoded
+    return encoded.get("path") if isinstance(encoded, dict) else None
+
+
 class SampleDecoder(ABC):
     """What a row holds `->` an array.
 
@@ -106,11 +132,9 @@ class SampleDecoder(ABC):
 
     def leave_out(self, source: Source, sample: int, encoded: Any, error: Exception):
         """Say that a sample is not usable; a `UserError` unless the recipe says to skip such."""
-        path = encoded["path"] if isinstance(encoded, dict) else None
+        path = file_at_fault(encoded, error)
         where = f"row {source.rows[sample]} of {source.name}" + (f" ({path})" if path else "")
-        if isinstance(error, UnidentifiedImageError):  # which would call it an object at some place in memory
-            error = NO_FORMAT
-        reason = f"{where} is not a usable {self.sample}: {error}"
+        reason = f"{where} is not a usable {self.sample}: {reason_of(error)}"
         if self.settings.on_error == "raise":
             raise UserError(f"{reason}; data.on_error=skip leaves such out") from None
         tqdm.write(f"left out: {reason}")

@@ -6,7 +6,6 @@ uppermost folders, and names of class folders mean nothing.
 """
 
 import glob
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection
@@ -19,7 +18,7 @@ from datasets.data_files import get_data_patterns, resolve_pattern
 from datasets.packaged_modules import _EXTENSION_TO_MODULE as MODULES  # which of its loaders reads files of an ending
 from huggingface_hub import DatasetCard
 
-from lab.data.class_folders import UNREAD_ENDINGS, require_known_endings
+from lab.data.class_folders import UNREAD_ENDINGS, require_known_endings, require_target, walk
 from lab.errors import UserError
 
 # Folders with these names are splits, whatever the recipe calls its own.
@@ -29,6 +28,7 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 _BESIDE = ("json", "xml", "text", "harbor")  # loaders of what often lies beside pictures, and is not what to read
+_TABLES = ("csv", "json", "parquet", "arrow")  # loaders of tables
 SOUND = "audio"  # the column of paths of recordings
 SOUND_KEYS = {"features", "names_in"}  # keys of arguments of which one is there where that column is read
 FILE_NAME = "file_name"  # the column of a table of files that names them
@@ -77,13 +77,16 @@ def find_splits(
         return {
             split: {
                 "path": loader,
-                "data_files": {split: [f"{glob.escape(str((folder / path).resolve()))}/**" for path in paths]},
+                "data_files": {split: _patterns(folder, paths, media)},
                 **(_class_options(folder, loader, paths, media, files, roles) if _holds_classes(paths, media) else {}),
                 **(_named_recordings(folder, split, paths) if loader == "audiofolder" else {}),
             }
             for split, paths in _media_splits(media, wanted).items()
         }
     require_known_endings(folder, files, roles)
+    _require_no_links(folder)
+    if _has_other_case(folder, wanted):
+        return _splits_of_tables(folder, wanted)
     escaped = glob.escape(str(folder.resolve()))
     patterns = {str(split): found for split, found in get_data_patterns(escaped).items()}
     _require_own_files(patterns, escaped, wanted)
@@ -93,17 +96,26 @@ def find_splits(
     }
 
 
+def _require_no_links(folder: Path):
+    """Raise a `UserError` for tables and the like in linked folders, which `datasets` leaves out without a word."""
+    for here, files in walk(folder):
+        linked = [place for place in (here, *here.parents[:-1]) if (folder / place).is_symlink()] if here.parts else []
+        read = [name for name in files if not MODULES.get(Path(name).suffix.lower(), ("folder",))[0].endswith("folder")]
+        if linked and read:
+            raise UserError(
+                f"{folder / linked[0]} is a link to a folder, of which files such as {read[0]} would be left out: put "
+                "the folder itself there, or links to its files"
+            )
+
+
 def _splits_of_tables(folder: Path, wanted: Collection[str]) -> dict[str, dict[str, Any]]:
     """Tables that lie in the folder itself, by the words of their names; all are one split where no name says which."""
     known = _SPLITS | {split: split for split in wanted}
     files, loaders = {}, {}
-    for path in sorted(folder.resolve().iterdir()):
-        loader, options = MODULES.get(path.suffix.lower(), ("", {}))
-        if path.name.startswith(".") or path.name in _METADATA or loader not in ("csv", "json", "parquet", "arrow"):
-            continue
+    for path in _tables_in(folder):
+        loader, options = MODULES[path.suffix.lower()]
         loaders[loader] = options
-        words = re.split(r"[-._ 0-9]+", path.stem)
-        found = {known.get(word, known.get(word.lower())) for word in words}
+        found = {known.get(word, known.get(word.lower())) for word in _words(path)}
         for split in found - {None} or {None}:
             files.setdefault(split, []).append(glob.escape(str(path)))
     if len(loaders) > 1:
@@ -116,6 +128,33 @@ def _splits_of_tables(folder: Path, wanted: Collection[str]) -> dict[str, dict[s
         for loader, options in loaders.items()
         for split, found in files.items()
     }
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    found = [
+        path
+        for path in sorted(folder.resolve().iterdir())
+        if MODULES.get(path.suffix.lower(), ("",))[0] in _TABLES
+        and not path.name.startswith(".")
+        and path.name not in _METADATA
+    ]
+    for path in found:
+        require_target(path)
+    return found
+
+
+def _words(path: Path) -> set[str]:
+    return {*re.split(r"[-._ 0-9]+", path.stem)}
+
+
+def _has_other_case(folder: Path, wanted: Collection[str]) -> bool:
+    """Whether a table of a split is called like `Test.csv` or `test.CSV`, which `datasets` would leave out."""
+    known = {*_SPLITS, *wanted}
+    return any(
+        any(word.lower() in _SPLITS for word in _words(path) - known)
+        or (path.suffix != path.suffix.lower() and _words(path) & known)
+        for path in _tables_in(folder)
+    )
 
 
 def _configs(readme: Path) -> list[dict]:
@@ -149,12 +188,8 @@ def _find_media(folder: Path) -> tuple[str | None, dict[Path, _Folder] | None, l
         and archives than such files. And files that may be left out, unless they lie beside what is read instead.
     """
     found, loaders, others, beside, unread = defaultdict(_Folder), Counter(), 0, 0, []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
-        here = Path(place).relative_to(folder)
+    for here, files in walk(folder):
         for name in files:
-            if name.startswith("."):  # as `datasets` leaves them out
-                continue
             ending = Path(name).suffix.lower()
             loader = MODULES.get(ending, ("",))[0]
             if ending in UNREAD_ENDINGS:
@@ -176,6 +211,28 @@ def _find_media(folder: Path) -> tuple[str | None, dict[Path, _Folder] | None, l
         return None, None, [] if others or beside else unread
     media = {place: found[place] for place in found if found[place] != _Folder()}
     return loaders.most_common(1)[0][0], media, unread
+
+
+def _patterns(folder: Path, paths: list[Path], media: dict[Path, _Folder]) -> list[str]:
+    """What finds all files below some folders: `**` does not enter a link, so that each is named as well.
+
+    Raises:
+        UserError: a link has a place that only a pattern can name, which does not enter it either.
+    """
+    found = []
+    for path in paths:
+        top = (folder / path).resolve()
+        found.append(f"{glob.escape(str(top))}/**")
+        for place in sorted(media):
+            if path in place.parents and (folder / place).is_symlink():
+                link = str(top / place.relative_to(path))
+                if glob.escape(link) != link:
+                    raise UserError(
+                        f"{link} is a link to a folder, which `datasets` does not enter where a path has *, ? or [ in "
+                        "it: rename, or put the folder itself there"
+                    )
+                found.append(f"{link}/**")
+    return found
 
 
 def _media_splits(media: dict[Path, _Folder], wanted: Collection[str]) -> dict[str, list[Path]]:

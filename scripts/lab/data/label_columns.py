@@ -81,6 +81,11 @@ def find_labels(
         [name for name, kind in kinds.items() if kind.element == "int"],
         list(kinds),
     ]
+    if list(features) == ["text"]:  # what `datasets` makes of .txt files
+        raise UserError(
+            f"{split} has no labels, but texts alone: give a table, such as train.csv, with a column of texts and one "
+            "of labels. Folders train/CLASS are not read as classes of texts"
+        )
     found = next(filter(None, tiers), [])
     if len(found) != 1:
         raise UserError(

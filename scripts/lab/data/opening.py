@@ -20,6 +20,7 @@ from lab.errors import UserError, one_line
 from lab.recipe import Data
 
 DIGITS_TEST_IMAGES = 360  # a fifth of the 1797
+_ENCODING = "tables are read as UTF-8: save them as that, such as by iconv -f LATIN1 -t UTF-8 OLD.csv > NEW.csv"
 _SHARDS = 64  # into which a saved dataset is cut to be streamed
 
 
@@ -54,9 +55,12 @@ def _digits() -> dict[str, datasets.Dataset]:
     rows_of = {"train": np.sort(order[DIGITS_TEST_IMAGES:]), "test": np.sort(order[:DIGITS_TEST_IMAGES])}
     names = [str(name) for name in bunch.target_names]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    images = [Image.fromarray(image) for image in pixels]
+    for image in images:
+        image.format = "PPM"  # whose bytes, unlike those of PNG, are the same whatever compresses
     return {
         split: datasets.Dataset.from_dict(
-            {"image": [Image.fromarray(pixels[row]) for row in rows], "label": labels[rows]}, features=features
+            {"image": [images[row] for row in rows], "label": labels[rows]}, features=features
         )
         for split, rows in rows_of.items()
     }
@@ -97,10 +101,20 @@ def open_data(settings: Data, roles: Collection[str], asked: Asked) -> dict[str,
     except UserError:
         raise
     except Exception as error:
-        raise UserError(
-            f"data.path={settings.path} cannot be loaded ({one_line(error.__cause__ or error)}); expected parquet "
-            "files named after their split, or folders train/CLASS and test/CLASS of images"
-        ) from error
+        raise _unreadable(settings.path, error) from error
+
+
+def _unreadable(where: str, error: Exception) -> UserError:
+    """What `datasets` cannot read, as one line that says what to do."""
+    cause = error.__cause__ or error
+    expected = (
+        "expected parquet, JSONL or CSV files named after their split, or folders train/CLASS and test/CLASS of images "
+        "or of other files (docs/data.md)"
+    )
+    if isinstance(cause, UnicodeDecodeError):
+        expected = _ENCODING
+    said = one_line(cause) or "a file has no rows"  # of which a loader only says that there is no more
+    return UserError(f"data.path={where} cannot be loaded ({said}); {expected}")
 
 
 @contextmanager
@@ -113,6 +127,8 @@ def reading_shards(split: str) -> Iterator[None]:
         hint = "the file is damaged or has no rows. Mend it, or take it away"
         if isinstance(cause, ImportError):
             hint = "install it, or give the files by their paths in a table"
+        elif isinstance(cause, UnicodeDecodeError):
+            hint = _ENCODING
         elif isinstance(cause, OSError) and type(cause) is not OSError:  # Arrow's are plain
             hint = "if that is a connection, --resume once it is there again"
         raise UserError(f"a shard of {split} cannot be read ({one_line(cause)}): {hint}") from error
@@ -151,7 +167,12 @@ def _open_folder(folder: Path, settings: Data, roles: Collection[str], asked: As
         return asked.check(datasets.load_dataset(str(folder), streaming=streaming))
     asked.check(arguments)
     # One by one, so that the classes of each are those that its own files declare.
-    found = {split: _load(split, streaming=streaming, **arguments[split]) for split in asked.names & arguments.keys()}
+    found = {}
+    for split in sorted(asked.names & arguments.keys()):
+        try:
+            found[split] = _load(split, streaming=streaming, **arguments[split])
+        except Exception as error:
+            raise _unreadable(f"{folder}: split {split}", error) from error
     return {
         split: as_files(rows, SOUND, datasets.Audio(decode=False)) if SOUND_KEYS & arguments[split].keys() else rows
         for split, rows in found.items()

@@ -1,6 +1,5 @@
 """Samples of several modalities, each decoded by its own decoder, any of which may be missing."""
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch.utils.data import Dataset
 
 from lab.data.columns import is_missing
 from lab.data.decoded_images import ImageDataset
-from lab.data.decoding import SampleDecoder
+from lab.data.decoding import BadInput, SampleDecoder
 from lab.data.ragged import RaggedDataset
 from lab.data.splits import Rows
 from lab.recipe import Data
@@ -62,7 +61,7 @@ class SeveralDecoder(SampleDecoder):
         withheld: modalities that are left out of all samples.
     """
 
-    sample = "sample"
+    sample, unusable = "sample", (ValueError,)  # a `BadInput`, or nothing at all
 
     def __init__(
         self,
@@ -73,8 +72,7 @@ class SeveralDecoder(SampleDecoder):
     ):
         super().__init__(settings)
         self.decoders, self.blanks, self.withheld = dict(decoders), dict(blanks), tuple(withheld)
-        self.role = next(iter(decoders))  # what messages tell the path of
-        self.unusable = tuple({kind for decoder in decoders.values() for kind in decoder.unusable})
+        self.role = next(iter(decoders))  # whose path messages tell where no input is at fault by itself
 
     def look_at(self, inputs: dict[str, Sequence[Any]]):
         for name, decoder in self.decoders.items():
@@ -87,8 +85,12 @@ class SeveralDecoder(SampleDecoder):
         sample = {}
         for name, decoder in self.decoders.items():
             if name not in self.withheld and not _is_empty(inputs[name]):
-                with contextlib.suppress(MissingStream):  # one file may be that of several modalities
+                try:
                     sample[name] = decoder.decode_row({decoder.role: inputs[name]}, *place)
+                except MissingStream:  # one file may be that of several modalities
+                    continue
+                except decoder.unusable as error:
+                    raise BadInput(name, inputs[name], error) from error
         if not sample:
             raise ValueError(f"it has none of {', '.join(self.decoders)}")
         return sample

@@ -65,7 +65,7 @@ class SoundDecoder(RaggedDecoder):
             return self._read(self._channels_first(_numbers(encoded, self.extractor)))
         if (path := file_of(encoded)) is not None:
             with fsspec.open(path, "rb") as file:  # also inside an archive, or on the Hub
-                return self._read(file)
+                return self._read({"bytes": file, "path": path})  # the path names it in errors
         return self._read(encoded)
 
     def _read(self, recording: Any) -> np.ndarray:

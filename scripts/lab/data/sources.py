@@ -105,6 +105,8 @@ class Reading:
         inputs: what a task reads of each row beside its label.
         problem_type: what labels are for, as transformers' `config.problem_type` calls it.
         label_key: of the recipe, for messages, where it is not one of those that name columns of labels.
+        validated: `Rows.fingerprint` of the samples that the run validated on whose data these are; None where nothing
+            is known of them.
 
     Raises:
         UserError: the recipe names a column for what the task does not read, or two sets of columns for labels.
@@ -114,6 +116,7 @@ class Reading:
     inputs: Sequence[Column]
     problem_type: str = SINGLE_LABEL
     label_key: str | None = None
+    validated: str | None = None
 
     def __post_init__(self):
         roles = [column.role for column in self.inputs]
@@ -264,6 +267,12 @@ def _with_columns(dataset: datasets.Dataset | datasets.IterableDataset, split: s
         labels, reader = [], NoLabels(name)
     else:
         labels = find_labels(features, reading.chosen_labels, roles.values(), reading.problem_type, name)
+        for role, column in roles.items():
+            if column in labels:  # the answer would be in the question
+                raise UserError(
+                    f"{name} has one column, {column}, for {role} and {LABEL}: name another as "
+                    f"{reading.key_of(role)}, or as {reading.chosen_labels[0]}"
+                )
         reader = label_reader({label: features[label] for label in labels}, reading.problem_type, name)
     rows = dataset.select_columns(list(dict.fromkeys([*roles.values(), *labels])))
     for column in reading.inputs:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 from torch.utils.data import Dataset
 
+from lab.data.columns import content_or_name
 from lab.data.held_out import VALIDATION
 from lab.data.label_columns import REGRESSION
 from lab.data.matching import match_names, renumber, used_labels
@@ -20,6 +21,7 @@ from lab.errors import UserError, listed
 from lab.recipe import Data
 
 Validation = TypeVar("Validation")
+_AT_ONCE = 64  # samples that are read to tell them apart
 _MOST_FILES = 20_000  # of both splits together, whose links and content are looked at
 
 
@@ -36,6 +38,7 @@ class Splits:
     validation: Dataset | None
     test: Dataset | None
     label_names: list[str]
+    validated: str | None = None  # `Rows.fingerprint` of the samples to validate on
 
     @property
     def unchanging(self) -> Dataset:
@@ -50,11 +53,41 @@ class Rows:
     source: Source
     rows: np.ndarray
 
+    def fingerprint(self) -> str:
+        """A checksum of what the samples hold and of their labels, in order; of files the names, as data may move.
+
+        It is that of what is stored, so that another library or device to decode with does not change it.
+        """
+        checksum = hashlib.sha256(self.source.labels[self.rows].tobytes())
+        for start in range(0, len(self.rows), _AT_ONCE):
+            for role, values in sorted(self.source.read(self.rows[start : start + _AT_ONCE]).items()):
+                checksum.update(role.encode())
+                for value in values:
+                    checksum.update(content_or_name(value))
+        return checksum.hexdigest()
+
 
 def require_validation(samples: Validation | None) -> Validation:
     """The samples to validate on; raises a `UserError` where there are none."""
     if samples is None:
         raise UserError("data.validation_samples=0 left no samples to validate on: set it to more")
+    return samples
+
+
+def require_same_validation(samples: Validation, reading: Reading) -> Validation:
+    """The samples to validate on; raises a `UserError` where the run whose data these are had others.
+
+    Those that it was trained on may be among them.
+
+    Args:
+        samples: what has a method `fingerprint`.
+    """
+    if reading.validated is not None and reading.validated != samples.fingerprint():
+        raise UserError(
+            f"the validation samples of {reading.where} are not those of the run: files, rows, labels or settings of "
+            "`data` have changed since, so that some of these may have been trained on. Give the data that the run "
+            "had, or samples of their own as --split NAME"
+        )
     return samples
 
 
@@ -83,7 +116,7 @@ def choose_split(reading: Reading, split: str) -> Rows:
     if split in ("train", "validation"):
         (source,) = load_named_sources(reading, {"data.train_split": settings.train_split})
         train, validation = _train_and_validation(source, reading)
-        return train if split == "train" else require_validation(validation)
+        return train if split == "train" else require_same_validation(require_validation(validation), reading)
     if split != "test":
         (source,) = load_named_sources(reading, {"--split": split})
         return all_rows(source)

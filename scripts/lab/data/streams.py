@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import cycle, islice
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -28,12 +27,14 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from tqdm.auto import tqdm
 
+from lab.data.columns import content_or_name
 from lab.data.decoded_images import Decoder
+from lab.data.decoding import file_at_fault, reason_of
 from lab.data.labels import BadLabel
 from lab.data.loaders import Place
 from lab.data.opening import readable
 from lab.data.sources import OpenSplit, Reading, load_named_sources, open_splits
-from lab.data.splits import Rows, all_rows, choose_split, name_alike
+from lab.data.splits import Rows, all_rows, choose_split, name_alike, require_same_validation
 from lab.errors import UserError
 from lab.recipe import Data
 
@@ -80,7 +81,7 @@ class Stream:
             for row in islice(readable(self.shards.shard(count, number), self.split.name), 1):
                 for name, value in sorted(row.items()):
                     yield name.encode()
-                    yield _content(value)
+                    yield content_or_name(value)
 
     def decode(self, row: dict, *place: int) -> tuple[Any, Any] | str:
         """The decoded sample and the label of a row, or why it is to be skipped.
@@ -100,7 +101,8 @@ class Stream:
         except BadLabel as error:
             return self._refuse(f"{where} {error}")
         except self.decoder.unusable as error:
-            return self._refuse(f"{where} is not a usable {self.decoder.sample}: {error}")
+            where = f"{file} of {self.split.name}" if (file := file_at_fault(None, error)) else where
+            return self._refuse(f"{where} is not a usable {self.decoder.sample}: {reason_of(error)}")
 
     def _refuse(self, reason: str) -> str:
         if self.settings.on_error == "raise":
@@ -256,7 +258,7 @@ def choose_any_split(reading: Reading, split: str, num_labels: int) -> Rows:
     if split != "validation":
         return choose_split(reading, split)
     (train,) = open_splits(reading, {"data.train_split": reading.settings.train_split})
-    return _read_validation(train, num_labels, reading.settings)[0]
+    return require_same_validation(_read_validation(train, num_labels, reading.settings)[0], reading)
 
 
 def _read_validation(split: OpenSplit, num_labels: int, settings: Data) -> tuple[Rows, int]:
@@ -277,15 +279,6 @@ def _read_validation(split: OpenSplit, num_labels: int, settings: Data) -> tuple
         f"{split.name} to train on: lower it, or cut the data into more files (parquet or tar; a folder of classes is "
         "one shard, however many files it has), or set data.streaming=false"
     )
-
-
-def _content(value: Any) -> bytes:
-    """What a row has in a column; of a file that it names the name alone, since data may lie elsewhere."""
-    if isinstance(value, list):
-        return b"".join(map(_content, value))
-    if not isinstance(value, dict) or {*value} != {"bytes", "path"}:
-        return repr(value).encode()
-    return value["bytes"] or Path(value["path"] or "").name.encode()
 
 
 def _path(value: Any) -> str | None:

@@ -1,5 +1,6 @@
 """Texts as ids of bytes: rows of tables, lines of files, or pieces of one long text."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,12 @@ class TextDataset(RaggedDataset):
 
     def __getitems__(self, rows: list[int]) -> dict[str, torch.Tensor]:
         return {**super().__getitems__(rows), "rows": torch.tensor(rows)}
+
+    def fingerprint(self) -> str:
+        """A checksum of all texts, in order."""
+        checksum = hashlib.sha256(self.lengths.tobytes())
+        checksum.update(self.values.tobytes())
+        return checksum.hexdigest()
 
 
 class TextDecoder(RaggedDecoder):

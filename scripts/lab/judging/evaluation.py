@@ -1,10 +1,13 @@
 """Loading a checkpoint with its task, for evaluation on labelled samples."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from lab.checkpoint_names import RESULTS, VALIDATED
 from lab.errors import UserError, one_line
 from lab.judging.checkpoints import reason, require_all_weights
 from lab.recipe import Recipe
@@ -39,7 +42,20 @@ def open_checkpoint(checkpoint: str, recipe: Recipe, dtype: str = "auto") -> tup
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{checkpoint} cannot be loaded: {reason(error)}") from None
     require_all_weights(checkpoint, report, kind.name)
-    return kind(recipe, model.config, processor), model.eval()
+    task = kind(recipe, model.config, processor)
+    task.validated = _validated(checkpoint)
+    return task, model.eval()
+
+
+def _validated(checkpoint: str) -> str | None:
+    """What the run in a folder kept of its validation samples; None where there is no run, or an older one."""
+    results = Path(checkpoint) / RESULTS
+    try:
+        return json.loads(results.read_text(encoding="utf-8")).get(VALIDATED)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{results} cannot be read as what a run measured: {one_line(error)}") from None
 
 
 def task_of(checkpoint: str) -> str:

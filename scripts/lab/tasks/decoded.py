@@ -67,6 +67,7 @@ class DecodedTask(LabelledTask):
             train=train if streaming else self.to_train_on(train, decoder),
             test=test and decoder.decode(test),
             label_names=names,
+            validated=validation and validation.fingerprint(),
         )
         self.fit(splits)
         return splits

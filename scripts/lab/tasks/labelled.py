@@ -73,8 +73,8 @@ class LabelledTask(Task):
             if settings.label_column is not None or LABEL in settings.columns:
                 raise UserError("data.label_column: expected null with model.tasks, which names columns itself")
             settings = dataclasses.replace(settings, columns=settings.columns | {LABEL: list(self.config.tasks)})
-            return Reading(settings, self.columns, self.problem_type, label_key="model.tasks")
-        return Reading(settings, self.columns, self.problem_type)
+            return Reading(settings, self.columns, self.problem_type, "model.tasks", self.validated)
+        return Reading(settings, self.columns, self.problem_type, validated=self.validated)
 
     @property
     def label_names(self) -> list[str]:
@@ -110,9 +110,11 @@ class LabelledTask(Task):
             if found != self.config.tasks:
                 raise UserError(f"model.tasks={self.config.tasks}, but the data has classes {found}: set it to these")
         if not self.takes_labels and self.config.num_labels != len(names):
+            counted = names == [str(number) for number in range(len(names))]
+            gaps = ". Whole numbers count classes from 0, with those that no sample has: store others as strings"
             raise UserError(
                 f"model.num_labels={self.config.num_labels}, but the data has {len(names)} labels ({listed(names)}): "
-                f"set it to {len(names)}"
+                f"set it to {len(names)}{gaps if counted else ''}"
             )
 
     def load_split(self, split: str, by_number: bool = False) -> Dataset:

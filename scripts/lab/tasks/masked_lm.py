@@ -14,7 +14,7 @@ from lab.augment.masking import MASKING_RANGES, NO_LABEL, UNITS, Masking, mask
 from lab.augment.padding import padded, shown
 from lab.augment.seeds import fold_seed
 from lab.data.sources import Reading
-from lab.data.splits import Splits, choose_splits, require_validation
+from lab.data.splits import Splits, choose_splits, require_same_validation, require_validation
 from lab.data.streams import choose_any_split, choose_stream_splits
 from lab.data.text import TEXT, TextDataset, TextDecoder, choose_pieces, pieces_of
 from lab.data.unlabelled import UNLABELLED
@@ -91,7 +91,7 @@ class MaskedLM(Task):
     @property
     def reading(self) -> Reading:
         """What is read of datasets."""
-        return Reading(self.recipe.data, (TEXT,), UNLABELLED)
+        return Reading(self.recipe.data, (TEXT,), UNLABELLED, validated=self.validated)
 
     def decoder(self) -> TextDecoder:
         return TextDecoder(self.recipe.data, self.processor, may_be_empty=self._joins)
@@ -110,13 +110,15 @@ class MaskedLM(Task):
         if self._joins:
             if streaming:
                 raise UserError("tokenizer.join=true: texts of a stream are not known before; set data.streaming=false")
-            return Splits(*choose_pieces(reading, decoder, self._newline, self._room), [])
+            train, validation, test = choose_pieces(reading, decoder, self._newline, self._room)
+            return Splits(train, validation, test, [], validation and validation.fingerprint())
         if streaming:
             train, validation, test, _ = choose_stream_splits(reading, decoder, 1)
         else:
             train, validation, test = choose_splits(reading)
             train = decoder.decode(train)
-        return Splits(train, validation and decoder.decode(validation), test and decoder.decode(test), [])
+        validated = validation and validation.fingerprint()
+        return Splits(train, validation and decoder.decode(validation), test and decoder.decode(test), [], validated)
 
     def fit(self, splits: Splits):
         pass
@@ -125,7 +127,7 @@ class MaskedLM(Task):
         reading, decoder = self.reading, self.decoder()
         if self._joins and split in ("train", "validation"):
             train, validation, _ = choose_pieces(reading, decoder, self._newline, self._room)
-            return train if split == "train" else require_validation(validation)
+            return train if split == "train" else require_same_validation(require_validation(validation), reading)
         dataset = decoder.decode(choose_any_split(reading, split, 1))
         if not self._joins:
             return dataset

@@ -70,6 +70,8 @@ class Task(ABC):
         config: of the model.
         processor: what turns a file into the model's arguments, saved beside the model.
         pretrained: the checkpoint that training starts from, or None.
+        validated: `Splits.validated` of the run that the model is of, which `load_split` compares with what it finds;
+            None where nothing is known of it.
     """
 
     name: ClassVar[str]
@@ -85,6 +87,7 @@ class Task(ABC):
     clean_check: ClassVar[str] = ""
     in_pairs: bool = False
     best: str
+    validated: str | None = None
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from filelock import FileLock, Timeout
 
 from lab.changes import PLACES, refusals
+from lab.checkpoint_names import RESULTS
 from lab.errors import UserError, one_line
 from lab.provenance import describe_hardware
 from lab.recipe import Recipe, differences, load_recipe, recipe_to_yaml
@@ -26,7 +27,6 @@ from lab.training.checkpoint import Progress, checkpoints, delete_newer, flush, 
 from lab.training.curves import draw_curves
 from lab.training.utilization import Utilization
 
-RESULTS = "metrics.json"  # written last, so a folder that has it is finished
 LOG = "metrics.jsonl"
 EPOCHS = "train.log"  # a line for each epoch, for people
 _LOCK = ".lock"  # held while a run writes; it stays, as an empty file
