@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None):
         type=checkpoint_name,
         help="folder of a run, a name on the Hub, or RECIPE.yaml",
     )
-    parser.add_argument("file", metavar="FILE", type=place, help="image, recording, ...")
+    parser.add_argument("file", metavar="FILE", type=place, help="image, recording, ..., or .npz")
     parser.add_argument(
         "--cross_attends", nargs="+", metavar="WHICH", help="first, second, last or numbers (default: these three)"
     )

@@ -3,6 +3,7 @@
     python scripts/predict.py output/digits three.png seven.png
     python scripts/predict.py org/perceiver-cifar10 cat.jpg --top_k 3
     python scripts/predict.py output/fsdd seven.wav
+    python scripts/predict.py output/both sample.npz                    # several inputs, see docs/modalities.md
 
 Every file is followed by its likeliest classes and their probabilities, for each task if there are several, or by all
 numbers that a regression answers.
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None):
         type=checkpoint_name,
         help="folder of a run, or a name on the Hub",
     )
-    parser.add_argument("files", metavar="FILE", nargs="+", type=place, help="images, recordings, ...")
+    parser.add_argument("files", metavar="FILE", nargs="+", type=place, help="images, recordings, ..., or .npz")
     parser.add_argument("--top_k", type=at_least_one, default=5, help="classes to show (default: 5)")
     options = parser.parse_args(arguments)
     classifier = load_classifier(options.checkpoint)

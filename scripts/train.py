@@ -23,6 +23,7 @@ from lab.checkpoint_names import RESULTS, VALIDATED
 from lab.data.identity import identity
 from lab.errors import UserError, run_command
 from lab.judging.predictions import evaluate
+from lab.looking.views import VIEWS
 from lab.machine import finish
 from lab.provenance import describe_run
 from lab.recipe import parse_command_line
@@ -126,11 +127,13 @@ def run(accelerator: Accelerator, task: Task, output_dir: Path, options: argpars
         kind, judged, scores = "validation", splits.validation, progress.best_scores
         if splits.test:
             kind, judged, scores = "test", splits.test, test_scores
+        view = task.view or VIEWS.get(type(best_model).__name__)
+        files = view.files(task.processor) if view else "FILE"
         chosen = f"best epoch {progress.best_epoch}" if splits.validation else "last epoch"
         print(
             f"\n{output_dir}: {task.summarize(scores)} on {len(judged)} {kind} {task.samples} of {recipe.data.called} "
             f"({chosen}, {progress.seconds:.0f} s of training)\n"
-            f"  python scripts/predict.py {shlex.quote(recipe.output_dir)} FILE...\n"
+            f"  python scripts/predict.py {shlex.quote(recipe.output_dir)} {files}...\n"
             f'  {type(best_model).__name__}.from_pretrained("{output_dir}")'
         )
     finish(accelerator)

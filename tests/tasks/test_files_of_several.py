@@ -16,6 +16,7 @@ from lab.recipe import load_recipe
 from lab.tasks import build_task
 from modeling_perceiver_study import (
     PerceiverStudyFeatureExtractor,
+    PerceiverStudyPointCloudProcessor,
     PerceiverStudyProcessor,
     PerceiverStudyTokenizer,
     PerceiverStudyVideoProcessor,
@@ -219,7 +220,7 @@ def test_commands_read_what_a_file_has(tmp_path, content, there):
 def test_commands_read_one_text_a_sample(tmp_path):
     processor = PerceiverStudyProcessor({"text": PerceiverStudyTokenizer()})
     (tmp_path / "cat.txt").write_text("a cat")
-    with pytest.raises(UserError, match=r"cat.txt cannot hold a text: give a .npz file with text"):
+    with pytest.raises(UserError, match=r"cat.txt cannot hold a text: give a .npz file with some of text by"):
         MultimodalView.read(tmp_path / "cat.txt", processor)
     np.savez(tmp_path / "cat.npz", text="a cat")
     assert MultimodalView.read(tmp_path / "cat.npz", processor) == {"text": "a cat"}
@@ -238,3 +239,38 @@ def test_an_archive_cannot_name_other_files(tmp_path, name, wrong, monkeypatch):
     np.savez("sample.npz", **{name: wrong})
     with pytest.raises(UserError, match=rf"sample.npz has {name} of shape .*: expected numbers"):
         MultimodalView.read(Path("sample.npz"), processor_of())
+
+
+CLOUD, TEXT = PerceiverStudyPointCloudProcessor(num_points=4), PerceiverStudyTokenizer()
+
+
+@pytest.mark.parametrize(
+    ("names", "files"),
+    [
+        ("video sound", "FILE"),
+        ("sound", "FILE"),
+        ("cloud", "FILE"),
+        ("text", "SAMPLE.npz"),
+        ("sound text", "SAMPLE.npz"),
+        ("sound cloud text", "SAMPLE.npz"),
+    ],
+)
+def test_advice_names_a_file_that_fits(names, files):
+    known = processor_of().modalities | {"cloud": CLOUD, "text": TEXT}
+    processor = PerceiverStudyProcessor({name: known[name] for name in names.split()})
+    assert MultimodalView.files(processor) == files
+
+
+def test_one_file_that_cannot_hold_all_inputs_is_refused_with_advice(tmp_path):
+    sound = processor_of().modalities["sound"]
+    processor = PerceiverStudyProcessor({"sound": sound, "cloud": CLOUD, "text": TEXT})
+    (tmp_path / "a.wav").write_bytes(recording())
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(8, 3)))
+    message = r"cloud would be read of this file, too; give a .npz file with some of sound, cloud, text by these names"
+    with pytest.raises(UserError, match=rf"a.wav is not a readable .*: {message}"):
+        MultimodalView.read(tmp_path / "a.wav", processor)
+    # As docs/modalities.md says.
+    heard, cloud = sound.read(tmp_path / "a.wav"), np.load(tmp_path / "a.npy")
+    np.savez(tmp_path / "sample.npz", sound=heard, cloud=cloud, text="a chair that creaks")
+    made = processor(MultimodalView.read(tmp_path / "sample.npz", processor))
+    assert all(made[f"{name}_attention_mask"].any() for name in ("sound", "cloud", "text"))

@@ -63,9 +63,17 @@ class MultimodalView(View):
         return {name: str(value) if name in texts else value for name, value in found.items()}
 
     @classmethod
+    def files(cls, processor: Any) -> str:
+        """A file of one kind holds all modalities only if it is a video with sound, or if there is one modality."""
+        views = {cls.view_of(part) for part in processor.modalities.values()}
+        in_one = views <= {VideoView, SoundView} or (len(processor.modalities) == 1 and TextView not in views)
+        return "FILE" if in_one else "SAMPLE.npz"
+
+    @classmethod
     def _of_file(cls, path: Path, parts: dict[str, Any]) -> dict[str, Any]:
         """As the pipeline reads it: texts are in no file, and a stream that is not there is a missing modality."""
-        found, lacking = {}, UserError(f"{path} cannot hold a text: give a .npz file with {', '.join(parts)}")
+        npz = f"give a .npz file with some of {', '.join(parts)} by these names (docs/modalities.md)"
+        found, lacking = {}, UserError(f"{path} cannot hold a text: {npz}")
         for name, part in parts.items():
             if cls.view_of(part) is TextView:
                 continue
@@ -74,8 +82,8 @@ class MultimodalView(View):
             except UserError as error:
                 # The processor comes with the checkpoint, and so does the class of what it raises.
                 if type(error.__context__).__name__ != "MissingStream":
-                    raise
-                lacking = error
+                    raise UserError(f"{error}: {name} would be read of this file, too; {npz}") from None
+                lacking = UserError(f"{error}; {npz}")
         if not found:
             raise lacking
         return found

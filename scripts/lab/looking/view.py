@@ -75,6 +75,11 @@ class View(ABC):
         """What pipeline, processor and `of` take, from a file; a missing or unreadable one is a `UserError`."""
 
     @classmethod
+    def files(cls, processor: Any) -> str:
+        """What to name a command as a sample."""
+        return "FILE"
+
+    @classmethod
     @abstractmethod
     def of(cls, processor: Any, config: PreTrainedConfig, sample: Any) -> "View":
         """The view of what `read` returned."""
