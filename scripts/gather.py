@@ -21,6 +21,7 @@ from lab.errors import UserError, run_command
 from lab.places import file_to_write, folder_to_write, place
 from lab.scoring.measures import is_score, measure_of
 from lab.scoring.report import escaped
+from lab.writing import new_files
 
 
 def main(arguments: list[str] | None = None):
@@ -56,8 +57,9 @@ def main(arguments: list[str] | None = None):
         text = measure.write_spread(mean(scores), stdev(scores)) if len(scores) > 1 else measure.write(scores[0])
         lines.append(f"| {escaped(label)} | {splits[0]} | {text} | {len(scores)} |")
     table = "\n".join([f"| | split | {measure.title} | seeds |", "|---|---|---:|---:|", *lines]) + "\n"
-    options.output.write_text(table, encoding="utf-8")
-    numbers.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    with new_files(options.output.parent) as folder:
+        (folder / options.output.name).write_text(table, encoding="utf-8")
+        (folder / numbers.name).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(table)
 
 

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from lab.arguments import at_least_one
 from lab.changes import FREE, PLACES, verdict
+from lab.checkpoint_names import RESULTS
 from lab.errors import UserError, one_line, run_command
 from lab.places import place
 from lab.provenance import facts_of
@@ -27,7 +28,7 @@ from lab.recipe import load_recipe
 from lab.runs import Runs
 from lab.scoring.measures import Measure, is_score, measure_of
 from lab.tasks import build_task
-from lab.training.run_folder import RESULTS, write_atomically
+from lab.writing import write_atomically
 
 _SPLITS = ("validation", "test")
 _KEPT = ("train_seconds", "parameters", "steps", "hardware", "git_commit", "versions", "data")

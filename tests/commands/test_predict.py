@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 import attention_maps
 import predict
+import score
 from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.tasks import build_task
@@ -96,6 +97,14 @@ def test_missing_checkpoint(images, tmp_path, name):
 def test_a_folder_without_a_model(images, tmp_path):
     with pytest.raises(UserError, match=r"does not hold a finished checkpoint"):
         predict.main([str(tmp_path), *images])
+
+
+@pytest.mark.parametrize("command", [predict, score])
+def test_a_run_that_is_not_finished(images, tmp_path, command):
+    save_checkpoint(tmp_path)
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(UserError, match=r"holds a run that is not finished: there is no metrics.json in it; finish it"):
+        command.main([str(tmp_path), *images][: 2 if command is predict else 1])
 
 
 @pytest.mark.parametrize("damaged", ["config.json", "model.safetensors"])
