@@ -33,14 +33,13 @@ from lab.training.checkpoint import set_weights
 from lab.training.loop import build_accelerator, judging_loader, train
 from lab.training.memory import explain_out_of_memory
 from lab.training.precision import settle_precision
+from lab.training.result import explain_full_disk, save_result
 from lab.training.run_folder import (
     claim_output,
-    explain_full_disk,
     find_start,
     logged_changes,
     open_output,
     require_same_data,
-    save_result,
 )
 from lab.writing import write_atomically
 

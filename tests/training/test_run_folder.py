@@ -10,20 +10,19 @@ from accelerate import Accelerator
 from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.tasks import build_task
-from lab.training import run_folder
+from lab.training import result
 from lab.training.checkpoint import Progress, read_progress, save_checkpoint
+from lab.training.result import explain_full_disk, save_result
 from lab.training.run_folder import (
     LOG,
     RESULTS,
     TrainingLog,
     claim_output,
-    explain_full_disk,
     find_start,
     keep_log_until,
     logged_changes,
     open_output,
     require_same_data,
-    save_result,
 )
 from lab.training.utilization import Utilization
 from modeling_perceiver_study import PerceiverStudyImageProcessor
@@ -311,7 +310,7 @@ def test_weights_come_first_and_are_kept_where_the_disk_is_full(tmp_path, monkey
     model, processor = small_model(), PerceiverStudyImageProcessor()
     checkpoints.save_checkpoint(tmp_path)
     weights = {name: torch.full_like(tensor, 0.5) for name, tensor in model.state_dict().items()}
-    where = {"weights": (run_folder, "save_torch_state_dict"), "code": (model, "save_pretrained")}
+    where = {"weights": (result, "save_torch_state_dict"), "code": (model, "save_pretrained")}
     monkeypatch.setattr(*where.get(fails, (processor, "save_pretrained")), full_disk)
     kept = "nothing" if fails == "weights" else f"the trained weights, which {type(model).__name__}.from_pretrained"
     with pytest.raises(UserError, match=f"Kept: {kept}"), explain_full_disk(tmp_path):

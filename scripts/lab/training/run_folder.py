@@ -9,18 +9,15 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from filelock import FileLock, Timeout
-from huggingface_hub import save_torch_state_dict
-from transformers import PreTrainedModel
 
 from lab.changes import PLACES, refusals
-from lab.checkpoint_names import LOG, RESULTS, weight_files
-from lab.errors import UserError, is_full_disk, one_line
+from lab.checkpoint_names import LOG, RESULTS
+from lab.errors import UserError, one_line
 from lab.provenance import describe_hardware
 from lab.recipe import Recipe, differences, load_recipe, recipe_to_yaml
 from lab.scoring.measures import measure_of
@@ -29,7 +26,7 @@ from lab.tasks.task import Task
 from lab.training.checkpoint import Progress, checkpoints, delete_newer, last_good_checkpoint, read_progress
 from lab.training.curves import draw_curves
 from lab.training.utilization import Utilization
-from lab.writing import beside, write_atomically
+from lab.writing import write_atomically
 
 EPOCHS = "train.log"  # a line for each epoch, for people
 _LOCK = ".lock"  # held while a run writes; it stays, as an empty file
@@ -241,50 +238,6 @@ def logged_changes(output_dir: Path) -> list[dict]:
     entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     names = ("step", "changes", "after_the_end")
     return [{name: entry[name] for name in names} for entry in entries if entry["kind"] == "changed"]
-
-
-def save_result(
-    output_dir: Path, model: PreTrainedModel, weights: dict[str, torch.Tensor], processor: Any, results: dict[str, Any]
-):
-    """Write what `from_pretrained` loads and, last, the results.
-
-    First come the weights, as all else can be had again, and what they need to be loaded with this package.
-
-    Raises:
-        UserError: the disk is full; says which files there are.
-    """
-    for old in weight_files(output_dir):  # no result any more, and its room may be needed
-        old.unlink()
-    with beside(output_dir) as unfinished:
-        save_torch_state_dict(weights, unfinished, max_shard_size="50GB", metadata={"format": "pt"})
-        model.config.to_json_file(unfinished / "config.json")
-    loads = f"the trained weights, which {type(model).__name__}.from_pretrained loads"
-    with explain_full_disk(output_dir, f"{loads} from that folder"):
-        with beside(output_dir) as unfinished:
-            model.save_pretrained(unfinished, state_dict={})  # the code, and the configuration that names it
-            processor.save_pretrained(unfinished)
-        write_atomically(output_dir / RESULTS, json.dumps(results, indent=2) + "\n")
-
-
-@contextmanager
-def explain_full_disk(output_dir: Path, *kept: str) -> Iterator[None]:
-    """A disk that is full ends a run with a `UserError` that says what is kept, and how to go on.
-
-    Args:
-        kept: what there is beside checkpoints.
-    """
-    try:
-        yield
-    except Exception as error:
-        if not is_full_disk(error):
-            raise
-        found = checkpoints(output_dir)
-        there = ", ".join([*(path.name for path in found), *kept]) or "nothing"
-        again = f"add --resume to go on from {found[0].name}" if found else "run it again, from the start"
-        raise UserError(
-            f"output_dir={output_dir} cannot be written to: the disk is full ({one_line(error)}). "
-            f"Kept: {there}. Make room, then {again}"
-        ) from error
 
 
 class TrainingLog:
