@@ -62,3 +62,8 @@ def one_line(text: Exception | str) -> str:
 def listed(names: Sequence[str]) -> str:
     """The first names, for a message."""
     return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+
+
+def counted(number: int, one: str, several: str) -> str:
+    """A number and what there are so many of, such as `1 class` or `10 classes`."""
+    return f"{number:,} {one if number == 1 else several}"
