@@ -28,6 +28,7 @@ from lab.looking.views import VIEWS
 from lab.places import file_to_write, place
 from lab.recipe import load_recipe
 from lab.tasks import build_task
+from lab.writing import new_file
 
 
 def main(arguments: list[str] | None = None):
@@ -56,8 +57,9 @@ def main(arguments: list[str] | None = None):
     with about_file(options.file):
         figure = draw_attention_maps(model, processor, sample, *shown, view=view)
     try:
-        save(figure, output, dpi=100)
-    except (OSError, ValueError) as error:
+        with new_file(output) as unfinished:
+            save(figure, unfinished, dpi=100)
+    except ValueError as error:  # the ending of its name says no format
         raise UserError(f"--output {output} cannot be written: {error}") from None
     print(output)
 

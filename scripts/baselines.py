@@ -28,6 +28,7 @@ from lab.places import place
 from lab.recipe import load_recipe
 from lab.study.ngrams import MOST, bits_of_both_sides
 from lab.tasks.masked_lm import MaskedLM
+from lab.writing import new_files
 from modeling_perceiver_study.tokenization_perceiver_study import FIRST_BYTE
 
 _BATCH = 64
@@ -68,8 +69,9 @@ def main(arguments: list[str] | None = None):
     folder = options.output or Path(options.checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     found = {"masked_bytes": len(places), "bits_per_byte": scores["bits_per_byte"], "ngrams": rows}
-    (folder / "ngrams.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    (folder / "ngrams.md").write_text(table(found, model.num_parameters()), encoding="utf-8")
+    with new_files(folder) as unfinished:
+        (unfinished / "ngrams.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        (unfinished / "ngrams.md").write_text(table(found, model.num_parameters()), encoding="utf-8")
 
 
 def masked_places(task: MaskedLM, dataset) -> tuple[np.ndarray, np.ndarray]:

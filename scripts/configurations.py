@@ -59,9 +59,11 @@ _HEADER_FIELDS = ("Paper", "Command", "Score", "Time")
 _INTRODUCTION = """\
 # Recipes
 
-One YAML file for each recipe. Any key can be changed on the command line, as in `optimization.epochs=5`. Keys and their
-defaults are in [`scripts/lab/recipe.py`](../scripts/lab/recipe.py), those of `model:` in
-[`configuration_perceiver_study.py`](../modeling_perceiver_study/configuration_perceiver_study.py), those of
+One YAML file for each recipe. Any key can be changed on the command line, as in `optimization.epochs=5`. What stands in
+braces replaces all that the recipe has there, as in `"model.tasks={mood: 2}"` or `"data.columns={image: photo}"`; a
+longer key changes one entry, as in `data.columns.image=photo`. Only whole sections are added to, as in
+`"model={num_latents: 8}"`. Keys and their defaults are in [`scripts/lab/recipe.py`](../scripts/lab/recipe.py), those of
+`model:` in [`configuration_perceiver_study.py`](../modeling_perceiver_study/configuration_perceiver_study.py), those of
 `augmentation:` in [`scripts/lab/augment/`](../scripts/lab/augment), and those of a processor in its class.
 `python scripts/configurations.py` makes the tables of this page from the files.
 

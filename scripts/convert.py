@@ -7,11 +7,7 @@ python scripts/convert.py output/imagenet output/imagenet-transformers --reverse
 
 import argparse
 import json
-import os
 import pickle
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -42,6 +38,7 @@ from lab.peers.deepmind_text import (
     their_tokenizer,
 )
 from lab.places import place
+from lab.writing import new_folder
 from modeling_perceiver_study import (
     PerceiverStudyConfig,
     PerceiverStudyForImageClassification,
@@ -111,6 +108,7 @@ def main(arguments: list[str] | None = None):
         (unfinished / "README.md").write_text(
             card(options.source, folder, dest.name, model.config, note), encoding="utf-8"
         )
+        _require_free(dest)
     print(f"wrote {options.dest}" + (f"; {note}" if note else ""))
 
 
@@ -217,21 +215,6 @@ def fill(model: PreTrainedModel, weights: Weights):
     # A 1x1 convolution (C', C, 1, 1) is a linear map (C', C); all other shapes agree.
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     model.load_state_dict({name: weight.reshape(shapes[name]) for name, weight in weights.items()}, assign=True)
-
-
-@contextmanager
-def new_folder(dest: Path) -> Iterator[Path]:
-    """A folder to fill; it becomes `dest` in one step at the end, or vanishes after an error."""
-    unfinished = dest.with_name(f".{dest.name}-unfinished-{os.getpid()}")
-    try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        _require_free(dest)
-        unfinished.replace(dest)
-    except OSError as error:
-        raise UserError(f"{dest} cannot be written: {one_line(error)}") from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def card(source: str, folder: Path, title: str, config: PreTrainedConfig, note: str | None) -> str:

@@ -12,6 +12,7 @@ Whatever differs from the model by more than 1e-4 is an error.
 """
 
 import argparse
+import io
 import logging
 import warnings
 from pathlib import Path
@@ -27,6 +28,7 @@ from lab.judging.checkpoints import load_classifier
 from lab.looking.view import View
 from lab.looking.views import VIEWS
 from lab.places import file_to_write, folder_to_write, place
+from lab.writing import new_file
 
 FORMATS = ("torch", "onnx", "compile")
 TOLERANCE = 1e-4
@@ -101,9 +103,12 @@ def require_length(config: PreTrainedConfig, length: int):
 @torch.no_grad()
 def export_torch(logits: Logits, output: Path) -> str:
     """Write `model.pt2`, read it back and check it."""
-    path = file_to_write(output / "model.pt2")
-    torch.export.save(_program(logits), path)
-    return f"{path}: {check(torch.export.load(path).module(), logits)}"
+    path, content = file_to_write(output / "model.pt2"), io.BytesIO()
+    torch.export.save(_program(logits), content)  # into memory, as torch ends the process where the disk is full
+    with new_file(path) as unfinished:
+        unfinished.write_bytes(content.getbuffer())
+        told = check(torch.export.load(unfinished).module(), logits)
+    return f"{path}: {told}"
 
 
 @torch.no_grad()
@@ -119,22 +124,19 @@ def export_onnx(logits: Logits, output: Path) -> str:
     path = file_to_write(output / "model.onnx")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own internals
-        torch.onnx.export(
-            _program(logits),
-            f=path,
-            input_names=list(logits.names),
-            output_names=["logits"],
-            dynamo=True,
-            external_data=False,
-            verbose=False,
+        program = torch.onnx.export(
+            _program(logits), input_names=list(logits.names), output_names=["logits"], dynamo=True, verbose=False
         )
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(*arguments: torch.Tensor) -> torch.Tensor:
         given = {name: argument.numpy() for name, argument in zip(logits.names, arguments, strict=True)}
         return torch.from_numpy(session.run(["logits"], given)[0])
 
-    return f"{path}: {check(run, logits)}"
+    with new_file(path) as unfinished:
+        program.save(unfinished, external_data=False)
+        session = onnxruntime.InferenceSession(unfinished, providers=["CPUExecutionProvider"])
+        told = check(run, logits)
+    return f"{path}: {told}"
 
 
 @torch.no_grad()

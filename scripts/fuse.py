@@ -29,6 +29,7 @@ from lab.recipe import Recipe, load_recipe
 from lab.tasks import find_task
 from lab.tasks.labelled import LabelledTask
 from lab.tasks.task import Judged, Task
+from lab.writing import new_file
 
 
 def main(arguments: list[str] | None = None):
@@ -74,7 +75,8 @@ def main(arguments: list[str] | None = None):
         print(f"{name}: {task.summarize(found)}")
     if options.output is not None:
         text = json.dumps({"split": options.split, "scores": scores}, indent=2) + "\n"
-        options.output.write_text(text, encoding="utf-8")
+        with new_file(options.output) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
 
 
 def _choice(task: Task, split: str) -> list:

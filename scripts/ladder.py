@@ -28,7 +28,7 @@ from lab.recipe import load_recipe
 from lab.runs import Runs
 from lab.scoring.measures import Measure, is_score, measure_of
 from lab.tasks import build_task
-from lab.training.run_folder import write_atomically
+from lab.writing import write_atomically
 
 _SPLITS = ("validation", "test")
 _KEPT = ("train_seconds", "parameters", "steps", "hardware", "git_commit", "versions", "data")

@@ -21,6 +21,7 @@ from lab.places import folder_to_write, place
 from lab.release.card import require_licence
 from lab.release.hub import push, require_repo_id, require_token, staged_files
 from lab.release.staging import stage
+from lab.writing import new_folder
 
 
 def main(arguments: list[str] | None = None):
@@ -42,7 +43,8 @@ def main(arguments: list[str] | None = None):
         dtype=options.dtype,
     ) as folder:
         if options.output is not None:
-            shutil.copytree(folder, options.output)
+            with new_folder(options.output) as unfinished:
+                shutil.copytree(folder, unfinished, dirs_exist_ok=True)
             print(f"{options.output} holds what would be sent to {options.repo_id}")
         elif options.dry_run:
             for path in staged_files(folder):

@@ -15,6 +15,7 @@ case, beside a support vector machine on n-grams of characters that learned the 
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -54,6 +55,7 @@ from lab.tasks.point_cloud_classification import PointCloudClassification
 from lab.tasks.task import drawn
 from lab.tasks.text_classification import TextClassification
 from lab.training.loop import build_accelerator
+from lab.writing import new_files
 
 _DRAWN = 4  # clouds
 
@@ -119,11 +121,12 @@ def of_points(
     missing = missing_points_curve(task, model, dataset, options.batch_size)
     results = {**about, "clouds": len(dataset)}
     results |= {"rotations": [asdict(curve) for curve in rotations], "missing": asdict(missing)}
-    write(folder, results, draw_robustness(rotations, missing))
     samples = [dataset.sample(row) for row in drawn(len(dataset), _DRAWN)]
-    for number in range(1, model.config.num_cross_attends + 1):
-        figure = draw_maps_on(samples, model, task.processor, PointsView, number)
-        save(figure, folder / f"attention-{number}.png", dpi=100)
+    maps = [
+        draw_maps_on(samples, model, task.processor, PointsView, number)
+        for number in range(1, model.config.num_cross_attends + 1)
+    ]
+    write(folder, results, draw_robustness(rotations, missing), maps=maps)
     for curve in [*rotations, missing]:
         pairs = zip(curve.places, curve.accuracies, strict=True)
         print(f"{curve.name}: " + ", ".join(f"{at:g} {100 * value:.1f} %" for at, value in pairs))
@@ -155,12 +158,16 @@ def of_texts(task: TextClassification, model: PreTrainedModel, options: argparse
     write(folder, results, draw_texts(curves), texts_table(curves, cases, options.split))
 
 
-def write(folder: Path, results: dict, picture: Figure, table: str | None = None):
-    """Write what was measured, and print the table if there is one."""
-    (folder / "robustness.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    save(picture, folder / "robustness.png", dpi=120)
+def write(folder: Path, results: dict, picture: Figure, table: str | None = None, maps: Sequence[Figure] = ()):
+    """Write what was measured, with maps of each cross-attend, and print the table if there is one."""
+    with new_files(folder) as unfinished:
+        (unfinished / "robustness.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        save(picture, unfinished / "robustness.png", dpi=120)
+        for number, figure in enumerate(maps, start=1):
+            save(figure, unfinished / f"attention-{number}.png", dpi=100)
+        if table is not None:
+            (unfinished / "robustness.md").write_text(table, encoding="utf-8")
     if table is not None:
-        (folder / "robustness.md").write_text(table, encoding="utf-8")
         print(table)
 
 

@@ -32,6 +32,7 @@ from lab.machine import finish, use_threads, without_gpu
 from lab.places import folder_to_write, place
 from lab.provenance import describe_run
 from lab.recipe import Recipe, load_recipe
+from lab.writing import new_files
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -74,8 +75,9 @@ def main(arguments: list[str] | None = None):
             "parameters": model.num_parameters(),
             **describe_run(accelerator),
         }
-        task.write_report(folder, results, plain, mirrored[0] if mirrored else None)
-        task.draw_mistakes(folder, dataset, plain)
+        with new_files(folder, stale=("mistakes.png",)) as unfinished:
+            task.write_report(unfinished, results, plain, mirrored[0] if mirrored else None)
+            task.draw_mistakes(unfinished, dataset, plain)
         text = (folder / "evaluation.md").read_text(encoding="utf-8")
         print("\n\n".join(text.split("\n\n")[:3]))  # the title, what was scored, and the scores
         print(f"\nmore in {folder}")

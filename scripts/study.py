@@ -28,7 +28,7 @@ from lab.study.report import REPORT, report
 from lab.study.setting import DEFAULT_CONFIG, Setting
 from lab.tasks import build_task
 from lab.training.loop import build_accelerator
-from lab.training.run_folder import write_atomically
+from lab.writing import write_atomically
 
 EXPERIMENTS = (
     "attention_maps",

@@ -41,7 +41,7 @@ from lab.recipe import Recipe, chosen, effective, load_recipe
 from lab.tasks import build_task
 from lab.training.loop import build_accelerator
 from lab.training.precision import settle_precision
-from lab.training.run_folder import write_atomically
+from lab.writing import write_atomically
 
 _CONFIG = CONFIGURATION_FOLDER / "cifar10-study.yaml"
 _NAME = "time-to-accuracy"

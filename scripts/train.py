@@ -9,7 +9,6 @@ accuracy, the processor, the code, and beside them recipe.yaml, metrics.json, me
 """
 
 import argparse
-import json
 import shlex
 from pathlib import Path
 
@@ -36,14 +35,15 @@ from lab.training.checkpoint import set_weights
 from lab.training.loop import build_accelerator, judging_loader, train
 from lab.training.memory import explain_out_of_memory
 from lab.training.precision import settle_precision
+from lab.training.result import explain_full_disk, save_result
 from lab.training.run_folder import (
     claim_output,
     find_start,
     logged_changes,
     open_output,
     require_same_data,
-    write_atomically,
 )
+from lab.writing import write_atomically
 
 
 def main(arguments: list[str] | None = None):
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None):
         if recipe.data.test_split is None:
             raise UserError("--push_to_hub: data.test_split=null leaves no figure to publish; name a test split")
         require_token()
-    with open_output(accelerator, output_dir):
+    with open_output(accelerator, output_dir), explain_full_disk(output_dir):
         run(accelerator, task, output_dir, options)
     if options.push_to_hub and accelerator.is_main_process:
         publish(output_dir, options.push_to_hub, options.private)
@@ -101,8 +101,6 @@ def run(accelerator: Accelerator, task: Task, output_dir: Path, options: argpars
     del model  # as `finish` asks
 
     if accelerator.is_main_process:
-        best_model.save_pretrained(output_dir, state_dict=task.finish(best_weights))
-        task.processor.save_pretrained(output_dir)
         results = {
             "task": task.name,
             "data": recipe.data.called,
@@ -123,7 +121,7 @@ def run(accelerator: Accelerator, task: Task, output_dir: Path, options: argpars
             **({"changes": changes} if (changes := logged_changes(output_dir)) else {}),
             **describe_run(accelerator),
         }
-        write_atomically(output_dir / RESULTS, json.dumps(results, indent=2) + "\n")
+        save_result(output_dir, best_model, task.finish(best_weights), task.processor, results)
         kind, judged, scores = "validation", splits.validation, progress.best_scores
         if splits.test:
             kind, judged, scores = "test", splits.test, test_scores

@@ -10,6 +10,7 @@ from lab.errors import UserError
 
 RESULTS = "metrics.json"  # of a run, written last, so a folder that has it is finished
 VALIDATED = "validation_fingerprint"  # in it: what the run kept of its validation samples
+LOG = "metrics.jsonl"  # of a run from its beginning
 
 
 def checkpoint_name(text: str) -> str:
@@ -23,6 +24,11 @@ def check_checkpoint(checkpoint: str):
     if folder.is_dir():
         if not (folder / "config.json").exists():
             raise UserError(f"{checkpoint} does not hold a finished checkpoint: there is no config.json in it")
+        if (folder / LOG).exists() and not (folder / RESULTS).exists():
+            raise UserError(
+                f"{checkpoint} holds a run that is not finished: there is no {RESULTS} in it; finish it with train.py, "
+                "with --resume if it has checkpoints"
+            )
     elif checkpoint.count("/") != 1 or folder.parent.is_dir():
         # The answer of the Hub to a mistyped folder would be slow and misleading.
         raise UserError(f"{checkpoint}: no such folder, and no OWNER/NAME of a model on the Hub")

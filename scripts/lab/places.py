@@ -53,6 +53,7 @@ def file_to_write(path: Path, option: str = "--output") -> Path:
         raise UserError(f"{option} {path} cannot be written: it is a folder; name a file")
     if not path.parent.is_dir():
         raise UserError(f"{option} {path} cannot be written: there is no folder {path.parent}; make it first")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    forbidden = path.exists() and not os.access(path, os.W_OK)
+    if forbidden or not (path.is_char_device() or os.access(path.parent, os.W_OK | os.X_OK)):  # it is written beside
         raise UserError(f"{option} {path} cannot be written: its permissions forbid it; name another file")
     return path

@@ -4,6 +4,7 @@ import pytest
 
 import gather
 from lab.errors import UserError
+from lab.recipe import DEFAULT_RECIPE, load_recipe, recipe_to_yaml
 
 
 def gathered(folder, contents, *options):
@@ -69,6 +70,47 @@ def test_a_file_counts_once(tmp_path):
     files = [str(tmp_path / "one.json"), str(tmp_path / "." / "one.json")]
     with pytest.raises(UserError, match="--line x has a file twice"):
         gather.main(["--line", "x", *files, "--output", str(tmp_path / "table.md")])
+
+
+METRICS = {"test_accuracy": 0.5, "seed": 0}
+EVALUATION = {"split": "test", "accuracy": 0.5, "checkpoint": "output/run", "data_settings": {"path": "a"}}
+FUSED = {"split": "test", "scores": {"run": {"accuracy": 0.1}, "mean": {"accuracy": 0.9}}}
+
+
+@pytest.mark.parametrize(
+    ("content", "other", "named"),
+    [
+        (METRICS, {"seed": 1}, "seed 0"),
+        (EVALUATION, {"checkpoint": "output/other"}, "checkpoint output/run"),
+        (EVALUATION, {"data_settings": {"path": "b"}}, "checkpoint output/run"),
+        (FUSED, {"scores": {"other": {}, "mean": {"accuracy": 0.9}}}, "checkpoints run"),
+    ],
+)
+def test_a_run_counts_once(tmp_path, content, other, named):
+    with pytest.raises(
+        UserError, match=rf"--line all: .*/a.json and .*/b.json are both of {named}; give each run once"
+    ):
+        gathered(tmp_path, {"a": content, "b": content})
+    assert len(gathered(tmp_path, {"a": content, "b": content | other})["all"]["scores"]) == 2
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_runs_of_one_seed_may_differ_in_their_recipes(tmp_path, same):
+    files = []
+    for number in range(2):
+        recipe = load_recipe(
+            DEFAULT_RECIPE, [f"output_dir={number}", f"data.hold_out={{subject: {0 if same else number}}}"]
+        )
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "recipe.yaml").write_text(recipe_to_yaml(recipe))
+        files.append(tmp_path / str(number) / "metrics.json")
+        files[-1].write_text(json.dumps(METRICS))
+    arguments = ["--line", "x", *map(str, files), "--output", str(tmp_path / "table.md")]
+    if same:
+        with pytest.raises(UserError, match="are both of seed 0; give each run once"):
+            gather.main(arguments)
+    else:
+        gather.main(arguments)
 
 
 def test_an_unknown_score_is_refused(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import attention_maps
 import predict
+import score
 from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.tasks import build_task
@@ -62,29 +64,46 @@ def test_top_k(checkpoint, images, capsys):
     assert capsys.readouterr().out.splitlines()[1:] == ["  green   66.5 %"]
 
 
-def test_missing_image(checkpoint):
-    with pytest.raises(UserError, match=r"^absent.png: no such file$"):
-        predict.main([str(checkpoint), "absent.png"])
+def refused(command, capsys, *arguments):
+    """What a command says on its one line of error about a file."""
+    if command is predict:
+        with pytest.raises(SystemExit, match=r"^1$"):
+            predict.main([*map(str, arguments)])
+        return capsys.readouterr().err.removeprefix("error: ").removesuffix("\n")
+    with pytest.raises(UserError) as caught:
+        command.main([*map(str, arguments)])
+    return str(caught.value)
 
 
-def test_a_folder_of_images(checkpoint, tmp_path):
-    with pytest.raises(UserError, match=r" is a folder: expected a file$"):
-        predict.main([str(checkpoint), str(tmp_path)])
+def test_missing_image(checkpoint, capsys):
+    assert refused(predict, capsys, checkpoint, "absent.png") == "absent.png: no such file"
 
 
-def test_a_file_that_is_no_image(checkpoint, tmp_path):
+def test_a_folder_of_images(checkpoint, tmp_path, capsys):
+    assert refused(predict, capsys, checkpoint, tmp_path).endswith(" is a folder: expected a file")
+
+
+def test_a_file_that_is_no_image(checkpoint, tmp_path, capsys):
     path = tmp_path / "text.png"
     path.write_text("not an image")
-    with pytest.raises(UserError, match=r"text.png is not a readable image: cannot identify"):
-        predict.main([str(checkpoint), str(path)])
+    assert "text.png is not a readable image: cannot identify" in refused(predict, capsys, checkpoint, path)
 
 
-def test_a_truncated_image(checkpoint, tmp_path):
+def test_a_truncated_image(checkpoint, tmp_path, capsys):
     path = tmp_path / "half.png"
     Image.effect_noise((64, 64), 50).save(path)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"half.png is not a readable image"):
-        predict.main([str(checkpoint), str(path)])
+    assert "half.png is not a readable image" in refused(predict, capsys, checkpoint, path)
+
+
+def test_files_that_can_be_read_have_answers_beside_others(checkpoint, images, tmp_path, capsys):
+    (tmp_path / "text.png").write_text("not an image")
+    with pytest.raises(SystemExit, match=r"^1$"):
+        predict.main([str(checkpoint), "absent.png", images[0], str(tmp_path / "text.png"), images[1], "--top_k", "1"])
+    captured = capsys.readouterr()
+    assert captured.out == "".join(f"{path}\n  green   66.5 %\n" for path in images)
+    first, second = captured.err.splitlines()
+    assert first == "error: absent.png: no such file" and "text.png is not a readable image" in second
 
 
 @pytest.mark.parametrize("name", ["nowhere", "a/b/c", "{folder}/nowhere"])
@@ -96,6 +115,14 @@ def test_missing_checkpoint(images, tmp_path, name):
 def test_a_folder_without_a_model(images, tmp_path):
     with pytest.raises(UserError, match=r"does not hold a finished checkpoint"):
         predict.main([str(tmp_path), *images])
+
+
+@pytest.mark.parametrize("command", [predict, score])
+def test_a_run_that_is_not_finished(images, tmp_path, command):
+    save_checkpoint(tmp_path)
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(UserError, match=r"holds a run that is not finished: there is no metrics.json in it; finish it"):
+        command.main([str(tmp_path), *images][: 2 if command is predict else 1])
 
 
 @pytest.mark.parametrize("damaged", ["config.json", "model.safetensors"])
@@ -129,12 +156,11 @@ def test_a_head_that_would_be_made_up(images, tmp_path, command, lacks, message)
         command.main([str(tmp_path), images[0]])
 
 
-def test_answers_that_are_no_numbers(images, tmp_path):
+def test_answers_that_are_no_numbers(images, tmp_path, capsys):
     model = save_checkpoint(tmp_path)
     model.classifier.bias.data.fill_(torch.nan)
     model.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"one.png: answers are not finite numbers"):
-        predict.main([str(tmp_path), images[0]])
+    assert "one.png: answers are not finite numbers" in refused(predict, capsys, tmp_path, images[0])
 
 
 @pytest.mark.parametrize("command", [predict, attention_maps])
@@ -142,11 +168,10 @@ def test_answers_that_are_no_numbers(images, tmp_path):
     ("shape", "message"),
     [((10, 5), r"cloud.npy: a cloud has shape \(10, 5\)"), ((2, 10, 3), r"cloud.npy has shape .*: expected one cloud")],
 )
-def test_a_cloud_that_does_not_fit(tmp_path, command, shape, message):
+def test_a_cloud_that_does_not_fit(tmp_path, capsys, command, shape, message):
     fields = {"num_axes": 3, "num_channels": 0, "image_size": 32, "num_frequency_bands": 2}
     kind = PerceiverStudyForPointCloudClassification
     small_model(model_class=kind, input_type="points", **fields).save_pretrained(tmp_path / "model")
     PerceiverStudyPointCloudProcessor().save_pretrained(tmp_path / "model")
     np.save(tmp_path / "cloud.npy", np.zeros(shape))
-    with pytest.raises(UserError, match=message):
-        command.main([str(tmp_path / "model"), str(tmp_path / "cloud.npy")])
+    assert re.search(message, refused(command, capsys, tmp_path / "model", tmp_path / "cloud.npy"))

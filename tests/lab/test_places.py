@@ -14,12 +14,11 @@ import pytest
 from PIL import Image
 
 import train
-from lab import machine
+from lab import machine, writing
 from lab.checkpoint_names import checkpoint_name
 from lab.errors import UserError, run_command
 from lab.places import place
 from lab.recipe import DEFAULT_RECIPE, load_recipe, recipe_to_yaml
-from lab.training import checkpoint
 from lab.training.curves import draw_curves
 from tests.paths import ROOT, SCRIPTS
 from tests.small_data import TINY_RUN, fresh_accelerate, make_image_folder
@@ -208,10 +207,10 @@ def test_windows_opens_no_folder_and_flushes_only_what_may_be_written(tmp_path, 
         opened.append(Path(path).name)
         return real(path, flags, *more)
 
-    monkeypatch.setattr(checkpoint.os, "open", windows)
-    monkeypatch.setattr(checkpoint.sys, "platform", "win32")
-    checkpoint.flush(tmp_path / "file")
-    checkpoint.flush(tmp_path)
+    monkeypatch.setattr(writing.os, "open", windows)
+    monkeypatch.setattr(writing.sys, "platform", "win32")
+    writing.flush(tmp_path / "file")
+    writing.flush(tmp_path)
     monkeypatch.undo()
     assert opened == ["file"]
 

@@ -14,6 +14,7 @@ LAB = SCRIPTS / "lab"
 # From the lowest up: a file imports only from its own room and from those before it.
 ROOMS = [
     "errors",
+    "writing",
     "waiting",
     "machine",
     "provenance",

@@ -392,4 +392,4 @@ def test_a_failure_while_writing_leaves_nothing(converted, tmp_path, monkeypatch
 
     folder, _, _ = converted
     monkeypatch.setattr(PerceiverStudyForImageClassification, "save_pretrained", fail)
-    assert_refused(tmp_path, folder / "theirs", ["cannot be written: no space left"])
+    assert_refused(tmp_path, folder / "theirs", ["cannot be written (no space left)"])

@@ -202,11 +202,40 @@ def test_energy():
     assert (energy(36, "1 x NVIDIA L4")["watts"], energy(36, "1 x Tesla V100-SXM2-16GB")["watts"]) == (72, 300)
 
 
-def test_data_of_the_hub_are_named():
-    task = build_task(load_recipe(DEFAULT_RECIPE, [*TINY_RUN, "data.name=org/colours", "data.title=null"]))
+def rendered(*overrides: str, names: tuple[str, ...] = tuple(CLASSES), logits: np.ndarray | None = None) -> ModelCard:
+    """The card of a run of one epoch and one step that was right everywhere, but for `logits`."""
+    task = build_task(load_recipe(DEFAULT_RECIPE, [*TINY_RUN, "data.name=org/colours", *overrides]))
+    task.config.id2label = dict(enumerate(names))
     counts = ("train_samples", "validation_samples", "test_samples", "epochs", "steps", "best_epoch", "train_seconds")
-    metrics = dict.fromkeys((*counts, "parameters", "seed"), 1) | {"test_accuracy": 1.0, "validation_accuracy": 1.0}
+    metrics = dict.fromkeys((*counts, "parameters", "seed"), 1)
+    metrics |= {f"{split}_{task.best}": 1.0 for split in ("test", "validation")}
     metrics |= {"hardware": "a CPU, 1 thread", "versions": {"torch": "2", "transformers": "5"}, "git_commit": None}
-    judged = {"logits": np.eye(3, dtype=np.float32), "labels": np.arange(3)}
-    card = render_card("org/name", "apache-2.0", task.recipe, task, [metrics], judged, [], {})
+    right = np.eye(len(names), dtype=np.float32)
+    labels = right if task.best == "r2" else np.arange(len(names))
+    judged = {"logits": right if logits is None else logits, "labels": labels}
+    return render_card("org/name", "apache-2.0", task.recipe, task, [metrics], judged, [], {})
+
+
+def test_data_of_the_hub_are_named():
+    card = rendered("data.title=null")
     assert card.data.datasets == ["org/colours"] and card.data.eval_results[0].dataset_type == "org/colours"
+
+
+def test_a_card_counts_one_as_one():
+    text = rendered("optimization.batch_size=1", "model.num_latents=1").text
+    assert "1 epoch\n(1 step of one of the images) of" in text and "1 latent of 16 channels looks at" in text
+    text = rendered().text
+    assert "steps of" not in text and "(1 step of 8 images) of" in text and "4 latents of 16 channels look at" in text
+
+
+def test_names_with_line_breaks_stay_on_their_lines():
+    logits = np.eye(3, dtype=np.float32)[[1, 1, 2]]
+    text = rendered('data.title="a\\nb"', names=("red\n# rose", "green", "blue"), logits=logits).text
+    assert "Classes: red # rose, green, blue." in text and "mistake is red # rose taken for green." in text
+    assert "| a b | this checkpoint |" in text
+
+
+def test_only_what_gives_a_confidence_is_not_calibrated():
+    numbers = rendered("model.problem_type=regression", "data.label_column=[a,b,c]").text
+    assert "what it was not trained for. It was" in numbers and "calibrated" not in numbers
+    assert "what it was not trained for, and its confidence is not calibrated. It was" in rendered().text

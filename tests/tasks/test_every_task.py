@@ -212,6 +212,7 @@ def test_mistakes_are_drawn(task, kind, tmp_path, monkeypatch):
     assert seen == [2, 4]
     with Image.open(tmp_path / "mistakes.png") as picture:
         assert picture.width == 400  # two samples side by side
+    (tmp_path / "mistakes.png").unlink()
     task.draw_mistakes(tmp_path, samples, {"answers of another kind": right})  # those of a stranger's task
     task.draw_mistakes(tmp_path, samples, {"logits": right, "labels": labels})
     assert not (tmp_path / "mistakes.png").exists()

@@ -236,9 +236,37 @@ def test_where_a_model_is_worst():
 
     found = weakness("single_label_classification", np.eye(4)[[0, 1, 1, 1, 1, 2]], [0, 0, 0, 1, 1, 2], "abcd")
     assert found.endswith("missed is a (33.3 % found), and the most frequent mistake is a taken for b.")
+    found = weakness("single_label_classification", np.eye(3)[[0, 1, 1, 0, 2]], [0, 0, 1, 1, 2], "abc")
+    assert found == (
+        "The classes that are most often missed are a, b (50.0 % found of each), and the most frequent mistakes are "
+        "a taken for b, b taken for a."
+    )
+    found = weakness("single_label_classification", np.eye(3)[[0, 1, 2]], [0, 1, 2], "abc")
+    assert found == "No test sample was taken for one of another class."
     found = weakness(
         "multi_label_classification", [[0, 2, 3], [0, 1, 0], [0, 0, 1]], [[0, 1, 0], [0, 1, 1], [0, 0, 1]], "abc"
     )
     assert found.endswith("worst is c, with an average precision of 58.3 %.")
+    found = weakness("multi_label_classification", [[3, 0, 0], [0, 1, 2]], [[1, 0, 1], [0, 1, 0]], "abc")
+    assert found == "The class that is told worst is c, with an average precision of 50.0 %."
+    found = weakness("multi_label_classification", [[0, 1], [1, 0]], [[1, 0], [0, 1]], "ab")
+    assert found == "The classes that are told worst are a, b, with an average precision of 50.0 %."
+    found = weakness("multi_label_classification", [[1, 0], [0, 1]], [[1, 0], [0, 1]], "ab")
+    assert found == "Each class has an average precision of 100 % on the test samples."
     found = weakness("regression", [[0.9, 50], [1.1, 150]], [[0.0, 0], [2, 200]], "ab")
     assert "worst is a: answers are 0.90 of" in found
+    found = weakness("regression", [[1, 1], [1, 1]], [[0.0, 0], [2, 2]], "ab")
+    assert "The numbers that are told worst are a, b: answers are 1.00 of" in found
+    assert weakness("regression", [[1], [1]], [[0.0], [2]], "a").startswith("Answers are 1.00 of")
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "two"),
+    [
+        ("single_label_classification", "classifies x into 1 class", "classifies x into 2 classes"),
+        ("multi_label_classification", "tells which of 1 class x have", "tells which of 2 classes x have"),
+        ("regression", "answers x with a number", "answers x with 2 numbers"),
+    ],
+)
+def test_one_and_several_labels_are_counted(kind, one, two):
+    assert [target(kind, fitted=False).purpose("x", number) for number in (1, 2)] == [one, two]

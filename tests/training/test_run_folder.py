@@ -1,14 +1,18 @@
 import dataclasses
+import errno
 import json
 import time
 
 import pytest
+import torch
 from accelerate import Accelerator
 
 from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.tasks import build_task
+from lab.training import result
 from lab.training.checkpoint import Progress, read_progress, save_checkpoint
+from lab.training.result import explain_full_disk, save_result
 from lab.training.run_folder import (
     LOG,
     RESULTS,
@@ -21,6 +25,9 @@ from lab.training.run_folder import (
     require_same_data,
 )
 from lab.training.utilization import Utilization
+from modeling_perceiver_study import PerceiverStudyImageProcessor
+from tests import checkpoints
+from tests.models import small_model
 from tests.processes import start
 from tests.small_data import fresh_accelerate
 
@@ -277,3 +284,40 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path, task, loss):
         log.add(log.loss.new_tensor(value), Progress(step=step + 1))
     with pytest.raises(UserError, match=r"at step 6 \(batch 2 of epoch 2\).* Lower optimization\.learning_rate"):
         log.step(Progress(step=8, epoch=1, samples=4 * 8), learning_rate=0.5)
+
+
+def full_disk(*arguments, **options):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("steps", [[], [20, 40]])
+def test_a_full_disk_ends_a_run_with_what_is_kept_and_how_to_go_on(tmp_path, steps):
+    for step in steps:
+        (tmp_path / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+    told = r"Kept: nothing. Make room, then run it again, from the start$"
+    if steps:
+        told = r"Kept: step-00000040, step-00000020. Make room, then add --resume to go on from step-00000040$"
+    message = rf"{tmp_path} cannot be written to: the disk is full \(.*\). {told}"
+    with pytest.raises(UserError, match=message), explain_full_disk(tmp_path):
+        full_disk()
+    with pytest.raises(FileNotFoundError), explain_full_disk(tmp_path):
+        (tmp_path / "none").read_bytes()
+
+
+@pytest.mark.parametrize("fails", ["weights", "code", "processor"])
+def test_weights_come_first_and_are_kept_where_the_disk_is_full(tmp_path, monkeypatch, fails):
+    """They load, while what came before in that folder, and what was half written, is gone."""
+    model, processor = small_model(), PerceiverStudyImageProcessor()
+    checkpoints.save_checkpoint(tmp_path)
+    weights = {name: torch.full_like(tensor, 0.5) for name, tensor in model.state_dict().items()}
+    where = {"weights": (result, "save_torch_state_dict"), "code": (model, "save_pretrained")}
+    monkeypatch.setattr(*where.get(fails, (processor, "save_pretrained")), full_disk)
+    kept = "nothing" if fails == "weights" else f"the trained weights, which {type(model).__name__}.from_pretrained"
+    with pytest.raises(UserError, match=f"Kept: {kept}"), explain_full_disk(tmp_path):
+        save_result(tmp_path, model, weights, processor, {})
+    assert not (tmp_path / "metrics.json").exists() and not list(tmp_path.glob("tmp-*"))
+    if fails == "weights":
+        assert not (tmp_path / "model.safetensors").exists()
+    else:
+        found = type(model).from_pretrained(tmp_path)
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in found.state_dict().items())

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from transformers import PreTrainedConfig
 
-from lab.errors import UserError, require_file
+from lab.errors import UserError, counted, require_file
 
 COLOURS = "cividis"  # of attention
 
@@ -32,10 +32,11 @@ def read_with(processor: Any, path: Path, what: str) -> Any:
 def answers_of(config: PreTrainedConfig) -> str:
     """What a model says of a sample."""
     if config.tasks is not None:
-        return f"what {len(config.tasks)} tasks ask of it: {', '.join(config.tasks)}"
+        asked = counted(len(config.tasks), "task asks", "tasks ask")
+        return f"what {asked} of it: {', '.join(config.tasks)}"
     if config.problem_type == "regression":
-        return f"what its {config.num_labels} numbers are"
-    return f"which of {config.num_labels} classes it is"
+        return "what its number is" if config.num_labels == 1 else f"what its {config.num_labels} numbers are"
+    return f"which of {counted(config.num_labels, 'class', 'classes')} it is"
 
 
 def as_image(figure: Figure) -> Image.Image:

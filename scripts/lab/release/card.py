@@ -8,7 +8,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from lab.errors import UserError, one_line
+from lab.errors import UserError, counted, one_line
 from lab.recipe import Recipe
 from lab.scoring.measures import Measure, is_score, measure_of
 from lab.tasks.task import CARD_PARTS, Judged, Task
@@ -56,6 +56,7 @@ def render_card(
         model=config,
         task=parts,
         samples=task.samples,
+        counted=counted,
         self_attends=config.num_blocks * config.num_self_attends_per_block,
         metrics=metrics,
         data=_data_name(recipe, task),
@@ -191,7 +192,7 @@ def _measures(metrics: dict, kind: str) -> dict[str, Measure]:
 
 def _data_name(recipe: Recipe, task: Task) -> str:
     if recipe.data.title is not None:
-        return recipe.data.title
+        return one_line(recipe.data.title)
     if recipe.data.path is not None:
         place = f", in place of {recipe.data.name}" if recipe.data.name else ""
         return f"a local folder of {task.samples}{place}"

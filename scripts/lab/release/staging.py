@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import get_relative_imports
 
-from lab.checkpoint_names import RESULTS, weight_files
+from lab.checkpoint_names import LOG, RESULTS, weight_files
 from lab.data.loaders import evaluation_loader
 from lab.errors import UserError
 from lab.judging.evaluation import open_checkpoint
@@ -31,7 +31,6 @@ from lab.scoring.measures import measure_of
 from lab.tasks import find_task
 from lab.tasks.task import Judged, Task
 from lab.training.curves import draw_curves
-from lab.training.run_folder import LOG
 
 _PICKLED = (".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth")
 

@@ -6,6 +6,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from lab.scoring.measures import is_score, measure_of
+from lab.writing import new_files
 
 _SHARED = ("task", "data", "parameters", "hardware", "git_commit", "versions", "mixed_precision", "epochs")
 
@@ -37,8 +38,9 @@ def summarize(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def write_repeated(folder: Path, result: dict[str, Any]):
     """Write `repeated.json`, and `repeated.md` with a table of all runs."""
-    (folder / "repeated.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    (folder / "repeated.md").write_text(table(result), encoding="utf-8")
+    with new_files(folder) as unfinished:
+        (unfinished / "repeated.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        (unfinished / "repeated.md").write_text(table(result), encoding="utf-8")
 
 
 def table(result: dict[str, Any]) -> str:

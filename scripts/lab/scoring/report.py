@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.errors import one_line
 from lab.scoring.measures import is_score, measure_of
 
 
@@ -47,7 +48,7 @@ def write_evaluation(folder: Path, results: dict, samples: str, details: Details
 def _markdown(results: dict, samples: str, details: Details, mirrored: dict | None) -> str:
     columns = {"": results} | ({"mean with the mirror image": mirrored} if mirrored else {})
     lines = [
-        f"# {results['checkpoint']} on {results['data']}, {results['split']}",
+        f"# {results['checkpoint']} on {one_line(results['data'])}, {results['split']}",
         "",
         f"{results['samples']:,} {samples}, {results['dtype']}, {results['hardware']}.",
         "",

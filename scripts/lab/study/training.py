@@ -27,7 +27,7 @@ from lab.tasks.task import Arguments, Batch, Scores, Task
 from lab.training.checkpoint import Progress
 from lab.training.learner import Learner
 from lab.training.loop import build_accelerator, judging_loader, training_loader
-from lab.training.run_folder import write_atomically
+from lab.writing import write_atomically
 
 # Part of the key of a cached run. Raise it when training or a default changes, so that runs are trained again.
 VERSION = 1

@@ -87,7 +87,6 @@ class DecodedTask(LabelledTask):
         answers = self.target.describe(logits, labels, np.arange(len(labels)), self.label_names)
         distances = self.target.distances(logits, labels)
         worst = [row for row in np.argsort(-distances, kind="stable") if not answers[row][1]][:_MOST_MISTAKES]
-        picture = folder / "mistakes.png"
-        picture.unlink(missing_ok=True)  # of another evaluation
         if worst:
-            draw_samples([self.look_at(dataset, row) for row in worst], [answers[row] for row in worst], picture)
+            views, told = [self.look_at(dataset, row) for row in worst], [answers[row] for row in worst]
+            draw_samples(views, told, folder / "mistakes.png")

@@ -152,7 +152,7 @@ class ImageClassification(DecodedTask):
             chosen = drawn(len(dataset), 4)
             draw_attention(model, self.normalize, _pixels(dataset, chosen), folder / "attention.png")
             figures = [
-                ("Test images drawn by chance, with the answer; wrong ones in orange", "predictions.png"),
+                (f"Test images drawn by chance, with the answer; {self.target.wrong} in orange", "predictions.png"),
                 *figures,
                 ("Attention of latents to pixels", "attention.png"),
             ]

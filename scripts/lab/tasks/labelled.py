@@ -16,7 +16,7 @@ from lab.data.label_columns import REGRESSION, SEVERAL_TASKS, SINGLE_LABEL
 from lab.data.matching import match_names, renumber, used_labels
 from lab.data.sources import Reading
 from lab.data.splits import Splits
-from lab.errors import UserError, listed
+from lab.errors import UserError, listed, one_line
 from lab.recipe import Recipe
 from lab.scoring.measures import measure_of
 from lab.scoring.report import write_evaluation
@@ -177,12 +177,13 @@ class LabelledTask(Task):
         return self.target.illustrate(folder, *_both(judged), self.label_names)
 
     def card(self, judged: Judged) -> dict[str, Any]:
-        names = self.label_names
+        names = [one_line(name) for name in self.label_names]
         listed = ", ".join(names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")
         return {
             "purpose": self.target.purpose(self.samples, self.config.num_labels),
             "details": f"{self.target.kind}: {listed}.",
             "weakness": self.target.weakness(*_both(judged), names),
+            "confident": self.target.confident,
             "tags": TAGS,
             "metric": measure_of(self.best).hub_name,
         }

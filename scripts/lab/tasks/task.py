@@ -33,6 +33,7 @@ CARD_PARTS = {
     "details": "",
     "weakness": "",
     "limits": "",
+    "confident": True,
     "usage": (),
     "packages": (),
     "augmentation": "",
@@ -279,6 +280,7 @@ class Task(ABC):
         `purpose` ends the sentence "a Perceiver that ..."; `details`, `weakness` and `limits` are sentences;
         `elements` are what latents look at; `usage` is a list of programs, with `{repo_id}` for the name;
         `packages` are what these need beside torch, transformers and Pillow;
+        `confident` says whether answers come with a confidence;
         `augmentation` ends a list, or is empty; `tags` and `metric` are the Hub's. What is left out, the card does
         without.
         """

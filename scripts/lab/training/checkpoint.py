@@ -10,10 +10,8 @@ the one before it takes its place. Nothing in it is unpickled: what accelerate k
 import dataclasses
 import hashlib
 import json
-import os
 import pickle
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 
 from lab.errors import UserError, one_line
+from lab.writing import flush
 
 _CHECKSUMS = "checksums.json"
 _PROGRESS = "progress.json"
@@ -198,18 +197,6 @@ def _delete(checkpoint: Path):
 def _delete_leftovers(folder: Path):
     for path in folder.glob("tmp-*"):
         shutil.rmtree(path)
-
-
-def flush(path: Path):
-    """Have what was written to a file, or the names in a folder, on the disk."""
-    folder = path.is_dir()
-    if folder and sys.platform == "win32":
-        return  # Windows opens no folder
-    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)  # and flushes only what is open for writing
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def get_weights(accelerator: Accelerator, model: nn.Module) -> dict[str, torch.Tensor]:

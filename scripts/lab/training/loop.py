@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from lab.checkpoint_names import LOG
 from lab.data.identity import identity
 from lab.data.loaders import EpochLoader, Place, evaluation_loader
 from lab.data.splits import Splits
@@ -22,7 +23,7 @@ from lab.tasks.task import Task
 from lab.training.checkpoint import Progress, get_weights, load_checkpoint, save_checkpoint
 from lab.training.learner import Learner
 from lab.training.memory import find_parts
-from lab.training.run_folder import LOG, TrainingLog
+from lab.training.run_folder import TrainingLog
 from lab.training.trackers import chosen_tracker, start_trackers
 from lab.training.utilization import Utilization
 

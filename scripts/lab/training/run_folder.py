@@ -16,18 +16,18 @@ from accelerate.utils import broadcast_object_list, gather_object
 from filelock import FileLock, Timeout
 
 from lab.changes import PLACES, refusals
-from lab.checkpoint_names import RESULTS
+from lab.checkpoint_names import LOG, RESULTS
 from lab.errors import UserError, one_line
 from lab.provenance import describe_hardware
 from lab.recipe import Recipe, differences, load_recipe, recipe_to_yaml
 from lab.scoring.measures import measure_of
 from lab.tasks.pretrained import PRETRAINED
 from lab.tasks.task import Task
-from lab.training.checkpoint import Progress, checkpoints, delete_newer, flush, last_good_checkpoint, read_progress
+from lab.training.checkpoint import Progress, checkpoints, delete_newer, last_good_checkpoint, read_progress
 from lab.training.curves import draw_curves
 from lab.training.utilization import Utilization
+from lab.writing import write_atomically
 
-LOG = "metrics.jsonl"
 EPOCHS = "train.log"  # a line for each epoch, for people
 _LOCK = ".lock"  # held while a run writes; it stays, as an empty file
 _SECONDS_BETWEEN_PICTURES = 60.0  # one takes as long as an epoch of a small model
@@ -238,14 +238,6 @@ def logged_changes(output_dir: Path) -> list[dict]:
     entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     names = ("step", "changes", "after_the_end")
     return [{name: entry[name] for name in names} for entry in entries if entry["kind"] == "changed"]
-
-
-def write_atomically(path: Path, text: str):
-    """Write a file that is the old one or the new one at any moment, never a part."""
-    unfinished = path.with_name(f"tmp-{path.name}")
-    unfinished.write_text(text, encoding="utf-8")
-    flush(unfinished)
-    unfinished.replace(path)
 
 
 class TrainingLog:

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import average_precision_score, f1_score
 
-from lab.errors import UserError
+from lab.errors import UserError, counted
 from lab.scoring.details import multi_label_details
 from lab.scoring.pictures import draw_precision_recall
 from lab.scoring.report import Details
-from lab.tasks.targets.target import Scores, Target
+from lab.tasks.targets.target import Scores, Target, are
 
 
 class MultiLabel(Target):
@@ -70,7 +70,7 @@ class MultiLabel(Target):
         return described
 
     def purpose(self, inputs: str, num_labels: int) -> str:
-        return f"tells which of {num_labels} classes {inputs} have"
+        return f"tells which of {counted(num_labels, 'class', 'classes')} {inputs} have"
 
     def title(self, label: np.ndarray, names: list[str]) -> str:
         return ", ".join(name for name, there in zip(names, label, strict=True) if there) or "none"
@@ -81,8 +81,11 @@ class MultiLabel(Target):
     def weakness(self, logits: np.ndarray, labels: np.ndarray, names: list[str]) -> str:
         there = np.flatnonzero(labels.any(axis=0))
         found = [average_precision_score(labels[:, index], logits[:, index]) for index in there]
-        worst = there[int(np.argmin(found))]
-        return f"The class that is told worst is {names[worst]}, with an average precision of {100 * min(found):.1f} %."
+        worst = [names[label] for label, precision in zip(there, found, strict=True) if precision == min(found)]
+        if min(found) == 1:
+            return "Each class has an average precision of 100 % on the test samples."
+        told = "The class that is" if len(worst) == 1 else "The classes that are"
+        return f"{told} told worst {are(worst)}, with an average precision of {100 * min(found):.1f} %."
 
     def balance(self, labels: np.ndarray, num_labels: int) -> np.ndarray:
         positive = labels.sum(axis=0)

@@ -15,7 +15,7 @@ from lab.recipe import Recipe
 from lab.scoring.details import regression_details
 from lab.scoring.pictures import draw_answers
 from lab.scoring.report import Details
-from lab.tasks.targets.target import Scores, Target, Weights
+from lab.tasks.targets.target import Scores, Target, Weights, are
 
 
 class Regression(Target):
@@ -28,6 +28,8 @@ class Regression(Target):
 
     best = "r2"
     kind = "Numbers"
+    wrong = "those farther off than a standard deviation of the labels"
+    confident = False
     shown_answers = "classify.model.config.num_labels"
     answer_in_code = "dict(zip(model.config.id2label.values(), logits[0].tolist()))"
 
@@ -110,11 +112,11 @@ class Regression(Target):
 
     def weakness(self, logits: np.ndarray, labels: np.ndarray, names: list[str]) -> str:
         errors = np.abs(logits - labels).mean(axis=0) / np.maximum(labels.std(axis=0), 1e-12)
-        worst = int(errors.argmax())
-        return (
-            f"The number that is told worst is {names[worst]}: answers are {errors[worst]:.2f} of the labels' standard "
-            "deviation away on average."
-        )
+        away = f"nswers are {errors.max():.2f} of the labels' standard deviation away on average."
+        if len(names) == 1:
+            return f"A{away}"
+        worst = [name for name, error in zip(names, errors, strict=True) if error == errors.max()]
+        return f"The {'number that is' if len(worst) == 1 else 'numbers that are'} told worst {are(worst)}: a{away}"
 
     def balance(self, labels: np.ndarray, num_labels: int) -> np.ndarray:
         raise UserError("optimization.class_weights=balanced: a regression has no classes; give numbers or null")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lab.errors import UserError, listed
+from lab.errors import UserError, counted, listed
 from lab.recipe import Recipe
 from lab.scoring.measures import task_score
 from lab.scoring.report import Details, in_folder
@@ -111,8 +111,8 @@ class SeveralTasks(Target):
         return [("\n".join(text for text, _ in found), all(right for _, right in found)) for found in described]
 
     def purpose(self, inputs: str, num_labels: int) -> str:
-        told = listed([f"{task} ({count} classes)" for task, count in self.tasks.items()])
-        return f"answers {len(self.tasks)} tasks at once on {inputs}: {told}"
+        told = listed([f"{task} ({counted(count, 'class', 'classes')})" for task, count in self.tasks.items()])
+        return f"answers {counted(len(self.tasks), 'task', 'tasks at once')} on {inputs}: {told}"
 
     def title(self, label: np.ndarray, names: list[str]) -> str:
         return ", ".join(name for name, there in zip(names, label, strict=True) if there)

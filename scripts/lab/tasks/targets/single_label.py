@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from scipy.special import softmax as _softmax
 from sklearn.utils.class_weight import compute_class_weight
 
+from lab.errors import counted
 from lab.scoring.details import single_label_details
 from lab.scoring.pictures import draw_confusions
 from lab.scoring.report import Details
 from lab.scoring.scores import TopKAccuracy, calibrate, confusions
-from lab.tasks.targets.target import Scores, Target
+from lab.tasks.targets.target import Scores, Target, are
 
 
 class SingleLabel(Target):
@@ -82,7 +83,7 @@ class SingleLabel(Target):
         return described
 
     def purpose(self, inputs: str, num_labels: int) -> str:
-        return f"classifies {inputs} into {num_labels} classes"
+        return f"classifies {inputs} into {counted(num_labels, 'class', 'classes')}"
 
     def title(self, label: np.ndarray, names: list[str]) -> str:
         return names[label]
@@ -92,14 +93,18 @@ class SingleLabel(Target):
 
     def weakness(self, logits: np.ndarray, labels: np.ndarray, names: list[str]) -> str:
         matrix = confusions(labels, logits.argmax(axis=1), len(names))
-        counts = matrix.sum(axis=1)
+        counts, wrong = matrix.sum(axis=1), matrix - np.diag(matrix.diagonal())
+        if not wrong.any():
+            return "No test sample was taken for one of another class."
         recalls = np.where(counts > 0, matrix.diagonal() / counts.clip(min=1), 1.0)  # without samples none is missed
-        text = f"The class that is most often missed is {names[recalls.argmin()]} ({100 * recalls.min():.1f} % found)"
-        wrong = matrix - np.diag(matrix.diagonal())
-        if wrong.any():
-            row, column = divmod(int(wrong.argmax()), len(names))
-            text += f", and the most frequent mistake is {names[row]} taken for {names[column]}"
-        return f"{text}."
+        missed = [names[label] for label in np.flatnonzero(recalls == recalls.min())]
+        mistakes = [f"{names[row]} taken for {names[column]}" for row, column in np.argwhere(wrong == wrong.max())]
+        found = f"{100 * recalls.min():.1f} % found{'' if len(missed) == 1 else ' of each'}"
+        return (
+            f"The {'class that is' if len(missed) == 1 else 'classes that are'} most often missed "
+            f"{are(missed)} ({found}), and the most frequent "
+            f"{'mistake' if len(mistakes) == 1 else 'mistakes'} {are(mistakes)}."
+        )
 
     def balance(self, labels: np.ndarray, num_labels: int) -> np.ndarray:
         weights = np.ones(num_labels)

@@ -25,6 +25,8 @@ class Target(ABC):
     Attributes:
         best: the score by which the best epoch is chosen; between equal ones the lower loss decides.
         kind: what labels are, to begin a list of their names with.
+        wrong: which answers `describe` does not call right.
+        confident: an answer comes with how sure the model is of it.
         shown_answers: how many answers of a pipeline a model card's program prints, in Python.
         parts_tasks: logits are those of several tasks, which a pipeline takes one at a time.
         answer_in_code: Python that turns `logits` `(1, L)` of `model` into an answer, for the same programs.
@@ -33,6 +35,8 @@ class Target(ABC):
 
     best: str
     kind: str
+    wrong: str = "wrong ones"
+    confident: bool = True
     shown_answers: str
     answer_in_code: str
     parts_tasks: bool = False
@@ -153,6 +157,11 @@ class Target(ABC):
 
     def _weights(self, like: torch.Tensor) -> torch.Tensor | None:
         return None if self.class_weights is None else self.class_weights.to(like)
+
+
+def are(names: list[str]) -> str:
+    """Such as `is cat` or `are cat, dog`, to end a sentence with."""
+    return f"{'is' if len(names) == 1 else 'are'} {listed(names)}"
 
 
 def _are_weights(wanted: Any) -> bool:
