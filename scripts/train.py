@@ -18,7 +18,7 @@ import transformers
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from lab.checkpoint_names import RESULTS, VALIDATED
+from lab.checkpoint_names import VALIDATED
 from lab.data.identity import identity
 from lab.errors import UserError, run_command
 from lab.judging.predictions import evaluate

@@ -436,5 +436,5 @@ def test_series_without_a_rate_are_taken_as_they_are(tmp_path, form, seconds):
 
 @pytest.mark.parametrize("settings", [{}, {"do_rescale": False, "feature_type": "log-mel"}])
 def test_sound_has_a_rate(settings):
-    with pytest.raises(ValueError, match="sampling_rate=None .* None of waveforms with do_rescale=False"):
+    with pytest.raises(ValueError, match=r"sampling_rate=None .* None of waveforms with do_rescale=False"):
         PerceiverStudyFeatureExtractor(sampling_rate=None, **settings)
