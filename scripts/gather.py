@@ -7,8 +7,7 @@
 
 Files are those of train.py (`metrics.json`), of score.py (`evaluation.json`) and of fuse.py. Of a run that read test
 samples the score is that of these, otherwise that of validation; those of a line must be of one split, and of different
-runs. Beside the table
-a JSON file of the same name keeps each number; another file of that name is not replaced.
+runs. Beside the table a JSON file of the same name keeps each number; another file of that name is not replaced.
 """
 
 import argparse
