@@ -159,7 +159,7 @@ def test_an_ascii_locale(tmp_path):
     ("argument", "message"),
     [
         ("output_dir=rün", "error: r\\udcc3\\udcbcn cannot be read as ascii.*PYTHONUTF8=1"),
-        ("data.path=data", "error: data.path=data cannot be loaded"),
+        ("data.path=data", "error: data.path=data: split train cannot be loaded"),
     ],
 )
 def test_paths_that_an_ascii_locale_cannot_name_are_one_clear_line(argument, message, tmp_path):
