@@ -43,7 +43,7 @@ def test_other_samples_of_the_same_labels_are_refused(runs):
         recipe.write_text(kept.replace("split_seed: 0", "split_seed: 1"))
         assert recipe.read_text() != kept
         fresh_accelerate()
-        with pytest.raises(UserError, match="validation samples .* are not those of the run"):
+        with pytest.raises(UserError, match=r"validation samples .* are not those of the run"):
             fuse.main([str(runs / "one"), str(runs / "two"), "--split", "validation"])
     finally:
         recipe.write_text(kept)
