@@ -112,11 +112,11 @@ class Regression(Target):
 
     def weakness(self, logits: np.ndarray, labels: np.ndarray, names: list[str]) -> str:
         errors = np.abs(logits - labels).mean(axis=0) / np.maximum(labels.std(axis=0), 1e-12)
-        away = f"nswers are {errors.max():.2f} of the labels' standard deviation away on average."
+        away = f"answers are {errors.max():.2f} of the labels' standard deviation away on average."
         if len(names) == 1:
-            return f"A{away}"
+            return away.capitalize()
         worst = [name for name, error in zip(names, errors, strict=True) if error == errors.max()]
-        return f"The {'number that is' if len(worst) == 1 else 'numbers that are'} told worst {are(worst)}: a{away}"
+        return f"The {'number that is' if len(worst) == 1 else 'numbers that are'} told worst {are(worst)}: {away}"
 
     def balance(self, labels: np.ndarray, num_labels: int) -> np.ndarray:
         raise UserError("optimization.class_weights=balanced: a regression has no classes; give numbers or null")
