@@ -86,12 +86,10 @@ class PerceiverStudyConfig(PreTrainedConfig):
             and stride 2, batch norm, ReLU and max-pooling of size 3 and stride 2, which leave `(S - 1) // 4` points of
             `S` (Perceiver IO's "2D conv + maxpool"). Latents and positions know only the grid after the stem; shorter
             inputs are filled up with zeros. Of points in space `"none"` or `"neighbors"`: what a point's neighbors
-            are and where they are from it, through layers of a linear map and the largest of all, and an MLP.
+            are and where they are from it, through a linear map of each, the largest of all, and an MLP.
         stem_channels: what a stem makes of `C`.
         num_neighbors: with `stem_type="neighbors"`, how many points each looks at: itself and its nearest. All
             distances are computed, so time grows with the square of the number of points.
-        num_stem_layers: with `stem_type="neighbors"`, how many layers look at neighbors, each at what the one before
-            made of them; what all of them made goes into the MLP.
         num_axes: `A`, axes of the grid: 2 for images, 1 for waveforms, 3 for video; coordinates of a point in space.
         num_frequency_bands: `K`, Fourier bands per axis.
         max_frequencies: highest band, a number or one per axis, above 0; None becomes the Nyquist frequencies of
@@ -174,7 +172,6 @@ class PerceiverStudyConfig(PreTrainedConfig):
     stem_type: str = "none"
     stem_channels: int = 64
     num_neighbors: int = 16
-    num_stem_layers: int = 1
     num_frequency_bands: int = 16
     max_frequencies: float | int | list[float] | tuple[float, ...] | None = None
     concat_positions: bool = True

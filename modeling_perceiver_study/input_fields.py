@@ -24,7 +24,6 @@ _COUNTS = (
     "num_axes",
     "stem_channels",
     "num_neighbors",
-    "num_stem_layers",
     "num_frequency_bands",
     "vocab_size",
     "max_position_embeddings",

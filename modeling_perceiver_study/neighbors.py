@@ -9,7 +9,7 @@ from .paths import keeps_nothing
 # Distances in memory at once, of a part of the points at a time: on CPUs those that caches hold, elsewhere 67 MB.
 _MOST_DISTANCES, _MOST_DISTANCES_ON_CPU = 2**23, 2**20
 _TIE = 1e-4  # share of a distance by which the direction decides
-_MOST_VALUES_ON_CPU = 2**17  # compared at a time, which caches hold
+_MAX = 2  # what torch.embedding_bag calls it
 
 
 def nearest_points(points: torch.Tensor, count: int, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -59,32 +59,25 @@ def _distances(points: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 
 
 class NeighborStem(nn.Module):
-    """`(B, M, A), (B, M, C) or None -> (B, M, C')`: layers that look at each point's neighbors, and a map of them all.
+    """`(B, M, A), (B, M, C) or None -> (B, M, C')`: the largest that a linear map makes of any neighbor, then an MLP.
 
-    The first layer maps each neighbor's features and where it is from the point, in units of the root mean square
-    distance between neighbors in this cloud: so twice as many points mean nothing else. Of what it makes of the
-    neighbors the largest counts. Further layers do the same with what the layer before made of the same neighbors, so
-    with each a point knows what is farther away. Distances are computed in float32 or better.
-
-    Source: EdgeConv (https://arxiv.org/abs/1801.07829), with neighbors in space, LayerNorm and residual connections.
+    A neighbor is mapped by its features and by where it is from the point, in units of the root mean square distance
+    between neighbors in this cloud: so twice as many points mean nothing else. Distances are computed in float32 or
+    better.
 
     Args:
         num_channels: `C`, features of a point.
         num_neighbors: how many of the nearest points are looked at, the point itself among them.
-        num_layers: how many layers look at neighbors.
     """
 
-    def __init__(
-        self, num_axes: int, num_channels: int, stem_channels: int, num_neighbors: int, eps: float, num_layers: int = 1
-    ):
+    def __init__(self, num_axes: int, num_channels: int, stem_channels: int, num_neighbors: int, eps: float):
         super().__init__()
         self.num_neighbors = num_neighbors
         self.places = nn.Linear(num_axes, stem_channels, bias=False)
         self.features = nn.Linear(num_channels, stem_channels, bias=False) if num_channels else None
         self.own_features = nn.Linear(num_channels, stem_channels, bias=False) if num_channels else None
         self.norm = nn.LayerNorm(stem_channels, eps=eps)
-        self.layers = nn.ModuleList(NeighborLayer(stem_channels) for _ in range(num_layers - 1))
-        self.output = nn.Linear(stem_channels * num_layers, stem_channels)
+        self.output = nn.Linear(stem_channels, stem_channels)
         self.output_norm = nn.LayerNorm(stem_channels, eps=eps)
 
     def forward(
@@ -115,25 +108,7 @@ class NeighborStem(nn.Module):
                 hidden = _largest(mapped + others, rows) - mapped
         if self.own_features is not None:
             hidden = hidden + self.own_features(features)
-        found = [nn.functional.gelu(self.norm(hidden))]
-        for layer in self.layers:
-            found.append(layer(found[-1], rows))
-        return self.output_norm(self.output(torch.cat(found, dim=-1)))
-
-
-class NeighborLayer(nn.Module):
-    """`(B, M, C), (B, M, k) -> (B, M, C)`: adds the largest of a linear map of the neighbors, and a map of the point.
-
-    It has no norm: points whose neighbors are all at one place may be zeros, of which norms make huge gradients.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.neighbors = nn.Linear(channels, channels, bias=False)
-        self.own = nn.Linear(channels, channels)
-
-    def forward(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        return values + nn.functional.gelu(_largest(self.neighbors(values), rows) + self.own(values))
+        return self.output_norm(self.output(nn.functional.gelu(self.norm(hidden))))
 
 
 def _in_units_of_neighbors(points: torch.Tensor, rows: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -160,29 +135,11 @@ def _largest(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """`(B, M, C), (B, M, k) -> (B, M, C)`: of each channel the largest among the rows."""
     if keeps_nothing():
         return _of_rows(values, rows).amax(dim=2)
+    # Which row it is from is found without the array of all neighbors, and alone has a gradient.
     batch, size, channels = values.shape
+    flat = values.flatten(0, 1)
     firsts = torch.arange(batch, device=rows.device)[:, None, None] * size
-    values, rows = values.flatten(0, 1), (rows + firsts).flatten(0, 1)
-    # Neighbor after neighbor, without the array of all. Only where each maximum is from has a gradient.
-    most = max(1, _MOST_VALUES_ON_CPU // channels) if values.device.type == "cpu" else len(rows)
-    find = _rows_of_largest if values.requires_grad else _largest_of_some
-    found = torch.cat([find(values.detach(), some.unbind(dim=1)) for some in rows.split(most)])
-    return (values.gather(0, found) if values.requires_grad else found).view(batch, size, channels)
-
-
-def _largest_of_some(values: torch.Tensor, rows: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """`(N, C), k times (R,) -> (R, C)`"""
-    largest = values.index_select(0, rows[0])
-    for others in rows[1:]:
-        largest = torch.maximum(largest, values.index_select(0, others))
-    return largest
-
-
-def _rows_of_largest(values: torch.Tensor, rows: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """`(N, C), k times (R,) -> (R, C)`: where the largest are."""
-    largest = _largest_of_some(values, rows)
-    # In numbers, of which CPUs compare many at a time, where choosing by truth values goes one by one.
-    which = torch.zeros(largest.shape, device=largest.device)
-    for number, others in enumerate(rows[1:], start=1):
-        which = torch.maximum(which, values.index_select(0, others).eq_(largest).to(which.dtype).mul_(number))
-    return torch.stack(rows, dim=1).gather(1, which.long())
+    starts = torch.arange(0, rows.numel(), rows.shape[2], device=rows.device)
+    index = (rows + firsts).flatten()
+    winners = torch.embedding_bag(flat.detach(), index, starts, False, _MAX)[3]
+    return flat.gather(0, winners).view(batch, size, channels)

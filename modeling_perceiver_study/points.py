@@ -35,7 +35,6 @@ class PointsAdapter(InputAdapter):
         "stem_type",
         "stem_channels",
         "num_neighbors",
-        "num_stem_layers",
     )
     fewest_channels = 0
     stem_types = ("none", "neighbors")
@@ -48,12 +47,7 @@ class PointsAdapter(InputAdapter):
         self.stem = None
         if config.stem_type == "neighbors":
             self.stem = NeighborStem(
-                config.num_axes,
-                config.num_channels,
-                config.stem_channels,
-                config.num_neighbors,
-                config.layer_norm_eps,
-                config.num_stem_layers,
+                config.num_axes, config.num_channels, config.stem_channels, config.num_neighbors, config.layer_norm_eps
             )
 
     @classmethod

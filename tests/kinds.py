@@ -36,7 +36,6 @@ KINDS = {
         "stem_type": "neighbors",
         "stem_channels": 5,
         "num_neighbors": 4,
-        "num_stem_layers": 3,
     },
     "bytes": {"input_type": "bytes", "vocab_size": 20, "max_position_embeddings": 11, "d_model": 9},
     "array": {"input_type": "array", "num_channels": 7},
@@ -181,12 +180,8 @@ def _neighbors(stem, points, features, mask):
             others = nearest[index]
             mapped = (places[others] - place) / unit @ stem.places.weight.T + numbers[others] @ stem.features.weight.T
             rows.append(mapped.amax(dim=0) + stem.own_features.weight @ numbers[index])
-        found = [torch.nn.functional.gelu(stem.norm(torch.stack(rows)))]
-        for layer in stem.layers:
-            seen = [(found[-1][others] @ layer.neighbors.weight.T).amax(dim=0) for others in nearest]
-            seen = torch.stack(seen) + found[-1] @ layer.own.weight.T + layer.own.bias
-            found.append(found[-1] + torch.nn.functional.gelu(seen))
-        clouds.append(stem.output_norm(stem.output(torch.cat(found, dim=-1))))
+        hidden = torch.nn.functional.gelu(stem.norm(torch.stack(rows)))
+        clouds.append(stem.output_norm(stem.output(hidden)))
     return torch.stack(clouds)
 
 

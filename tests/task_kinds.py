@@ -382,7 +382,6 @@ KINDS = {
             "model.stem_type=neighbors",
             "model.stem_channels=8",
             "model.num_neighbors=4",
-            "model.num_stem_layers=2",
             "model.num_axes=3",
             "model.max_frequencies=3",
         ],

@@ -87,7 +87,6 @@ class PerceiverStudyConfigTest(unittest.TestCase):
             stem_type="neighbors",
             stem_channels=7,
             num_neighbors=5,
-            num_stem_layers=2,
         )
         places = {"input_type": "points", "num_axes": 2, "num_channels": 0, "max_frequencies": [2.0, 4.0]}
         lines = {"input_type": "bytes", "d_model": 12}
