@@ -41,12 +41,16 @@ def test_killed_at_random_moments(tmp_path):
         cache = f"data.cache_dir={tmp_path / 'cache'}"
         return start(train_tiny, *RECIPE, f"data.path={parquet}", f"output_dir={tmp_path / name}", cache, *more)
 
-    def names():
-        return sorted(path.name for path in (tmp_path / "killed" / "checkpoints").glob("step-*"))
+    def names(name="killed"):
+        return sorted(path.name for path in (tmp_path / name / "checkpoints").glob("step-*"))
 
     whole = run("whole")
+    while whole.is_alive() and not names("whole"):
+        time.sleep(0.002)
+    begun = time.monotonic()
     whole.join(timeout=240)
     assert whole.exitcode == 0
+    step_time = (time.monotonic() - begun) / json.loads((tmp_path / "whole" / "metrics.json").read_text())["steps"]
 
     seed = time.time_ns()
     moments = random.Random(seed)
@@ -55,7 +59,8 @@ def test_killed_at_random_moments(tmp_path):
         before, process = names(), run("killed", "--resume")
         while process.is_alive() and names() == before:
             time.sleep(0.002)
-        time.sleep(moments.uniform(0, 0.3))  # in a step, an evaluation or the writing of a checkpoint
+        # In a step, an evaluation or the writing of a checkpoint, however fast the machine is.
+        time.sleep(moments.uniform(0, 3 * step_time))
         process.kill()
         process.join()
         steps.append(max([0, *(int(name[5:]) for name in names() if name.startswith("step-"))]))
