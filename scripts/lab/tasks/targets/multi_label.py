@@ -23,8 +23,13 @@ class MultiLabel(Target):
     answer_in_code = "[model.config.id2label[label] for label in (logits[0] > 0).nonzero().flatten().tolist()]"
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        smooth = labels.float() * (1 - self.label_smoothing) + self.label_smoothing / 2
-        return F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=self._weights(logits))
+        labels = labels.float()
+        smooth = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
+        losses = F.binary_cross_entropy_with_logits(logits, smooth, reduction="none")
+        weights = self._weights(losses)
+        if weights is not None:  # of samples that have the class; pos_weight would make much of a smoothed absence
+            losses = losses * (1 + labels * (weights - 1))
+        return losses.mean()
 
     def scores(self, logits: np.ndarray, labels: np.ndarray) -> Scores:
         """`mean_average_precision` and `f1` over the classes that some sample has, and the mean loss in nats.

@@ -28,13 +28,15 @@ class SingleLabel(Target):
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Labels are classes `(b,)`, or probabilities `(b, L)` where samples were mixed.
 
-        Weighted losses are divided by the number of samples, not by the sum of their weights, so that a batch that is
-        cut into parts trains the same.
+        A weight is that of a whole sample, of mixed ones the mean by their shares: one of each term of the sum over
+        classes, as torch has it, would smooth labels towards the classes of large weights. Losses are divided by the
+        number of samples, not by the sum of their weights, so that a batch that is cut into parts trains the same.
         """
-        weights, smoothing = self._weights(logits), self.label_smoothing
-        if weights is None:
-            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        return F.cross_entropy(logits, labels, weights, reduction="none", label_smoothing=smoothing).mean()
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
+        weights = self._weights(losses)
+        if weights is not None:
+            losses = losses * (labels.to(weights) @ weights if labels.is_floating_point() else weights[labels])
+        return losses.mean()
 
     def blendable(self, labels: torch.Tensor, num_labels: int) -> torch.Tensor:
         return F.one_hot(labels, num_labels).float()
