@@ -141,6 +141,19 @@ def test_given_weights(problem_type):
     assert loss(made, problem_type) == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
+def test_weights_do_not_move_the_best_answer(problem_type, mixed):
+    """What a label is smoothed to, or mixed of, is what the lowest loss answers, however rare a class is."""
+    made = target(problem_type, "optimization.class_weights=[0.1,1,50]", "optimization.label_smoothing=0.2")
+    label = torch.tensor([[0.75, 0.0, 0.25] if mixed else [1.0, 0.0, 0.0]])
+    one = problem_type == "single_label_classification"
+    best = label * 0.8 + 0.2 / (3 if one else 2)
+    logits = (best.log() if one else best.logit()).requires_grad_()
+    made.loss(logits, label if mixed or not one else label.argmax(dim=-1)).backward()
+    assert logits.grad.abs().max() < 1e-6
+
+
 @pytest.mark.parametrize(
     ("problem_type", "weights"),
     [

@@ -25,11 +25,10 @@ class MultiLabel(Target):
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         labels = labels.float()
         smooth = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
-        losses = F.binary_cross_entropy_with_logits(logits, smooth, reduction="none")
-        weights = self._weights(losses)
-        if weights is not None:  # of samples that have the class; pos_weight would make much of a smoothed absence
-            losses = losses * (1 + labels * (weights - 1))
-        return losses.mean()
+        weights = self._weights(logits)
+        # Of samples that have the class. As a pos_weight they would make much of an absence that is smoothed.
+        of_labels = None if weights is None else 1 + labels * (weights - 1)
+        return F.binary_cross_entropy_with_logits(logits, smooth, of_labels)
 
     def scores(self, logits: np.ndarray, labels: np.ndarray) -> Scores:
         """`mean_average_precision` and `f1` over the classes that some sample has, and the mean loss in nats.

@@ -32,11 +32,12 @@ class SingleLabel(Target):
         classes, as torch has it, would smooth labels towards the classes of large weights. Losses are divided by the
         number of samples, not by the sum of their weights, so that a batch that is cut into parts trains the same.
         """
-        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
-        weights = self._weights(losses)
-        if weights is not None:
-            losses = losses * (labels.to(weights) @ weights if labels.is_floating_point() else weights[labels])
-        return losses.mean()
+        weights, smoothing = self._weights(logits), self.label_smoothing
+        if weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+        of_samples = labels.to(weights) @ weights if labels.is_floating_point() else weights[labels]
+        return (losses * of_samples).mean()
 
     def blendable(self, labels: torch.Tensor, num_labels: int) -> torch.Tensor:
         return F.one_hot(labels, num_labels).float()
