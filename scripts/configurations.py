@@ -31,6 +31,7 @@ LADDERS = {
         "cifar10.md": "cifar10",
         "training.md": "finetuning",
         "modalities/points.md": "modalities/points",
+        "modalities/points-attempts.md": "modalities/points/attempts",
         "modalities/sound.md": "modalities/sound",
         "modalities/text.md": "modalities/text",
         "modalities/video.md": "modalities/video",

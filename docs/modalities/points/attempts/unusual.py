@@ -1,6 +1,6 @@
 """Mark the clouds of ModelNet10's training split whose proportions are least like those of their class.
 
-    python docs/modalities/points/unusual.py FOLDER UNUSUAL
+    python docs/modalities/points/attempts/unusual.py FOLDER UNUSUAL
 
 `UNUSUAL/train.parquet` has the rows of `FOLDER/train*.parquet`, and a column `part`: `unusual` for a fifth of each
 class.

@@ -1,8 +1,8 @@
 """DGCNN (Wang et al. 2019, https://arxiv.org/abs/1801.07829) as a task for the training program, to compare with.
 
-    PYTHONPATH=docs/modalities/points python scripts/train.py --config configuration/modelnet10.yaml task=dgcnn:Dgcnn \
-        optimization.optimizer=adamw optimization.learning_rate=1e-3 data.path=FOLDER data.validation_samples=0 \
-        optimization.cpu_threads=1 output_dir=output/dgcnn
+    PYTHONPATH=docs/modalities/points/attempts python scripts/train.py --config configuration/modelnet10.yaml \
+        task=dgcnn:Dgcnn optimization.optimizer=adamw optimization.learning_rate=1e-3 data.path=FOLDER \
+        data.validation_samples=0 optimization.cpu_threads=1 output_dir=output/dgcnn
 
 Data, changes, epochs, loss and averaged weights are those of the recipe. Of clouds with more points than training sees
 it takes the mean of answers to parts of that size, as how far neighbors are depends on how many points there are.

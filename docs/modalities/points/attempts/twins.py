@@ -1,6 +1,6 @@
 """Count clouds of ModelNet10 that have a twin among the training clouds, and ask the nearest of these for the class.
 
-    python docs/modalities/points/twins.py FOLDER
+    python docs/modalities/points/attempts/twins.py FOLDER
 
 A twin is another cloud of the class whose distance is at most 1.1 times that of the halves of the cloud itself.
 Distances are those of each point to the nearest point of the other, 512 points of each, as a mean in both directions.
