@@ -7,7 +7,7 @@ from transformers.utils.generic import maybe_autocast
 from .paths import keeps_nothing
 
 # Distances in memory at once, of a part of the points at a time: on CPUs those that caches hold, elsewhere 67 MB.
-_MOST_DISTANCES, _MOST_DISTANCES_ON_CPU = 2**23, 2**20
+_MOST_DISTANCES, _MOST_DISTANCES_ON_CPU = 2**23, 2**18
 _TIE = 1e-4  # share of a distance by which the direction decides
 _MAX = 2  # what torch.embedding_bag calls it
 

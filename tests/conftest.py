@@ -1,5 +1,6 @@
 """What pytest has to know before it collects, and what no test leaves behind."""
 
+import gc
 import os
 
 import pytest
@@ -12,6 +13,12 @@ from tests.transformers_mixins import markers
 def pytest_configure(config):
     for name in markers():
         config.addinivalue_line("markers", f"{name}: of transformers' common tests")
+
+
+def pytest_collection_finish():
+    """Let the collector, which runs at the end of each command, pass by modules and tests, which stay."""
+    gc.collect()
+    gc.freeze()
 
 
 # Processes of pytest-xdist that all use all cores wait for each other: some tests then take ten times as long.

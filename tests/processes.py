@@ -1,5 +1,6 @@
 """Processes of their own that start in milliseconds: forked from one that has imported all there is to import."""
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -7,9 +8,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import TextIO
 
+import pytest
 import torch
 
 from lab.runs import Runs
@@ -21,6 +24,10 @@ _CONTEXT.set_forkserver_preload(["train", "lab.augment.trivial_augment", "tests.
 
 
 def start(function, *arguments) -> multiprocessing.Process:
+    # Python 3.11 does not tell the server that processes are forked from where to import from.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
     process = _CONTEXT.Process(target=_call, args=(function, arguments))
     process.start()
     return process
@@ -76,6 +83,7 @@ def run_together(count: int, function, *arguments, machines: bool = False) -> li
 
 
 def _call(function, arguments):
+    gc.freeze()  # the collector runs at the end of each command, and need not look at what was imported
     torch.set_num_threads(1)
     function(*arguments)
 

@@ -25,6 +25,16 @@ BESIDE = [
     "picture: {task: image-classification, size: 8}}",
     "model.modalities={numbers: {num_powers: 3}, picture: {image_size: 8, patch_size: 2, num_frequency_bands: 2}}",
 ]
+# All commands in one process, as imports take longer than they do.
+COMMANDS = """
+import json, runpy, sys
+from tests.small_data import fresh_accelerate
+for words in json.loads(sys.argv[1]):
+    sys.argv = words
+    fresh_accelerate()
+    runpy.run_path(words[0], run_name="__main__")
+    print(end="\\0")
+"""
 # What a stranger does, who has neither the package nor the task.
 STRANGER = """
 import json, sys
@@ -66,14 +76,20 @@ def home(tmp_path_factory):
     return home
 
 
-def command(home, *words, path=True):
+def run_python(home, *words, path=()):
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "HF_HOME": str(home / "hub")}
-    environment["PYTHONPATH"] = os.pathsep.join([str(home), str(SCRIPTS)]) if path else ""
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, path))
     done = subprocess.run(
-        [sys.executable, *map(str, words)], cwd=home, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", *words], cwd=home, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def run_commands(home, *commands):
+    """What each has printed."""
+    given = [[str(SCRIPTS / script), *map(str, words)] for script, *words in commands]
+    return run_python(home, COMMANDS, json.dumps(given), path=[home, SCRIPTS, ROOT]).split("\0")[:-1]
 
 
 @pytest.mark.parametrize(
@@ -87,23 +103,26 @@ def test_a_kind_from_outside(home, name, kind, recipe, task, model, sample):
     (home / f"{name}.yaml").write_text(f"task: number_sets_task:{kind}\ndata: {{name: own}}\n")
     run = home / f"run-{name}"
     overrides = ["--config", home / f"{name}.yaml", *RUN, *recipe, f"data.path={home / name}"]
-    command(home, SCRIPTS / "train.py", *overrides, f"output_dir={run}", "optimization.epochs=8")
-    assert json.loads((run / "metrics.json").read_text())["test_accuracy"] > 0.6, "chance is a third"
-    config = json.loads((run / "config.json").read_text())
-    assert 3 in (config["num_powers"], ((config["modalities"] or {}).get("numbers") or {}).get("num_powers"))
-    command(home, SCRIPTS / "score.py", run)
     (home / "set.json").write_text("[2.5, 3.5, 3.0]")
     if name == "beside":
         np.savez(home / "set.npz", numbers=np.float32([2.5, 3.5, 3.0]))
     file = home / ("set.npz" if name == "beside" else "set.json")
-    assert CLASSES[2] in command(home, SCRIPTS / "predict.py", run, file)
-    command(home, SCRIPTS / "attention_maps.py", run, file, "-o", home / "maps.png")
-    command(home, SCRIPTS / "export.py", run, "--formats", "torch")
     published = home / f"published-{name}"
-    words = ["--repo_id", "org/name", "--output", published, f"data.path={home / name}"]
-    command(home, SCRIPTS / "publish.py", run, *words)
+    printed = run_commands(
+        home,
+        ["train.py", *overrides, f"output_dir={run}", "optimization.epochs=8"],
+        ["score.py", run],
+        ["predict.py", run, file],
+        ["attention_maps.py", run, file, "-o", home / "maps.png"],
+        ["export.py", run, "--formats", "torch"],
+        ["publish.py", run, "--repo_id", "org/name", "--output", published, f"data.path={home / name}"],
+        ["train.py", *overrides, f"pretrained={run}", f"output_dir={home / f'again-{name}'}"],
+    )
+    assert len(printed) == 7 and CLASSES[2] in printed[2]
+    assert json.loads((run / "metrics.json").read_text())["test_accuracy"] > 0.6, "chance is a third"
+    config = json.loads((run / "config.json").read_text())
+    assert 3 in (config["num_powers"], ((config["modalities"] or {}).get("numbers") or {}).get("num_powers"))
     assert (published / "number_sets.py").is_file()
     assert len(list((published / "examples").iterdir())) == 3
-    loaded, answers = json.loads(command(home, "-c", STRANGER, task, published, json.dumps(sample), path=False))
+    loaded, answers = json.loads(run_python(home, STRANGER, task, str(published), json.dumps(sample)))
     assert loaded == model and answers[0]["label"] == CLASSES[2]
-    command(home, SCRIPTS / "train.py", *overrides, f"pretrained={run}", f"output_dir={home / f'again-{name}'}")
