@@ -3,6 +3,7 @@
 import gc
 import os
 
+import datasets
 import pytest
 import torch
 from transformers.utils import logging
@@ -20,6 +21,9 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
 
+
+# So long it waits at the end of each epoch of a stream, lest the process ends before the threads of pyarrow do.
+datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
 
 # Processes of pytest-xdist that all use all cores wait for each other: some tests then take ten times as long.
 torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))))
