@@ -232,7 +232,8 @@ def test_the_official_size(architecture, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("architecture", "dtype"), list(zip(MODELS, TOLERANCES, strict=True)))
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("architecture", MODELS)
 def test_gradients_of_the_official_size(architecture, dtype, tmp_path):
     """Of one text of 2,048 bytes, of which half is padding. One model at a time is in memory."""
     theirs = their_model(architecture, **OFFICIAL)

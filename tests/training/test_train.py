@@ -264,7 +264,7 @@ def test_precision_of_products(run):
 @pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'> should not be instantiated")
 @pytest.mark.parametrize(
     "more",
-    [["gradient_checkpointing"], ["deterministic"], ["compile", "gradient_checkpointing"]],
+    [["gradient_checkpointing"], ["deterministic"], ["compile"], ["compile", "gradient_checkpointing"]],
     ids="-".join,
 )
 def test_other_ways_to_the_same_weights(run, more):
