@@ -15,6 +15,7 @@ import argparse
 import io
 import logging
 import warnings
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -58,6 +59,13 @@ class Logits(nn.Module):
 
     def forward(self, *arguments: torch.Tensor) -> torch.Tensor:
         return self.model(**dict(zip(self.names, arguments, strict=True))).logits
+
+    @cached_property
+    def program(self) -> torch.export.ExportedProgram:
+        """For any batch size; traced once, for all formats."""
+        batch = torch.export.Dim("batch")
+        shapes = (tuple({0: batch} for _ in self.names),)
+        return torch.export.export(self, tuple(self.example(2).values()), dynamic_shapes=shapes, strict=False)
 
 
 def main(arguments: list[str] | None = None):
@@ -104,7 +112,7 @@ def require_length(config: PreTrainedConfig, length: int):
 def export_torch(logits: Logits, output: Path) -> str:
     """Write `model.pt2`, read it back and check it."""
     path, content = file_to_write(output / "model.pt2"), io.BytesIO()
-    torch.export.save(_program(logits), content)  # into memory, as torch ends the process where the disk is full
+    torch.export.save(logits.program, content)  # into memory, as torch ends the process where the disk is full
     with new_file(path) as unfinished:
         unfinished.write_bytes(content.getbuffer())
         told = check(torch.export.load(unfinished).module(), logits)
@@ -125,7 +133,7 @@ def export_onnx(logits: Logits, output: Path) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own internals
         program = torch.onnx.export(
-            _program(logits), input_names=list(logits.names), output_names=["logits"], dynamo=True, verbose=False
+            logits.program, input_names=list(logits.names), output_names=["logits"], dynamo=True, verbose=False
         )
 
     def run(*arguments: torch.Tensor) -> torch.Tensor:
@@ -166,13 +174,6 @@ def check(program, logits: Logits) -> str:
             f"logits of the exported program differ by {largest:.1e} from the model's; at most 1e-4 is right"
         )
     return f"logits differ by at most {largest:.1e} for batches of {', '.join(map(str, _BATCHES))}"
-
-
-def _program(logits: Logits) -> torch.export.ExportedProgram:
-    arguments = tuple(logits.example(2).values())
-    batch = torch.export.Dim("batch")
-    shapes = (tuple({0: batch} for _ in arguments),)
-    return torch.export.export(logits, arguments, dynamic_shapes=shapes, strict=False)
 
 
 if __name__ == "__main__":

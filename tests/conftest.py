@@ -2,12 +2,16 @@
 
 import gc
 import os
+from types import SimpleNamespace
 
 import datasets
 import pytest
 import torch
 from transformers.utils import logging
 
+from lab.release import staging
+from lab.training import run_folder
+from tests import fresh_processes, processes
 from tests.transformers_mixins import markers
 
 
@@ -24,6 +28,12 @@ def pytest_collection_finish():
 
 # So long it waits at the end of each epoch of a stream, lest the process ends before the threads of pyarrow do.
 datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
+
+# A third of the time of a tiny run is its picture; test_what_can_be_watched and tests/training/test_curves.py draw it.
+run_folder.draw_curves = processes.draw_a_dot
+
+# A process is started for each folder that is published, to load it; tests/release/test_publish.py does so unchanged.
+staging.subprocess = SimpleNamespace(run=fresh_processes.run)
 
 # Processes of pytest-xdist that all use all cores wait for each other: some tests then take ten times as long.
 torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))))

@@ -9,8 +9,6 @@ import hashlib
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 import yaml
+
+from tests.fresh_processes import python
 
 TOKEN, READ_TOKEN, OWNER = "hf_writes", "hf_reads", "org"
 _SMALL = 10_000_000
@@ -363,5 +363,4 @@ def in_a_clean_process(hub, script, *arguments, folder, **environment):
         **environment,
     }
     environment.pop("PYTHONPATH", None)
-    command = [sys.executable, "-c", script, *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return python("-c", script, *arguments, folder=folder, environment=environment)

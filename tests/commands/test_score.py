@@ -22,6 +22,7 @@ from lab.tasks.labelled import match_labels
 from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
 from tests.models import small_model
 from tests.paths import SCRIPTS
+from tests.processes import run_together
 from tests.small_data import CLASSES, TINY_RUN, coloured_images, fresh_accelerate, make_image_folder, make_parquet
 
 pytestmark = pytest.mark.slow
@@ -299,11 +300,24 @@ def test_damaged_weights(data, tmp_path):
         evaluate(folder, output=tmp_path / "out")
 
 
-@pytest.mark.parametrize("count", [21, 1])
-def test_two_processes_count_each_image_once(data, tmp_path, count):
-    """Neither count divides by two processes of two images at a time. Launched as a command, which finds `evaluate`."""
-    if count != 21:
-        data = make_parquet(tmp_path / "data", test=count)
+def assert_each_is_counted_once(count: int, two: dict, one: dict):
+    assert one["samples"] == two["samples"] == count
+    assert two["classes"] == one["classes"]
+    for name in ("accuracy", "top_3_accuracy", "loss", "expected_calibration_error"):
+        assert two[name] == pytest.approx(one[name], rel=1e-5)
+        assert two["flip"][name] == pytest.approx(one["flip"][name], rel=1e-5)
+
+
+def test_a_single_image_is_counted_once_by_two_processes(tmp_path):
+    data = make_parquet(tmp_path / "data", test=1)
+    options = [str(save_checkpoint(tmp_path / "checkpoint", f"data.path={data}")), "--batch_size", "2", "--flip"]
+    assert run_together(2, score.main, [*options, "--output", str(tmp_path / "two")]) == [0, 0]
+    two = json.loads((tmp_path / "two" / "evaluation.json").read_text())
+    assert_each_is_counted_once(1, two, evaluate(*options, output=tmp_path / "one"))
+
+
+def test_two_processes_count_each_image_once(data, tmp_path):
+    """21 do not divide by two processes of two images at a time. Launched as a command, which finds `evaluate`."""
     checkpoint = save_checkpoint(tmp_path / "checkpoint", f"data.path={data}")
     options = [str(checkpoint), "--batch_size", "2", "--flip"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
@@ -319,12 +333,7 @@ def test_two_processes_count_each_image_once(data, tmp_path, count):
     assert launched.returncode == 0, launched.stderr
     assert launched.stdout.count("more in") == 1
     two = json.loads((tmp_path / "two" / "evaluation.json").read_text())
-    one = evaluate(*options, output=tmp_path / "one")
-    assert one["samples"] == two["samples"] == count
-    assert two["classes"] == one["classes"]
-    for name in ("accuracy", "top_3_accuracy", "loss", "expected_calibration_error"):
-        assert two[name] == pytest.approx(one[name], rel=1e-5)
-        assert two["flip"][name] == pytest.approx(one["flip"][name], rel=1e-5)
+    assert_each_is_counted_once(21, two, evaluate(*options, output=tmp_path / "one"))
 
 
 def test_a_checkpoint_does_not_say_where_to_write(tmp_path):

@@ -1,9 +1,6 @@
 import json
 import multiprocessing
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -28,8 +25,7 @@ from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.tasks import build_task
 from lab.training import loop
-from tests.paths import SCRIPTS
-from tests.processes import start
+from tests.processes import run_together, start
 from tests.small_data import TINY_RUN, coloured_images, fresh_accelerate, make_shards, write_tar
 
 pytestmark = pytest.mark.slow
@@ -448,11 +444,6 @@ def test_a_resumed_training_run_ends_with_the_same_weights(tmp_path, kind, monke
 def test_training_on_two_processes(tmp_path):
     data = make_shards(tmp_path / "data", "tar", [6, 16, 16])
     overrides = [*TINY_RUN, *STREAM, f"data.path={data}", f"output_dir={tmp_path / 'run'}", "data.train_samples=32"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    launched = subprocess.run(
-        [*launcher, str(SCRIPTS / "train.py"), *overrides], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert launched.returncode == 0, launched.stderr
+    assert run_together(2, train.main, overrides) == [0, 0]
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (metrics["steps"], metrics["train_samples"], metrics["test_samples"]) == (8, 32, 9)

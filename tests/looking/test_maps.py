@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,6 +14,7 @@ from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.study.training import train_small
 from modeling_perceiver_study import PerceiverStudyImageProcessor
 from tests.checkpoints import save_checkpoint
+from tests.fresh_processes import python
 from tests.paths import SCRIPTS
 from tests.small_data import coloured_images, fresh_accelerate
 from tests.space import SPACE, copy_space
@@ -166,12 +165,8 @@ def test_a_page_has_all_that_it_imports(tmp_path):
     """Of the files that docs/hub.md names for a Space; Gradio itself is not among what the tests need."""
     copy_space(tmp_path)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    there = [
-        sys.executable,
-        "-c",
-        "import sys, lab.looking.maps, lab.judging.checkpoints; print('datasets' in sys.modules)",
-    ]
-    done = subprocess.run(there, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    there = "import sys, lab.looking.maps, lab.judging.checkpoints; print('datasets' in sys.modules)"
+    done = python("-c", there, folder=tmp_path, environment=environment)
     assert done.stdout.strip() == "False", done.stderr
     page = (SCRIPTS.parent / "docs" / "hub.md").read_text()
     assert all(f"`{name}`" in page for name in SPACE)

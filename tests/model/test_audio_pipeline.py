@@ -2,8 +2,6 @@
 
 import io
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,6 +14,7 @@ from modeling_perceiver_study import (
     PerceiverStudyFeatureExtractor,
     PerceiverStudyForAudioClassification,
 )
+from tests.fresh_processes import python
 from tests.model.test_loading import ASSERT_NOT_IMPORTABLE
 
 pytestmark = pytest.mark.slow
@@ -185,8 +184,9 @@ for auto_class in (AutoModel, AutoModelForAudioClassification):
 """
     np.save(tmp_path / "sound.npy", noise(1500))
     environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    arguments = [sys.executable, "-c", program, str(folder), str(tmp_path / "sound.npy")]
-    done = subprocess.run(arguments, check=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    arguments = ["-c", program, str(folder), str(tmp_path / "sound.npy")]
+    done = python(*arguments, folder=tmp_path, environment=environment)
+    assert done.returncode == 0, done.stderr
     label, score = done.stdout.split()
     assert float(score) == pytest.approx(expected(model, extractor, noise(1500))[label], abs=1e-5)
 

@@ -2,7 +2,6 @@
 
 import io
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from modeling_perceiver_study import PerceiverStudyFeatureExtractor, audio_reading
 from modeling_perceiver_study.audio_reading import read_audio
 from tests.clips import encoded_clip, random_clip
+from tests.fresh_processes import python
 
 RATE = 8000
 TIME = np.arange(RATE) / RATE
@@ -171,7 +171,8 @@ for given in (b"RIFF", {"array": np.ones(3), "sampling_rate": 16000}):
     else:
         raise AssertionError("nothing was raised")
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    done = python("-c", program, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("make", [lambda array: array.tolist(), lambda array: torch.from_numpy(array).long()])

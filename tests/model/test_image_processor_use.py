@@ -1,8 +1,6 @@
 """What takes the image processor's output, and the processor itself from a saved folder, in a fresh process too."""
 
 import json
-import subprocess
-import sys
 import textwrap
 
 import numpy as np
@@ -18,6 +16,7 @@ from modeling_perceiver_study import (
     PerceiverStudyForImageClassification,
     PerceiverStudyImageProcessor,
 )
+from tests.fresh_processes import python
 from tests.pictures import noise
 
 pytestmark = pytest.mark.slow
@@ -187,13 +186,8 @@ def test_fresh_process_gives_the_same_with_and_without_torchvision(tmp_path, ava
         )
     script = textwrap.dedent(FRESH).format(torchvision=torchvision, available=available)
     paths = [str(tmp_path / name) for name in ("saved", "images.npz", "outputs.npz")]
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, *paths],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    )
+    environment = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    result = python("-W", "error", "-c", script, *paths, folder=tmp_path, environment=environment)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""  # no warning either
     actual, expected = np.load(tmp_path / "outputs.npz"), processor(list(images.values()))

@@ -14,6 +14,7 @@ from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor
 
 import modeling_perceiver_study
 from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
+from tests.fresh_processes import python
 from tests.kinds import arguments_of, model_of
 from tests.models import SMALL
 
@@ -67,13 +68,19 @@ processor.save_pretrained(copy)
 )
 
 
-def run(script: str, *arguments, cache: Path) -> subprocess.CompletedProcess:
-    """In a fresh interpreter, with a fresh cache of remote code, without a network, and with warnings as errors."""
+def run(script: str, *arguments, cache: Path, as_a_user: bool = False) -> subprocess.CompletedProcess:
+    """In a fresh process, with a fresh cache of remote code, without a network, and with warnings as errors.
+
+    Args:
+        as_a_user: Python imports all libraries anew.
+    """
     environment = {**os.environ, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "error"}
     environment.pop("PYTHONPATH", None)
-    done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)], cwd=cache, env=environment, capture_output=True, text=True
-    )
+    words = ["-c", script, *map(str, arguments)]
+    if as_a_user:
+        done = subprocess.run([sys.executable, *words], cwd=cache, env=environment, capture_output=True, text=True)
+    else:
+        done = python(*words, folder=cache, environment=environment)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -124,7 +131,7 @@ def test_the_model_imports_every_sibling():
 
 def test_a_process_without_the_package_loads_it_and_saves_it_again(saved, tmp_path):
     folder, model = saved
-    done = run(LOAD, folder, tmp_path / "copy", tmp_path / "results", cache=tmp_path)
+    done = run(LOAD, folder, tmp_path / "copy", tmp_path / "results", cache=tmp_path, as_a_user=True)
     # Progress bars are all that loading may print.
     assert not [line for line in done.stderr.splitlines() if line.strip() and "it/s]" not in line], done.stderr
     results = torch.load(tmp_path / "results", weights_only=True)
@@ -199,8 +206,8 @@ def test_bare_models_of_every_kind_load_without_the_package(tmp_path):
         folders.append(str(folder))
         expected[str(folder)] = model(**given)[0].detach()
     environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    arguments = [sys.executable, "-c", LOAD_KINDS, str(tmp_path / "results.pt"), *folders]
-    subprocess.run(arguments, check=True, cwd=tmp_path, env=environment)
+    done = python("-c", LOAD_KINDS, str(tmp_path / "results.pt"), *folders, folder=tmp_path, environment=environment)
+    assert done.returncode == 0, done.stderr
     for folder, latents in torch.load(tmp_path / "results.pt").items():
         torch.testing.assert_close(latents, expected[folder], rtol=0, atol=1e-12)
 

@@ -3,8 +3,6 @@
 import io
 import json
 import os
-import subprocess
-import sys
 import tracemalloc
 
 import numpy as np
@@ -22,6 +20,7 @@ from modeling_perceiver_study import (
 )
 from modeling_perceiver_study.point_reading import open_points
 from tests.file_server import serving
+from tests.fresh_processes import python
 
 PLY = b"""ply
 format ascii 1.0
@@ -430,7 +429,7 @@ assert classify.model.dtype == torch.float64
 print(json.dumps(classify(path, top_k=None)))
 """
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
+    done = python("-c", script, folder=tmp_path, environment=environment)
     assert done.returncode == 0, done.stderr
     with torch.no_grad():
         inputs = PerceiverStudyPointCloudProcessor(num_points=30)(cloud)

@@ -1,14 +1,13 @@
 """The tokenizer: the ids of transformers' PerceiverTokenizer on any text, and what fast tokenizers have beside them."""
 
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from transformers import AddedToken, AutoTokenizer, PerceiverTokenizer
 
 from modeling_perceiver_study import PerceiverStudyTokenizer
+from tests.fresh_processes import python
 
 THEIRS, OURS = PerceiverTokenizer(), PerceiverStudyTokenizer()
 
@@ -254,7 +253,8 @@ tokenizer = AutoTokenizer.from_pretrained({str(tmp_path)!r}, trust_remote_code=T
 assert tokenizer.is_fast and tokenizer.model_max_length == 100
 assert tokenizer(["naïve [MASK] new", "b"], padding=True)["input_ids"] == {expected}
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, cwd=tmp_path)
+    done = python("-W", "error", "-c", program, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=True)("a")["input_ids"] == OURS("a")["input_ids"]
 
 

@@ -4,8 +4,6 @@ import io
 import json
 import math
 import os
-import subprocess
-import sys
 from fractions import Fraction
 from types import SimpleNamespace
 from unittest import mock
@@ -28,6 +26,7 @@ from modeling_perceiver_study import (
 from modeling_perceiver_study import image_processing_perceiver_study as image_processing
 from modeling_perceiver_study.video_reading import choose_frames, read_frames
 from tests.clips import encoded_clip, random_clip
+from tests.fresh_processes import python
 
 SIZE = {"height": 6, "width": 8}
 
@@ -422,8 +421,8 @@ def test_the_pipeline_is_quiet_for_a_stranger(tmp_path):
     (tmp_path / "clip.mkv").write_bytes(encoded_clip(random_clip(12)))
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     environment.pop("PYTHONPATH", None)
-    command = [sys.executable, "-c", STRANGER, str(tmp_path / "model"), str(tmp_path / "clip.mkv")]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    arguments = ["-c", STRANGER, str(tmp_path / "model"), str(tmp_path / "clip.mkv")]
+    run = python(*arguments, folder=tmp_path, environment=environment)
     assert run.returncode == 0, run.stderr
     assert run.stdout == ""
 

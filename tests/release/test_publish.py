@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+import subprocess
 
 import pytest
 import torch
@@ -107,7 +108,13 @@ def test_no_local_path_is_published(hub, run, staged):
     assert json.loads((staged / "metrics.json").read_text())["data"] == "a local folder"
 
 
-def test_dry_run(hub, run, capsys):
+@pytest.fixture
+def python_itself(monkeypatch):
+    """Processes that load a folder begin with the start of Python, as a user's do."""
+    monkeypatch.setattr(staging, "subprocess", subprocess)
+
+
+def test_dry_run(hub, run, capsys, python_itself):
     before = len(hub.requests)
     publish.main([str(run), "--repo_id", "org/tiny", "--dry_run", "--without_samples"])
     assert len(hub.requests) == before
@@ -141,7 +148,7 @@ def test_a_folder_with_rounded_weights(run, tmp_path, monkeypatch):
         publish.main(arguments)
 
 
-def test_a_folder_that_does_not_load_is_refused(run, tmp_path):
+def test_a_folder_that_does_not_load_is_refused(run, tmp_path, python_itself):
     broken = shutil.copytree(run, tmp_path / "broken")
     (broken / "position.py").unlink()
     with pytest.raises(UserError, match=r"broken does not load in a clean process: .*position"):

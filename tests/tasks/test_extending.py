@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 
 import pytest
@@ -15,6 +14,7 @@ from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.release.card import render_card
 from lab.scoring import measures
 from lab.tasks import build_task
+from tests.fresh_processes import python
 from tests.paths import ROOT, SCRIPTS
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -33,8 +33,7 @@ def test_the_page_is_executed(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([".", str(ROOT)]), "ACCELERATE_USE_CPU": "true"}
     typed = [line.split() for line in block("sh").splitlines() if line.startswith("accelerate launch")]
     for _, _, script, *arguments in typed:
-        command = [sys.executable, str(SCRIPTS.parent / script), *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        done = python(SCRIPTS.parent / script, *arguments, folder=tmp_path, environment=environment)
         assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "output" / "dna" / "metrics.json").read_text())
     scores = json.loads((tmp_path / "output" / "dna" / "evaluation" / "test" / "evaluation.json").read_text())

@@ -3,13 +3,12 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import datasets
 import numpy as np
 import pytest
 
+from tests.fresh_processes import python
 from tests.paths import ROOT, SCRIPTS
 from tests.small_data import CLASSES, TINY_RUN, coloured_images
 
@@ -25,20 +24,6 @@ BESIDE = [
     "picture: {task: image-classification, size: 8}}",
     "model.modalities={numbers: {num_powers: 3}, picture: {image_size: 8, patch_size: 2, num_frequency_bands: 2}}",
 ]
-# Each command in a process of its own that does not know the kind yet, but has what takes longest to import.
-COMMANDS = """
-import json, os, runpy, sys
-import train
-for words in json.loads(sys.argv[1]):
-    child = os.fork()
-    if not child:
-        sys.argv = words
-        runpy.run_path(words[0], run_name="__main__")
-        sys.exit()
-    if os.waitpid(child, 0)[1]:
-        sys.exit(f"{words} failed")
-    print(end="\\0", flush=True)
-"""
 # What a stranger does, who has neither the package nor the task.
 STRANGER = """
 import json, sys
@@ -80,20 +65,12 @@ def home(tmp_path_factory):
     return home
 
 
-def run_python(home, *words, path=()):
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "HF_HOME": str(home / "hub")}
-    environment["PYTHONPATH"] = os.pathsep.join(map(str, path))
-    done = subprocess.run(
-        [sys.executable, "-c", *words], cwd=home, env=environment, capture_output=True, text=True, timeout=600
-    )
+def run_python(home, *words, path=""):
+    """What it has printed."""
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "HF_HOME": str(home / "hub"), "PYTHONPATH": str(path)}
+    done = python(*words, folder=home, environment=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def run_commands(home, *commands):
-    """What each has printed."""
-    given = [[str(SCRIPTS / script), *map(str, words)] for script, *words in commands]
-    return run_python(home, COMMANDS, json.dumps(given), path=[home, SCRIPTS]).split("\0")[:-1]
 
 
 @pytest.mark.parametrize(
@@ -112,8 +89,7 @@ def test_a_kind_from_outside(home, name, kind, recipe, task, model, sample):
         np.savez(home / "set.npz", numbers=np.float32([2.5, 3.5, 3.0]))
     file = home / ("set.npz" if name == "beside" else "set.json")
     published = home / f"published-{name}"
-    printed = run_commands(
-        home,
+    commands = [
         ["train.py", *overrides, f"output_dir={run}", "optimization.epochs=8"],
         ["score.py", run],
         ["predict.py", run, file],
@@ -121,12 +97,13 @@ def test_a_kind_from_outside(home, name, kind, recipe, task, model, sample):
         ["export.py", run, "--formats", "torch"],
         ["publish.py", run, "--repo_id", "org/name", "--output", published, f"data.path={home / name}"],
         ["train.py", *overrides, f"pretrained={run}", f"output_dir={home / f'again-{name}'}"],
-    )
-    assert len(printed) == 7 and CLASSES[2] in printed[2]
+    ]
+    printed = [run_python(home, SCRIPTS / command, *words, path=home) for command, *words in commands]
+    assert CLASSES[2] in printed[2]
     assert json.loads((run / "metrics.json").read_text())["test_accuracy"] > 0.6, "chance is a third"
     config = json.loads((run / "config.json").read_text())
     assert 3 in (config["num_powers"], ((config["modalities"] or {}).get("numbers") or {}).get("num_powers"))
     assert (published / "number_sets.py").is_file()
     assert len(list((published / "examples").iterdir())) == 3
-    loaded, answers = json.loads(run_python(home, STRANGER, task, str(published), json.dumps(sample)))
+    loaded, answers = json.loads(run_python(home, "-c", STRANGER, task, str(published), json.dumps(sample)))
     assert loaded == model and answers[0]["label"] == CLASSES[2]

@@ -7,14 +7,15 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import train
 from lab.errors import UserError
 from lab.recipe import DEFAULT_RECIPE, load_recipe
 from lab.release.staging import read_metrics as read_published_metrics
-from lab.training import loop, precision
-from lab.training.curves import read_metrics
+from lab.training import loop, precision, run_folder
+from lab.training.curves import draw_curves, read_metrics
 from modeling_perceiver_study import PerceiverStudyForImageClassification, PerceiverStudyImageProcessor
 from tests.paths import SCRIPTS
 from tests.small_data import CLASSES, TINY_RUN, coloured_images, fresh_accelerate, make_parquet
@@ -303,12 +304,14 @@ def test_a_moving_average_is_judged_in_the_precision_of_training(run):
     assert results[0]["test_loss"] == results[1]["test_loss"]
 
 
-def test_what_can_be_watched(run):
+def test_what_can_be_watched(run, monkeypatch):
+    monkeypatch.setattr(run_folder, "draw_curves", draw_curves)
     folder = run("watched", "logging.log_with=tensorboard")
     assert list(folder.rglob("events.out.tfevents.*"))
     lines = (folder / "train.log").read_text().splitlines()
     assert ["epoch 1: validation accuracy" in lines[0], "epoch 2: validation accuracy" in lines[1]] == [True, True]
-    assert (folder / "curves.png").exists()
+    with Image.open(folder / "curves.png") as picture:
+        assert picture.size == (1500, 600)
 
 
 @pytest.mark.parametrize(
