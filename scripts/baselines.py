@@ -24,7 +24,7 @@ from lab.errors import UserError, run_command
 from lab.judging.evaluation import open_checkpoint
 from lab.judging.predictions import evaluate
 from lab.machine import use_threads, without_gpu
-from lab.places import place
+from lab.places import folder_to_write, place
 from lab.recipe import load_recipe
 from lab.study.ngrams import MOST, bits_of_both_sides
 from lab.tasks.masked_lm import MaskedLM
@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None):
         raise UserError(f"--orders {options.orders}: expected numbers from 1 to {MOST}")
     # n-grams are counted over all of the text at once.
     recipe = load_recipe(Path(options.checkpoint) / "recipe.yaml", [*options.overrides, "data.streaming=false"])
+    folder = folder_to_write(options.output or Path(options.checkpoint))
     task, model = open_checkpoint(options.checkpoint, recipe)
     if not isinstance(task, MaskedLM):
         raise UserError(f"{options.checkpoint} is for task={task.name}: expected masked-lm")
@@ -66,8 +67,6 @@ def main(arguments: list[str] | None = None):
         before, both = bits_of_both_sides(learned, text, places, order)
         rows.append({"order": order, "before": before, "both": both})
         print(f"{order}: {before:.3f} by the bytes before, {both:.3f} by those on both sides", flush=True)
-    folder = options.output or Path(options.checkpoint)
-    folder.mkdir(parents=True, exist_ok=True)
     found = {"masked_bytes": len(places), "bits_per_byte": scores["bits_per_byte"], "ngrams": rows}
     with new_files(folder) as unfinished:
         (unfinished / "ngrams.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

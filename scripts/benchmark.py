@@ -32,8 +32,9 @@ from lab.peers.contenders import GENERAL, OURS, Case, contenders, copy_weights
 from lab.peers.memory import in_own_process, peak_of
 from lab.peers.results import draw_growth, table
 from lab.peers.timing import median_ratio, now
-from lab.places import place
+from lab.places import folder_to_write, place
 from lab.provenance import describe_run
+from lab.writing import new_files
 from modeling_perceiver_study import PerceiverStudyImageProcessor
 
 CIFAR = {"num_latents": 128, "d_latents": 256, "widening_factor": 4}
@@ -52,6 +53,7 @@ AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def main(words: list[str] | None = None):
     arguments = parse(words)
+    folder_to_write(arguments.output)
     torch.set_float32_matmul_precision(arguments.matmul_precision)
     if arguments.keep_memory:
         keep_memory()
@@ -83,13 +85,13 @@ def main(words: list[str] | None = None):
             )
             for depth in tqdm(DEPTHS, desc="depth")
         }
-    arguments.output.mkdir(parents=True, exist_ok=True)
     precision = "" if arguments.matmul_precision == "highest" else f"-{arguments.matmul_precision}"
     kept = "-kept" if arguments.keep_memory else ""
     name = f"{arguments.dtype}{precision}{'-compiled' if arguments.compile else ''}{kept}"
-    (arguments.output / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    if "points" in results:
-        draw_growth(results["points"], arguments.output / f"{name}-points.png")
+    with new_files(arguments.output) as unfinished:
+        (unfinished / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        if "points" in results:
+            draw_growth(results["points"], unfinished / f"{name}-points.png")
     print(table(results))
 
 

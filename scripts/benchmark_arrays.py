@@ -19,10 +19,11 @@ from lab.arguments import at_least_one, parse_with_changes
 from lab.errors import run_command
 from lab.machine import without_gpu
 from lab.peers.arrays import OTHERS, cost_table, measure
-from lab.places import place
+from lab.places import folder_to_write, place
 from lab.provenance import describe_run
 from lab.recipe import load_recipe
 from lab.tasks import build_task
+from lab.writing import new_files
 
 
 def main(arguments: list[str] | None = None):
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--output", type=place, default=Path("output") / "benchmark", metavar="FOLDER")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.num_latents=128")
     options = parse_with_changes(parser, arguments)
+    folder_to_write(options.output)
     torch.set_num_threads(options.threads)
     accelerator = Accelerator(cpu=without_gpu())
     task = build_task(load_recipe(options.config, options.overrides))
@@ -44,9 +46,9 @@ def main(arguments: list[str] | None = None):
         "rounds": options.rounds,
         **measure(task, options.batch_size, options.rounds, options.others, accelerator.device),
     }
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "cost.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    (options.output / "cost.md").write_text(cost_table(found), encoding="utf-8")
+    with new_files(options.output) as unfinished:
+        (unfinished / "cost.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        (unfinished / "cost.md").write_text(cost_table(found), encoding="utf-8")
     print(cost_table(found))
 
 

@@ -28,8 +28,9 @@ from lab.peers.decoding import measure_decoding
 from lab.peers.results import decoding_table, inputs_table
 from lab.peers.several_inputs import CONTENDERS, VideoWithSound
 from lab.peers.several_measured import measure_series
-from lab.places import place
+from lab.places import folder_to_write, place
 from lab.provenance import describe_run
+from lab.writing import write_atomically
 
 PATCH = (2, 8, 8)
 EDGES = [32, 100, 316, 1000]
@@ -37,10 +38,10 @@ EDGES = [32, 100, 316, 1000]
 
 def main(arguments: list[str] | None = None):
     options = parse(arguments)
+    folder_to_write(options.output)
     accelerator = Accelerator(cpu=without_gpu())
     device = str(accelerator.device)
     run = {**describe_run(accelerator, launcher=("python",)), "limit_gigabytes": options.limit_gb}
-    options.output.mkdir(parents=True, exist_ok=True)
     if "inputs" in options.part:
         results = {**run, "rounds": options.rounds, "cases": {}}
         sound = {"samples": options.samples, "samples_per_patch": options.samples_per_patch}
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None):
                 written = _write(options.output / "inputs.json", results)
         if not results["cases"]:
             raise UserError(f"--frames {options.frames}: patches need {PATCH[0]} times 2 frames or more")
-        (options.output / "inputs.md").write_text(inputs_table(written), encoding="utf-8")
+        write_atomically(options.output / "inputs.md", inputs_table(written))
         print(inputs_table(written))
     if "decoding" in options.part:
         results = {**run, "queries": measure_decoding(options.edges, device, options.limit_gb)}
@@ -87,7 +88,7 @@ def parse(arguments: list[str] | None):
 def _write(path: Path, results: dict) -> dict:
     """Write what there is so far, with the load of the machine, as the time of a crowded one says little."""
     written = results | {"load_average": os.getloadavg()[0], "cores": os.cpu_count()}
-    path.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomically(path, json.dumps(written, indent=2, ensure_ascii=False) + "\n")
     return written
 
 

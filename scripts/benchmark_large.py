@@ -20,8 +20,9 @@ from accelerate import Accelerator
 from lab.arguments import at_least_one
 from lab.errors import run_command
 from lab.peers.large import large_table, measure_large
-from lab.places import place
+from lab.places import folder_to_write, place
 from lab.provenance import describe_run
+from lab.writing import new_files
 
 
 def main(arguments: list[str] | None = None):
@@ -32,13 +33,14 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--threads", type=at_least_one, default=1, help="of the processor (default: 1)")
     parser.add_argument("--output", type=place, default=Path("output") / "benchmark", metavar="FOLDER")
     options = parser.parse_args(arguments)
+    folder_to_write(options.output)
     torch.set_num_threads(options.threads)
     load = os.getloadavg()[0]
     inputs = measure_large(options.points, options.hours, options.minutes, options.threads)
     found = {**describe_run(Accelerator(cpu=True), launcher=("python",)), "load_average": load, "inputs": inputs}
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "large.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    (options.output / "large.md").write_text(large_table(found), encoding="utf-8")
+    with new_files(options.output) as unfinished:
+        (unfinished / "large.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        (unfinished / "large.md").write_text(large_table(found), encoding="utf-8")
     print(large_table(found))
 
 

@@ -23,8 +23,9 @@ from lab.arguments import at_least_one
 from lab.errors import run_command
 from lab.peers.masked_lm import OFFICIAL, masked_lm_table, measure
 from lab.peers.tokenizing import lines_of, time_tokenizers
-from lab.places import place
+from lab.places import folder_to_write, place
 from lab.provenance import describe_run
+from lab.writing import new_files
 
 
 def main(arguments: list[str] | None = None):
@@ -41,15 +42,15 @@ def main(arguments: list[str] | None = None):
     if options.part == "tokenizer":
         _time_tokenizers(options.data, options.lines, options.rounds)
         return
+    folder_to_write(options.output)
     torch.set_num_threads(options.threads)
     fields = OFFICIAL | {"num_self_attends_per_block": options.layers}
     results = describe_run(Accelerator(cpu=True), launcher=("python",)) | {"rounds": options.rounds}
     results["lengths"] = measure(fields, options.lengths, options.rounds)
     results |= {"load_average": os.getloadavg()[0], "cores": os.cpu_count()}
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "text.json").write_text(
-        json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    with new_files(options.output) as unfinished:
+        text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
+        (unfinished / "text.json").write_text(text, encoding="utf-8")
     print(masked_lm_table(results))
 
 

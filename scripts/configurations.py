@@ -18,6 +18,7 @@ from lab.peers.results import decoding_table, draw_growth, inputs_table
 from lab.peers.results import table as benchmark_table
 from lab.recipe import load_recipe
 from lab.tasks import build_task
+from lab.writing import new_file, write_atomically
 
 README = CONFIGURATION_FOLDER / "README.md"
 MAIN_README = CONFIGURATION_FOLDER.parent / "README.md"
@@ -181,10 +182,12 @@ def _between(page: str, name: str, content: str) -> str:
 
 def main():
     for path, text in pages().items():
-        path.write_text(text, encoding="utf-8")
+        write_atomically(path, text)
         print(f"wrote {path}")
-    draw_architecture(ARCHITECTURE)
-    draw_growth(_measured("float32")["points"], BENCHMARK / "float32-points.png")
+    with new_file(ARCHITECTURE) as unfinished:
+        draw_architecture(unfinished)
+    with new_file(BENCHMARK / "float32-points.png") as unfinished:
+        draw_growth(_measured("float32")["points"], unfinished)
 
 
 if __name__ == "__main__":

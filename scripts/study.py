@@ -20,7 +20,7 @@ import lab.waiting  # noqa: F401, before torch
 
 from lab.arguments import at_least_one, parse_with_changes
 from lab.errors import UserError, run_command
-from lab.places import place
+from lab.places import folder_to_write, place
 from lab.provenance import describe_run
 from lab.recipe import chosen
 from lab.study.comparison import conclude
@@ -28,7 +28,7 @@ from lab.study.report import REPORT, report
 from lab.study.setting import DEFAULT_CONFIG, Setting
 from lab.tasks import build_task
 from lab.training.loop import build_accelerator
-from lab.writing import write_atomically
+from lab.writing import new_file, write_atomically
 
 EXPERIMENTS = (
     "attention_maps",
@@ -48,13 +48,14 @@ DEFAULT_OUTPUT = DEFAULT_CONFIG.parent.parent / "docs" / "study"
 
 def main(arguments: list[str] | None = None):
     names, setting, output = parse(arguments)
+    folder_to_write(output)
     experiments = load_experiments()
     accelerator = build_accelerator(build_task(setting.recipe()))  # once, for all that is measured in this process
     provenance = describe_run(accelerator, launcher=("python",))
-    output.mkdir(parents=True, exist_ok=True)
     for name in names:
         measured = measure(name, experiments[name], setting, output, provenance)
-        experiments[name].draw(measured["result"]).savefig(output / f"{name}.png", dpi=120)
+        with new_file(output / f"{name}.png") as unfinished:
+            experiments[name].draw(measured["result"]).savefig(unfinished, dpi=120)
         write_atomically(output / REPORT, report(output, experiments))
         print(f"{experiments[name].TITLE}, verdict: {conclude(experiments[name].judge(measured['result']))[0]}")
     print(f"wrote {output / REPORT}")

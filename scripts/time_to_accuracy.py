@@ -35,13 +35,13 @@ from lab.peers.races import (
     races_table,
     recipe_of,
 )
-from lab.places import place
+from lab.places import folder_to_write, place
 from lab.provenance import describe_surroundings
 from lab.recipe import Recipe, chosen, effective, load_recipe
 from lab.tasks import build_task
 from lab.training.loop import build_accelerator
 from lab.training.precision import settle_precision
-from lab.writing import write_atomically
+from lab.writing import new_file, write_atomically
 
 _CONFIG = CONFIGURATION_FOLDER / "cifar10-study.yaml"
 _NAME = "time-to-accuracy"
@@ -49,6 +49,7 @@ _NAME = "time-to-accuracy"
 
 def main(arguments: list[str] | None = None):
     options = parse(arguments)
+    folder_to_write(options.output / "runs")
     overrides = [*options.overrides, "data.test_split=null"]  # test images are not read
     recipe = settle_precision(load_recipe(options.config, overrides), report=print)
     task = build_task(recipe)
@@ -56,7 +57,6 @@ def main(arguments: list[str] | None = None):
     if PERCEIVER_PYTORCH in options.racers:
         perceiver_pytorch()  # said before the others have run for hours
     splits = task.load_splits()
-    (options.output / "runs").mkdir(parents=True, exist_ok=True)
     targets = [target / 100 for target in sorted(options.targets)]
     limits = {"target": targets[-1], "most_seconds": 3600 * options.hours, "every_seconds": options.every}
     runs, trials = [], []
@@ -86,7 +86,8 @@ def main(arguments: list[str] | None = None):
     write_atomically(options.output / f"{_NAME}.json", json.dumps(result, indent=1) + "\n")
     table = races_table(result)
     write_atomically(options.output / f"{_NAME}.md", table)
-    save(draw_races(result), options.output / f"{_NAME}.png", dpi=120)
+    with new_file(options.output / f"{_NAME}.png") as picture:
+        save(draw_races(result), picture, dpi=120)
     print(table)
 
 

@@ -1,6 +1,8 @@
 """transformers' Perceivers for text, converted there and back: the same numbers, and the same gradients."""
 
 import json
+import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -214,14 +216,28 @@ def test_tokenizers_keep_tokens_that_were_added():
         our_tokenizer(PerceiverTokenizer(mask_token="_"))
 
 
+@pytest.fixture(scope="module", params=MODELS)
+def official(request, tmp_path_factory):
+    """An architecture, and functions that load both models of it; one at a time need be in memory.
+
+    256 latents of 1,280 channels, 26 self-attends, 2,048 bytes: 201 million parameters, with random weights.
+    """
+    folder = tmp_path_factory.mktemp("official")
+    save(their_model(request.param, **OFFICIAL), folder / "theirs")
+    convert.main([str(folder / "theirs"), str(folder / "ours")])
+    theirs, ours = getattr(transformers, request.param), MODELS[request.param]
+    yield (
+        request.param,
+        partial(theirs.from_pretrained, folder / "theirs"),
+        partial(ours.from_pretrained, folder / "ours"),
+    )
+    shutil.rmtree(folder)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", MODELS)
-def test_the_official_size(architecture, tmp_path):
-    """256 latents of 1,280 channels, 26 self-attends, 2,048 bytes: 201 million parameters, with random weights."""
-    theirs = their_model(architecture, **OFFICIAL)
-    save(theirs, tmp_path / "theirs")
-    convert.main([str(tmp_path / "theirs"), str(tmp_path / "ours")])
-    ours = MODELS[architecture].from_pretrained(tmp_path / "ours").eval()
+def test_the_official_size(official):
+    architecture, load_theirs, load_ours = official
+    theirs, ours = load_theirs().eval(), load_ours().eval()
     if architecture == "PerceiverForMaskedLM":
         assert ours.num_parameters() == theirs.num_parameters() == 201_108_230
     ids, mask = texts(theirs.config, batch=2)
@@ -233,14 +249,12 @@ def test_the_official_size(architecture, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("architecture", MODELS)
-def test_gradients_of_the_official_size(architecture, dtype, tmp_path):
-    """Of one text of 2,048 bytes, of which half is padding. One model at a time is in memory."""
-    theirs = their_model(architecture, **OFFICIAL)
-    save(theirs, tmp_path / "theirs")
+def test_gradients_of_the_official_size(official, dtype):
+    """Of one text of 2,048 bytes, of which half is padding."""
+    architecture, load_theirs, load_ours = official
+    theirs = load_theirs(dtype=dtype).eval()
     ids, mask = (tensor[1:] for tensor in texts(theirs.config, batch=2))
-    expected = gradients(theirs.to(dtype), ids, mask)
+    expected = gradients(theirs, ids, mask)
     del theirs
-    convert.main([str(tmp_path / "theirs"), str(tmp_path / "ours")])
-    ours = MODELS[architecture].from_pretrained(tmp_path / "ours", dtype=dtype).eval()
+    ours = load_ours(dtype=dtype).eval()
     assert_same_gradients(architecture, gradients(ours, ids, mask), expected, dtype)
