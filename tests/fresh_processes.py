@@ -41,8 +41,9 @@ def python(
             "outputs": list(map(str, printed)),
         }
         print(json.dumps(request), file=server.stdin, flush=True)
-        process = int(server.stdout.readline())
-        killer = threading.Timer(timeout, os.kill, (process, 9))
+        process = server.stdout.readline()
+        assert process, "the server of libraries has ended: see what it printed"
+        killer = threading.Timer(timeout, os.kill, (int(process), 9))
         killer.start()
         code = int(server.stdout.readline())
         killer.cancel()
