@@ -48,13 +48,13 @@ def main(arguments: list[str] | None = None):
         raise UserError(f"--orders {options.orders}: expected numbers from 1 to {MOST}")
     # n-grams are counted over all of the text at once.
     recipe = load_recipe(Path(options.checkpoint) / "recipe.yaml", [*options.overrides, "data.streaming=false"])
-    folder = folder_to_write(options.output or Path(options.checkpoint))
     task, model = open_checkpoint(options.checkpoint, recipe)
     if not isinstance(task, MaskedLM):
         raise UserError(f"{options.checkpoint} is for task={task.name}: expected masked-lm")
     splits = task.load_splits()
     if splits.test is None:
         raise UserError(f"{options.checkpoint} has no test split: name one by data.test_split=test")
+    folder = folder_to_write(options.output or Path(options.checkpoint))
     accelerator = Accelerator(cpu=without_gpu(), mixed_precision="no")
     use_threads(accelerator, recipe.optimization.cpu_threads)
     loader = evaluation_loader(accelerator, splits.test, _BATCH, recipe.data.workers)

@@ -85,6 +85,7 @@ def main(words: list[str] | None = None):
             )
             for depth in tqdm(DEPTHS, desc="depth")
         }
+    print(table(results))
     precision = "" if arguments.matmul_precision == "highest" else f"-{arguments.matmul_precision}"
     kept = "-kept" if arguments.keep_memory else ""
     name = f"{arguments.dtype}{precision}{'-compiled' if arguments.compile else ''}{kept}"
@@ -92,7 +93,6 @@ def main(words: list[str] | None = None):
         (unfinished / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         if "points" in results:
             draw_growth(results["points"], unfinished / f"{name}-points.png")
-    print(table(results))
 
 
 def measure(case: Case, device: torch.device, arguments, at_most: int | None = None) -> dict:

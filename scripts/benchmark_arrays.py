@@ -36,20 +36,20 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--output", type=place, default=Path("output") / "benchmark", metavar="FOLDER")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.num_latents=128")
     options = parse_with_changes(parser, arguments)
-    folder_to_write(options.output)
     torch.set_num_threads(options.threads)
     accelerator = Accelerator(cpu=without_gpu())
     task = build_task(load_recipe(options.config, options.overrides))
+    folder_to_write(options.output)
     found = {
         **describe_run(accelerator, launcher=("python",)),
         "batch_size": options.batch_size,
         "rounds": options.rounds,
         **measure(task, options.batch_size, options.rounds, options.others, accelerator.device),
     }
+    print(cost_table(found))
     with new_files(options.output) as unfinished:
         (unfinished / "cost.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         (unfinished / "cost.md").write_text(cost_table(found), encoding="utf-8")
-    print(cost_table(found))
 
 
 if __name__ == "__main__":

@@ -38,10 +38,10 @@ def main(arguments: list[str] | None = None):
     load = os.getloadavg()[0]
     inputs = measure_large(options.points, options.hours, options.minutes, options.threads)
     found = {**describe_run(Accelerator(cpu=True), launcher=("python",)), "load_average": load, "inputs": inputs}
+    print(large_table(found))
     with new_files(options.output) as unfinished:
         (unfinished / "large.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         (unfinished / "large.md").write_text(large_table(found), encoding="utf-8")
-    print(large_table(found))
 
 
 if __name__ == "__main__":

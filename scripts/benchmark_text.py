@@ -48,10 +48,10 @@ def main(arguments: list[str] | None = None):
     results = describe_run(Accelerator(cpu=True), launcher=("python",)) | {"rounds": options.rounds}
     results["lengths"] = measure(fields, options.lengths, options.rounds)
     results |= {"load_average": os.getloadavg()[0], "cores": os.cpu_count()}
+    print(masked_lm_table(results))
     with new_files(options.output) as unfinished:
         text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
         (unfinished / "text.json").write_text(text, encoding="utf-8")
-    print(masked_lm_table(results))
 
 
 def _time_tokenizers(file: Path | None, count: int, rounds: int):

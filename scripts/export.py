@@ -15,7 +15,6 @@ import argparse
 import io
 import logging
 import warnings
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -52,6 +51,7 @@ class Logits(nn.Module):
         self.view = view or VIEWS[type(model).__name__]
         self.model, self.length = model, length
         self.names = tuple(self.example(1))
+        self._program = None
 
     def example(self, count: int) -> dict[str, torch.Tensor]:
         """Random arguments for `count` samples by name, always the same."""
@@ -60,12 +60,14 @@ class Logits(nn.Module):
     def forward(self, *arguments: torch.Tensor) -> torch.Tensor:
         return self.model(**dict(zip(self.names, arguments, strict=True))).logits
 
-    @cached_property
     def program(self) -> torch.export.ExportedProgram:
-        """For any batch size; traced once, for all formats."""
-        batch = torch.export.Dim("batch")
-        shapes = (tuple({0: batch} for _ in self.names),)
-        return torch.export.export(self, tuple(self.example(2).values()), dynamic_shapes=shapes, strict=False)
+        """The traced program, for any batch size, of which the files of all formats are made."""
+        if self._program is None:
+            batch = torch.export.Dim("batch")
+            shapes = (tuple({0: batch} for _ in self.names),)
+            arguments = tuple(self.example(2).values())
+            self._program = torch.export.export(self, arguments, dynamic_shapes=shapes, strict=False)
+        return self._program
 
 
 def main(arguments: list[str] | None = None):
@@ -112,7 +114,7 @@ def require_length(config: PreTrainedConfig, length: int):
 def export_torch(logits: Logits, output: Path) -> str:
     """Write `model.pt2`, read it back and check it."""
     path, content = file_to_write(output / "model.pt2"), io.BytesIO()
-    torch.export.save(logits.program, content)  # into memory, as torch ends the process where the disk is full
+    torch.export.save(logits.program(), content)  # into memory, as torch ends the process where the disk is full
     with new_file(path) as unfinished:
         unfinished.write_bytes(content.getbuffer())
         told = check(torch.export.load(unfinished).module(), logits)
@@ -133,7 +135,7 @@ def export_onnx(logits: Logits, output: Path) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own internals
         program = torch.onnx.export(
-            logits.program, input_names=list(logits.names), output_names=["logits"], dynamo=True, verbose=False
+            logits.program(), input_names=list(logits.names), output_names=["logits"], dynamo=True, verbose=False
         )
 
     def run(*arguments: torch.Tensor) -> torch.Tensor:

@@ -48,9 +48,9 @@ DEFAULT_OUTPUT = DEFAULT_CONFIG.parent.parent / "docs" / "study"
 
 def main(arguments: list[str] | None = None):
     names, setting, output = parse(arguments)
-    folder_to_write(output)
     experiments = load_experiments()
     accelerator = build_accelerator(build_task(setting.recipe()))  # once, for all that is measured in this process
+    folder_to_write(output)
     provenance = describe_run(accelerator, launcher=("python",))
     for name in names:
         measured = measure(name, experiments[name], setting, output, provenance)

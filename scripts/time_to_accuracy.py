@@ -49,13 +49,14 @@ _NAME = "time-to-accuracy"
 
 def main(arguments: list[str] | None = None):
     options = parse(arguments)
-    folder_to_write(options.output / "runs")
     overrides = [*options.overrides, "data.test_split=null"]  # test images are not read
     recipe = settle_precision(load_recipe(options.config, overrides), report=print)
     task = build_task(recipe)
     case_of(task.config, recipe.optimization.batch_size)
     if PERCEIVER_PYTORCH in options.racers:
         perceiver_pytorch()  # said before the others have run for hours
+    for folder in (options.output, options.output / "runs"):
+        folder_to_write(folder)
     splits = task.load_splits()
     targets = [target / 100 for target in sorted(options.targets)]
     limits = {"target": targets[-1], "most_seconds": 3600 * options.hours, "every_seconds": options.every}

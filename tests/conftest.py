@@ -32,7 +32,7 @@ datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
 # A third of the time of a tiny run is its picture; test_what_can_be_watched and tests/training/test_curves.py draw it.
 run_folder.draw_curves = processes.draw_a_dot
 
-# A process is started for each folder that is published, to load it; tests/release/test_publish.py does so unchanged.
+# A process is started for each folder that is published, to load it; two tests of test_publish.py start it as it is.
 staging.subprocess = SimpleNamespace(run=fresh_processes.run)
 
 # Processes of pytest-xdist that all use all cores wait for each other: some tests then take ten times as long.

@@ -1,7 +1,7 @@
 """A process that holds libraries and forks others, which then need not import them: see tests/fresh_processes.py.
 
-Nothing here has read an environment: transformers, huggingface_hub and datasets do so when they are imported, and each
-process imports those, and whatever is this project's, by itself.
+Nothing here has read what tests set in an environment, such as HF_HOME: transformers, huggingface_hub and datasets do
+so when they are imported, and each process imports those, and whatever is this project's, by itself.
 """
 
 import atexit
@@ -58,9 +58,10 @@ def leave(function, **given):
     try:
         function(**given)
     except SystemExit as exit:
-        if isinstance(exit.code, str):
-            print(exit.code, file=sys.stderr)
-        code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+        code = exit.code or 0
+        if not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
     except BaseException:
         traceback.print_exc()
         code = 1

@@ -12,10 +12,8 @@ from tests.models import needs_compiler
 
 pytestmark = pytest.mark.slow
 
-needs_onnx = pytest.mark.skipif(
-    not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")),
-    reason="onnx, onnxscript and onnxruntime are not all installed",
-)
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript and onnxruntime are not all installed")
 # One or several cross-attends, and every kind of position, stem and decoder.
 VARIANTS = {
     "plain": [],

@@ -5,9 +5,14 @@ import importlib
 import pytest
 
 from lab.errors import UserError
+from lab.peers.contenders import OURS
 from tests.paths import ROOT
 
 ARRAYS = ["--config", str(ROOT / "configuration" / "fsdd.yaml")]
+
+
+def too_early(*_, **__):
+    raise AssertionError("nobody has asked yet whether results can be written")
 
 
 @pytest.mark.parametrize(
@@ -19,12 +24,17 @@ ARRAYS = ["--config", str(ROOT / "configuration" / "fsdd.yaml")]
         ("benchmark_large", []),
         ("benchmark_text", []),
         ("study", []),
-        ("time_to_accuracy", []),
+        ("time_to_accuracy", ["--racers", OURS]),
     ],
 )
-def test_a_file_is_no_folder_for_results(command, arguments, tmp_path):
+def test_a_file_is_no_folder_for_results(command, arguments, tmp_path, monkeypatch):
+    command = importlib.import_module(command)
+    for work in {"measure", "measure_large", "measure_series", "measure_decoding", "product_rates"} & vars(
+        command
+    ).keys():
+        monkeypatch.setattr(command, work, too_early)
     file = tmp_path / "file"
     file.write_text("old")
     with pytest.raises(UserError, match=r"^--output .*file.* cannot be made a folder .*: name another$"):
-        importlib.import_module(command).main([*arguments, "--output", str(file)])
+        command.main([*arguments, "--output", str(file)])
     assert file.read_text() == "old"

@@ -309,8 +309,9 @@ def assert_each_is_counted_once(count: int, two: dict, one: dict):
 
 
 def test_a_single_image_is_counted_once_by_two_processes(tmp_path):
-    data = make_parquet(tmp_path / "data", test=1)
-    options = [str(save_checkpoint(tmp_path / "checkpoint", f"data.path={data}")), "--batch_size", "2", "--flip"]
+    """Of two images at a time, which one does not divide by either."""
+    checkpoint = save_checkpoint(tmp_path / "checkpoint", f"data.path={make_parquet(tmp_path / 'data', test=1)}")
+    options = [str(checkpoint), "--batch_size", "2", "--flip", f"data.cache_dir={tmp_path / 'cache'}"]
     assert run_together(2, score.main, [*options, "--output", str(tmp_path / "two")]) == [0, 0]
     two = json.loads((tmp_path / "two" / "evaluation.json").read_text())
     assert_each_is_counted_once(1, two, evaluate(*options, output=tmp_path / "one"))

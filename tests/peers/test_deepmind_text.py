@@ -218,7 +218,7 @@ def test_tokenizers_keep_tokens_that_were_added():
 
 @pytest.fixture(scope="module", params=MODELS)
 def official(request, tmp_path_factory):
-    """An architecture, and functions that load both models of it; one at a time need be in memory.
+    """An architecture, and functions that load both models of it, so that a test may hold one at a time.
 
     256 latents of 1,280 channels, 26 self-attends, 2,048 bytes: 201 million parameters, with random weights.
     """
@@ -236,6 +236,7 @@ def official(request, tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_official_size(official):
+    """Of theirs as it is saved, and of what is made of that."""
     architecture, load_theirs, load_ours = official
     theirs, ours = load_theirs().eval(), load_ours().eval()
     if architecture == "PerceiverForMaskedLM":

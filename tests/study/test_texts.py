@@ -129,7 +129,7 @@ def test_the_baseline_learns_what_the_model_learned(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_rows_without_a_text(tmp_path):
+def test_rows_without_a_text(tmp_path, monkeypatch):
     """Robustness leaves them out where training does; n-grams need a test split, and are counted of streams too."""
     make_texts(tmp_path / "data")
     test = datasets.load_dataset(str(tmp_path / "data"), split="test")
@@ -145,8 +145,13 @@ def test_rows_without_a_text(tmp_path):
     fresh_accelerate()
     train.main([*command, *KINDS["masked-lm"].recipe, f"output_dir={tmp_path / 'masked'}", "data.test_split=null"])
     with pytest.raises(UserError, match=r"masked has no test split: name one by data.test_split=test"):
-        baselines.main([str(tmp_path / "masked")])
-    baselines.main([str(tmp_path / "masked"), "--orders", "1", "data.test_split=test", "data.on_error=skip"])
+        baselines.main([str(tmp_path / "masked"), "--output", str(tmp_path / "new")])
+    assert not (tmp_path / "new").exists()
+    given = [str(tmp_path / "masked"), "--orders", "1", "data.test_split=test", "data.on_error=skip"]
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"plain.yaml cannot be made a folder"):
+        patch.setattr(baselines, "evaluate", None)  # it is asked before
+        baselines.main([*given, "--output", str(tmp_path / "plain.yaml")])
+    baselines.main(given)
 
 
 def test_cases_are_what_they_are_called():

@@ -1,10 +1,14 @@
 """Processes of the tests begin with what takes long to import, and with nothing else."""
 
+import json
+import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from tests import fresh_processes
 from tests.fresh_processes import python
 from tests.processes import start
 
@@ -21,19 +25,24 @@ def test_imports_are_done_before_a_process_starts(tmp_path):
 
 
 SAYS = """
-import os, sys, torch
-print(sys.argv[1:], os.getcwd(), os.environ.get("HF_HOME"), sys.path[1:2])
-print(sorted({name.partition(".")[0] for name in sys.modules} & {"transformers", "datasets", "lab", "tests"}))
+import json, os, sys, torch
+print(json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ), sys.path, sorted(sys.modules)]))
 """
 
 
 @pytest.mark.parametrize("path", [None, "/nowhere"])
-def test_a_fresh_process_has_the_environment_that_is_asked_for(path, tmp_path):
+def test_a_fresh_process_has_the_environment_that_is_asked_for(path, tmp_path, monkeypatch):
+    """And nothing of this one's, in which the server of libraries was started."""
+    monkeypatch.setenv("PYTHONPATH", "/here")
+    monkeypatch.setattr(fresh_processes, "_server", cache(fresh_processes._server.__wrapped__))
     environment = {"HF_HOME": "/cache"} | ({"PYTHONPATH": path} if path else {})
     done = python("-c", SAYS, "a", folder=tmp_path, environment=environment)
-    words, modules = done.stdout.splitlines()
-    assert words.startswith(f"['a'] {tmp_path} /cache") and (path == "/nowhere") == words.endswith("['/nowhere']")
-    assert modules == "[]" and done.returncode == 0 and done.stderr == ""
+    assert done.returncode == 0 and done.stderr == ""
+    words, folder, found, paths, modules = json.loads(done.stdout)
+    assert (words, folder, found) == (["a"], str(tmp_path), environment)
+    assert paths[0] == "" and (paths[1] == "/nowhere") == (path is not None) and "/here" not in paths
+    tops = {name.partition(".")[0] for name in modules}
+    assert not tops & {"modeling_perceiver_study", "lab", "tests", "transformers", "huggingface_hub", "datasets"}
 
 
 @pytest.mark.parametrize(
@@ -41,7 +50,9 @@ def test_a_fresh_process_has_the_environment_that_is_asked_for(path, tmp_path):
     [
         ("1 / 0", 1, "ZeroDivisionError: division by zero\n"),
         ("raise SystemExit('too much')", 1, "too much\n"),
+        ("raise SystemExit(['much'])", 1, "['much']\n"),
         ("raise SystemExit(3)", 3, ""),
+        ("raise SystemExit", 0, ""),
         ("import atexit, os; atexit.register(os.write, 2, b'at last')", 0, "at last"),
         ("import warnings; warnings.warn('now')", 1, "UserWarning: now\n"),
     ],
@@ -52,5 +63,5 @@ def test_a_fresh_process_ends_as_python_does(program, code, error, tmp_path):
 
 
 def test_a_fresh_process_that_takes_too_long_is_killed(tmp_path):
-    done = python("-c", "import time; time.sleep(60)", folder=tmp_path, timeout=0.2)
-    assert done.returncode == -9
+    with pytest.raises(subprocess.TimeoutExpired):
+        python("-c", "import time; time.sleep(60)", folder=tmp_path, timeout=0.2)
