@@ -1,6 +1,6 @@
 # make train      set up, then train on the embedded digits       (ARGS="--config ... key=value" for anything else)
 # make test       set up, then run all tests                      (ARGS="-k name" for some)
-# make test-fast  half of the tests, which take three minutes together
+# make test-fast  half of the tests, which take a few minutes together
 # make quality    check style;  make style  mend what it finds
 
 PYTHON ?= python3
