@@ -55,15 +55,13 @@ def main(arguments: list[str] | None = None):
     case_of(task.config, recipe.optimization.batch_size)
     if PERCEIVER_PYTORCH in options.racers:
         perceiver_pytorch()  # said before the others have run for hours
-    for folder in (options.output, options.output / "runs"):
-        folder_to_write(folder)
+    folder = folder_to_write(folder_to_write(options.output) / "runs")
     splits = task.load_splits()
     targets = [target / 100 for target in sorted(options.targets)]
     limits = {"target": targets[-1], "most_seconds": 3600 * options.hours, "every_seconds": options.every}
     runs, trials = [], []
 
     def measured(name: str, rates: list[float], limits: dict, suffix: str = "") -> list[dict]:
-        folder = options.output / "runs"
         return [measure(recipe_of(recipe, name, rate), name, splits, limits, folder, suffix) for rate in rates]
 
     for name in options.racers:

@@ -79,11 +79,10 @@ def become(arguments: list[str], folder: str, environment: dict[str, str], outpu
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    if environment.get("PYTHONWARNINGS") == "error":
+    is_strict = arguments[:2] == ["-W", "error"]
+    arguments = arguments[2:] if is_strict else arguments
+    if is_strict or environment.get("PYTHONWARNINGS") == "error":
         warnings.simplefilter("error")
-    if arguments[:2] == ["-W", "error"]:
-        warnings.simplefilter("error")
-        arguments = arguments[2:]
     sys.modules["torch"].set_num_threads(1)
     is_code = arguments[0] == "-c"
     first = "" if is_code else os.path.dirname(os.path.abspath(arguments[0]))
