@@ -52,6 +52,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
         use_query_residual: add the latents to what a cross-attend returns.
         hidden_act: activation of the MLPs, a name in transformers' `ACT2FN`.
         attention_probs_dropout_prob: dropout of attention weights, in [0, 1).
+        classifier_dropout: dropout of what a classifier maps to classes, in [0, 1).
         initializer_range: standard deviation of initial weights and latents, above 0.
         local_start_width: standard deviation of the spot at a random place that each head of each latent looks at
             before training, above 0 and below 1, in coordinates, which span 2 along each axis; None starts from random
@@ -85,11 +86,14 @@ class PerceiverStudyConfig(PreTrainedConfig):
             map at each (a 1x1 convolution); or `"conv"`, for up to 3 axes of at least 5 points: a convolution of size 7
             and stride 2, batch norm, ReLU and max-pooling of size 3 and stride 2, which leave `(S - 1) // 4` points of
             `S` (Perceiver IO's "2D conv + maxpool"). Latents and positions know only the grid after the stem; shorter
-            inputs are filled up with zeros. Of points in space `"none"` or `"neighbors"`: what a point's neighbors
-            are and where they are from it, through a linear map of each, the largest of all, and an MLP.
+            inputs are filled up with zeros. Of points in space `"none"` or `"neighbors"`: layers, each of which takes
+            what a point's neighbors are and where they are from it through a linear map of each, and of that the
+            largest; then a linear map of what all layers made.
         stem_channels: what a stem makes of `C`.
         num_neighbors: with `stem_type="neighbors"`, how many points each looks at: itself and its nearest. All
             distances are computed, so time grows with the square of the number of points.
+        neighbor_channels: with `stem_type="neighbors"`, channels of each layer, such as `[64, 128]`; None is one layer
+            of `stem_channels`.
         num_axes: `A`, axes of the grid: 2 for images, 1 for waveforms, 3 for video; coordinates of a point in space.
         num_frequency_bands: `K`, Fourier bands per axis.
         max_frequencies: highest band, a number or one per axis, above 0; None becomes the Nyquist frequencies of
@@ -157,6 +161,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
     use_query_residual: bool = True
     hidden_act: str = "gelu"
     attention_probs_dropout_prob: float = 0.0
+    classifier_dropout: float = 0.0
     initializer_range: float = 0.02
     local_start_width: float | None = None
     local_start_reach: float | None = None
@@ -172,6 +177,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
     stem_type: str = "none"
     stem_channels: int = 64
     num_neighbors: int = 16
+    neighbor_channels: list[int] | tuple[int, ...] | None = None
     num_frequency_bands: int = 16
     max_frequencies: float | int | list[float] | tuple[float, ...] | None = None
     concat_positions: bool = True
@@ -221,8 +227,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
         require(self, "hidden_act", self.hidden_act in ACT2FN, "a name in transformers.activations.ACT2FN")
         for name in ("initializer_range", "layer_norm_eps"):
             require(self, name, is_number(getattr(self, name)) and getattr(self, name) > 0, "a number above 0")
-        dropout = self.attention_probs_dropout_prob
-        require(self, "attention_probs_dropout_prob", is_number(dropout) and 0 <= dropout < 1, "a number in [0, 1)")
+        for name in ("attention_probs_dropout_prob", "classifier_dropout"):
+            fits = is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1
+            require(self, name, fits, "a number in [0, 1)")
         if self.modalities is None:
             check_input(self)
         else:

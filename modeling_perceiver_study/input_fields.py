@@ -100,6 +100,9 @@ def check_input(config: "PerceiverStudyConfig"):
     name = config.input_name
     fits = name is None or (isinstance(name, str) and name.isidentifier())
     require(config, "input_name", fits, "None or the name of an argument")
+    widths = config.neighbor_channels
+    fits = widths is None or (isinstance(widths, (list, tuple)) and len(widths) > 0 and all(map(is_count, widths)))
+    require(config, "neighbor_channels", fits, "None, or whole numbers of at least 1")
     sizes = config.ngram_sizes
     fits = sizes is None or (isinstance(sizes, (list, tuple)) and all(map(_is_run, sizes)))
     fits = fits and (sizes is None or len({*sizes}) == len(sizes) > 0)

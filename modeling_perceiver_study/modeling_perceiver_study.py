@@ -77,6 +77,7 @@ class PerceiverStudyClassifier(PerceiverStudyPreTrainedModel):
         num_queries = len(config.tasks or ("the only one",))
         query = PerceiverStudyLatents(num_queries, config.d_latents) if config.decoder_type == "query" else None
         self.decoder = None if query is None else PerceiverStudyDecoder(config, query)
+        self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.d_latents, config.num_labels) if config.num_labels > 0 else nn.Identity()
         self.post_init()
 
@@ -112,9 +113,9 @@ class PerceiverStudyClassifier(PerceiverStudyPreTrainedModel):
     def logits_of(self, latents: torch.Tensor) -> torch.Tensor:
         """`(B, N, D) -> (B, num_labels)`"""
         if self.config.tasks is not None:
-            return own_answers(self.classifier(self.decoder(latents)), self.config.tasks)
+            return own_answers(self.classifier(self.dropout(self.decoder(latents))), self.config.tasks)
         pooled = latents.mean(dim=1) if self.decoder is None else self.decoder(latents).squeeze(1)
-        return self.classifier(pooled)
+        return self.classifier(self.dropout(pooled))
 
     def by_task(self, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         """`(B, num_labels) -> {task: (B, classes of the task)}`, with `config.tasks`; otherwise a ValueError."""

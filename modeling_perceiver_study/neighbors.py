@@ -1,5 +1,8 @@
 """What a point of a cloud knows of the points beside it."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from torch import nn
 from transformers.utils.generic import maybe_autocast
@@ -8,6 +11,7 @@ from .paths import keeps_nothing
 
 # Distances in memory at once, of a part of the points at a time: on CPUs those that caches hold, elsewhere 67 MB.
 _MOST_DISTANCES, _MOST_DISTANCES_ON_CPU = 2**23, 2**18
+_MOST_VALUES_ON_CPU = 2**19  # of neighbors in memory at once, for the same reason
 _TIE = 1e-4  # share of a distance by which the direction decides
 _MAX = 2  # what torch.embedding_bag calls it
 
@@ -59,25 +63,34 @@ def _distances(points: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 
 
 class NeighborStem(nn.Module):
-    """`(B, M, A), (B, M, C) or None -> (B, M, C')`: the largest that a linear map makes of any neighbor, then an MLP.
+    """`(B, M, A), (B, M, C) or None -> (B, M, C')`: what layers that look at neighbors make of a point, through a map.
 
-    A neighbor is mapped by its features and by where it is from the point, in units of the root mean square distance
-    between neighbors in this cloud: so twice as many points mean nothing else. Distances are computed in float32 or
-    better.
+    All look at the same neighbors, which are the nearest in space. Where they are from the point is measured in units
+    of the root mean square distance between neighbors in this cloud: so twice as many points mean nothing else.
+    Distances are computed in float32 or better.
 
     Args:
         num_channels: `C`, features of a point.
+        neighbor_channels: channels of each layer, the first of which sees the features, and each other what the one
+            before made of them.
+        stem_channels: `C'`, what all layers together become.
         num_neighbors: how many of the nearest points are looked at, the point itself among them.
     """
 
-    def __init__(self, num_axes: int, num_channels: int, stem_channels: int, num_neighbors: int, eps: float):
+    def __init__(
+        self,
+        num_axes: int,
+        num_channels: int,
+        neighbor_channels: Sequence[int],
+        stem_channels: int,
+        num_neighbors: int,
+        eps: float,
+    ):
         super().__init__()
         self.num_neighbors = num_neighbors
-        self.places = nn.Linear(num_axes, stem_channels, bias=False)
-        self.features = nn.Linear(num_channels, stem_channels, bias=False) if num_channels else None
-        self.own_features = nn.Linear(num_channels, stem_channels, bias=False) if num_channels else None
-        self.norm = nn.LayerNorm(stem_channels, eps=eps)
-        self.output = nn.Linear(stem_channels, stem_channels)
+        widths = pairwise([num_channels, *neighbor_channels])
+        self.layers = nn.ModuleList(NeighborLayer(num_axes, given, made, eps) for given, made in widths)
+        self.output = nn.Linear(sum(neighbor_channels), stem_channels)
         self.output_norm = nn.LayerNorm(stem_channels, eps=eps)
 
     def forward(
@@ -97,18 +110,52 @@ class NeighborStem(nn.Module):
             points = points.to(torch.promote_types(points.dtype, torch.float32))
             rows = nearest_points(points, self.num_neighbors, mask)
             places = _in_units_of_neighbors(points, rows, mask)
-            if torch.finfo(dtype).bits < 32:
-                # Places are large beside their differences, so these are mapped instead, which takes longer.
-                offsets = (_of_rows(places, rows) - places[:, :, None]).to(dtype)
-                others = 0.0 if self.features is None else _of_rows(self.features(features), rows)
-                hidden = (self.places(offsets) + others).amax(dim=2)
-            else:
-                mapped = self.places(places.to(dtype))
-                others = 0.0 if self.features is None else self.features(features)
-                hidden = _largest(mapped + others, rows) - mapped
+        made = []
+        for layer in self.layers:
+            features = layer(places, features, rows, dtype)
+            made.append(features)
+        return self.output_norm(self.output(torch.cat(made, dim=-1)))
+
+
+class NeighborLayer(nn.Module):
+    """`(B, M, A), (B, M, C) or None -> (B, M, C')`: the largest that a linear map makes of any neighbor, and a norm.
+
+    A neighbor is mapped by its features and by where it is from the point. What another map makes of the point's own
+    features is added (an edge convolution: DGCNN, Wang et al. 2019, https://arxiv.org/abs/1801.07829).
+    """
+
+    def __init__(self, num_axes: int, num_channels: int, neighbor_channels: int, eps: float):
+        super().__init__()
+        self.places = ExactLinear(num_axes, neighbor_channels, bias=False)
+        self.features = nn.Linear(num_channels, neighbor_channels, bias=False) if num_channels else None
+        self.own_features = nn.Linear(num_channels, neighbor_channels, bias=False) if num_channels else None
+        self.norm = nn.LayerNorm(neighbor_channels, eps=eps)
+
+    def forward(
+        self, places: torch.Tensor, features: torch.Tensor | None, rows: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """
+        Args:
+            rows: `(B, M, k)`, the neighbors of each point.
+            dtype: of the norm, and of what is returned.
+        """
+        mapped = self.places(places)
+        others = mapped if self.features is None else mapped + self.features(features)
+        hidden = _largest(others, rows) - mapped
         if self.own_features is not None:
             hidden = hidden + self.own_features(features)
-        return self.output_norm(self.output(nn.functional.gelu(self.norm(hidden))))
+        return nn.functional.gelu(self.norm(hidden.to(dtype)))
+
+
+class ExactLinear(nn.Linear):
+    """A linear map that computes in the dtype of its input, also under autocast.
+
+    For places, which are large beside the differences between them that matter.
+    """
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        with maybe_autocast(inputs.device.type, enabled=False):
+            return nn.functional.linear(inputs, self.weight.to(inputs.dtype))
 
 
 def _in_units_of_neighbors(points: torch.Tensor, rows: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -120,8 +167,8 @@ def _in_units_of_neighbors(points: torch.Tensor, rows: torch.Tensor, mask: torch
     of_neighbors, of_all = (
         (squares * shown).sum(dim=1)[:, None, None] / count for squares in (distances, points.square().sum(dim=-1))
     )
-    # Where all neighbors are at one place, any unit will do that makes no numbers too large.
-    unit = torch.maximum(of_neighbors, 1e-8 * of_all)
+    # Where all neighbors are at one place, any unit will do that makes neither numbers nor gradients too large.
+    unit = torch.where(of_neighbors > 1e-6 * of_all, of_neighbors, of_all)
     return points / (unit + (unit == 0)).sqrt()
 
 
@@ -138,8 +185,25 @@ def _largest(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     # Which row it is from is found without the array of all neighbors, and alone has a gradient.
     batch, size, channels = values.shape
     flat = values.flatten(0, 1)
-    firsts = torch.arange(batch, device=rows.device)[:, None, None] * size
-    starts = torch.arange(0, rows.numel(), rows.shape[2], device=rows.device)
-    index = (rows + firsts).flatten()
-    winners = torch.embedding_bag(flat.detach(), index, starts, False, _MAX)[3]
-    return flat.gather(0, winners).view(batch, size, channels)
+    rows = (rows + torch.arange(batch, device=rows.device)[:, None, None] * size).flatten(0, 1)
+    winners = _rows_of_largest_on_cpu if values.device.type == "cpu" else _rows_of_largest
+    return flat.gather(0, winners(flat.detach(), rows)).view(batch, size, channels)
+
+
+def _rows_of_largest(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """`(R, C), (R, k) -> (R, C)`: in which of its rows each channel is largest."""
+    starts = torch.arange(0, rows.numel(), rows.shape[1], device=rows.device)
+    return torch.embedding_bag(values, rows.flatten(), starts, False, _MAX)[3]
+
+
+def _rows_of_largest_on_cpu(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """The same, five times as fast there: max-pooling of some rows at a time compares many channels at once."""
+    channels, count = values.shape[1], rows.shape[1]
+    winners = rows.new_empty(len(rows), channels)
+    some = max(1, _MOST_VALUES_ON_CPU // (count * channels))
+    for part, won in zip(rows.split(some), winners.split(some), strict=True):
+        part = part.flatten()
+        pixels = values.index_select(0, part).view(1, -1, count, channels).permute(0, 3, 1, 2)
+        which = nn.functional.max_pool2d(pixels, (1, count), return_indices=True)[1]
+        torch.index_select(part, 0, which[0, :, :, 0].T.flatten(), out=won.view(-1))
+    return winners

@@ -35,6 +35,7 @@ class PointsAdapter(InputAdapter):
         "stem_type",
         "stem_channels",
         "num_neighbors",
+        "neighbor_channels",
     )
     fewest_channels = 0
     stem_types = ("none", "neighbors")
@@ -47,7 +48,12 @@ class PointsAdapter(InputAdapter):
         self.stem = None
         if config.stem_type == "neighbors":
             self.stem = NeighborStem(
-                config.num_axes, config.num_channels, config.stem_channels, config.num_neighbors, config.layer_norm_eps
+                config.num_axes,
+                config.num_channels,
+                config.neighbor_channels or [config.stem_channels],
+                config.stem_channels,
+                config.num_neighbors,
+                config.layer_norm_eps,
             )
 
     @classmethod

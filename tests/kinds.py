@@ -36,6 +36,7 @@ KINDS = {
         "stem_type": "neighbors",
         "stem_channels": 5,
         "num_neighbors": 4,
+        "neighbor_channels": [6, 3],
     },
     "bytes": {"input_type": "bytes", "vocab_size": 20, "max_position_embeddings": 11, "d_model": 9},
     "array": {"input_type": "array", "num_channels": 7},
@@ -175,13 +176,17 @@ def _neighbors(stem, points, features, mask):
             (places[nearest[index]] - places[index]).square().sum() / count for index in there.nonzero().flatten()
         ]
         unit = torch.stack(squares).mean().sqrt() if squares else torch.tensor(1.0, dtype=torch.float64)
-        rows = []
-        for index, place in enumerate(places):
-            others = nearest[index]
-            mapped = (places[others] - place) / unit @ stem.places.weight.T + numbers[others] @ stem.features.weight.T
-            rows.append(mapped.amax(dim=0) + stem.own_features.weight @ numbers[index])
-        hidden = torch.nn.functional.gelu(stem.norm(torch.stack(rows)))
-        clouds.append(stem.output_norm(stem.output(hidden)))
+        made = []
+        for layer in stem.layers:
+            rows = []
+            for index, place in enumerate(places):
+                others = nearest[index]
+                offsets = (places[others] - place) / unit
+                mapped = offsets @ layer.places.weight.T + numbers[others] @ layer.features.weight.T
+                rows.append(mapped.amax(dim=0) + layer.own_features.weight @ numbers[index])
+            numbers = torch.nn.functional.gelu(layer.norm(torch.stack(rows)))
+            made.append(numbers)
+        clouds.append(stem.output_norm(stem.output(torch.cat(made, dim=-1))))
     return torch.stack(clouds)
 
 

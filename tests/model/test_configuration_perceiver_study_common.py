@@ -32,6 +32,7 @@ class PerceiverStudyConfigTest(unittest.TestCase):
             use_query_residual=False,
             hidden_act="relu",
             attention_probs_dropout_prob=0.1,
+            classifier_dropout=0.2,
             initializer_range=0.1,
             layer_norm_eps=1e-6,
             input_name="volume",
@@ -87,6 +88,7 @@ class PerceiverStudyConfigTest(unittest.TestCase):
             stem_type="neighbors",
             stem_channels=7,
             num_neighbors=5,
+            neighbor_channels=[6, 8],
         )
         places = {"input_type": "points", "num_axes": 2, "num_channels": 0, "max_frequencies": [2.0, 4.0]}
         lines = {"input_type": "bytes", "d_model": 12}

@@ -28,7 +28,7 @@ def test_the_nearest_of_those_that_are_shown(monkeypatch, hidden, most):
 
 def stem_of(num_channels: int = 0) -> NeighborStem:
     torch.manual_seed(1)
-    return NeighborStem(3, num_channels, 6, num_neighbors=8, eps=1e-5).double()
+    return NeighborStem(3, num_channels, [5, 7], stem_channels=6, num_neighbors=8, eps=1e-5).double()
 
 
 @torch.no_grad()
@@ -109,6 +109,24 @@ def test_gradients_of_points():
     assert torch.autograd.gradcheck(lambda points: stem(points, features, torch.float64, mask)[:, :9], (points,))
 
 
+@pytest.mark.parametrize("most", [2**19, 24, 1])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_largest_of_each_channel(monkeypatch, dtype, most):
+    """Also where it is found for some points at a time, and where several are largest: of these one has a gradient."""
+    monkeypatch.setattr(neighbors, "_MOST_VALUES_ON_CPU", most)
+    values = CLOUD.to(dtype).round().requires_grad_()  # many are equal
+    rows = nearest_points(CLOUD, 5)
+    found = neighbors._largest(values, rows)
+    expected = torch.stack([cloud[places] for cloud, places in zip(values, rows, strict=True)]).amax(dim=2)
+    assert torch.equal(found, expected)
+    weights = torch.rand_like(found)
+    (gradient,) = torch.autograd.grad((found * weights).sum(), values)
+    torch.testing.assert_close(gradient.sum(), weights.sum())
+    flat, offsets = values.detach().flatten(0, 1), torch.tensor([0, 40])[:, None, None]
+    winners = neighbors._rows_of_largest(flat, (rows + offsets).flatten(0, 1))
+    assert torch.equal(flat.gather(0, winners), found.flatten(0, 1))
+
+
 def test_transforms_have_the_same_numbers():
     model = model_of("neighbors")
     given = arguments_of(model.config, ("neighbors",))
@@ -141,10 +159,11 @@ def test_autocast_computes_distances_exactly():
 def test_layers_are_called(dtype):
     """So that hooks, adapters and offloading work."""
     stem, called = stem_of(2).to(dtype), set()
-    for name, layer in stem.named_children():
+    layers = {name: layer for name, layer in stem.named_modules() if not list(layer.children())}
+    for name, layer in layers.items():
         layer.register_forward_hook(lambda *_, name=name: called.add(name))
     stem(CLOUD.float(), torch.randn(2, 40, 2), dtype)
-    assert called == {name for name, _ in stem.named_children()}
+    assert called == {*layers}
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own
@@ -163,6 +182,10 @@ def test_forward_mode():
     [
         ({"stem_type": "conv"}, "stem_type='conv' in PerceiverStudyConfig: expected one of 'none', 'neighbors' with"),
         ({"stem_type": "neighbors", "num_neighbors": 0}, "num_neighbors=0"),
+        ({"stem_type": "neighbors", "neighbor_channels": []}, "neighbor_channels=[] in PerceiverStudyConfig: expected"),
+        ({"stem_type": "neighbors", "neighbor_channels": [4, 0]}, "neighbor_channels=[4, 0]"),
+        ({"stem_type": "neighbors", "neighbor_channels": 64}, "neighbor_channels=64"),
+        ({"input_type": "grid", "neighbor_channels": [4]}, "neighbor_channels=[4] in PerceiverStudyConfig: expected"),
         ({"input_type": "grid", "stem_type": "neighbors"}, "expected one of 'none', 'linear', 'conv' with input_type="),
     ],
 )
