@@ -52,7 +52,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
         use_query_residual: add the latents to what a cross-attend returns.
         hidden_act: activation of the MLPs, a name in transformers' `ACT2FN`.
         attention_probs_dropout_prob: dropout of attention weights, in [0, 1).
-        classifier_dropout: dropout of what a classifier maps to classes, in [0, 1).
+        classifier_dropout: dropout of what models for classification map to classes, in [0, 1).
         initializer_range: standard deviation of initial weights and latents, above 0.
         local_start_width: standard deviation of the spot at a random place that each head of each latent looks at
             before training, above 0 and below 1, in coordinates, which span 2 along each axis; None starts from random
@@ -87,8 +87,8 @@ class PerceiverStudyConfig(PreTrainedConfig):
             and stride 2, batch norm, ReLU and max-pooling of size 3 and stride 2, which leave `(S - 1) // 4` points of
             `S` (Perceiver IO's "2D conv + maxpool"). Latents and positions know only the grid after the stem; shorter
             inputs are filled up with zeros. Of points in space `"none"` or `"neighbors"`: layers, each of which takes
-            what a point's neighbors are and where they are from it through a linear map of each, and of that the
-            largest; then a linear map of what all layers made.
+            what a point's neighbors are and where they are from it through a linear map of each, of that the largest,
+            and a norm; then a linear map of what all layers made, and a norm.
         stem_channels: what a stem makes of `C`.
         num_neighbors: with `stem_type="neighbors"`, how many points each looks at: itself and its nearest. All
             distances are computed, so time grows with the square of the number of points.

@@ -228,6 +228,7 @@ class PerceiverStudyDecoder(nn.Module):
         use_query_residual: add the queries to what the attention returns.
         qk_channels: width of queries and keys over all heads; None is `D`.
         v_channels: width of values over all heads; None is that of queries and keys.
+        dropout: probability with which a channel of an answer is dropped in training, in [0, 1).
     """
 
     def __init__(
@@ -240,6 +241,7 @@ class PerceiverStudyDecoder(nn.Module):
         use_query_residual: bool = True,
         qk_channels: int | None = None,
         v_channels: int | None = None,
+        dropout: float = 0.0,
     ):
         super().__init__()
         self.query = query
@@ -253,6 +255,7 @@ class PerceiverStudyDecoder(nn.Module):
             )
         attention = CrossAttention(config, self.width, config.d_latents, qk_channels, v_channels, num_heads)
         self.layer = PerceiverStudyLayer(config, attention, self.width, widening_factor, use_query_residual)
+        self.dropout = nn.Dropout(dropout)
 
     def __call__(self, *arguments, **kwargs):
         kwargs = {name: _Given(value) if isinstance(value, nn.Module) else value for name, value in kwargs.items()}
@@ -314,7 +317,7 @@ class PerceiverStudyDecoder(nn.Module):
             queries = query(indices, latents.dtype)
         else:
             queries = output_queries[:, indices].to(latents.dtype)
-        answers = self.layer(queries, latents)
+        answers = self.dropout(self.layer(queries, latents))
         return answers if head is None else head(answers)
 
     def _check(

@@ -350,7 +350,8 @@ class PerceiverStudyForTokenClassification(PerceiverStudyPreTrainedModel):
         super().__init__(config)
         self.loss_type = "ForTokenClassification"  # also of a subclass of another name
         self.perceiver = PerceiverStudyModel(config)
-        self.decoder = PerceiverStudyDecoder(config, query_width=config.num_input_channels)
+        dropout = config.classifier_dropout
+        self.decoder = PerceiverStudyDecoder(config, query_width=config.num_input_channels, dropout=dropout)
         self.classifier = nn.Linear(config.num_input_channels, config.num_labels)
         self.post_init()
 

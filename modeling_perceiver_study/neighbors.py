@@ -63,11 +63,11 @@ def _distances(points: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 
 
 class NeighborStem(nn.Module):
-    """`(B, M, A), (B, M, C) or None -> (B, M, C')`: what layers that look at neighbors make of a point, through a map.
+    """`(B, M, A), (B, M, C) or None -> (B, M, C')`: layers that look at neighbors, and a linear map of what all make.
 
-    All look at the same neighbors, which are the nearest in space. Where they are from the point is measured in units
-    of the root mean square distance between neighbors in this cloud: so twice as many points mean nothing else.
-    Distances are computed in float32 or better.
+    All layers look at the same neighbors, which are the nearest in space. Where they are from the point is measured in
+    units of the root mean square distance between neighbors in this cloud: so twice as many points mean nothing else.
+    Distances are computed in float32 or better. A norm follows the map.
 
     Args:
         num_channels: `C`, features of a point.
@@ -118,15 +118,16 @@ class NeighborStem(nn.Module):
 
 
 class NeighborLayer(nn.Module):
-    """`(B, M, A), (B, M, C) or None -> (B, M, C')`: the largest that a linear map makes of any neighbor, and a norm.
+    """`(B, M, A), (B, M, C) or None -> (B, M, C')`: of each channel the largest that a map makes of any neighbor.
 
     A neighbor is mapped by its features and by where it is from the point. What another map makes of the point's own
-    features is added (an edge convolution: DGCNN, Wang et al. 2019, https://arxiv.org/abs/1801.07829).
+    features is added (an edge convolution: DGCNN, Wang et al. 2019, https://arxiv.org/abs/1801.07829). A norm and GELU
+    follow.
     """
 
     def __init__(self, num_axes: int, num_channels: int, neighbor_channels: int, eps: float):
         super().__init__()
-        self.places = ExactLinear(num_axes, neighbor_channels, bias=False)
+        self.places = ExactLinear(num_axes, neighbor_channels)
         self.features = nn.Linear(num_channels, neighbor_channels, bias=False) if num_channels else None
         self.own_features = nn.Linear(num_channels, neighbor_channels, bias=False) if num_channels else None
         self.norm = nn.LayerNorm(neighbor_channels, eps=eps)
@@ -136,22 +137,31 @@ class NeighborLayer(nn.Module):
     ) -> torch.Tensor:
         """
         Args:
+            places: of points, in units of the distance between neighbors, in float32 or better.
             rows: `(B, M, k)`, the neighbors of each point.
             dtype: of the norm, and of what is returned.
         """
-        mapped = self.places(places)
-        others = mapped if self.features is None else mapped + self.features(features)
-        hidden = _largest(others, rows) - mapped
+        others = None if self.features is None else self.features(features)
+        if type(self.places) is ExactLinear:
+            mapped = self.places(places)
+            hidden = _largest(mapped if others is None else mapped + others, rows) - mapped
+        else:
+            # A quantized layer or an adapter may round, so it maps differences, which takes longer.
+            mapped = self.places(_of_rows(places, rows) - places[:, :, None])
+            hidden = (mapped if others is None else mapped + _of_rows(others, rows)).amax(dim=2)
         if self.own_features is not None:
             hidden = hidden + self.own_features(features)
         return nn.functional.gelu(self.norm(hidden.to(dtype)))
 
 
 class ExactLinear(nn.Linear):
-    """A linear map that computes in the dtype of its input, also under autocast.
+    """A linear map without a bias that computes in the dtype of its input, also under autocast.
 
     For places, which are large beside the differences between them that matter.
     """
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(in_features, out_features, bias=False)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         with maybe_autocast(inputs.device.type, enabled=False):
@@ -162,14 +172,18 @@ def _in_units_of_neighbors(points: torch.Tensor, rows: torch.Tensor, mask: torch
     """`(B, M, A)` from the mean of the cloud, in units of the distance between neighbors."""
     shown = points.new_ones(points.shape[:2]) if mask is None else mask.to(points.dtype)
     count = shown.sum(dim=1).clamp(min=1)[:, None, None]
-    points = points - (points * shown[..., None]).sum(dim=1, keepdim=True) / count
-    distances = (_of_rows(points, rows) - points[:, :, None]).square().sum(dim=-1).mean(dim=-1)
-    of_neighbors, of_all = (
-        (squares * shown).sum(dim=1)[:, None, None] / count for squares in (distances, points.square().sum(dim=-1))
-    )
-    # Where all neighbors are at one place, any unit will do that makes neither numbers nor gradients too large.
-    unit = torch.where(of_neighbors > 1e-6 * of_all, of_neighbors, of_all)
-    return points / (unit + (unit == 0)).sqrt()
+
+    def mean(squares):
+        return (squares * shown).sum(dim=1)[:, None, None] / count
+
+    centered = points - (points * shown[..., None]).sum(dim=1, keepdim=True) / count
+    of_neighbors = mean((_of_rows(centered, rows) - centered[:, :, None]).square().sum(dim=-1).mean(dim=-1))
+    of_all, from_origin = (mean(values.square().sum(dim=-1)) for values in (centered, points.detach()))
+    # Where all neighbors are at one place, any unit will do that makes neither numbers nor gradients too large, such as
+    # the size of the cloud. Where that is nothing but what rounding leaves of its place, it is 1.
+    unit = torch.where(of_neighbors > 1e-10 * of_all, of_neighbors, of_all)
+    rounding = (16 * torch.finfo(points.dtype).eps) ** 2
+    return centered / torch.where(of_all > rounding * from_origin, unit, 1.0).sqrt()
 
 
 def _of_rows(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -197,7 +211,7 @@ def _rows_of_largest(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 
 def _rows_of_largest_on_cpu(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """The same, five times as fast there: max-pooling of some rows at a time compares many channels at once."""
+    """The same, several times as fast there: max-pooling of some rows at a time compares many channels at once."""
     channels, count = values.shape[1], rows.shape[1]
     winners = rows.new_empty(len(rows), channels)
     some = max(1, _MOST_VALUES_ON_CPU // (count * channels))

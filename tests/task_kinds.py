@@ -382,6 +382,7 @@ KINDS = {
             "model.stem_type=neighbors",
             "model.stem_channels=8",
             "model.num_neighbors=4",
+            "model.neighbor_channels=[6,8]",
             "model.num_axes=3",
             "model.max_frequencies=3",
         ],

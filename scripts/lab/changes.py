@@ -25,6 +25,7 @@ _VERDICTS = {
     "seed": _OTHER_ORDER,
     "pretrained": "the run has left that checkpoint behind",
     "model.attention_probs_dropout_prob": ACCEPTED,
+    "model.classifier_dropout": ACCEPTED,
     "model.cross_attend_path": ACCEPTED,  # the same numbers
     "model.modality_dropout": ACCEPTED,
     "model.training_blocks": ACCEPTED,

@@ -10,6 +10,7 @@ from modeling_perceiver_study import (
     PerceiverStudyForAudioClassification,
     PerceiverStudyForImageClassification,
     PerceiverStudyForPointCloudClassification,
+    PerceiverStudyForTokenClassification,
     PerceiverStudyImageProcessor,
     PerceiverStudyModel,
 )
@@ -65,6 +66,34 @@ def test_all_paths_give_the_references_logits(variant, masked, implementation):
         for path, output in paths.items():
             error = (output.logits - expected).abs().max().item()
             assert error < tolerance * scale, f"{path} in {dtype}: {error}"
+
+
+TASKS = {"decoder_type": "query", "tasks": {"color": 3, "shape": 2}}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"decoder_type": "mean"}, {"decoder_type": "query"}, TASKS, None], ids=["mean", "query", "tasks", "bytes"]
+)
+def test_dropout_of_the_classifier(fields):
+    """In training it maps others of the channels at each call, twice as large; otherwise all as they are."""
+    torch.manual_seed(0)
+    if fields:
+        model = small_model(classifier_dropout=0.5, **fields)
+        arguments = {"pixel_values": pixels(model.config)}
+    else:
+        config = PerceiverStudyConfig(**fields_of("bytes"), num_labels=5, classifier_dropout=0.5)
+        model, arguments = PerceiverStudyForTokenClassification(config), arguments_of(config, ("bytes",))
+    given = []
+    model.classifier.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    model.eval()(**arguments)
+    for _ in range(2):
+        model.train()(**arguments)
+    whole, *dropped = given
+    assert (whole != 0).all() and not torch.equal(*dropped)
+    for some in dropped:
+        kept = some != 0
+        assert 0.3 < kept.float().mean() < 0.7
+        torch.testing.assert_close(some[kept], 2 * whole[kept])
 
 
 def test_gradients_of_both_paths_agree(variant):

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from modeling_perceiver_study import PerceiverStudyConfig, neighbors
+from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyModel, neighbors
 from modeling_perceiver_study.neighbors import NeighborStem, nearest_points
 from tests.kinds import arguments_of, model_of
 
@@ -42,6 +42,16 @@ def test_size_and_place_of_a_cloud_mean_nothing(scale, shift):
     torch.testing.assert_close(
         single.double(), stem.double()(CLOUD, None, torch.float64), rtol=0, atol=5e-2 if shift else 1e-4
     )
+
+
+@pytest.mark.parametrize("count", [500, 4000, 8000])
+def test_points_on_a_line_are_in_units_of_their_distance(count):
+    """Which is small beside the cloud, and large beside what float32 can tell apart."""
+    points = torch.rand(1, count, 1, generator=torch.Generator().manual_seed(0))
+    rows = nearest_points(points, 4)
+    places = neighbors._in_units_of_neighbors(points, rows, None)
+    offsets = places[0][rows[0]] - places[0][:, None]
+    torch.testing.assert_close(offsets.square().sum(dim=-1).mean(), torch.tensor(1.0), rtol=0, atol=1e-2)
 
 
 @torch.no_grad()
@@ -99,6 +109,7 @@ def test_odd_clouds_have_finite_numbers_and_gradients(name, dtype):
     assert features.dtype == dtype
     assert features.isfinite().all()
     assert points.grad.isfinite().all()
+    assert points.grad.abs().max() < 1e5
 
 
 def test_gradients_of_points():
@@ -153,6 +164,35 @@ def test_autocast_computes_distances_exactly():
     with torch.autocast("cpu", torch.bfloat16):
         rounded = stem(CLOUD.float(), None, torch.float32)
     assert (rounded - exact).abs().max() < 0.05
+
+
+class Rounding(torch.nn.Module):
+    """A linear map in bfloat16, as quantized layers and adapters may be."""
+
+    def __init__(self, linear: torch.nn.Linear):
+        super().__init__()
+        self.weight = linear.weight
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(inputs.bfloat16(), self.weight.bfloat16()).to(inputs.dtype)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num_channels", [0, 2])
+def test_a_layer_that_rounds_is_given_differences(num_channels):
+    """Of places, which would be large beside them."""
+    points = torch.randn(1, 4000, 3, generator=torch.Generator().manual_seed(0))
+    stem, features = stem_of(num_channels).float(), torch.randn(1, 4000, num_channels) if num_channels else None
+    exact = stem(points, features, torch.float32)
+    for layer in stem.layers:
+        layer.places = Rounding(layer.places)
+    assert (stem(points, features, torch.float32) - exact).abs().max() < 0.05
+
+
+def test_one_layer_is_as_wide_as_the_stem_where_nothing_else_is_said():
+    fields = {"input_type": "points", "num_axes": 3, "num_channels": 0, "stem_type": "neighbors", "stem_channels": 8}
+    stem = PerceiverStudyModel(PerceiverStudyConfig(**fields)).inputs.stem
+    assert [layer.norm.normalized_shape for layer in stem.layers] == [(8,)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -275,6 +275,7 @@ def test_another_moving_average(run, resume, before, after, step):
         ["augmentation.crop_padding=2", "augmentation.horizontal_flip=false"],
         ["augmentation.mixup_alpha=0.5", "augmentation.random_erasing=0.5"],
         ["model.attention_probs_dropout_prob=0.3"],
+        ["model.classifier_dropout=0.3"],
     ],
 )
 def test_other_training_from_here_on(resume, whole, changes):

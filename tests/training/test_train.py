@@ -32,6 +32,7 @@ RESUMABLE = [
     "augmentation.crop_padding=2",
     "augmentation.horizontal_flip=true",
     "model.attention_probs_dropout_prob=0.2",
+    "model.classifier_dropout=0.2",
     "optimization.gradient_accumulation_steps=2",
 ]
 DECAY_0 = "optimization.ema_decay=0"
