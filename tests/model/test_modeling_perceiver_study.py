@@ -68,12 +68,15 @@ def test_all_paths_give_the_references_logits(variant, masked, implementation):
             assert error < tolerance * scale, f"{path} in {dtype}: {error}"
 
 
-TASKS = {"decoder_type": "query", "tasks": {"color": 3, "shape": 2}}
+CLASSIFIERS = {
+    "mean": {"decoder_type": "mean"},
+    "query": {"decoder_type": "query"},
+    "tasks": {"decoder_type": "query", "tasks": {"color": 3, "shape": 2}},
+    "bytes": None,
+}
 
 
-@pytest.mark.parametrize(
-    "fields", [{"decoder_type": "mean"}, {"decoder_type": "query"}, TASKS, None], ids=["mean", "query", "tasks", "bytes"]
-)
+@pytest.mark.parametrize("fields", CLASSIFIERS.values(), ids=CLASSIFIERS.keys())
 def test_dropout_of_the_classifier(fields):
     """In training it maps others of the channels at each call, twice as large; otherwise all as they are."""
     torch.manual_seed(0)
