@@ -352,7 +352,7 @@ def test_tasks_under_autocast_learn_beside_one_that_is_answered_in_chunks(backwa
 
 def test_the_single_query_of_the_classifier_is_a_case():
     model = small_model(decoder_type="query")
-    assert set(dict(model.decoder.named_children())) == {"query", "layer"}
+    assert set(dict(model.decoder.named_children())) == {"query", "layer", "dropout"}
     assert model.decoder.query.weight.shape == (1, 16)
 
 
