@@ -94,6 +94,9 @@ class PerceiverStudyConfig(PreTrainedConfig):
             distances are computed, so time grows with the square of the number of points.
         neighbor_channels: with `stem_type="neighbors"`, channels of each layer, such as `[64, 128]`; None is one layer
             of `stem_channels`.
+        neighbor_points: with `stem_type="neighbors"`, the number of points that `num_neighbors` is meant for: of a
+            cloud with `n` times as many, each `n`-th of the `n * num_neighbors` nearest are looked at, which lie in as
+            large a part of it. None looks at the nearest of any cloud.
         num_axes: `A`, axes of the grid: 2 for images, 1 for waveforms, 3 for video; coordinates of a point in space.
         num_frequency_bands: `K`, Fourier bands per axis.
         max_frequencies: highest band, a number or one per axis, above 0; None becomes the Nyquist frequencies of
@@ -178,6 +181,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
     stem_channels: int = 64
     num_neighbors: int = 16
     neighbor_channels: list[int] | tuple[int, ...] | None = None
+    neighbor_points: int | None = None
     num_frequency_bands: int = 16
     max_frequencies: float | int | list[float] | tuple[float, ...] | None = None
     concat_positions: bool = True

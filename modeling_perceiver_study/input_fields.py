@@ -83,7 +83,7 @@ def _is_run(size) -> bool:
 def check_input(config: "PerceiverStudyConfig"):
     """Check the fields of the only input, and resolve those that are None for what the others say."""
     require_counts(config, _COUNTS)
-    require_widths(config, ("learned_position_channels",))
+    require_widths(config, ("learned_position_channels", "neighbor_points"))
     require_choices(config, _SWITCHES, _CHOICES)
     adapter = adapter_class(config.input_type)
     require_counts(config, ("num_channels",), adapter.fewest_channels)

@@ -16,7 +16,9 @@ _TIE = 1e-4  # share of a distance by which the direction decides
 _MAX = 2  # what torch.embedding_bag calls it
 
 
-def nearest_points(points: torch.Tensor, count: int, mask: torch.Tensor | None = None) -> torch.Tensor:
+def nearest_points(
+    points: torch.Tensor, count: int, mask: torch.Tensor | None = None, among: int | None = None
+) -> torch.Tensor:
     """Rows of the `count` points that are nearest to each point, itself among them: `(B, M, A) -> (B, M, count)`.
 
     Hidden points are nobody's neighbors. Where there are fewer than `count`, one of them is there several times. Which
@@ -24,8 +26,16 @@ def nearest_points(points: torch.Tensor, count: int, mask: torch.Tensor | None =
 
     Args:
         mask: `(B, M)`, True for points that are there.
+        among: the number of points that `count` is meant for: of a cloud with `n` times as many, each `n`-th of the
+            `n * count` nearest, and of one with fewer, fewer, some several times. So they lie in as large a part of the
+            cloud, however many points it has. None takes the nearest.
     """
-    points, count, wanted = points.detach(), min(count, points.shape[1]), count
+    points, size = points.detach(), points.shape[1]
+    ranks = torch.arange(count, device=points.device)[None]
+    if among is not None:
+        ranks = ranks * (size if mask is None else mask.sum(dim=1, keepdim=True)) // among
+    most = min(size, count if among is None else 1 + (count - 1) * size // among)
+    ranks = torch.where(ranks < most, ranks, 0)[:, None]
     # On a regular grid many are equally far: of these, the first along a direction that no two of them share. Of more
     # than three axes some would share it in float32.
     precise = torch.float32 if points.device.type == "mps" else torch.float64
@@ -33,25 +43,31 @@ def nearest_points(points: torch.Tensor, count: int, mask: torch.Tensor | None =
     along = points.to(precise) * (direction / direction.norm())
     first = _TIE * sum(along.unbind(dim=-1))  # a product of matrices rounds rows differently
     if keeps_nothing():
-        rows = _nearest(points, points, first, count, mask)
+        rows = _nearest(points, points, first, ranks, most, mask)
     else:
         rows = torch.empty(*points.shape[:2], count, dtype=torch.int64, device=points.device)
-        most = _MOST_DISTANCES_ON_CPU if points.device.type == "cpu" else _MOST_DISTANCES
-        most = max(1, most // (points.shape[0] * points.shape[1]))
-        for some, rows_of_some in zip(points.split(most, dim=1), rows.split(most, dim=1), strict=True):
-            rows_of_some.copy_(_nearest(some, points, first, count, mask))
-    return torch.cat([rows, rows[..., :1].expand(-1, -1, wanted - count)], dim=-1)
+        part = _MOST_DISTANCES_ON_CPU if points.device.type == "cpu" else _MOST_DISTANCES
+        part = max(1, part // (points.shape[0] * size))
+        for some, rows_of_some in zip(points.split(part, dim=1), rows.split(part, dim=1), strict=True):
+            rows_of_some.copy_(_nearest(some, points, first, ranks, most, mask))
+    return rows
 
 
 def _nearest(
-    some: torch.Tensor, points: torch.Tensor, first: torch.Tensor, count: int, mask: torch.Tensor | None
+    some: torch.Tensor,
+    points: torch.Tensor,
+    first: torch.Tensor,
+    ranks: torch.Tensor,
+    most: int,
+    mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """`(B, R, A), (B, M, A), (B, M) -> (B, R, count)`"""
+    """`(B, R, A), (B, M, A), (B, M), (1 or B, 1, count) -> (B, R, count)`: those of these ranks, below `most`."""
     distances = _distances(some, points).to(first.dtype) + first[:, None]
     if mask is not None:
         distances = distances.masked_fill(~mask[:, None], torch.inf)
-    nearest, rows = distances.topk(count, largest=False)
-    return torch.where(nearest.isinf(), rows[..., :1], rows)
+    nearest, rows = distances.topk(most, largest=False)
+    rows = torch.where(nearest.isinf(), rows[..., :1], rows)
+    return rows.gather(2, ranks.expand(*rows.shape[:2], -1))
 
 
 def _distances(points: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
@@ -75,6 +91,7 @@ class NeighborStem(nn.Module):
             before made of them.
         stem_channels: `C'`, what all layers together become.
         num_neighbors: how many of the nearest points are looked at, the point itself among them.
+        neighbor_points: the number of points that `num_neighbors` is meant for, `among` of `nearest_points`.
     """
 
     def __init__(
@@ -85,9 +102,10 @@ class NeighborStem(nn.Module):
         stem_channels: int,
         num_neighbors: int,
         eps: float,
+        neighbor_points: int | None = None,
     ):
         super().__init__()
-        self.num_neighbors = num_neighbors
+        self.num_neighbors, self.neighbor_points = num_neighbors, neighbor_points
         widths = pairwise([num_channels, *neighbor_channels])
         self.layers = nn.ModuleList(NeighborLayer(num_axes, given, made, eps) for given, made in widths)
         self.output = nn.Linear(sum(neighbor_channels), stem_channels)
@@ -108,7 +126,7 @@ class NeighborStem(nn.Module):
         features = None if features is None else features.to(dtype)
         with maybe_autocast(points.device.type, enabled=False):
             points = points.to(torch.promote_types(points.dtype, torch.float32))
-            rows = nearest_points(points, self.num_neighbors, mask)
+            rows = nearest_points(points, self.num_neighbors, mask, self.neighbor_points)
             places = _in_units_of_neighbors(points, rows, mask)
         made = []
         for layer in self.layers:

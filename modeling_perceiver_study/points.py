@@ -36,6 +36,7 @@ class PointsAdapter(InputAdapter):
         "stem_channels",
         "num_neighbors",
         "neighbor_channels",
+        "neighbor_points",
     )
     fewest_channels = 0
     stem_types = ("none", "neighbors")
@@ -54,6 +55,7 @@ class PointsAdapter(InputAdapter):
                 config.stem_channels,
                 config.num_neighbors,
                 config.layer_norm_eps,
+                config.neighbor_points,
             )
 
     @classmethod

@@ -37,6 +37,7 @@ KINDS = {
         "stem_channels": 5,
         "num_neighbors": 4,
         "neighbor_channels": [6, 3],
+        "neighbor_points": 5,
     },
     "bytes": {"input_type": "bytes", "vocab_size": 20, "max_position_embeddings": 11, "d_model": 9},
     "array": {"input_type": "array", "num_channels": 7},
@@ -170,8 +171,9 @@ def _neighbors(stem, points, features, mask):
         nearest = []
         for index, place in enumerate(places):
             far = (places - place).square().sum(dim=-1).where(there, torch.inf)
-            found = [row for row in far.argsort().tolist() if there[row]][:count]
-            nearest.append(found or [index])
+            found = [row for row in far.argsort().tolist() if there[row]] or [index]
+            ranks = [rank * len(found) // stem.neighbor_points for rank in range(count)]
+            nearest.append([found[rank if rank < len(found) else 0] for rank in ranks])
         squares = [
             (places[nearest[index]] - places[index]).square().sum() / count for index in there.nonzero().flatten()
         ]

@@ -89,6 +89,7 @@ class PerceiverStudyConfigTest(unittest.TestCase):
             stem_channels=7,
             num_neighbors=5,
             neighbor_channels=[6, 8],
+            neighbor_points=30,
         )
         places = {"input_type": "points", "num_axes": 2, "num_channels": 0, "max_frequencies": [2.0, 4.0]}
         lines = {"input_type": "bytes", "d_model": 12}

@@ -26,6 +26,33 @@ def test_the_nearest_of_those_that_are_shown(monkeypatch, hidden, most):
     assert torch.equal(rows[:, mask, 0], torch.arange(40)[mask].expand(2, -1))  # each point is its own nearest
 
 
+@pytest.mark.parametrize("most", [2**23, 7 * 80])
+@pytest.mark.parametrize("hidden", [0, 12, 37])
+@pytest.mark.parametrize("among", [3, 10, 40, 100])
+def test_neighbors_of_a_cloud_with_more_or_fewer_points_than_they_are_meant_for(monkeypatch, among, hidden, most):
+    """Each n-th of n times as many, and where there are too few, some several times."""
+    monkeypatch.setattr(neighbors, "_MOST_DISTANCES_ON_CPU", most)
+    count = 40 - hidden
+    mask = torch.arange(40) < count
+    rows = nearest_points(CLOUD, 5, mask.expand(2, -1) if hidden else None, among)
+    ranks = [rank * count // among for rank in range(5)]
+    nearest = nearest_points(CLOUD[:, :count], count)
+    expected = nearest[..., [rank if rank < count else 0 for rank in ranks]]
+    assert torch.equal(rows[:, :count], expected)
+
+
+def test_a_point_sees_as_large_a_part_of_a_cloud_with_twice_as_many_points():
+    """On a line, on which each distance is known; units are the same too."""
+    found = []
+    for count in (200, 400):
+        points = torch.linspace(-1, 1, count, dtype=torch.float64)[None, :, None]
+        rows = nearest_points(points, 9, among=200)
+        places = neighbors._in_units_of_neighbors(points, rows, None)[0]
+        middle = count // 2
+        found.append((places[rows[0, middle]] - places[middle]).abs().max())
+    torch.testing.assert_close(*found, rtol=0.1, atol=0)
+
+
 def stem_of(num_channels: int = 0) -> NeighborStem:
     torch.manual_seed(1)
     return NeighborStem(3, num_channels, [5, 7], stem_channels=6, num_neighbors=8, eps=1e-5).double()
@@ -222,6 +249,7 @@ def test_forward_mode():
     [
         ({"stem_type": "conv"}, "stem_type='conv' in PerceiverStudyConfig: expected one of 'none', 'neighbors' with"),
         ({"stem_type": "neighbors", "num_neighbors": 0}, "num_neighbors=0"),
+        ({"stem_type": "neighbors", "neighbor_points": 0}, "neighbor_points=0 in PerceiverStudyConfig: expected None"),
         ({"stem_type": "neighbors", "neighbor_channels": []}, "neighbor_channels=[] in PerceiverStudyConfig: expected"),
         ({"stem_type": "neighbors", "neighbor_channels": [4, 0]}, "neighbor_channels=[4, 0]"),
         ({"stem_type": "neighbors", "neighbor_channels": 64}, "neighbor_channels=64"),
