@@ -160,8 +160,9 @@ def test_normals_turn_with_clouds_that_are_judged():
 
 
 def test_the_recipe_must_fit(data):
+    defaults = ["model.num_neighbors=16", "model.neighbor_channels=null"]
     with pytest.raises(UserError, match="input_type=grid"):
-        build(data, "model.input_type=grid", "model.stem_type=linear", "model.num_neighbors=16")
+        build(data, "model.input_type=grid", "model.stem_type=linear", *defaults)
     with pytest.raises(UserError, match=r"nearest is 'feature_extractor\.center'"):
         build(data, "feature_extractor={centre: box}")
     with pytest.raises(UserError, match="section image_processor"):
