@@ -82,7 +82,7 @@ class NeighborStem(nn.Module):
     """`(B, M, A), (B, M, C) or None -> (B, M, C')`: layers that look at neighbors, and a linear map of what all make.
 
     All layers look at the same neighbors, which are the nearest in space. Where they are from the point is measured in
-    units of the root mean square distance between neighbors in this cloud: so twice as many points mean nothing else.
+    units of the root mean square distance between neighbors in this cloud, so that the size of a cloud means nothing.
     Distances are computed in float32 or better. A norm follows the map.
 
     Args:
