@@ -88,7 +88,7 @@ class PerceiverStudyConfig(PreTrainedConfig):
             `S` (Perceiver IO's "2D conv + maxpool"). Latents and positions know only the grid after the stem; shorter
             inputs are filled up with zeros. Of points in space `"none"` or `"neighbors"`: layers, each of which takes
             what a point's neighbors are and where they are from it through a linear map of each, of that the largest,
-            and a norm; then a linear map of what all layers made, and a norm.
+            and a norm over the cloud; then a linear map of what all layers made, and a norm.
         stem_channels: what a stem makes of `C`.
         num_neighbors: with `stem_type="neighbors"`, how many points each looks at: itself and its nearest. All
             distances are computed, so time grows with the square of the number of points.

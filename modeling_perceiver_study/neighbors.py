@@ -130,7 +130,7 @@ class NeighborStem(nn.Module):
             places = _in_units_of_neighbors(points, rows, mask)
         made = []
         for layer in self.layers:
-            features = layer(places, features, rows, dtype)
+            features = layer(places, features, rows, dtype, mask)
             made.append(features)
         return self.output_norm(self.output(torch.cat(made, dim=-1)))
 
@@ -139,8 +139,8 @@ class NeighborLayer(nn.Module):
     """`(B, M, A), (B, M, C) or None -> (B, M, C')`: of each channel the largest that a map makes of any neighbor.
 
     A neighbor is mapped by its features and by where it is from the point. What another map makes of the point's own
-    features is added (an edge convolution: DGCNN, Wang et al. 2019, https://arxiv.org/abs/1801.07829). A norm and GELU
-    follow.
+    features is added (an edge convolution: DGCNN, Wang et al. 2019, https://arxiv.org/abs/1801.07829). A norm over the
+    cloud and GELU follow.
     """
 
     def __init__(self, num_axes: int, num_channels: int, neighbor_channels: int, eps: float):
@@ -148,16 +148,22 @@ class NeighborLayer(nn.Module):
         self.places = ExactLinear(num_axes, neighbor_channels)
         self.features = nn.Linear(num_channels, neighbor_channels, bias=False) if num_channels else None
         self.own_features = nn.Linear(num_channels, neighbor_channels, bias=False) if num_channels else None
-        self.norm = nn.LayerNorm(neighbor_channels, eps=eps)
+        self.norm = CloudNorm(neighbor_channels, eps)
 
     def forward(
-        self, places: torch.Tensor, features: torch.Tensor | None, rows: torch.Tensor, dtype: torch.dtype
+        self,
+        places: torch.Tensor,
+        features: torch.Tensor | None,
+        rows: torch.Tensor,
+        dtype: torch.dtype,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Args:
             places: of points, in units of the distance between neighbors, in float32 or better.
             rows: `(B, M, k)`, the neighbors of each point.
-            dtype: of the norm, and of what is returned.
+            dtype: of what is returned.
+            mask: `(B, M)`, True for points that are there.
         """
         others = None if self.features is None else self.features(features)
         if type(self.places) is ExactLinear:
@@ -169,7 +175,40 @@ class NeighborLayer(nn.Module):
             hidden = (mapped if others is None else mapped + _of_rows(others, rows)).amax(dim=2)
         if self.own_features is not None:
             hidden = hidden + self.own_features(features)
-        return nn.functional.gelu(self.norm(hidden.to(dtype)))
+        return nn.functional.gelu(self.norm(hidden, mask).to(dtype))
+
+
+class CloudNorm(nn.GroupNorm):
+    """`(B, M, C) -> (B, M, C)`: a norm over all points and channels of a cloud, then a gain and a bias of each channel.
+
+    So it leaves what is large at one point of a cloud and small at another, which a LayerNorm takes from each point. It
+    is a group norm of one group (Wu & He 2018, https://arxiv.org/abs/1803.08494) to which hidden points are nothing:
+    they become the bias. It computes in float32 or better, and returns that.
+    """
+
+    def __init__(self, num_channels: int, eps: float):
+        super().__init__(1, num_channels, eps=eps)
+
+    def forward(self, values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Args:
+            mask: `(B, M)`, True for points that are there.
+        """
+        with maybe_autocast(values.device.type, enabled=False):
+            values = values.to(torch.promote_types(values.dtype, torch.float32))
+            count = values.shape[1] if mask is None else mask.sum(dim=1)[:, None, None].clamp(min=1)
+
+            def mean(values):
+                return values.sum(dim=(1, 2), keepdim=True) / (count * values.shape[2])
+
+            values = _zeros_where_hidden(values, mask)
+            values = _zeros_where_hidden(values - mean(values), mask)
+            deviation = (mean(values.square()) + self.eps).sqrt()
+            return values * (self.weight / deviation) + self.bias
+
+
+def _zeros_where_hidden(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    return values if mask is None else values.masked_fill(~mask[..., None], 0.0)
 
 
 class ExactLinear(nn.Linear):

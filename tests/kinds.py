@@ -186,7 +186,10 @@ def _neighbors(stem, points, features, mask):
                 offsets = (places[others] - place) / unit
                 mapped = offsets @ layer.places.weight.T + numbers[others] @ layer.features.weight.T
                 rows.append(mapped.amax(dim=0) + layer.own_features.weight @ numbers[index])
-            numbers = torch.nn.functional.gelu(layer.norm(torch.stack(rows)))
+            rows = torch.stack(rows)
+            variance, mean = torch.var_mean(rows[there], correction=0) if there.any() else (0.0, 0.0)
+            rows = (rows - mean) / (variance + layer.norm.eps) ** 0.5
+            numbers = torch.nn.functional.gelu(rows * layer.norm.weight + layer.norm.bias)
             made.append(numbers)
         clouds.append(stem.output_norm(stem.output(torch.cat(made, dim=-1))))
     return torch.stack(clouds)

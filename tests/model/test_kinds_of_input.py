@@ -93,10 +93,10 @@ def test_maps_of_other_inputs_are_not_split():
         model.split_cross_attentions(model(**given).cross_attentions, **given)
 
 
-def test_layer_norms_of_every_input_are_the_configs():
+def test_norms_of_every_input_are_the_configs():
     for kinds in (("neighbors",), ("neighbors", "bytes")):
         model = model_of(*kinds, layer_norm_eps=1e-3)
-        assert {module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)} == {1e-3}
+        assert {module.eps for module in model.modules() if isinstance(module, (nn.LayerNorm, nn.GroupNorm))} == {1e-3}
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_perceiver_study import PerceiverStudyConfig, PerceiverStudyModel, neighbors
-from modeling_perceiver_study.neighbors import NeighborStem, nearest_points
+from modeling_perceiver_study.neighbors import CloudNorm, NeighborStem, nearest_points
 from tests.kinds import arguments_of, model_of
 
 CLOUD = torch.randn(2, 40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -165,6 +165,30 @@ def test_the_largest_of_each_channel(monkeypatch, dtype, most):
     assert torch.equal(flat.gather(0, winners), found.flatten(0, 1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("hidden", [0, 12, 39, 40])
+def test_a_norm_over_a_cloud(dtype, hidden):
+    """Torch's group norm of the points that are there, whatever the others are; they become the bias."""
+    norm = CloudNorm(3, eps=1e-5).double()
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    shown, mask = 40 - hidden, (torch.arange(40) >= hidden).expand(2, -1)
+    values = (300 * CLOUD + 900).to(dtype).requires_grad_()
+    expected = norm.bias.expand(2, 40, 3)
+    if shown:
+        group = (values[:, hidden:].double().mT, 1, norm.weight, norm.bias, norm.eps)
+        expected = torch.cat([expected[:, :hidden], torch.nn.functional.group_norm(*group).mT], dim=1)
+    spoiled = torch.where(mask[..., None], values, torch.nan)
+    norm = norm.to(dtype)
+    found = norm(spoiled, mask if hidden else None)
+    assert found.dtype == torch.promote_types(dtype, torch.float32)
+    close = {torch.float64: 1e-12, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 0.05}[dtype]
+    torch.testing.assert_close(found.double(), expected.double(), rtol=0, atol=close)
+    (gradient,) = torch.autograd.grad(found.square().sum(), values)
+    assert gradient.isfinite().all()
+    assert not gradient[:, :hidden].any()
+
+
 def test_transforms_have_the_same_numbers():
     model = model_of("neighbors")
     given = arguments_of(model.config, ("neighbors",))
@@ -219,7 +243,7 @@ def test_a_layer_that_rounds_is_given_differences(num_channels):
 def test_one_layer_is_as_wide_as_the_stem_where_nothing_else_is_said():
     fields = {"input_type": "points", "num_axes": 3, "num_channels": 0, "stem_type": "neighbors", "stem_channels": 8}
     stem = PerceiverStudyModel(PerceiverStudyConfig(**fields)).inputs.stem
-    assert [layer.norm.normalized_shape for layer in stem.layers] == [(8,)]
+    assert [layer.norm.num_channels for layer in stem.layers] == [8]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
