@@ -148,7 +148,7 @@ class NeighborLayer(nn.Module):
         self.places = ExactLinear(num_axes, neighbor_channels)
         self.features = nn.Linear(num_channels, neighbor_channels, bias=False) if num_channels else None
         self.own_features = nn.Linear(num_channels, neighbor_channels, bias=False) if num_channels else None
-        self.norm = CloudNorm(neighbor_channels, eps)
+        self.cloud_norm = CloudNorm(neighbor_channels, eps)
 
     def forward(
         self,
@@ -175,7 +175,7 @@ class NeighborLayer(nn.Module):
             hidden = (mapped if others is None else mapped + _of_rows(others, rows)).amax(dim=2)
         if self.own_features is not None:
             hidden = hidden + self.own_features(features)
-        return nn.functional.gelu(self.norm(hidden, mask).to(dtype))
+        return nn.functional.gelu(self.cloud_norm(hidden, mask).to(dtype))
 
 
 class CloudNorm(nn.GroupNorm):

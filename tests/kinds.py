@@ -188,8 +188,8 @@ def _neighbors(stem, points, features, mask):
                 rows.append(mapped.amax(dim=0) + layer.own_features.weight @ numbers[index])
             rows = torch.stack(rows)
             variance, mean = torch.var_mean(rows[there], correction=0) if there.any() else (0.0, 0.0)
-            rows = (rows - mean) / (variance + layer.norm.eps) ** 0.5
-            numbers = torch.nn.functional.gelu(rows * layer.norm.weight + layer.norm.bias)
+            rows = (rows - mean) / (variance + layer.cloud_norm.eps) ** 0.5
+            numbers = torch.nn.functional.gelu(rows * layer.cloud_norm.weight + layer.cloud_norm.bias)
             made.append(numbers)
         clouds.append(stem.output_norm(stem.output(torch.cat(made, dim=-1))))
     return torch.stack(clouds)

@@ -243,7 +243,7 @@ def test_a_layer_that_rounds_is_given_differences(num_channels):
 def test_one_layer_is_as_wide_as_the_stem_where_nothing_else_is_said():
     fields = {"input_type": "points", "num_axes": 3, "num_channels": 0, "stem_type": "neighbors", "stem_channels": 8}
     stem = PerceiverStudyModel(PerceiverStudyConfig(**fields)).inputs.stem
-    assert [layer.norm.num_channels for layer in stem.layers] == [8]
+    assert [layer.cloud_norm.num_channels for layer in stem.layers] == [8]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
