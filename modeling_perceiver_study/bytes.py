@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from .inputs import InputAdapter, check_given, check_mask, register_input_adapter
+from .inputs import InputAdapter, check_given, check_needed_mask, register_input_adapter
 from .paths import has_values
 from .separable import GridInputs, array_inputs
 
@@ -73,7 +73,7 @@ class BytesAdapter(InputAdapter):
                     f"{name} hold ids from {lowest} to {highest}: expected 0 to {vocabulary - 1}, as "
                     f"vocab_size={vocabulary}."
                 )
-        mask = check_mask(attention_mask, input_ids.shape)
+        mask = check_needed_mask(attention_mask, input_ids.shape)
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         array = self.embeddings(input_ids) + self.position_embeddings(positions)
         if self.ngram_embeddings is not None:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from .inputs import InputAdapter, check_floating, check_mask, fresh_weight, register_input_adapter, shown_array
+from .inputs import (
+    InputAdapter,
+    check_floating,
+    check_mask,
+    check_needed_mask,
+    fresh_weight,
+    register_input_adapter,
+    shown_array,
+)
 from .paths import has_values, keeps_nothing
 from .position import SAME_FEATURES, find_max_frequency, fourier_axis_features
 from .separable import GridInputs, array_inputs, grid_inputs
@@ -213,7 +221,7 @@ class GridAdapter(InputAdapter):
             )
         if inputs is not None:
             self._check_inputs(inputs, position_features)
-            return shown_array(inputs.to(dtype), check_mask(attention_mask, inputs.shape[:2]))
+            return shown_array(inputs.to(dtype), check_needed_mask(attention_mask, inputs.shape[:2]))
         pixels = self._channels_first(pixel_values)
         self._check_pixels(pixel_values, pixels)
         attention_mask = _mask_of_points(attention_mask, pixels, self.config)
@@ -224,7 +232,7 @@ class GridAdapter(InputAdapter):
             pixels = self.stem(pixels.to(dtype))
         grid = list(pixels.shape[2:])
         points = "input" if self.config.stem_type != "conv" else "point of the grid, or per point that the stem leaves"
-        mask = check_mask(attention_mask, (pixels.shape[0], math.prod(grid)), points)
+        mask = check_needed_mask(attention_mask, (pixels.shape[0], math.prod(grid)), points)
         if mask is not None:
             pixels = pixels.masked_fill(~mask.view(-1, 1, *grid), 0)  # what padding holds may be NaN
         if position_features is not None:

@@ -132,6 +132,13 @@ def check_mask(mask: torch.Tensor | None, shape: tuple[int, ...], points: str = 
     return mask.bool()
 
 
+def check_needed_mask(mask: torch.Tensor | None, shape: tuple[int, ...], points: str = "input") -> torch.Tensor | None:
+    """The same, but None where nothing is hidden, as less is computed then; not on GPUs, as to look waits for them."""
+    mask = check_mask(mask, shape, points)
+    seen = mask is not None and mask.device.type == "cpu" and has_values(mask)
+    return None if seen and mask.all() else mask
+
+
 def check_tensor(name: str, value: torch.Tensor):
     """Raise a ValueError unless the argument `name` is a tensor with at least one sample."""
     if not isinstance(value, torch.Tensor):
@@ -196,7 +203,7 @@ class ArrayAdapter(InputAdapter):
                 f"element and num_channels={self.width}."
             )
         check_floating(name, inputs)
-        return shown_array(inputs.to(dtype), check_mask(attention_mask, inputs.shape[:2]))
+        return shown_array(inputs.to(dtype), check_needed_mask(attention_mask, inputs.shape[:2]))
 
 
 def shown_array(array: torch.Tensor, attention_mask: torch.Tensor | None) -> GridInputs:

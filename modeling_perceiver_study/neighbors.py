@@ -196,19 +196,16 @@ class CloudNorm(nn.GroupNorm):
         """
         with maybe_autocast(values.device.type, enabled=False):
             values = values.to(torch.promote_types(values.dtype, torch.float32))
-            count = values.shape[1] if mask is None else mask.sum(dim=1)[:, None, None].clamp(min=1)
-
-            def mean(values):
-                return values.sum(dim=(1, 2), keepdim=True) / (count * values.shape[2])
-
-            values = _zeros_where_hidden(values, mask)
-            values = _zeros_where_hidden(values - mean(values), mask)
-            deviation = (mean(values.square()) + self.eps).sqrt()
-            return values * (self.weight / deviation) + self.bias
-
-
-def _zeros_where_hidden(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    return values if mask is None else values.masked_fill(~mask[..., None], 0.0)
+            if mask is None:
+                shape = values.shape[1:]
+                weight, bias = (of_channels.to(values.dtype).expand(shape) for of_channels in (self.weight, self.bias))
+                return nn.functional.layer_norm(values, shape, weight, bias, self.eps)
+            hidden = ~mask[..., None]
+            count = mask.sum(dim=1)[:, None, None].clamp(min=1) * values.shape[2]
+            values = values.masked_fill(hidden, 0.0)
+            values = (values - values.sum(dim=(1, 2), keepdim=True) / count).masked_fill(hidden, 0.0)
+            variance = values.square().sum(dim=(1, 2), keepdim=True) / count
+            return values * (self.weight / (variance + self.eps).sqrt()) + self.bias
 
 
 class ExactLinear(nn.Linear):

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .inputs import InputAdapter, check_floating, check_given, check_mask, register_input_adapter
+from .inputs import InputAdapter, check_floating, check_given, check_needed_mask, register_input_adapter
 from .neighbors import NeighborStem
 from .paths import has_values
 from .position import fourier_features
@@ -84,7 +84,7 @@ class PointsAdapter(InputAdapter):
             got = "none" if point_features is None else f"shape {tuple(point_features.shape)}"
             wanted = f"(batch, points, {config.num_channels})" if config.num_channels else "none"
             raise ValueError(f"point_features: got {got}, expected {wanted} with num_channels={config.num_channels}.")
-        mask = check_mask(attention_mask, points.shape[:2], "point")
+        mask = check_needed_mask(attention_mask, points.shape[:2], "point")
         points = _shown("coordinates", name, points, mask)
         array = fourier_features(
             points.to(torch.promote_types(points.dtype, dtype)),

@@ -400,6 +400,14 @@ def test_what_does_not_fit_together_is_said(without, more, message):
         model(**given)
 
 
+def test_a_mask_that_hides_nothing_changes_nothing(kinds):
+    """Not one bit, as the same is computed."""
+    model = model_of(*kinds)
+    given = arguments_of(model.config, kinds)
+    masks = {name: torch.ones_like(mask) for name, mask in masks_of(model.config, kinds, given).items()}
+    assert torch.equal(model(**given, **masks)[0], model(**given)[0])
+
+
 def test_one_mask_for_all():
     """Over the elements, beside the masks of each."""
     kinds = ("image", "points")
