@@ -133,7 +133,10 @@ def check_mask(mask: torch.Tensor | None, shape: tuple[int, ...], points: str = 
 
 
 def check_needed_mask(mask: torch.Tensor | None, shape: tuple[int, ...], points: str = "input") -> torch.Tensor | None:
-    """The same, but None where nothing is hidden, as less is computed then; not on GPUs, as to look waits for them."""
+    """What `check_mask` returns, but None where nothing is hidden, as less is computed without a mask.
+
+    On GPUs the mask stays, as looking at what it holds would wait for them.
+    """
     mask = check_mask(mask, shape, points)
     seen = mask is not None and mask.device.type == "cpu" and has_values(mask)
     return None if seen and mask.all() else mask
