@@ -19,7 +19,7 @@ PARAMETERS = {
     "fsdd-known": 898_834,
     "imagenet-8gpus": 44_912_254,
     "imagenet-fourier": 44_912_254,  # the paper's table 7 says 44.9 M
-    "modelnet10": 792_598,
+    "modelnet10": 989_782,
     "sst2": 2_515_842,
     "sst2-masked": 2_586_758,
     "study-digits": 95_856,
