@@ -66,6 +66,18 @@ def test_latents_and_gradients_are_the_references(kinds, path, masked):
         assert error < 1e-10, f"{name}: {error}"
 
 
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
+def test_everything_is_made_where_the_inputs_are(kinds, masked):
+    """Whatever torch's default device is."""
+    model = model_of(*kinds).train()
+    given = arguments_of(model.config, kinds)
+    masks = masks_of(model.config, kinds, given) if masked else {}
+    with torch.device("meta"):
+        latents = model(**given, **masks).last_hidden_state
+        latents.sum().backward()
+    assert latents.device.type == "cpu"
+
+
 def test_maps_are_split_by_modality(kinds):
     model = model_of(*kinds)
     given = arguments_of(model.config, kinds)
