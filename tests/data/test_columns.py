@@ -10,12 +10,12 @@ import pytest
 from datasets import Value
 from PIL import Image
 
-from lab.data.columns import Column
+from lab.data.columns import Column, content_or_name, is_numbers
 from lab.data.decoded_images import IMAGE
 from lab.data.label_columns import MULTI_LABEL, SINGLE_LABEL
 from lab.data.points import POINTS
 from lab.data.sound import AUDIO
-from lab.data.sources import Reading, load_named_sources
+from lab.data.sources import Reading, TableRows, load_named_sources
 from lab.data.splits import all_rows
 from lab.data.text import TEXT
 from lab.data.video import VIDEO, VideoDecoder
@@ -195,6 +195,44 @@ def test_several_inputs(tmp_path):
     assert source.labels.tolist() == labels
     copy = pickle.loads(pickle.dumps(source))  # as processes that read ahead get it
     assert copy.read(np.array([4, 1])) == read
+
+
+FLOATS = Value("float32")
+NESTED = {  # of which all rows but some are arrays
+    "series": (datasets.List(FLOATS), [[0.1, -2.5], [], [float("nan")]], []),
+    "series, some missing": (datasets.List(FLOATS), [[0.1], None, [0.2, None]], [1, 2]),
+    "clouds": (datasets.List(datasets.List(FLOATS)), [[[0.1, 1e-9]], [[1.0, 2.0], [3.0, 4.0]], []], []),
+    "ragged": (datasets.LargeList(datasets.List(FLOATS)), [[[0.1], [0.2, 0.3]], [[0.4], None], [[0.5]]], [0, 1]),
+    "of one length": (datasets.List(datasets.List(FLOATS, length=2)), [[[0.1, 0.2]], [[1.0, 2.0], [3.0, 4.0]]], []),
+    "pairs of pairs": (datasets.List(datasets.List(datasets.List(FLOATS))), [[[[0.1], [0.2]]], [[[1.0], [2.0]]]], []),
+    "arrays": (datasets.Array2D((2, 2), "float32"), [[[0.1, 0.2], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]], []),
+    "in float64": (datasets.List(datasets.List(Value("float64"))), [[[0.1, 0.2]], [[1.0, 2.0]]], []),
+}
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_floats_are_read_as_arrays(kind):
+    """With the numbers that lists have, and called the same."""
+    feature, values, lists = NESTED[kind]
+    features = datasets.Features({"numbers": feature, "text": Value("string")})
+    table = datasets.Dataset.from_dict({"numbers": values, "text": ["a"] * len(values)}, features=features)
+    order = np.arange(len(values))[::-1]
+    read = TableRows(table, {"points": "numbers", "text": "text"}, None).fetch(order)
+    assert read["text"] == ["a"] * len(values)
+    for row, found in zip(order, read["points"], strict=True):
+        expected = table[int(row)]["numbers"]
+        if row in lists:
+            assert found == expected
+        else:
+            assert found.dtype == np.float64
+            assert np.array_equal(found, np.array(expected), equal_nan=True)
+            assert content_or_name(found) == content_or_name(expected)
+
+
+@pytest.mark.parametrize("feature", [datasets.List(Value("int16")), datasets.List(Value("string")), FLOATS])
+def test_what_is_no_list_of_floats_is_read_as_it_is(feature):
+    """Whole numbers keep telling that they are, which sound has to know."""
+    assert not is_numbers(feature)
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])

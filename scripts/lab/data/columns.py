@@ -7,9 +7,14 @@ from typing import Any
 
 import datasets
 import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from lab.errors import UserError
 
+_FLOATS = ("float32", "float64")
+_ARRAYS = (datasets.Array2D, datasets.Array3D, datasets.Array4D, datasets.Array5D)
 _FILES = ("binary", "large_binary", "string", "large_string")  # types of files' bytes and of their paths
 
 LABEL = "label"  # the role of labels, beside those of a task's inputs
@@ -57,6 +62,39 @@ def media_column(role: str, feature: type) -> Column:
 def is_file(feature: Any) -> bool:
     """Whether values may be bytes of files, or their paths."""
     return isinstance(feature, datasets.Value) and feature.dtype in _FILES
+
+
+def is_numbers(feature: Any) -> bool:
+    """Whether values are lists of floats, however deep, or arrays of them."""
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        inner = feature.feature
+        return is_numbers(inner) or (isinstance(inner, datasets.Value) and inner.dtype in _FLOATS)
+    return isinstance(feature, _ARRAYS) and feature.dtype in _FLOATS
+
+
+def numbers_of(column: pa.ChunkedArray) -> list:
+    """The rows of such a column as arrays in float64, which takes a fraction of the time that lists do.
+
+    A row is a list where its lists differ in length or something is missing, and None where it is missing itself.
+    """
+    rows = []
+    for chunk in column.chunks:
+        for row in getattr(chunk, "storage", chunk):
+            array = _array(row.values)
+            rows.append(row.as_py() if array is None else array)
+    return rows
+
+
+def _array(values: pa.Array | None) -> np.ndarray | None:
+    if values is None or values.null_count:
+        return None
+    if pa.types.is_floating(values.type):
+        return values.to_numpy(zero_copy_only=False).astype(np.float64)
+    lengths = pc.unique(pc.list_value_length(values)).to_pylist()
+    if len(lengths) > 1:
+        return None
+    inner = _array(values.flatten())
+    return None if inner is None else inner.reshape(len(values), *lengths, *inner.shape[1:])
 
 
 def find_column(column: Column, features: datasets.Features, chosen: dict[str, Any], split: str, key: str) -> str:
@@ -133,6 +171,8 @@ def content_of(value: Any) -> Any:
 
 def content_or_name(value: Any) -> bytes:
     """What a row has in a column; of a file that it names the name alone, since data may lie elsewhere."""
+    if isinstance(value, np.ndarray):
+        return "".join(map(repr, value.ravel().tolist())).encode()
     if isinstance(value, list):
         return b"".join(map(content_or_name, value))
     if not isinstance(value, dict) or {*value} != {"bytes", "path"}:

@@ -52,9 +52,9 @@ class SoundDecoder(RaggedDecoder):
         self.moments_first = False
 
     def look_at(self, inputs: dict[str, Sequence[Any]]):
-        channels = self.extractor.feature_size
+        channels, lists = self.extractor.feature_size, list | np.ndarray
         for series in inputs[self.role]:
-            nested = isinstance(series, list) and len(series) > 0 and isinstance(series[0], list)
+            nested = isinstance(series, lists) and len(series) > 0 and isinstance(series[0], lists)
             if nested and (len(series) == channels) != (len(series[0]) == channels):
                 self.moments_first = len(series) != channels
                 return

@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 import pyarrow.compute as pc
 
-from lab.data.columns import LABEL, Column, file_of, find_column, located
+from lab.data.columns import LABEL, Column, file_of, find_column, is_numbers, located, numbers_of
 from lab.data.held_out import made_of_others, regroup, underlying
 from lab.data.label_columns import SINGLE_LABEL, find_labels
 from lab.data.labels import LabelReader, label_reader, read_labels
@@ -29,8 +29,15 @@ class TableRows:
     folder: str | None
 
     def fetch(self, rows: np.ndarray) -> dict[str, list]:
-        """`(k,)` -> for each role k values."""
-        read = self.table[rows]
+        """`(k,)` -> for each role k values, lists of floats as arrays."""
+        names = set(self.roles.values())
+        numbers = {name for name in names if is_numbers(self.table.features[name])}
+        read = {}
+        if names > numbers:
+            read = (self.table.select_columns([*names - numbers]) if numbers else self.table)[rows]
+        if numbers:
+            columns = self.table.with_format("arrow", columns=[*numbers])[rows]
+            read |= {name: numbers_of(columns[name]) for name in numbers}
         return {role: [located(value, self.folder) for value in read[name]] for role, name in self.roles.items()}
 
     def files(self) -> list[list[str | None]]:
