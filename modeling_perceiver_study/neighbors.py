@@ -271,13 +271,13 @@ def _winners_on_cpu(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     batch, size, channels = values.shape
     count, values = rows.shape[2], values.flatten(0, 1)
     shifts = torch.arange(batch, device=rows.device)[:, None, None] * size
-    rows_of_all = (rows + shifts).flatten(0, 1)
-    rows, winners = (rows * channels).flatten(0, 1), rows.new_empty(batch * size, channels)
+    winners = rows.new_empty(batch * size, channels)
+    in_batch, in_cloud = (rows + shifts).flatten(0, 1), (rows * channels).flatten(0, 1)
     places = torch.arange(channels, device=rows.device)
     some = max(1, _MOST_VALUES_ON_CPU // (count * channels))
-    for of_all, part, won in zip(rows_of_all.split(some), rows.split(some), winners.split(some), strict=True):
-        pixels = values.index_select(0, of_all.flatten()).view(1, -1, count, channels).permute(0, 3, 1, 2)
+    for part, starts, won in zip(in_batch.split(some), in_cloud.split(some), winners.split(some), strict=True):
+        pixels = values.index_select(0, part.flatten()).view(1, -1, count, channels).permute(0, 3, 1, 2)
         which = nn.functional.max_pool2d(pixels, (1, count), return_indices=True)[1]
-        torch.index_select(part.flatten(), 0, which[0, :, :, 0].T.flatten(), out=won.view(-1))
+        torch.index_select(starts.flatten(), 0, which[0, :, :, 0].T.flatten(), out=won.view(-1))
         won.add_(places)
     return winners.view(batch, -1)
