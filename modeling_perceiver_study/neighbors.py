@@ -43,39 +43,52 @@ def nearest_points(
     along = points.to(precise) * (direction / direction.norm())
     first = _TIE * sum(along.unbind(dim=-1))  # a product of matrices rounds rows differently
     if keeps_nothing():
-        rows = _nearest(points, points, first, ranks, most, mask)
+        rows = _nearest(points, points, first, first, ranks, most, mask)
     else:
         rows = torch.empty(*points.shape[:2], count, dtype=torch.int64, device=points.device)
         part = _MOST_DISTANCES_ON_CPU if points.device.type == "cpu" else _MOST_DISTANCES
         part = max(1, part // (points.shape[0] * size))
-        for some, rows_of_some in zip(points.split(part, dim=1), rows.split(part, dim=1), strict=True):
-            rows_of_some.copy_(_nearest(some, points, first, ranks, most, mask))
+        parts = (array.split(part, dim=1) for array in (points, first, rows))
+        for some, first_of_some, rows_of_some in zip(*parts, strict=True):
+            rows_of_some.copy_(_nearest(some, points, first_of_some, first, ranks, most, mask))
     return rows
 
 
 def _nearest(
     some: torch.Tensor,
     points: torch.Tensor,
+    first_of_some: torch.Tensor,
     first: torch.Tensor,
     ranks: torch.Tensor,
     most: int,
     mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """`(B, R, A), (B, M, A), (B, M), (1 or B, 1, count) -> (B, R, count)`: those of these ranks, below `most`."""
-    distances = _distances(some, points).to(first.dtype) + first[:, None]
+    """`(B, R, A), (B, M, A), (B, R), (B, M), (1 or B, 1, count) -> (B, R, count)`: those of these ranks, below `most`.
+
+    What is added to a distance is less than it, so no sum is negative.
+    """
+    distances = first[:, None] - first_of_some[..., None] + _distances(some, points)
     if mask is not None:
         distances = distances.masked_fill(~mask[:, None], torch.inf)
-    nearest, rows = distances.topk(most, largest=False)
+    if distances.device.type == "cpu" and not keeps_nothing():
+        # Bits of positive numbers, as integers, are in the order of the numbers, NaN last. CPUs find the smallest
+        # integers up to three times as fast, as they need not ask which are NaN.
+        nearest, rows = distances.abs().view(torch.int64).topk(most, largest=False)
+        nearest = nearest.view(distances.dtype)
+    else:
+        nearest, rows = distances.topk(most, largest=False)
     rows = torch.where(nearest.isinf(), rows[..., :1], rows)
     return rows.gather(2, ranks.expand(*rows.shape[:2], -1))
 
 
 def _distances(points: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """`(B, R, A), (B, M, A) -> (B, R, M)`"""
-    if keeps_nothing():  # ONNX has no distances for all sizes
-        return (points[:, :, None] - others[:, None]).square().sum(dim=-1).sqrt()
-    # Not by a product of matrices, whose rounding depends on the other points.
-    return torch.cdist(points, others, compute_mode="donot_use_mm_for_euclid_dist")
+    """`(B, R, A), (B, M, A) -> (B, R, M)`, not by a product of matrices, whose rounding depends on the other points."""
+    axes = zip(points.unbind(dim=-1), others.unbind(dim=-1), strict=True)
+    first, *more = (own[:, :, None] - other[:, None] for own, other in axes)
+    squares = first.square()
+    for differences in more:
+        squares = torch.addcmul(squares, differences, differences)
+    return squares.sqrt()
 
 
 class NeighborStem(nn.Module):

@@ -26,6 +26,16 @@ def test_the_nearest_of_those_that_are_shown(monkeypatch, hidden, most):
     assert torch.equal(rows[:, mask, 0], torch.arange(40)[mask].expand(2, -1))  # each point is its own nearest
 
 
+@pytest.mark.parametrize("among", [None, 10])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_point_that_is_nowhere_is_near_to_none(sign, among):
+    """NaN has a sign, which differs between processors and between ways to make one."""
+    points = CLOUD.clone()
+    points[:, 7] = torch.tensor(torch.nan).copysign(torch.tensor(float(sign)))
+    others = torch.arange(40) != 7
+    assert not (nearest_points(points, 5, among=among)[:, others] == 7).any()
+
+
 @pytest.mark.parametrize("most", [2**23, 7 * 80])
 @pytest.mark.parametrize("hidden", [0, 12, 37])
 @pytest.mark.parametrize("among", [3, 10, 40, 100])
