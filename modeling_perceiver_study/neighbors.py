@@ -71,8 +71,8 @@ def _nearest(
     if mask is not None:
         distances = distances.masked_fill(~mask[:, None], torch.inf)
     if distances.device.type == "cpu" and not keeps_nothing():
-        # Bits of positive numbers, as integers, are in the order of the numbers, NaN last. CPUs find the smallest
-        # integers up to three times as fast, as they need not ask which are NaN.
+        # Bits of positive numbers, as integers, are in the order of the numbers, NaN without its sign last. CPUs find
+        # the smallest integers up to three times as fast, as they need not ask which are NaN.
         nearest, rows = distances.abs().view(torch.int64).topk(most, largest=False)
         nearest = nearest.view(distances.dtype)
     else:
@@ -84,9 +84,9 @@ def _nearest(
 def _distances(points: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """`(B, R, A), (B, M, A) -> (B, R, M)`, not by a product of matrices, whose rounding depends on the other points."""
     axes = zip(points.unbind(dim=-1), others.unbind(dim=-1), strict=True)
-    first, *more = (own[:, :, None] - other[:, None] for own, other in axes)
-    squares = first.square()
-    for differences in more:
+    along_one, *along_others = (own[:, :, None] - other[:, None] for own, other in axes)
+    squares = along_one.square()
+    for differences in along_others:
         squares = torch.addcmul(squares, differences, differences)
     return squares.sqrt()
 
